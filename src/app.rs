@@ -1,0 +1,198 @@
+//! From an app's path to what is run: its name, its folder, its entry and the runtime that the entry needs.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// An app as it was found on disk. Found anew at each spawn, so that a `current` symlink that moved is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// For sockets, logs and status; made of the path as typed.
+    pub name: String,
+    /// Where workers are started; symlinks resolved.
+    pub dir: PathBuf,
+    /// The file that is run or loaded, absolute. For a plain command the folder.
+    pub entry: PathBuf,
+    pub runtime: Runtime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Bun; without Bun, Node for what Node can run.
+    JavaScript,
+    /// The file is run, and speaks the worker protocol.
+    Executable,
+    /// A command that can listen on a Unix socket.
+    Command,
+}
+
+/// What a folder is probed for, in this order; the first match wins.
+const ENTRIES: &[(&str, Runtime)] = &[
+    ("index.rip", Runtime::JavaScript),
+    ("index.ts", Runtime::JavaScript),
+    ("index.js", Runtime::JavaScript),
+    ("index.mjs", Runtime::JavaScript),
+    ("index", Runtime::Executable),
+];
+
+/// Why there is no app at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoApp {
+    Missing(PathBuf),
+    NoEntry(PathBuf),
+    NotExecutable(PathBuf),
+    Unreadable(PathBuf, String),
+}
+
+impl fmt::Display for NoApp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoApp::Missing(path) => write!(
+                f,
+                "no app at '{}': there is no such file or folder",
+                path.display()
+            ),
+            NoApp::NoEntry(path) => {
+                let names: Vec<&str> = ENTRIES.iter().map(|(name, _)| *name).collect();
+                write!(
+                    f,
+                    "no entry found in '{}'; one of {} would do, or a file named itself, or -- command {{socket}}",
+                    path.display(),
+                    names.join(", ")
+                )
+            }
+            NoApp::NotExecutable(path) => {
+                write!(
+                    f,
+                    "'{}' is neither a known kind of entry nor executable; chmod +x would do",
+                    path.display()
+                )
+            }
+            NoApp::Unreadable(path, error) => write!(f, "'{}' cannot be read: {error}", path.display()),
+        }
+    }
+}
+
+impl App {
+    /// Looks at `path`, absolute and as typed. `is_command`: a command is run in it, so no entry is needed.
+    ///
+    /// # Errors
+    /// [`NoApp`], which says what would do.
+    pub fn find(path: &Path, is_command: bool) -> Result<App, NoApp> {
+        let real = path.canonicalize().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => NoApp::Missing(path.to_path_buf()),
+            _ => NoApp::Unreadable(path.to_path_buf(), error.to_string()),
+        })?;
+        let name = name(path);
+        if real.is_dir() {
+            if is_command {
+                return Ok(App {
+                    name,
+                    entry: real.clone(),
+                    dir: real,
+                    runtime: Runtime::Command,
+                });
+            }
+            let found = ENTRIES.iter().map(|&(file, runtime)| (real.join(file), runtime));
+            let is_fit = |(file, runtime): &(PathBuf, Runtime)| {
+                file.is_file() && (*runtime != Runtime::Executable || is_executable(file))
+            };
+            let (entry, runtime) = found
+                .into_iter()
+                .find(is_fit)
+                .ok_or(NoApp::NoEntry(path.to_path_buf()))?;
+            return Ok(App {
+                name,
+                dir: real,
+                entry,
+                runtime,
+            });
+        }
+        let dir = real.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let runtime = match real.extension().and_then(OsStr::to_str) {
+            _ if is_command => Runtime::Command,
+            Some("rip" | "ts" | "js" | "mjs" | "cjs" | "mts" | "tsx" | "jsx") => Runtime::JavaScript,
+            _ if is_executable(&real) => Runtime::Executable,
+            _ => return Err(NoApp::NotExecutable(path.to_path_buf())),
+        };
+        Ok(App {
+            name,
+            dir,
+            entry: real,
+            runtime,
+        })
+    }
+}
+
+/// The path as typed, made absolute without resolving symlinks.
+pub fn absolute(path: &Path) -> PathBuf {
+    let joined = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut clean = PathBuf::new();
+    for part in joined.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                clean.pop();
+            }
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+/// The last part of the absolute path; of `…/shop/current` it is `shop`. Characters that a socket's name or a log
+/// line could trip over become underscores.
+pub fn name(path: &Path) -> String {
+    let last = match path.file_name() {
+        Some(last) if last == "current" => path.parent().and_then(Path::file_name).unwrap_or(last),
+        Some(last) => last,
+        None => OsStr::new("app"),
+    };
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    last.to_string_lossy()
+        .chars()
+        .map(|letter| if is_plain(letter) { letter } else { '_' })
+        .collect()
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_the_last_part_as_typed() {
+        for (path, expected) in [
+            ("/srv/shop/current", "shop"),
+            ("/srv/my app", "my_app"),
+            ("/", "app"),
+        ] {
+            assert_eq!(name(Path::new(path)), expected);
+        }
+        assert_eq!(absolute(Path::new("/a/b/../c/.")), Path::new("/a/c"));
+    }
+
+    #[test]
+    fn entries_are_probed_in_order() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str| std::fs::write(dir.path().join(name), "").expect("written");
+        assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))));
+        write("index");
+        assert!(
+            matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))),
+            "not executable"
+        );
+        write("index.mjs");
+        write("index.ts");
+        let app = App::find(dir.path(), false).expect("an app");
+        assert!(app.entry.ends_with("index.ts"));
+        assert_eq!(
+            App::find(dir.path(), true).expect("a command").runtime,
+            Runtime::Command
+        );
+    }
+}

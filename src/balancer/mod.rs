@@ -1,0 +1,361 @@
+//! Who meets whom: the stack of idle workers (last in, first out) and the queue of waiting requests (first in,
+//! first out, bounded). Pure: events come in with the time, decisions go out.
+//!
+//! Invariant, asserted after each event: a waiting request and an idle worker never exist together.
+
+mod retry;
+#[cfg(test)]
+mod simulation;
+
+pub use retry::{Failure, may_retry};
+
+use crate::keys::{ClientKey, WorkerKey};
+use crate::list::KeyList;
+use std::time::{Duration, Instant};
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Assign {
+        worker: WorkerKey,
+    },
+    Enqueue,
+    /// The queue is full.
+    Reject,
+}
+
+/// What becomes of a worker that could take a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The request that has waited longest.
+    Serve { client: ClientKey },
+    /// Onto the top of the stack.
+    Rest,
+    /// It was withdrawn meanwhile, and has now nothing to do.
+    Leave,
+}
+
+#[derive(Debug)]
+pub struct Balancer {
+    /// The top of the stack is the list's back.
+    idle: KeyList,
+    standing: Vec<Option<Standing>>,
+    /// The head of the queue is the list's front.
+    queue: KeyList,
+    waiting: Vec<Waiting>,
+    max_queue: usize,
+    queue_timeout: Duration,
+    busy: usize,
+    /// The most workers that were busy at once since the last look.
+    deepest: usize,
+    longest_queue: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Idle {
+        since: Instant,
+    },
+    Busy,
+    /// Busy, and to get no other request.
+    Withdrawn,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    deadline: Instant,
+}
+
+/// Getters.
+impl Balancer {
+    pub fn new(max_queue: usize, queue_timeout: Duration) -> Self {
+        Balancer {
+            idle: KeyList::default(),
+            standing: Vec::new(),
+            queue: KeyList::default(),
+            waiting: Vec::new(),
+            max_queue,
+            queue_timeout,
+            busy: 0,
+            deepest: 0,
+            longest_queue: 0,
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn longest_queue(&self) -> usize {
+        self.longest_queue
+    }
+
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    pub fn is_waiting(&self, client: ClientKey) -> bool {
+        self.queue.contains(client.0)
+    }
+
+    pub fn is_idle(&self, worker: WorkerKey) -> bool {
+        self.idle.contains(worker.0)
+    }
+
+    /// When the next waiting request gives up. The queue is sorted by deadline, so that is its head's.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.queue.front().map(|client| self.waiting[client].deadline)
+    }
+
+    /// The idle worker at the bottom of the stack, and since when load has not needed it.
+    pub fn bottom(&self) -> Option<(WorkerKey, Instant)> {
+        let worker = self.idle.front()?;
+        match self.standing[worker] {
+            Some(Standing::Idle { since }) => Some((WorkerKey(worker), since)),
+            Some(Standing::Busy | Standing::Withdrawn) | None => None,
+        }
+    }
+}
+
+/// Events in, decisions out.
+impl Balancer {
+    /// A whole request has arrived.
+    pub fn submit(&mut self, client: ClientKey, now: Instant) -> Decision {
+        let decision = match self.take_top() {
+            Some(worker) => Decision::Assign { worker },
+            None if self.queue.len() >= self.max_queue => Decision::Reject,
+            None => {
+                self.enqueue(client, now + self.queue_timeout);
+                Decision::Enqueue
+            }
+        };
+        self.check();
+        decision
+    }
+
+    /// A request is tried once more: with an idle worker, else before all that came after it, whatever the bound,
+    /// since it was let in already. `deadline` is its first one.
+    pub fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+        let decision = match self.take_top() {
+            Some(worker) => Decision::Assign { worker },
+            None => {
+                self.enqueue(client, deadline);
+                Decision::Enqueue
+            }
+        };
+        self.check();
+        decision
+    }
+
+    /// The deadline of a request that is submitted now.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        now + self.queue_timeout
+    }
+
+    /// A worker has joined.
+    pub fn join(&mut self, worker: WorkerKey, now: Instant) -> Next {
+        if self.standing.len() <= worker.0 {
+            self.standing.resize(worker.0 + 1, None);
+        }
+        debug_assert!(self.standing[worker.0].is_none(), "joined twice");
+        self.busy += 1;
+        self.standing[worker.0] = Some(Standing::Busy);
+        self.release(worker, now)
+    }
+
+    /// A worker's answer has ended.
+    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> Next {
+        let next = match self.standing.get(worker.0).copied().flatten() {
+            Some(Standing::Busy) => match self.queue.pop_front() {
+                Some(client) => Next::Serve {
+                    client: ClientKey(client),
+                },
+                None => {
+                    self.busy -= 1;
+                    self.standing[worker.0] = Some(Standing::Idle { since: now });
+                    self.idle.push_back(worker.0);
+                    Next::Rest
+                }
+            },
+            Some(Standing::Withdrawn) => {
+                self.remove(worker);
+                Next::Leave
+            }
+            Some(Standing::Idle { .. }) | None => {
+                debug_assert!(false, "released without work");
+                Next::Rest
+            }
+        };
+        self.check();
+        next
+    }
+
+    /// A worker is to get no further request. `true`: it was idle, and is out at once; else [`Next::Leave`] comes
+    /// with its release.
+    pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
+        let is_out = match self.standing.get(worker.0).copied().flatten() {
+            Some(Standing::Busy) => {
+                self.standing[worker.0] = Some(Standing::Withdrawn);
+                false
+            }
+            Some(Standing::Withdrawn) => false,
+            Some(Standing::Idle { .. }) | None => {
+                self.remove(worker);
+                true
+            }
+        };
+        self.check();
+        is_out
+    }
+
+    /// A worker is gone, whatever it did.
+    pub fn remove(&mut self, worker: WorkerKey) {
+        match self.standing.get_mut(worker.0).and_then(Option::take) {
+            Some(Standing::Idle { .. }) => {
+                self.idle.remove(worker.0);
+            }
+            Some(Standing::Busy | Standing::Withdrawn) => self.busy -= 1,
+            None => {}
+        }
+        self.check();
+    }
+
+    /// A client is gone, or gets an answer without a worker: it is not dispatched. `true`: it had waited.
+    pub fn forget(&mut self, client: ClientKey) -> bool {
+        self.queue.remove(client.0)
+    }
+
+    /// Takes one waiting request out whose time is up. To be called until there is none.
+    pub fn expire(&mut self, now: Instant) -> Option<ClientKey> {
+        if self.next_deadline()? > now {
+            return None;
+        }
+        self.queue.pop_front().map(ClientKey)
+    }
+
+    /// How many workers were needed at once since the last call: the depth of the stack.
+    pub fn take_deepest(&mut self) -> usize {
+        std::mem::replace(&mut self.deepest, self.busy)
+    }
+
+    fn take_top(&mut self) -> Option<WorkerKey> {
+        // Newest first: its caches are warm, and the oldest can retire.
+        let worker = self.idle.pop_back()?;
+        self.standing[worker] = Some(Standing::Busy);
+        self.busy += 1;
+        self.deepest = self.deepest.max(self.busy);
+        Some(WorkerKey(worker))
+    }
+
+    /// Behind all whose deadline is not later. New requests go to the back in one step; only the few that are
+    /// tried again look for their place, from the front.
+    fn enqueue(&mut self, client: ClientKey, deadline: Instant) {
+        if self.waiting.len() <= client.0 {
+            self.waiting.resize(client.0 + 1, Waiting { deadline });
+        }
+        self.waiting[client.0] = Waiting { deadline };
+        let is_last = self
+            .queue
+            .back()
+            .is_none_or(|back| self.waiting[back].deadline <= deadline);
+        if is_last {
+            self.queue.push_back(client.0);
+        } else {
+            let later = self
+                .queue
+                .iter()
+                .find(|&other| self.waiting[other].deadline > deadline);
+            match later {
+                Some(at) => self.queue.insert_before(client.0, at),
+                None => self.queue.push_back(client.0),
+            }
+        }
+        self.longest_queue = self.longest_queue.max(self.queue.len());
+    }
+
+    fn check(&self) {
+        debug_assert!(
+            self.queue.is_empty() || self.idle.is_empty(),
+            "a request waits beside an idle worker"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: WorkerKey = WorkerKey(0);
+    const B: WorkerKey = WorkerKey(1);
+
+    fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
+        let mut balancer = Balancer::new(2, Duration::from_millis(300));
+        for &worker in workers {
+            assert_eq!(balancer.join(worker, now), Next::Rest);
+        }
+        balancer
+    }
+
+    #[test]
+    fn the_last_freed_is_next() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[A, B], now);
+        assert_eq!(balancer.submit(ClientKey(0), now), Decision::Assign { worker: B });
+        assert_eq!(balancer.submit(ClientKey(1), now), Decision::Assign { worker: A });
+        balancer.release(B, now);
+        balancer.release(A, now);
+        assert_eq!(balancer.submit(ClientKey(2), now), Decision::Assign { worker: A });
+    }
+
+    #[test]
+    fn queued_client_gives_up_at_its_deadline_and_not_before() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[], now);
+        assert_eq!(balancer.submit(ClientKey(7), now), Decision::Enqueue);
+        assert_eq!(balancer.expire(now + Duration::from_millis(299)), None);
+        assert_eq!(
+            balancer.expire(now + Duration::from_millis(300)),
+            Some(ClientKey(7))
+        );
+    }
+
+    #[test]
+    fn full_queue_rejects_and_departed_clients_make_room() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[], now);
+        balancer.submit(ClientKey(0), now);
+        balancer.submit(ClientKey(1), now);
+        assert_eq!(balancer.submit(ClientKey(2), now), Decision::Reject);
+        assert!(balancer.forget(ClientKey(0)));
+        assert_eq!(balancer.submit(ClientKey(2), now), Decision::Enqueue);
+        assert_eq!(balancer.join(A, now), Next::Serve { client: ClientKey(1) });
+    }
+
+    #[test]
+    fn a_withdrawn_worker_leaves_when_its_answer_has_ended() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[A, B], now);
+        assert!(balancer.withdraw(A));
+        balancer.submit(ClientKey(0), now);
+        assert!(!balancer.withdraw(B));
+        balancer.submit(ClientKey(1), now);
+        assert_eq!(balancer.release(B, now), Next::Leave);
+        assert_eq!(balancer.waiting(), 1);
+    }
+
+    #[test]
+    fn a_second_try_goes_before_those_that_came_later() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[A], now);
+        let first = balancer.deadline(now);
+        balancer.submit(ClientKey(0), now);
+        let later = now + Duration::from_millis(10);
+        balancer.submit(ClientKey(1), later);
+        assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
+        assert_eq!(balancer.release(A, later), Next::Serve { client: ClientKey(0) });
+    }
+}

@@ -1,0 +1,123 @@
+//! The command line's side of the control socket: `status`, `reload`, `stop`.
+
+use crate::app;
+use crate::config::{Place, Verb};
+use crate::control::Message;
+use crate::reactor::Names;
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a server may take for one answer; a reload's lines may be further apart.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// An answer of the control socket.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// Asks once, and reads the whole answer.
+///
+/// # Errors
+/// Nobody listens there, or the connection broke.
+pub fn ask(control: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+    let mut reader = send(control, method, path, body)?;
+    reader.get_ref().set_read_timeout(Some(ANSWER_WITHIN))?;
+    let status = read_head(&mut reader)?;
+    let mut body = String::new();
+    reader.read_to_string(&mut body)?;
+    Ok(Answer { status, body })
+}
+
+fn send(control: &Path, method: &str, path: &str, body: &str) -> io::Result<BufReader<UnixStream>> {
+    let mut stream = UnixStream::connect(control)?;
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes())?;
+    Ok(BufReader::new(stream))
+}
+
+/// The status; the body is what is left.
+fn read_head(reader: &mut BufReader<UnixStream>) -> io::Result<u16> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other("the server's answer is no HTTP"))?;
+    while line.trim_end() != "" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(status)
+}
+
+/// Carries out a verb; what is to be said goes to stdout, a complaint comes back.
+///
+/// # Errors
+/// One line for stderr; the exit code is then 1.
+pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Result<(), String> {
+    let path = match (&place.app, own_program) {
+        (Some(path), _) => app::absolute(path),
+        (None, Some(program)) => program.to_path_buf(),
+        (None, None) => return Err("which app?".into()),
+    };
+    let names = Names::new(place, &app::name(&path));
+    let complaint = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+            "no server for '{}' ({}); --variant or --socket-dir of its start may be missing",
+            names.app,
+            names.control.display()
+        ),
+        _ => format!("the server for '{}': {error}", names.app),
+    };
+    match verb {
+        Verb::Status { .. } => {
+            let answer = ask(&names.control, "GET", "/status", "").map_err(complaint)?;
+            print(&answer.body);
+            Ok(())
+        }
+        Verb::Stop => {
+            let mut reader =
+                send(&names.control, "POST", "/control", &Message::Stop.to_json()).map_err(complaint)?;
+            // The connection ends with the server.
+            let mut all = Vec::new();
+            let _ = reader.read_to_end(&mut all);
+            print(&format!("{}: stopped\n", names.app));
+            Ok(())
+        }
+        Verb::Reload => reload(&names, complaint),
+    }
+}
+
+fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), String> {
+    let mut reader =
+        send(&names.control, "POST", "/control", &Message::Reload.to_json()).map_err(&complaint)?;
+    read_head(&mut reader).map_err(&complaint)?;
+    for line in reader.lines() {
+        let line = line.map_err(&complaint)?;
+        let value: Value = serde_json::from_str(&line).map_err(|_| format!("the server said: {line}"))?;
+        match (value["ok"].as_bool(), &value["replaced"], &value["of"]) {
+            (None, replaced, of) => print(&format!("{replaced} of {of} replaced\n")),
+            (Some(true), _, _) => return Ok(()),
+            (Some(false), _, _) => {
+                return Err(format!(
+                    "reload stopped: {}",
+                    value["error"].as_str().unwrap_or("?")
+                ));
+            }
+        }
+    }
+    Err("the server ended during the reload".into())
+}
+
+/// To a stdout that may be closed.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,471 @@
+//! The table of flags, and how raw words become a [`Config`].
+
+use super::{Command, Config, HotReload, Listen, Place, Usage, Verb, words};
+use pico_args::Arguments;
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+struct Flag {
+    name: &'static str,
+    /// What stands behind it; empty for a switch.
+    value: &'static str,
+    env: &'static str,
+    default: &'static str,
+    help: &'static str,
+}
+
+const fn flag(
+    name: &'static str,
+    value: &'static str,
+    env: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        value,
+        env,
+        default,
+        help,
+    }
+}
+
+const FLAGS: &[Flag] = &[
+    flag(
+        "--hot-reload",
+        "<mode>",
+        "RIP_HOT_RELOAD",
+        "module in development, else none",
+        "none, process or module",
+    ),
+    flag(
+        "--max-reloads",
+        "<N>",
+        "RIP_MAX_RELOADS",
+        "10",
+        "module reloads before a worker is replaced",
+    ),
+    flag(
+        "--max-queue",
+        "<N>",
+        "RIP_MAX_QUEUE",
+        "8192",
+        "requests that may wait; more get 503",
+    ),
+    flag(
+        "--queue-timeout-ms",
+        "<N>",
+        "RIP_QUEUE_TIMEOUT_MS",
+        "2000",
+        "the longest wait for a worker, then 504",
+    ),
+    flag(
+        "--connect-timeout-ms",
+        "<N>",
+        "RIP_CONNECT_TIMEOUT_MS",
+        "200",
+        "to connect to a worker",
+    ),
+    flag(
+        "--read-timeout-ms",
+        "<N>",
+        "RIP_READ_TIMEOUT_MS",
+        "5000",
+        "between two bytes of an answer, then 504",
+    ),
+    flag(
+        "--client-timeout-ms",
+        "<N>",
+        "RIP_CLIENT_TIMEOUT_MS",
+        "10000",
+        "a whole head; each next byte of a body",
+    ),
+    flag(
+        "--idle-timeout-ms",
+        "<N>",
+        "RIP_IDLE_TIMEOUT_MS",
+        "60000",
+        "a quiet connection; a client that reads nothing",
+    ),
+    flag(
+        "--boot-timeout-ms",
+        "<N>",
+        "RIP_BOOT_TIMEOUT_MS",
+        "30000",
+        "from a worker's start to its join",
+    ),
+    flag(
+        "--drain-timeout-ms",
+        "<N>",
+        "RIP_DRAIN_TIMEOUT_MS",
+        "30000",
+        "to finish what is under way, at a stop",
+    ),
+    flag(
+        "--max-body",
+        "<size>",
+        "RIP_MAX_BODY",
+        "100m",
+        "the largest request body; more gets 413",
+    ),
+    flag(
+        "--trust-proxy",
+        "<list>",
+        "RIP_TRUST_PROXY",
+        "nobody",
+        "whose X-Forwarded-* are believed: addresses, networks, loopback, all",
+    ),
+    flag(
+        "--json-logging",
+        "",
+        "",
+        "off",
+        "access lines as JSON on stdout, all else on stderr (also --json)",
+    ),
+    flag("--json", "", "", "off", "the same"),
+    flag("--no-access-log", "", "", "off", "no access lines"),
+    flag(
+        "--variant",
+        "<name>",
+        "RIP_VARIANT",
+        "server2",
+        "tells two servers of one app apart",
+    ),
+    flag(
+        "--socket-prefix",
+        "<prefix>",
+        "",
+        "rip_<variant>_<app>",
+        "names of the sockets",
+    ),
+    flag(
+        "--socket-dir",
+        "<dir>",
+        "RIP_SOCKET_DIR",
+        "$XDG_RUNTIME_DIR/rip, else /tmp/rip-<uid>",
+        "where the sockets lie",
+    ),
+    flag(
+        "--preload",
+        "<module>",
+        "",
+        "",
+        "loaded before the app by Bun (--preload) or Node (--import); may be repeated",
+    ),
+    flag("--help", "", "", "", "this text"),
+    flag("--version", "", "", "", "the version"),
+];
+
+/// A day: longer waits are mistakes.
+const MOST_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// What the program prints for `--help`.
+pub fn help() -> String {
+    let mut text = String::from(
+        "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
+         rip-server <app-path> [w:<N|auto|min..max>] [r:<N>] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
+         rip-server status|reload|stop <app-path>\n\n\
+         \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
+         \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
+         \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\n",
+    );
+    for Flag {
+        name,
+        value,
+        env,
+        default,
+        help,
+    } in FLAGS
+    {
+        let default = if default.is_empty() {
+            String::new()
+        } else {
+            format!("   [{default}]")
+        };
+        let env = if env.is_empty() {
+            String::new()
+        } else {
+            format!("   {env}")
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<27} {help}{default}{env}", format!("{name} {value}"));
+    }
+    text
+}
+
+/// The words as they were given, sorted into tokens, flags and the command.
+pub struct Raw {
+    flags: Arguments,
+    command: Option<Vec<OsString>>,
+}
+
+impl Raw {
+    pub fn split(mut arguments: Vec<OsString>) -> Result<Self, Usage> {
+        let dashes = arguments.iter().position(|word| word == "--");
+        let command = dashes.map(|at| arguments.split_off(at).split_off(1));
+        if command.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Usage(
+                "'--' is there, but no command behind it; -- uvicorn --uds {socket} app:app would do".into(),
+            ));
+        }
+        Ok(Raw {
+            flags: Arguments::from_vec(arguments),
+            command,
+        })
+    }
+
+    pub fn resolve(
+        mut self,
+        environment: &dyn Fn(&str) -> Option<String>,
+        carries_app: bool,
+    ) -> Result<Command, Usage> {
+        if self.flags.contains("--help") || self.flags.contains("-h") {
+            return Ok(Command::Help);
+        }
+        if self.flags.contains("--version") || self.flags.contains("-V") {
+            return Ok(Command::Version);
+        }
+        let mut reader = Reader {
+            flags: self.flags,
+            environment,
+        };
+        let place = Place {
+            app: None,
+            socket_dir: match reader.word("--socket-dir")? {
+                Some(dir) => dir.into(),
+                None => default_socket_dir(environment),
+            },
+            variant: reader.word("--variant")?.unwrap_or_else(|| "server2".into()),
+            socket_prefix: reader.word("--socket-prefix")?,
+        };
+        let wants_stop = reader.flags.contains("--stop");
+        if wants_stop {
+            return reader.ask(Some(Verb::Stop), place, carries_app);
+        }
+        match reader.verb()? {
+            Some(Command::Ask { verb, .. }) => reader.ask(Some(verb), place, carries_app),
+            _ => reader.serve(place, self.command, carries_app),
+        }
+    }
+}
+
+struct Reader<'a> {
+    flags: Arguments,
+    environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Reader<'_> {
+    /// The verb among the first words, if there is one.
+    fn verb(&mut self) -> Result<Option<Command>, Usage> {
+        let rest = self.flags.clone().finish();
+        let place = Place {
+            app: None,
+            socket_dir: PathBuf::new(),
+            variant: String::new(),
+            socket_prefix: None,
+        };
+        let verb = match rest.first().and_then(|word| word.to_str()) {
+            Some("status") => Verb::Status {
+                json: false,
+                watch: false,
+            },
+            Some("reload") => Verb::Reload,
+            Some("stop") => Verb::Stop,
+            _ => return Ok(None),
+        };
+        // The same word that was looked at.
+        let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
+        Ok(Some(Command::Ask { verb, place }))
+    }
+
+    fn ask(mut self, verb: Option<Verb>, mut place: Place, carries_app: bool) -> Result<Command, Usage> {
+        let verb = match verb {
+            Some(Verb::Status { .. }) => Verb::Status {
+                json: self.flags.contains("--json"),
+                watch: self.flags.contains("--watch"),
+            },
+            Some(verb) => verb,
+            None => Verb::Reload,
+        };
+        let words = self.rest()?;
+        match (&words[..], carries_app) {
+            ([app], false) => place.app = Some(app.into()),
+            ([], true) => {}
+            ([], false) => return Err(Usage("which app? rip-server stop ./my-app would do".into())),
+            ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
+        }
+        Ok(Command::Ask { verb, place })
+    }
+
+    fn serve(
+        mut self,
+        mut place: Place,
+        command: Option<Vec<OsString>>,
+        carries_app: bool,
+    ) -> Result<Command, Usage> {
+        let node_env = (self.environment)("NODE_ENV").unwrap_or_default();
+        let is_development = matches!(node_env.as_str(), "" | "dev" | "development");
+        let hot_reload = match self.word("--hot-reload")?.as_deref() {
+            None if is_development => HotReload::Module,
+            None | Some("none") => HotReload::None,
+            Some("process") => HotReload::Process,
+            Some("module") => HotReload::Module,
+            Some(other) => {
+                return Err(Usage(format!(
+                    "--hot-reload takes none, process or module, not '{other}'"
+                )));
+            }
+        };
+        let mut config = Config {
+            place: place.clone(),
+            command,
+            workers: words::cpus(),
+            max_requests: 10_000,
+            listen: Vec::new(),
+            metrics: Vec::new(),
+            max_reloads: self.number("--max-reloads", 10, 0..=u64::MAX)?,
+            hot_reload,
+            is_development,
+            max_queue: self.number("--max-queue", 8192, 0..=1_000_000)? as usize,
+            queue_timeout: self.milliseconds("--queue-timeout-ms", 2000, 0)?,
+            connect_timeout: self.milliseconds("--connect-timeout-ms", 200, 1)?,
+            read_timeout: self.milliseconds("--read-timeout-ms", 5000, 1)?,
+            client_timeout: self.milliseconds("--client-timeout-ms", 10_000, 1)?,
+            idle_timeout: self.milliseconds("--idle-timeout-ms", 60_000, 1)?,
+            boot_timeout: self.milliseconds("--boot-timeout-ms", 30_000, 1)?,
+            drain_timeout: self.milliseconds("--drain-timeout-ms", 30_000, 1)?,
+            json_logging: self.flags.contains("--json-logging") | self.flags.contains("--json"),
+            access_log: !self.flags.contains("--no-access-log"),
+            max_body_bytes: self.size("--max-body", 100 << 20)?,
+            max_memory_bytes: 0,
+            trust_proxy: match self.word("--trust-proxy")? {
+                Some(word) => words::trust("--trust-proxy", &word)?,
+                None => Vec::new(),
+            },
+            preload: self
+                .flags
+                .values_from_str("--preload")
+                .map_err(|error| Usage(error.to_string()))?,
+            keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
+            spool_dir: (self.environment)("TMPDIR")
+                .filter(|dir| !dir.is_empty())
+                .unwrap_or("/tmp".into())
+                .into(),
+        };
+        for word in self.rest()? {
+            match word.split_once(':') {
+                Some(("w", count)) => config.workers = words::workers(count)?,
+                Some(("r", count)) => config.max_requests = words::number("r:", count, 0..=u64::MAX)?,
+                Some(("http", address)) => config.listen.push(words::listen("http", address)?),
+                Some((token, _)) if !word.contains('/') && !std::path::Path::new(&word).exists() => {
+                    let meant =
+                        words::near_miss(token, ["w", "r", "http", "workers", "worker", "port"].into_iter());
+                    let meant = match meant {
+                        Some("workers" | "worker") => "w:4",
+                        Some("port") | None => "http:5002",
+                        Some(known) => known,
+                    };
+                    return Err(Usage(format!(
+                        "unknown token '{word}'; w:, r: and http: are known ({meant}?)"
+                    )));
+                }
+                _ if carries_app => {
+                    return Err(Usage(format!(
+                        "'{word}' is one word too many: this program is the app"
+                    )));
+                }
+                _ => match &place.app {
+                    None => place.app = Some(word.into()),
+                    Some(app) => {
+                        let app = app.display();
+                        return Err(Usage(format!(
+                            "'{word}' is one app too many; '{app}' is the app already"
+                        )));
+                    }
+                },
+            }
+        }
+        if place.app.is_none() && !carries_app {
+            return Err(Usage(
+                "no app given; rip-server ./my-app w:4 http:5002 would do (--help tells more)".into(),
+            ));
+        }
+        if config.listen.is_empty() {
+            let port = match (self.environment)("PORT").filter(|port| !port.is_empty()) {
+                Some(port) => words::number("PORT", &port, 0..=65535)? as u16,
+                None => 5002,
+            };
+            config.listen.push(Listen::Tcp { address: None, port });
+        }
+        config.place = place;
+        Ok(Command::Serve(Box::new(config)))
+    }
+
+    /// What is left when all known flags are taken: free words, or a flag that nobody knows.
+    fn rest(&mut self) -> Result<Vec<String>, Usage> {
+        let rest = std::mem::replace(&mut self.flags, Arguments::from_vec(Vec::new())).finish();
+        let mut words = Vec::new();
+        for word in rest {
+            let Ok(word) = word.into_string() else {
+                return Err(Usage("a word of the command line is not valid UTF-8".into()));
+            };
+            if word.starts_with('-') && word != "-" {
+                return Err(unknown(&word));
+            }
+            words.push(word);
+        }
+        Ok(words)
+    }
+
+    /// A flag's value, else its variable's.
+    fn word(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
+        let known = FLAGS.iter().find(|flag| flag.name == name);
+        debug_assert!(known.is_some(), "{name} is not in the table");
+        let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| {
+            let value = known.map_or("", |flag| flag.value);
+            Usage(format!("{name} needs a value: {name}={value} ({error})"))
+        })?;
+        let variable = known.map(|flag| flag.env).filter(|env| !env.is_empty());
+        Ok(given.or_else(|| (self.environment)(variable?).filter(|value| !value.is_empty())))
+    }
+
+    fn number(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64, Usage> {
+        self.word(name)?
+            .map_or(Ok(default), |word| words::number(name, &word, range))
+    }
+
+    fn milliseconds(&mut self, name: &'static str, default: u64, least: u64) -> Result<Duration, Usage> {
+        self.number(name, default, least..=MOST_MS)
+            .map(Duration::from_millis)
+    }
+
+    fn size(&mut self, name: &'static str, default: u64) -> Result<u64, Usage> {
+        self.word(name)?
+            .map_or(Ok(default), |word| words::size(name, &word))
+    }
+}
+
+fn unknown(word: &str) -> Usage {
+    let name = word.split('=').next().unwrap_or(word);
+    if FLAGS.iter().any(|flag| flag.name == name) {
+        return Usage(format!("{name} has no place here, or is given twice"));
+    }
+    match words::near_miss(name, FLAGS.iter().map(|flag| flag.name)) {
+        Some(meant) => Usage(format!("unknown flag {name}; {meant} was perhaps meant")),
+        None => Usage(format!("unknown flag {name}; rip-server --help lists the flags")),
+    }
+}
+
+fn default_socket_dir(environment: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    match environment("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir).join("rip"),
+        None => format!("/tmp/rip-{}", nix::unistd::getuid()).into(),
+    }
+}

@@ -1,0 +1,309 @@
+//! The command line and the environment: raw words in, one validated [`Config`] out. A flag beats its environment
+//! variable, which beats the default.
+
+mod flags;
+mod words;
+
+pub use flags::help;
+
+use crate::fleet::Plan;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The most workers: each costs a process, and the stack of idle ones is no deeper than that.
+pub const MAX_WORKERS: usize = 4096;
+
+/// A complaint about the command line, in one line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Usage(pub String);
+
+/// What the first words ask for.
+#[derive(Debug)]
+pub enum Command {
+    Serve(Box<Config>),
+    /// A verb for the server of that app.
+    Ask {
+        verb: Verb,
+        place: Place,
+    },
+    Help,
+    Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Status { json: bool, watch: bool },
+    Reload,
+    Stop,
+}
+
+/// How an app's server is found: by the app's name in the socket folder.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// As typed; a program that carries the server has none.
+    pub app: Option<PathBuf>,
+    pub socket_dir: PathBuf,
+    pub variant: String,
+    pub socket_prefix: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `None`: all addresses.
+    Tcp {
+        address: Option<IpAddr>,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HotReload {
+    None,
+    Process,
+    Module,
+}
+
+impl HotReload {
+    pub const fn word(self) -> &'static str {
+        match self {
+            HotReload::None => "none",
+            HotReload::Process => "process",
+            HotReload::Module => "module",
+        }
+    }
+}
+
+/// Whose word about the client behind them is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    All,
+    Network { address: IpAddr, prefix_bits: u8 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    pub min: usize,
+    pub max: usize,
+}
+
+/// Everything that the server is told before it starts.
+#[derive(Debug)]
+pub struct Config {
+    pub place: Place,
+    /// `-- command {socket} …`
+    pub command: Option<Vec<OsString>>,
+    pub workers: Workers,
+    pub max_requests: u64,
+    pub listen: Vec<Listen>,
+    pub metrics: Vec<Listen>,
+    pub max_reloads: u64,
+    pub hot_reload: HotReload,
+    pub is_development: bool,
+    pub max_queue: usize,
+    pub queue_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub read_timeout: Duration,
+    pub client_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub boot_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub json_logging: bool,
+    pub access_log: bool,
+    pub max_body_bytes: u64,
+    pub max_memory_bytes: u64,
+    pub trust_proxy: Vec<Trust>,
+    pub preload: Vec<String>,
+    pub keep_trying: bool,
+    pub spool_dir: PathBuf,
+}
+
+impl Config {
+    /// The fleet's part of it.
+    pub fn plan(&self, seed: u64) -> Plan {
+        Plan {
+            min_workers: self.workers.min,
+            max_workers: self.workers.max,
+            max_requests: self.max_requests,
+            boot_timeout: self.boot_timeout,
+            drain_timeout: self.drain_timeout,
+            keep_trying: self.keep_trying,
+            seed,
+        }
+    }
+
+    /// Whether what this peer says about the client behind it is believed. A Unix peer counts as loopback.
+    pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        self.trust_proxy.iter().any(|trust| match (trust, peer) {
+            (Trust::All, _) => true,
+            (Trust::Network { address, .. }, None) => address.is_loopback(),
+            (Trust::Network { address, prefix_bits }, Some(peer)) => in_network(peer, *address, *prefix_bits),
+        })
+    }
+}
+
+fn in_network(peer: IpAddr, network: IpAddr, prefix_bits: u8) -> bool {
+    let shared_bits = match (peer.to_canonical(), network.to_canonical()) {
+        (IpAddr::V4(peer), IpAddr::V4(network)) => (peer.to_bits() ^ network.to_bits()).leading_zeros(),
+        (IpAddr::V6(peer), IpAddr::V6(network)) => (peer.to_bits() ^ network.to_bits()).leading_zeros(),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    shared_bits >= u32::from(prefix_bits)
+}
+
+/// Reads the command line. `carries_app`: the program is an app with the server in it, so no path is asked for.
+///
+/// # Errors
+/// [`Usage`]: what was given, what is wrong with it, what would do.
+pub fn read(
+    arguments: Vec<OsString>,
+    environment: &dyn Fn(&str) -> Option<String>,
+    carries_app: bool,
+) -> Result<Command, Usage> {
+    flags::Raw::split(arguments)?.resolve(environment, carries_app)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn parse_with(line: &str, environment: &[(&str, &str)]) -> Result<Command, Usage> {
+        let environment: HashMap<String, String> = environment
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        read(
+            line.split_whitespace().map(OsString::from).collect(),
+            &|name| environment.get(name).cloned(),
+            false,
+        )
+    }
+
+    fn config(line: &str) -> Box<Config> {
+        match parse_with(line, &[]) {
+            Ok(Command::Serve(config)) => config,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn complaint(line: &str) -> String {
+        match parse_with(line, &[]) {
+            Err(Usage(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn tokens_and_flags_come_in_any_order() {
+        let config =
+            config("--max-queue 4 w:2..8 --json http:127.0.0.1:80 ./app r:20 --max-body=10k http:unix:/s");
+        assert_eq!(
+            (config.workers, config.max_requests),
+            (Workers { min: 2, max: 8 }, 20)
+        );
+        assert_eq!(
+            (config.max_queue, config.max_body_bytes, config.json_logging),
+            (4, 10 * 1024, true)
+        );
+        assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.place.app, Some(PathBuf::from("./app")));
+    }
+
+    #[test]
+    fn a_flag_beats_its_variable_which_beats_the_default() {
+        let queue = |line: &str, environment: &[(&str, &str)]| match parse_with(line, environment) {
+            Ok(Command::Serve(config)) => config.max_queue,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(queue("app", &[]), 8192);
+        assert_eq!(queue("app", &[("RIP_MAX_QUEUE", "7")]), 7);
+        assert_eq!(queue("app --max-queue=3", &[("RIP_MAX_QUEUE", "7")]), 3);
+    }
+
+    #[test]
+    fn hot_reload_is_for_development_alone_unless_said() {
+        let mode = |environment: &[(&str, &str)]| match parse_with("app", environment) {
+            Ok(Command::Serve(config)) => config.hot_reload,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(mode(&[]), HotReload::Module);
+        assert_eq!(mode(&[("NODE_ENV", "dev")]), HotReload::Module);
+        assert_eq!(mode(&[("NODE_ENV", "production")]), HotReload::None);
+        assert_eq!(
+            mode(&[("NODE_ENV", "production"), ("RIP_HOT_RELOAD", "process")]),
+            HotReload::Process
+        );
+    }
+
+    #[test]
+    fn complaints_name_what_was_given_and_what_would_do() {
+        for (line, given, would_do) in [
+            ("app --max-qeue=4", "--max-qeue", "--max-queue"),
+            ("app --max-queue=many", "many", "a number"),
+            ("app --read-timeout-ms=0", "0", "1 to"),
+            ("app --hot-reload=often", "often", "none, process or module"),
+            ("app worker:4", "worker:4", "w:"),
+            ("app w:x", "w:x", "w:4"),
+            ("app w:4..2", "w:4..2", "min"),
+            ("app http:99999", "99999", "http:5002"),
+            ("app http:example.com:80", "example.com", "localhost"),
+            ("app --trust-proxy=10.0.0.0/64", "10.0.0.0/64", "loopback"),
+            ("app --max-body=-1", "-1", "100m"),
+            ("app other", "other", "app"),
+            ("", "app", "rip-server ./my-app"),
+        ] {
+            let text = complaint(line);
+            assert!(text.contains(given) && text.contains(would_do), "{line}: {text}");
+            assert!(!text.contains('\n'), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn timeouts_of_zero_are_out_of_range_but_the_queues() {
+        assert_eq!(config("app --queue-timeout-ms=0").queue_timeout, Duration::ZERO);
+        for flag in ["connect", "read", "client", "idle", "boot", "drain"] {
+            complaint(&format!("app --{flag}-timeout-ms=0"));
+        }
+    }
+
+    #[test]
+    fn a_command_takes_everything_behind_the_two_dashes() {
+        let config = config("app w:1 -- uvicorn --uds {socket} w:9");
+        assert_eq!(config.workers, Workers { min: 1, max: 1 });
+        let words = ["uvicorn", "--uds", "{socket}", "w:9"];
+        assert_eq!(config.command, Some(words.iter().map(OsString::from).collect()));
+    }
+
+    #[test]
+    fn verbs_take_the_app_and_where_its_sockets_lie() {
+        match parse_with("reload app --socket-dir=/s --variant=blue", &[]) {
+            Ok(Command::Ask {
+                verb: Verb::Reload,
+                place,
+            }) => {
+                assert_eq!(
+                    (place.socket_dir, place.variant.as_str()),
+                    (PathBuf::from("/s"), "blue")
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            parse_with("--stop app", &[]),
+            Ok(Command::Ask { verb: Verb::Stop, .. })
+        ));
+        assert!(complaint("reload app --max-queue=4").contains("--max-queue"));
+    }
+
+    #[test]
+    fn trust_is_by_network() {
+        let config = config("app --trust-proxy=10.0.0.0/8,loopback");
+        let trusts = |address: &str| config.trusts(address.parse().ok());
+        assert!(trusts("10.1.2.3") && trusts("127.0.0.1") && trusts("::1") && trusts("::ffff:10.1.2.3"));
+        assert!(!trusts("11.0.0.1") && !trusts("2001:db8::1"));
+        assert!(config.trusts(None), "a Unix peer counts as loopback");
+    }
+}

@@ -1,0 +1,182 @@
+//! Single words of the command line: numbers, sizes, addresses.
+
+use super::{Listen, MAX_WORKERS, Trust, Usage, Workers};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+/// A whole number within `range`.
+pub fn number(name: &str, word: &str, range: RangeInclusive<u64>) -> Result<u64, Usage> {
+    let complaint = || {
+        let upper = match *range.end() {
+            u64::MAX => String::from("up"),
+            end => format!("to {end}"),
+        };
+        Usage(format!(
+            "{name} takes a number from {} {upper}, not '{word}'",
+            range.start()
+        ))
+    };
+    word.parse()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(complaint)
+}
+
+/// Bytes, or with k, m, g for powers of 1024.
+pub fn size(name: &str, word: &str) -> Result<u64, Usage> {
+    let complaint = || {
+        Usage(format!(
+            "{name} takes a number of bytes, or with k, m or g as in 100m, not '{word}'"
+        ))
+    };
+    let lower = word.to_ascii_lowercase();
+    let (digits, shift) = match lower.as_bytes().last() {
+        Some(b'k') => (&lower[..lower.len() - 1], 10),
+        Some(b'm') => (&lower[..lower.len() - 1], 20),
+        Some(b'g') => (&lower[..lower.len() - 1], 30),
+        _ => (lower.as_str(), 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| complaint())?;
+    number.checked_mul(1 << shift).ok_or_else(complaint)
+}
+
+/// What stands behind `w:`: a number, `auto`, or `min..max`.
+pub fn workers(word: &str) -> Result<Workers, Usage> {
+    let complaint = |what: &str| Usage(format!("'w:{word}' {what}; w:4, w:auto or w:2..8 would do"));
+    let count = |text: &str| -> Result<usize, Usage> {
+        let count: usize = text.parse().map_err(|_| complaint("is no number of workers"))?;
+        if count > MAX_WORKERS {
+            return Err(complaint(&format!("is more than {MAX_WORKERS} workers")));
+        }
+        Ok(count)
+    };
+    if word == "auto" {
+        return Ok(cpus());
+    }
+    match word.split_once("..") {
+        None => count(word).map(|count| Workers {
+            min: count,
+            max: count,
+        }),
+        Some((min, max)) => {
+            let workers = Workers {
+                min: count(min)?,
+                max: count(max)?,
+            };
+            if workers.min == 0 || workers.min > workers.max {
+                return Err(complaint("needs a min of at least 1 and no larger than its max"));
+            }
+            Ok(workers)
+        }
+    }
+}
+
+/// As many as CPUs that this process may use: affinity and the cgroup's quota, not the host's count.
+pub fn cpus() -> Workers {
+    let count = std::thread::available_parallelism()
+        .map_or(1, |count| count.get())
+        .min(MAX_WORKERS);
+    Workers {
+        min: count,
+        max: count,
+    }
+}
+
+/// What stands behind `http:` and `metrics:`.
+pub fn listen(token: &str, word: &str) -> Result<Listen, Usage> {
+    let would_do = format!("{token}:5002, {token}:127.0.0.1:5002 or {token}:unix:/path would do");
+    let complaint = |what: &str| Usage(format!("'{token}:{word}' {what}; {would_do}"));
+    if let Some(path) = word.strip_prefix("unix:") {
+        if path.is_empty() {
+            return Err(complaint("names no path"));
+        }
+        return Ok(Listen::Unix(path.into()));
+    }
+    let (address, port) = match word.rsplit_once(':') {
+        None => (None, word),
+        Some((address, port)) => (Some(address), port),
+    };
+    let port = port
+        .parse()
+        .map_err(|_| complaint("has no port from 0 to 65535"))?;
+    let address = match address {
+        None | Some("" | "*") => None,
+        Some("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Some(text) => {
+            let bare = text
+                .strip_prefix('[')
+                .and_then(|text| text.strip_suffix(']'))
+                .unwrap_or(text);
+            let address = bare
+                .parse()
+                .map_err(|_| complaint("has no numeric address and no localhost"))?;
+            Some(address)
+        }
+    };
+    Ok(Listen::Tcp { address, port })
+}
+
+/// `addr|cidr|loopback|all,…`
+pub fn trust(name: &str, word: &str) -> Result<Vec<Trust>, Usage> {
+    let mut all = Vec::new();
+    for part in word.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match part {
+            "all" => all.push(Trust::All),
+            "loopback" => {
+                all.push(Trust::Network {
+                    address: Ipv4Addr::new(127, 0, 0, 0).into(),
+                    prefix_bits: 8,
+                });
+                all.push(Trust::Network {
+                    address: Ipv6Addr::LOCALHOST.into(),
+                    prefix_bits: 128,
+                });
+            }
+            _ => {
+                let complaint = || {
+                    Usage(format!(
+                        "{name} takes addresses, networks as 10.0.0.0/8, loopback or all, not '{part}'"
+                    ))
+                };
+                let (address, bits) = match part.split_once('/') {
+                    Some((address, bits)) => (address, Some(bits)),
+                    None => (part, None),
+                };
+                let address: IpAddr = address.parse().map_err(|_| complaint())?;
+                let most = if address.is_ipv4() { 32 } else { 128 };
+                let prefix_bits = match bits {
+                    None => most,
+                    Some(bits) => bits
+                        .parse()
+                        .ok()
+                        .filter(|bits| *bits <= most)
+                        .ok_or_else(complaint)?,
+                };
+                all.push(Trust::Network { address, prefix_bits });
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The known word nearest to `given`, if it is near enough to have been meant.
+pub fn near_miss<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let nearest = known.map(|word| (distance(given, word), word)).min()?;
+    (nearest.0 <= 1 + given.len() / 5).then_some(nearest.1)
+}
+
+/// How many letters must change to make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let kept = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = kept.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

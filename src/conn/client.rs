@@ -1,0 +1,392 @@
+//! The client's side of a connection: from bytes to requests, one at a time.
+
+use super::{Inbox, Request};
+use crate::http::forward::Origin;
+use crate::http::reason::Bad;
+use crate::http::{Chunked, Framing, Reason, RequestHead, field, head, request};
+use std::ops::Range;
+use std::time::Instant;
+
+/// What is read and thrown away behind a refusal, so that its answer can be read by a client that still sends:
+/// closing with unread input would make the kernel throw the answer away as well.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// A client's connection as far as its bytes go.
+#[derive(Debug)]
+pub struct Client {
+    state: State,
+    /// Bytes behind the request at hand.
+    pub inbox: Inbox,
+    /// The client has shut down its sending side.
+    pub has_ended: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Between two requests.
+    Idle,
+    /// A head is on its way since then, and was looked at that far.
+    Head { since: Instant, scanned: usize },
+    /// The body is on its way.
+    Body {
+        request: Request,
+        body: Body,
+        taken_bytes: u64,
+    },
+    /// A request is with the balancer or with a worker; what comes behind it waits.
+    Busy,
+    /// After a 101: bytes are only passed on.
+    Tunnel,
+    /// The last answer is out; what still comes is thrown away.
+    Lingering { left_bytes: usize },
+}
+
+#[derive(Debug)]
+enum Body {
+    Length { left: u64 },
+    Chunked(Chunked),
+}
+
+/// What the bytes amount to.
+#[derive(Debug)]
+pub enum Event {
+    /// Nothing before more bytes come.
+    More,
+    /// The client waits for leave to send its body: a 100 is due.
+    Continue,
+    /// These bytes belong to the body of the request on its way (a range of the bytes that were looked at).
+    Body(Range<usize>),
+    /// A whole request. Its body is what came as [`Event::Body`] before.
+    Request(Request),
+    /// To be answered with this reason; nothing that follows is a request.
+    Refused(Reason, Request),
+    /// Bytes for the other end of the tunnel.
+    Tunnel(Range<usize>),
+    /// Nothing more will come, and nothing is owed.
+    End,
+}
+
+/// One step of [`Client::advance`].
+#[derive(Debug)]
+pub struct Step {
+    pub consumed: usize,
+    pub event: Event,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Client {
+            state: State::Idle,
+            inbox: Inbox::default(),
+            has_ended: false,
+        }
+    }
+}
+
+/// Getters.
+impl Client {
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
+    /// A head or a body is on its way, and the client timeout runs.
+    pub fn is_receiving(&self) -> bool {
+        matches!(self.state, State::Head { .. } | State::Body { .. })
+    }
+
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Body { .. })
+    }
+
+    pub fn is_busy(&self) -> bool {
+        matches!(self.state, State::Busy)
+    }
+
+    pub fn is_lingering(&self) -> bool {
+        matches!(self.state, State::Lingering { .. })
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.state, State::Tunnel)
+    }
+}
+
+/// Events in.
+impl Client {
+    /// Looks at all unread bytes and takes the next step. To be called again, with what is left, until it answers
+    /// [`Event::More`] or a request is under way. `buffer` gives room for a request's head.
+    pub fn advance(
+        &mut self,
+        bytes: &mut [u8],
+        origin: Origin<'_>,
+        max_body_bytes: u64,
+        buffer: impl FnOnce() -> Vec<u8>,
+        now: Instant,
+    ) -> Step {
+        match &mut self.state {
+            State::Idle => {
+                let blank = blank_lines(bytes);
+                if bytes.len() <= blank || &bytes[blank..] == b"\r" {
+                    let event = if self.has_ended { Event::End } else { Event::More };
+                    return Step {
+                        consumed: blank,
+                        event,
+                    };
+                }
+                self.enter(State::Head {
+                    since: now,
+                    scanned: 0,
+                });
+                let step = self.advance(&mut bytes[blank..], origin, max_body_bytes, buffer, now);
+                Step {
+                    consumed: blank + step.consumed,
+                    event: shifted(step.event, blank),
+                }
+            }
+            State::Head { since, scanned } => {
+                let since = *since;
+                if !bytes.first().is_some_and(|&byte| field::is_token_byte(byte)) {
+                    // A TLS hello, say: no line end would ever come.
+                    return self.refuse(Reason::BadRequest(Bad::RequestLine), bytes, buffer(), since);
+                }
+                match head::look(bytes, scanned) {
+                    Ok(head::Look::Whole(length)) => {
+                        self.read_head(&bytes[..length], origin, max_body_bytes, buffer(), since)
+                    }
+                    Ok(head::Look::Partial) if self.has_ended => {
+                        self.refuse(Reason::BadRequest(Bad::Incomplete), bytes, buffer(), since)
+                    }
+                    Ok(head::Look::Partial) => Step {
+                        consumed: 0,
+                        event: Event::More,
+                    },
+                    Err(bad) => self.refuse(Reason::BadRequest(bad), bytes, buffer(), since),
+                }
+            }
+            State::Body { .. } => self.read_body(bytes, max_body_bytes),
+            State::Busy => Step {
+                consumed: 0,
+                event: Event::More,
+            },
+            State::Tunnel if bytes.is_empty() => {
+                let event = if self.has_ended { Event::End } else { Event::More };
+                Step { consumed: 0, event }
+            }
+            State::Tunnel => Step {
+                consumed: bytes.len(),
+                event: Event::Tunnel(0..bytes.len()),
+            },
+            State::Lingering { left_bytes } => {
+                let is_over = self.has_ended || bytes.len() > *left_bytes;
+                *left_bytes = left_bytes.saturating_sub(bytes.len());
+                Step {
+                    consumed: bytes.len(),
+                    event: if is_over { Event::End } else { Event::More },
+                }
+            }
+        }
+    }
+
+    /// The answer to the request at hand has been written in full, and the connection stays open.
+    pub fn answered(&mut self) {
+        debug_assert!(self.is_busy());
+        self.enter(State::Idle);
+    }
+
+    /// The worker has answered 101.
+    pub fn upgraded(&mut self) {
+        debug_assert!(self.is_busy());
+        self.enter(State::Tunnel);
+    }
+
+    /// The last answer of this connection is on its way: what still comes is no request.
+    pub fn linger(&mut self) {
+        self.inbox.take();
+        self.enter(State::Lingering {
+            left_bytes: LINGER_BYTES,
+        });
+    }
+
+    /// Gives up a request that is still arriving, for the log line of its end.
+    pub fn abandon(&mut self, buffer: Vec<u8>, now: Instant) -> Option<Request> {
+        let kept = self.inbox.take();
+        match std::mem::replace(
+            &mut self.state,
+            State::Lingering {
+                left_bytes: LINGER_BYTES,
+            },
+        ) {
+            State::Head { since, .. } => Some(Request::refused(first_line(&kept), buffer, since)),
+            State::Body { request, .. } => Some(request),
+            State::Busy => Some(Request::refused(b"", buffer, now)),
+            State::Idle | State::Tunnel | State::Lingering { .. } => None,
+        }
+    }
+
+    /// The one door for transitions.
+    fn enter(&mut self, next: State) {
+        use State::*;
+        debug_assert!(
+            matches!(
+                (&self.state, &next),
+                (Idle, Head { .. })
+                    | (Head { .. }, Body { .. } | Busy)
+                    | (Body { .. }, Busy)
+                    | (Busy, Idle | Tunnel)
+                    | (_, Lingering { .. })
+            ),
+            "no way from {:?} to {next:?}",
+            self.state
+        );
+        self.state = next;
+    }
+
+    fn refuse(&mut self, reason: Reason, bytes: &[u8], buffer: Vec<u8>, since: Instant) -> Step {
+        self.enter(State::Lingering {
+            left_bytes: LINGER_BYTES,
+        });
+        let request = Request::refused(first_line(bytes), buffer, since);
+        Step {
+            consumed: bytes.len(),
+            event: Event::Refused(reason, request),
+        }
+    }
+
+    fn read_head(
+        &mut self,
+        bytes: &[u8],
+        origin: Origin<'_>,
+        max_body_bytes: u64,
+        buffer: Vec<u8>,
+        since: Instant,
+    ) -> Step {
+        let mut room = request::room();
+        let head = match RequestHead::parse(bytes, &mut room, max_body_bytes) {
+            Ok(head) => head,
+            Err(reason) => return self.refuse(reason, bytes, buffer, since),
+        };
+        let mut request = Request::new(&head, buffer, origin, since);
+        let body = match head.framing {
+            Framing::Length(left) if left > 0 => Body::Length { left },
+            Framing::Chunked => Body::Chunked(Chunked::default()),
+            Framing::Empty | Framing::Length(_) | Framing::UntilClose => {
+                request.seal(0);
+                self.enter(State::Busy);
+                return Step {
+                    consumed: bytes.len(),
+                    event: Event::Request(request),
+                };
+            }
+        };
+        let event = if head.expects_continue {
+            Event::Continue
+        } else {
+            Event::Body(0..0)
+        };
+        self.enter(State::Body {
+            request,
+            body,
+            taken_bytes: 0,
+        });
+        Step {
+            consumed: bytes.len(),
+            event,
+        }
+    }
+
+    fn read_body(&mut self, bytes: &mut [u8], max_body_bytes: u64) -> Step {
+        let State::Body {
+            request,
+            body,
+            taken_bytes,
+        } = &mut self.state
+        else {
+            return Step {
+                consumed: 0,
+                event: Event::More,
+            };
+        };
+        let is_whole = matches!(body, Body::Length { left: 0 });
+        if is_whole {
+            request.seal(*taken_bytes);
+            let event = self.leave_body(State::Busy).map_or(Event::More, Event::Request);
+            return Step { consumed: 0, event };
+        }
+        if bytes.is_empty() {
+            if self.has_ended {
+                return self.refuse_body(Reason::BadRequest(Bad::Incomplete), 0);
+            }
+            return Step {
+                consumed: 0,
+                event: Event::More,
+            };
+        }
+        let refusal = match body {
+            Body::Length { left } => {
+                let take = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= take as u64;
+                *taken_bytes += take as u64;
+                return Step {
+                    consumed: take,
+                    event: Event::Body(0..take),
+                };
+            }
+            Body::Chunked(decoder) => match decoder.decode(bytes) {
+                Ok(decoded) => {
+                    *taken_bytes += decoded.data.len() as u64;
+                    let is_too_large = taken_bytes.saturating_add(decoder.announced_bytes()) > max_body_bytes;
+                    if decoded.ended && !is_too_large {
+                        *body = Body::Length { left: 0 };
+                    }
+                    if !is_too_large {
+                        return Step {
+                            consumed: decoded.consumed,
+                            event: Event::Body(decoded.data),
+                        };
+                    }
+                    Reason::BodyTooLarge
+                }
+                Err(bad) => Reason::BadRequest(bad),
+            },
+        };
+        self.refuse_body(refusal, bytes.len())
+    }
+
+    fn refuse_body(&mut self, reason: Reason, consumed: usize) -> Step {
+        let event = match self.leave_body(State::Lingering {
+            left_bytes: LINGER_BYTES,
+        }) {
+            Some(request) => Event::Refused(reason, request),
+            None => Event::More,
+        };
+        Step { consumed, event }
+    }
+
+    /// Leaves [`State::Body`] with the request that was being gathered in it.
+    fn leave_body(&mut self, next: State) -> Option<Request> {
+        match std::mem::replace(&mut self.state, next) {
+            State::Body { request, .. } => Some(request),
+            State::Idle | State::Head { .. } | State::Busy | State::Tunnel | State::Lingering { .. } => None,
+        }
+    }
+}
+
+/// Empty lines before a request are skipped (RFC 9112 §2.2); they take no memory, whatever their number.
+fn blank_lines(bytes: &[u8]) -> usize {
+    bytes.chunks_exact(2).take_while(|pair| pair == b"\r\n").count() * 2
+}
+
+fn first_line(bytes: &[u8]) -> &[u8] {
+    bytes
+        .split(|&byte| byte == b'\r' || byte == b'\n')
+        .next()
+        .unwrap_or(b"")
+}
+
+fn shifted(event: Event, by: usize) -> Event {
+    match event {
+        Event::Body(range) => Event::Body(range.start + by..range.end + by),
+        Event::Tunnel(range) => Event::Tunnel(range.start + by..range.end + by),
+        other => other,
+    }
+}

@@ -1,0 +1,18 @@
+//! The two connection machines. Pure: bytes and events go in, bytes and events come out; the reactor reads and
+//! writes for them, the balancer decides who meets whom.
+//!
+//! ```text
+//!  client:  Idle ─▶ Head ─▶ Body ─▶ Busy ─▶ Idle …        worker:  Quiet ─▶ Head ─▶ Body ─▶ Quiet …
+//!             │       │       │       ├─▶ Tunnel                      │       ├─▶ Tunnel
+//!             └───────┴───────┴───────┴─▶ Lingering                   └───────┴──────┴─▶ Spent
+//! ```
+
+pub mod client;
+pub mod inbox;
+pub mod request;
+pub mod worker;
+
+pub use client::Client;
+pub use inbox::Inbox;
+pub use request::Request;
+pub use worker::Worker;

@@ -1,0 +1,400 @@
+//! The worker's side: from the bytes of an answer to what the client gets.
+
+use super::Inbox;
+use crate::http::forward::{self, Onward};
+use crate::http::response::{Asked, Invalid};
+use crate::http::{Chunked, Framing, MAX_HEAD_BYTES, ResponseHead, Version, head, request};
+use std::ops::Range;
+
+/// The most 1xx answers before a final one; more is an endless answer.
+const MAX_INTERIMS: u8 = 32;
+/// The longest media type that is kept for the log; registered ones are at most half as long.
+const MAX_MEDIA_TYPE_BYTES: usize = 80;
+
+/// A worker's connection as far as its bytes go.
+#[derive(Debug, Default)]
+pub struct Worker {
+    state: State,
+    pub inbox: Inbox,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// No request: any byte is odd.
+    #[default]
+    Quiet,
+    /// A request was sent, and its answer's head is on its way.
+    Head {
+        asked: Asked,
+        scanned: usize,
+        interims: u8,
+        was_heard: bool,
+    },
+    /// The answer's body is on its way.
+    Body {
+        source: Source,
+        onward: Framing,
+        keep_alive: bool,
+    },
+    /// After a 101.
+    Tunnel,
+    /// The connection has lost its place and is used no more.
+    Spent,
+}
+
+#[derive(Debug)]
+enum Source {
+    Length { left: u64 },
+    Chunked(Chunked),
+    UntilClose,
+}
+
+/// What the log and the timeouts want to know of an answer's head.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    pub status: u16,
+    /// It will end by itself: a length or chunks say so.
+    pub is_framed: bool,
+    /// It may be quiet for long: server-sent events, or a tunnel.
+    pub may_idle: bool,
+    /// The client's connection stays open behind it.
+    pub keep_alive: bool,
+    /// How it is framed for the client.
+    pub onward: Framing,
+    media_type: [u8; MAX_MEDIA_TYPE_BYTES],
+    media_type_bytes: usize,
+}
+
+impl Answer {
+    fn new(head: &ResponseHead<'_, '_>, onward: Onward) -> Self {
+        let mut answer = Answer {
+            status: head.status,
+            is_framed: head.framing != Framing::UntilClose,
+            may_idle: head.is_event_stream(),
+            keep_alive: onward.keep_alive,
+            onward: onward.framing,
+            media_type: [0; MAX_MEDIA_TYPE_BYTES],
+            media_type_bytes: 0,
+        };
+        let value = head.field("content-type").unwrap_or(b"");
+        answer.set_media_type(value.split(|&byte| byte == b';').next().unwrap_or(b""));
+        answer
+    }
+
+    /// An answer of the server's own.
+    pub fn ours(status: u16, media_type: &str, keep_alive: bool) -> Self {
+        let mut answer = Answer {
+            status,
+            is_framed: true,
+            may_idle: false,
+            keep_alive,
+            onward: Framing::Empty,
+            media_type: [0; MAX_MEDIA_TYPE_BYTES],
+            media_type_bytes: 0,
+        };
+        answer.set_media_type(media_type.as_bytes());
+        answer
+    }
+
+    fn set_media_type(&mut self, value: &[u8]) {
+        let value = crate::http::field::trim(value);
+        let bytes = value.len().min(MAX_MEDIA_TYPE_BYTES);
+        self.media_type[..bytes].copy_from_slice(&value[..bytes]);
+        self.media_type_bytes = bytes;
+    }
+
+    /// `text/plain`, without parameters; empty where the answer names none.
+    pub fn media_type(&self) -> &[u8] {
+        &self.media_type[..self.media_type_bytes]
+    }
+}
+
+/// What one look at a worker's bytes amounts to. For the client: what was written to `prefix`, then `data`, then
+/// `suffix`.
+#[derive(Debug)]
+pub struct Step {
+    pub consumed: usize,
+    pub data: Range<usize>,
+    pub suffix: &'static [u8],
+    /// The final head, in the step that found it.
+    pub answer: Option<Answer>,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer goes on.
+    Going,
+    /// The answer is whole; `reusable`: nothing odd is on the connection.
+    Ended { reusable: bool },
+    /// The worker has not touched the request.
+    Busy { reusable: bool },
+    /// Not an answer that can be passed on, or not its continuation.
+    Invalid(Invalid),
+    /// Both connections are a tunnel from here on.
+    Upgraded,
+    /// Bytes that nobody asked for.
+    Unasked,
+}
+
+/// How a worker's connection stood when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// No request was on it.
+    Quiet,
+    /// Not one byte of the answer had come.
+    Unheard,
+    /// The head had not come in full.
+    InHead,
+    /// The end of the connection is the end of the answer: this suffix makes it whole.
+    Whole(&'static [u8]),
+    /// The body is cut.
+    InBody,
+    Tunnel,
+}
+
+impl Step {
+    fn new(consumed: usize, outcome: Outcome) -> Self {
+        Step {
+            consumed,
+            data: 0..0,
+            suffix: b"",
+            answer: None,
+            outcome,
+        }
+    }
+}
+
+/// Getters.
+impl Worker {
+    /// A request may be sent.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.state, State::Quiet)
+    }
+
+    /// Whether any byte of the answer has come.
+    pub fn was_heard(&self) -> bool {
+        match self.state {
+            State::Quiet => false,
+            State::Head { was_heard, .. } => was_heard,
+            State::Body { .. } | State::Tunnel | State::Spent => true,
+        }
+    }
+}
+
+/// Events in.
+impl Worker {
+    /// A request goes out on this connection.
+    pub fn ask(&mut self, asked: Asked) {
+        self.enter(State::Head {
+            asked,
+            scanned: 0,
+            interims: 0,
+            was_heard: false,
+        });
+    }
+
+    /// The client's connection is to end with this answer, if its head is not out already.
+    pub fn close_client(&mut self) {
+        if let State::Head { asked, .. } = &mut self.state {
+            asked.keep_alive = false;
+        }
+    }
+
+    /// Looks at all unread bytes. `prefix` gets what goes to the client before the data; `date` is a whole line.
+    pub fn receive(&mut self, bytes: &mut [u8], date: &[u8], prefix: &mut Vec<u8>) -> Step {
+        match self.state {
+            State::Quiet | State::Spent if bytes.is_empty() => Step::new(0, Outcome::Going),
+            State::Quiet | State::Spent => {
+                self.state = State::Spent;
+                Step::new(bytes.len(), Outcome::Unasked)
+            }
+            State::Head { .. } => self.receive_head(bytes, date, prefix),
+            State::Body { .. } => self.receive_body(bytes, prefix),
+            State::Tunnel => Step {
+                data: 0..bytes.len(),
+                ..Step::new(bytes.len(), Outcome::Going)
+            },
+        }
+    }
+
+    /// The connection has ended; `is_reset`: not in an orderly way.
+    pub fn end(&mut self, is_reset: bool) -> End {
+        let end = match &self.state {
+            State::Quiet | State::Spent => End::Quiet,
+            State::Head { was_heard: false, .. } => End::Unheard,
+            State::Head { .. } => End::InHead,
+            State::Body {
+                source: Source::UntilClose,
+                onward,
+                ..
+            } if !is_reset => End::Whole(if *onward == Framing::Chunked {
+                b"0\r\n\r\n"
+            } else {
+                b""
+            }),
+            State::Body { .. } => End::InBody,
+            State::Tunnel => End::Tunnel,
+        };
+        self.state = State::Spent;
+        end
+    }
+
+    /// The one door for transitions.
+    fn enter(&mut self, next: State) {
+        use State::*;
+        debug_assert!(
+            matches!(
+                (&self.state, &next),
+                (Quiet, Head { .. })
+                    | (Head { .. }, Body { .. } | Tunnel | Quiet)
+                    | (Body { .. }, Quiet)
+                    | (_, Spent)
+            ),
+            "no way from {:?} to {next:?}",
+            self.state
+        );
+        self.state = next;
+    }
+
+    fn receive_head(&mut self, bytes: &mut [u8], date: &[u8], prefix: &mut Vec<u8>) -> Step {
+        let State::Head {
+            asked,
+            scanned,
+            interims,
+            was_heard,
+        } = &mut self.state
+        else {
+            return Step::new(0, Outcome::Going);
+        };
+        let asked = *asked;
+        *was_heard |= !bytes.is_empty();
+        let mut at = 0;
+        loop {
+            let length = match head::look(&bytes[at..], scanned) {
+                Ok(head::Look::Whole(length)) => length,
+                Ok(head::Look::Partial) => return Step::new(at, Outcome::Going),
+                Err(_) if bytes.len() - at > MAX_HEAD_BYTES => {
+                    return self.invalid(Invalid("a head beyond 64 KiB"));
+                }
+                Err(_) => return self.invalid(Invalid("a line that does not end with CR LF")),
+            };
+            *scanned = 0;
+            let mut room = request::room();
+            let head = match ResponseHead::parse(&bytes[at..at + length], &mut room, asked) {
+                Ok(head) => head,
+                Err(invalid) => return self.invalid(invalid),
+            };
+            at += length;
+            let onward = forward::onward(&head, asked);
+            if head.status == 101 {
+                forward::write_response_head(prefix, &head, asked, onward, date);
+                let answer = Answer {
+                    may_idle: true,
+                    keep_alive: false,
+                    ..Answer::new(&head, onward)
+                };
+                self.enter(State::Tunnel);
+                let step = Step::new(bytes.len(), Outcome::Upgraded);
+                return Step {
+                    data: at..bytes.len(),
+                    answer: Some(answer),
+                    ..step
+                };
+            }
+            if head.status < 200 {
+                *interims += 1;
+                if *interims > MAX_INTERIMS {
+                    return self.invalid(Invalid("more than 32 interim answers"));
+                }
+                // The 100 was the server's to send, and HTTP/1.0 knows no 1xx.
+                if head.status != 100 && asked.version == Version::Http11 {
+                    forward::write_response_head(prefix, &head, asked, onward, date);
+                }
+                continue;
+            }
+            let source = match head.framing {
+                Framing::Empty => Source::Length { left: 0 },
+                Framing::Length(left) => Source::Length { left },
+                Framing::Chunked => Source::Chunked(Chunked::default()),
+                Framing::UntilClose => Source::UntilClose,
+            };
+            let answer = Answer::new(&head, onward);
+            let (is_busy, keep_alive) = (head.is_busy, head.keep_alive);
+            if !is_busy {
+                forward::write_response_head(prefix, &head, asked, onward, date);
+            }
+            self.enter(State::Body {
+                source,
+                onward: onward.framing,
+                keep_alive,
+            });
+            let step = self.receive_body(&mut bytes[at..], prefix);
+            let outcome = match step.outcome {
+                // A busy answer is short; one that is not here in full is not worth waiting for.
+                Outcome::Ended { reusable } if is_busy => Outcome::Busy { reusable },
+                _ if is_busy => {
+                    self.enter(State::Spent);
+                    Outcome::Busy { reusable: false }
+                }
+                other => other,
+            };
+            return Step {
+                consumed: step.consumed + at,
+                data: step.data.start + at..step.data.end + at,
+                suffix: step.suffix,
+                answer: Some(answer),
+                outcome,
+            };
+        }
+    }
+
+    fn receive_body(&mut self, bytes: &mut [u8], prefix: &mut Vec<u8>) -> Step {
+        let State::Body {
+            source,
+            onward,
+            keep_alive,
+        } = &mut self.state
+        else {
+            return Step::new(0, Outcome::Going);
+        };
+        let (onward, keep_alive) = (*onward, *keep_alive);
+        let (consumed, data, ended) = match source {
+            Source::Length { left } => {
+                let take = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= take as u64;
+                (take, 0..take, *left == 0)
+            }
+            Source::Chunked(decoder) => match decoder.decode(bytes) {
+                Ok(decoded) => (decoded.consumed, decoded.data, decoded.ended),
+                Err(_) => return self.invalid(Invalid("a chunk that is not valid")),
+            },
+            Source::UntilClose => (bytes.len(), 0..bytes.len(), false),
+        };
+        let suffix: &'static [u8] = match (onward, data.is_empty(), ended) {
+            (Framing::Chunked, true, true) => b"0\r\n\r\n",
+            (Framing::Chunked, false, true) => b"\r\n0\r\n\r\n",
+            (Framing::Chunked, false, false) => b"\r\n",
+            _ => b"",
+        };
+        if onward == Framing::Chunked && !data.is_empty() {
+            forward::write_chunk_size(prefix, data.len());
+        }
+        let mut step = Step {
+            data,
+            suffix,
+            ..Step::new(consumed, Outcome::Going)
+        };
+        if ended {
+            let reusable = keep_alive && consumed == bytes.len();
+            self.enter(if reusable { State::Quiet } else { State::Spent });
+            step.outcome = Outcome::Ended { reusable };
+        }
+        step
+    }
+
+    fn invalid(&mut self, invalid: Invalid) -> Step {
+        self.enter(State::Spent);
+        Step::new(0, Outcome::Invalid(invalid))
+    }
+}

@@ -1,0 +1,181 @@
+//! Deadlines, O(1) to arm, to disarm and to expire. Each kind has one fixed duration, so that its list is always
+//! sorted: what is armed last is due last. A key has at most one deadline at a time, that of its state.
+
+use std::time::{Duration, Instant};
+
+/// The kinds of deadline of one kind of key: a small enum that can index.
+pub trait Kind: Copy + PartialEq {
+    /// How many kinds there are.
+    const COUNT: usize;
+    fn index(self) -> usize;
+}
+
+/// A list for each kind, threaded through the keys.
+#[derive(Debug)]
+pub struct Deadlines<K: Kind> {
+    lists: Vec<List>,
+    entries: Vec<Option<Entry<K>>>,
+}
+
+#[derive(Debug)]
+struct List {
+    duration: Duration,
+    first: Option<usize>,
+    last: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry<K> {
+    kind: K,
+    due: Instant,
+    before: Option<usize>,
+    after: Option<usize>,
+}
+
+impl<K: Kind> Deadlines<K> {
+    /// `durations`: one for each kind, in the order of [`Kind::index`].
+    pub fn new(durations: &[Duration]) -> Self {
+        debug_assert_eq!(durations.len(), K::COUNT);
+        let list = |&duration| List {
+            duration,
+            first: None,
+            last: None,
+        };
+        Deadlines {
+            lists: durations.iter().map(list).collect(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// The deadline of `key`, if it has one.
+    pub fn armed(&self, key: usize) -> Option<K> {
+        self.entries.get(key).copied().flatten().map(|entry| entry.kind)
+    }
+
+    /// When `key` is due.
+    pub fn due(&self, key: usize) -> Option<Instant> {
+        self.entries.get(key).copied().flatten().map(|entry| entry.due)
+    }
+
+    /// The key of a kind that has been armed for the longest time.
+    pub fn oldest(&self, kind: K) -> Option<usize> {
+        self.lists[kind.index()].first
+    }
+
+    /// When the next one is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.lists
+            .iter()
+            .filter_map(|list| list.first)
+            .filter_map(|key| self.due(key))
+            .min()
+    }
+
+    /// Arms `key`, whatever it was armed with before.
+    pub fn arm(&mut self, key: usize, kind: K, now: Instant) {
+        self.disarm(key);
+        if self.entries.len() <= key {
+            self.entries.resize(key + 1, None);
+        }
+        let list = &mut self.lists[kind.index()];
+        let before = list.last.replace(key);
+        self.entries[key] = Some(Entry {
+            kind,
+            due: now + list.duration,
+            before,
+            after: None,
+        });
+        match before {
+            Some(before) => self.update(before, |entry| entry.after = Some(key)),
+            None => list.first = Some(key),
+        }
+    }
+
+    pub fn disarm(&mut self, key: usize) {
+        let Some(entry) = self.entries.get_mut(key).and_then(Option::take) else {
+            return;
+        };
+        let list = &mut self.lists[entry.kind.index()];
+        if entry.before.is_none() {
+            list.first = entry.after;
+        }
+        if entry.after.is_none() {
+            list.last = entry.before;
+        }
+        if let Some(before) = entry.before {
+            self.update(before, |other| other.after = entry.after);
+        }
+        if let Some(after) = entry.after {
+            self.update(after, |other| other.before = entry.before);
+        }
+    }
+
+    /// Takes out one key that is due. To be called until there is none.
+    pub fn expire(&mut self, now: Instant) -> Option<(usize, K)> {
+        let (key, kind) = self.lists.iter().filter_map(|list| list.first).find_map(|key| {
+            let entry = self.entries.get(key).copied().flatten()?;
+            (entry.due <= now).then_some((key, entry.kind))
+        })?;
+        self.disarm(key);
+        Some((key, kind))
+    }
+
+    fn update(&mut self, key: usize, change: impl FnOnce(&mut Entry<K>)) {
+        if let Some(Some(entry)) = self.entries.get_mut(key) {
+            change(entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Two {
+        Short,
+        Long,
+    }
+
+    impl Kind for Two {
+        const COUNT: usize = 2;
+        fn index(self) -> usize {
+            self as usize
+        }
+    }
+
+    proptest! {
+        /// Against the obvious model: a map from key to due time.
+        #[test]
+        fn each_fires_at_its_time_and_not_later(steps in prop::collection::vec((0..3u8, 0..6usize, 0..40u64), 1..200)) {
+            let durations = [Duration::from_millis(20), Duration::from_millis(50)];
+            let mut deadlines = Deadlines::new(&durations);
+            let (mut model, mut now) = (BTreeMap::new(), Instant::now());
+            for (step, key, wait_ms) in steps {
+                now += Duration::from_millis(wait_ms);
+                let mut fired = Vec::new();
+                while let Some((key, kind)) = deadlines.expire(now) {
+                    fired.push((key, kind));
+                }
+                fired.sort();
+                let due: Vec<_> = model.iter().filter(|(_, (due, _))| *due <= now).map(|(&key, &(_, kind))| (key, kind)).collect();
+                prop_assert_eq!(fired, due);
+                model.retain(|_, (due, _)| *due > now);
+                match step {
+                    0 | 1 => {
+                        let kind = if step == 0 { Two::Short } else { Two::Long };
+                        deadlines.arm(key, kind, now);
+                        model.insert(key, (now + durations[kind.index()], kind));
+                    }
+                    _ => {
+                        deadlines.disarm(key);
+                        model.remove(&key);
+                    }
+                }
+                prop_assert_eq!(deadlines.next(), model.values().map(|(due, _)| *due).min());
+            }
+        }
+    }
+}

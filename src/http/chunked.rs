@@ -1,0 +1,236 @@
+//! The chunked coding (RFC 9112 §7.1), decoded in place: extensions and trailers are read strictly and dropped.
+
+use super::{MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES, field, reason::Bad};
+use std::ops::Range;
+
+/// A decoder that takes the body in any segmentation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunked {
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In a size: its value so far, and the bytes of its line.
+    Size {
+        value: u64,
+        line_bytes: usize,
+    },
+    /// In an extension, which is thrown away.
+    Extension {
+        value: u64,
+        line_bytes: usize,
+    },
+    /// Behind a size line's CR.
+    SizeLf {
+        value: u64,
+    },
+    /// In the data of a chunk.
+    Data {
+        left: u64,
+    },
+    /// Behind a chunk's data.
+    DataCr,
+    DataLf,
+    /// At the start of a trailer line, in its name, in its value, behind its CR.
+    TrailerStart {
+        bytes: usize,
+    },
+    TrailerName {
+        bytes: usize,
+    },
+    TrailerValue {
+        bytes: usize,
+    },
+    TrailerLf {
+        bytes: usize,
+    },
+    /// Behind the CR of the empty line that ends it all.
+    EndLf,
+    Ended,
+}
+
+/// What one call of [`Chunked::decode`] made of its input.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// So many bytes of the input are read; only at the end of the body fewer than there were.
+    pub consumed: usize,
+    /// Where the decoded data now stands, in one piece.
+    pub data: Range<usize>,
+    /// The body is whole.
+    pub ended: bool,
+}
+
+impl Default for Chunked {
+    fn default() -> Self {
+        Chunked {
+            state: State::Size {
+                value: 0,
+                line_bytes: 0,
+            },
+        }
+    }
+}
+
+impl Chunked {
+    /// How many bytes the chunk at hand still announces, so that too large a one is refused before it is read.
+    pub fn announced_bytes(&self) -> u64 {
+        match self.state {
+            State::Data { left } => left,
+            _ => 0,
+        }
+    }
+
+    /// Decodes `bytes` in place. Data of several chunks is moved together; that of one chunk stays where it is.
+    ///
+    /// # Errors
+    /// What is wrong with the coding; the message has then lost its end.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, Bad> {
+        let mut data = 0..0;
+        let mut at = 0;
+        while at < bytes.len() && self.state != State::Ended {
+            if let State::Data { left } = self.state {
+                let available = bytes.len() - at;
+                let take = usize::try_from(left).map_or(available, |left| left.min(available));
+                if data.is_empty() {
+                    data = at..at + take;
+                } else {
+                    bytes.copy_within(at..at + take, data.end);
+                    data.end += take;
+                }
+                at += take;
+                let left = left - take as u64;
+                self.state = if left == 0 {
+                    State::DataCr
+                } else {
+                    State::Data { left }
+                };
+            } else {
+                self.state = self.state.step(bytes[at])?;
+                at += 1;
+            }
+        }
+        Ok(Decoded {
+            consumed: at,
+            data,
+            ended: self.state == State::Ended,
+        })
+    }
+}
+
+impl State {
+    /// One byte of a size line, of a line end or of the trailer section.
+    fn step(self, byte: u8) -> Result<State, Bad> {
+        use State::*;
+        Ok(match self {
+            Size { line_bytes, .. } | Extension { line_bytes, .. } if line_bytes >= MAX_CHUNK_LINE_BYTES => {
+                return Err(Bad::ChunkLineTooLong);
+            }
+            Size { value, line_bytes } => match (char::from(byte).to_digit(16), byte) {
+                (Some(digit), _) => {
+                    let value = value.checked_mul(16).ok_or(Bad::ChunkSize)? + u64::from(digit);
+                    Size {
+                        value,
+                        line_bytes: line_bytes + 1,
+                    }
+                }
+                (None, b'\r') if line_bytes > 0 => SizeLf { value },
+                (None, b';') if line_bytes > 0 => Extension {
+                    value,
+                    line_bytes: line_bytes + 1,
+                },
+                (None, _) => return Err(Bad::ChunkSize),
+            },
+            Extension { value, line_bytes } => match byte {
+                b'\r' => SizeLf { value },
+                _ if field::is_value(&[byte]) => Extension {
+                    value,
+                    line_bytes: line_bytes + 1,
+                },
+                _ => return Err(Bad::ChunkSize),
+            },
+            SizeLf { value } => match (byte, value) {
+                (b'\n', 0) => TrailerStart { bytes: 0 },
+                (b'\n', left) => Data { left },
+                _ => return Err(Bad::ChunkSize),
+            },
+            DataCr if byte == b'\r' => DataLf,
+            DataLf if byte == b'\n' => Size {
+                value: 0,
+                line_bytes: 0,
+            },
+            DataCr | DataLf => return Err(Bad::ChunkData),
+            TrailerStart { bytes } | TrailerName { bytes } | TrailerValue { bytes } | TrailerLf { bytes }
+                if bytes >= MAX_TRAILER_BYTES =>
+            {
+                return Err(Bad::TrailerTooLong);
+            }
+            TrailerStart { .. } if byte == b'\r' => EndLf,
+            TrailerStart { bytes } if field::is_token_byte(byte) => TrailerName { bytes: bytes + 1 },
+            TrailerName { bytes } if byte == b':' => TrailerValue { bytes: bytes + 1 },
+            TrailerName { bytes } if field::is_token_byte(byte) => TrailerName { bytes: bytes + 1 },
+            TrailerValue { bytes } if byte == b'\r' => TrailerLf { bytes: bytes + 1 },
+            TrailerValue { bytes } if field::is_value(&[byte]) => TrailerValue { bytes: bytes + 1 },
+            TrailerLf { bytes } if byte == b'\n' => TrailerStart { bytes: bytes + 1 },
+            EndLf if byte == b'\n' => Ended,
+            TrailerStart { .. } | TrailerName { .. } | TrailerValue { .. } | TrailerLf { .. } | EndLf => {
+                return Err(Bad::Trailer);
+            }
+            // The loop in `decode` never steps through these two.
+            Data { .. } | Ended => self,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes in the given segmentation: the data, what was left over, or the complaint.
+    fn decode(segments: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>, bool), Bad> {
+        let (mut decoder, mut data, mut rest, mut ended) =
+            (Chunked::default(), Vec::new(), Vec::new(), false);
+        for segment in segments {
+            let mut bytes = segment.to_vec();
+            let decoded = decoder.decode(&mut bytes)?;
+            data.extend_from_slice(&bytes[decoded.data]);
+            rest.extend_from_slice(&bytes[decoded.consumed..]);
+            ended = decoded.ended;
+        }
+        Ok((data, rest, ended))
+    }
+
+    #[test]
+    fn whole_and_byte_by_byte_give_the_same() {
+        let body = b"5;a=b;c=\"d;e\"\r\nhello\r\n0A\r\n0123456789\r\n000;last\r\nX-Sum: 1\r\n\r\nGET";
+        let whole = decode(&[body]).expect("valid");
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(decode(&bytes), Ok(whole.clone()));
+        assert_eq!(whole, (b"hello0123456789".to_vec(), b"GET".to_vec(), true));
+    }
+
+    #[test]
+    fn sizes_are_hexadecimal_digits_and_nothing_else() {
+        for bad in [
+            " 5\r\n",
+            "5 \r\n",
+            "+5\r\n",
+            "0x5\r\n",
+            "\r\n",
+            ";a\r\n",
+            "10000000000000005\r\n",
+            "5\n",
+        ] {
+            assert_eq!(decode(&[bad.as_bytes()]), Err(Bad::ChunkSize), "{bad:?}");
+        }
+        assert_eq!(decode(&[b"5;a\rb=c\r\n"]), Err(Bad::ChunkSize));
+        assert_eq!(decode(&[b"5\r\nhelloo\r\n"]), Err(Bad::ChunkData));
+    }
+
+    #[test]
+    fn endless_lines_hit_their_bounds() {
+        assert_eq!(decode(&[b"5;", &[b'a'; 5000]]), Err(Bad::ChunkLineTooLong));
+        assert_eq!(decode(&[b"0\r\nX: ", &[b't'; 17_000]]), Err(Bad::TrailerTooLong));
+        assert_eq!(decode(&[b"0\r\nno colon here\r\n"]), Err(Bad::Trailer));
+    }
+}

@@ -1,0 +1,421 @@
+//! What crosses from one side to the other: heads serialised anew, so that nothing passes that was not read.
+
+use super::response::Asked;
+use super::{Framing, Reason, RequestHead, ResponseHead, Version, field, reason, request};
+
+/// What the server says about a client to the worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The client's address as text, IPv4 as IPv4.
+    pub address: &'a str,
+    /// Its word about the client behind it is believed (`--trust-proxy`).
+    pub is_trusted: bool,
+    /// A fresh request id, for requests that bring none that counts.
+    pub fresh_id: &'a str,
+    /// When the request's first byte came, in µs since 1970.
+    pub start_us: u64,
+}
+
+/// The longest `X-Request-Id` that is taken over from a trusted proxy: longer ones would fill logs.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// The request line and all fields but `Content-Length` and the final empty line: [`end_request_head`] adds these
+/// when the body's length is known. Returns the request's id as a range of `out`.
+pub fn write_request_head(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_, '_>,
+    origin: Origin<'_>,
+) -> std::ops::Range<usize> {
+    push(
+        out,
+        &[
+            head.method.as_bytes(),
+            b" ",
+            head.target_lead.as_bytes(),
+            head.target.as_bytes(),
+        ],
+    );
+    push(out, &[b" HTTP/1.1\r\nHost: ", head.host, b"\r\n"]);
+    let mut told = Told::default();
+    for header in head.fields {
+        let value = field::trim(header.value);
+        if stops_here(head, header.name, origin.is_trusted) {
+            continue;
+        }
+        if origin.is_trusted && told.take(header.name, value) {
+            continue;
+        }
+        push(out, &[header.name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    if head.wants_websocket {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    }
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    for value in &told.forwarded_for {
+        push(out, &[value, b", "]);
+    }
+    push(out, &[origin.address.as_bytes(), b"\r\n"]);
+    if !told.proto {
+        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+    }
+    if !told.host {
+        push(out, &[b"X-Forwarded-Host: ", head.host, b"\r\n"]);
+    }
+    if !told.start {
+        push_start(out, origin.start_us);
+    }
+    let id = told.id.unwrap_or(origin.fresh_id.as_bytes());
+    out.extend_from_slice(b"X-Request-Id: ");
+    let from = out.len();
+    push(out, &[id, b"\r\n"]);
+    from..from + id.len()
+}
+
+/// Ends a head begun by [`write_request_head`].
+pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, body_bytes: u64) {
+    if framing != Framing::Empty {
+        out.extend_from_slice(b"Content-Length: ");
+        push_decimal(out, body_bytes);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What a trusted proxy has said already, and so is not said again.
+#[derive(Default)]
+struct Told<'b> {
+    forwarded_for: Vec<&'b [u8]>,
+    proto: bool,
+    host: bool,
+    start: bool,
+    id: Option<&'b [u8]>,
+}
+
+impl<'b> Told<'b> {
+    /// Notes one field of a trusted proxy's. `true`: it is written later, in the server's own place.
+    fn take(&mut self, name: &str, value: &'b [u8]) -> bool {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("x-forwarded-for") {
+            if !value.is_empty() {
+                self.forwarded_for.push(value);
+            }
+            return true;
+        }
+        if is("x-request-id") {
+            let is_fit = (1..=MAX_REQUEST_ID_BYTES).contains(&value.len())
+                && value.iter().all(|byte| byte.is_ascii_graphic())
+                && self.id.is_none();
+            if is_fit {
+                self.id = Some(value);
+            }
+            return true;
+        }
+        self.proto |= is("x-forwarded-proto");
+        self.host |= is("x-forwarded-host");
+        self.start |= is("x-request-start");
+        false
+    }
+}
+
+/// Whether a request's field ends at this server.
+fn stops_here(head: &RequestHead<'_, '_>, name: &str, is_trusted: bool) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known);
+    let is_ours = match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        // Only fields with these initials are the server's business; all others pass after one look.
+        Some(b'c') => is("content-length") || is("connection"),
+        Some(b'e') => is("expect"),
+        Some(b'f') => is("forwarded") && !is_trusted,
+        Some(b'h') => is("host") || is("http2-settings"),
+        Some(b'p') => is("proxy") || field::is_hop_by_hop(name),
+        Some(b'k' | b't' | b'u') => field::is_hop_by_hop(name),
+        Some(b'r') => field::is_internal(name),
+        Some(b'x') => {
+            !is_trusted && (field::is_forwarded(name) || is("x-request-id") || is("x-request-start"))
+        }
+        _ => false,
+    };
+    is_ours
+        || field::is_underscore_twin(name)
+        // `Connection` cannot strip what the server or a trusted proxy says.
+        || (head.nominates
+            && head.is_nominated(name)
+            && !(field::is_forwarded(name) || field::starts_with(name, "x-request-")))
+}
+
+/// How the body of an answer is framed for the client, and whether its connection stays open behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onward {
+    pub framing: Framing,
+    pub keep_alive: bool,
+}
+
+/// Decides the framing towards the client: lengths stay, everything else is chunked, and HTTP/1.0 clients, who
+/// know neither chunks nor 1xx, read until the end.
+pub fn onward(head: &ResponseHead<'_, '_>, asked: Asked) -> Onward {
+    let framing = match (head.framing, asked.version) {
+        (Framing::Empty, _) => Framing::Empty,
+        (Framing::Length(length), _) => Framing::Length(length),
+        (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
+        (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
+    };
+    Onward {
+        framing,
+        keep_alive: asked.keep_alive && framing != Framing::UntilClose,
+    }
+}
+
+/// Serialises an answer's head for the client. `date` is a whole line, for answers that bring no valid one.
+pub fn write_response_head(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_, '_>,
+    asked: Asked,
+    onward: Onward,
+    date: &[u8],
+) {
+    let is_interim = head.status < 200;
+    write_status_line(out, head.status, head.phrase.as_bytes());
+    let mut dated = is_interim;
+    for header in head.fields {
+        let value = field::trim(header.value);
+        if answer_field_stops_here(head, header.name) {
+            continue;
+        }
+        if header.name.eq_ignore_ascii_case("date") {
+            if dated || !is_date(value) {
+                continue;
+            }
+            dated = true;
+        }
+        push(out, &[header.name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    if head.status == 101 {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        return;
+    }
+    if is_interim {
+        out.extend_from_slice(b"\r\n");
+        return;
+    }
+    if !dated {
+        out.extend_from_slice(date);
+    }
+    let length = match onward.framing {
+        Framing::Length(length) => Some(length),
+        // A 204 has no length (RFC 9110 §8.6); HEAD and 304 may say what a GET would bring.
+        Framing::Empty if head.status != 204 => head.length,
+        Framing::Empty | Framing::UntilClose => None,
+        Framing::Chunked => {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            None
+        }
+    };
+    if let Some(length) = length {
+        out.extend_from_slice(b"Content-Length: ");
+        push_decimal(out, length);
+        out.extend_from_slice(b"\r\n");
+    }
+    write_connection(out, asked.version, onward.keep_alive);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether an answer's field ends at this server.
+fn answer_field_stops_here(head: &ResponseHead<'_, '_>, name: &str) -> bool {
+    name.eq_ignore_ascii_case("content-length")
+        || field::is_hop_by_hop(name)
+        || field::is_internal(name)
+        || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
+}
+
+/// Fields of an answer that no `Connection` can take away without making another answer of it.
+fn is_indispensable(name: &str) -> bool {
+    ["date", "content-type", "content-encoding", "set-cookie"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+fn is_date(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|text| httpdate::parse_http_date(text).is_ok())
+}
+
+/// A whole answer of the server's own.
+pub struct Canned<'a> {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: &'a [u8],
+    /// Said to the client as `Retry-After: 1`.
+    pub retry_soon: bool,
+    /// A HEAD request's answer is a head alone.
+    pub is_head: bool,
+    pub version: Version,
+    pub keep_alive: bool,
+    /// A whole `Date` line.
+    pub date: &'a [u8],
+}
+
+impl Canned<'_> {
+    /// Serialises head and body.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_status_line(out, self.status, reason::phrase(self.status).as_bytes());
+        push(
+            out,
+            &[
+                b"Content-Type: ",
+                self.content_type.as_bytes(),
+                b"\r\nContent-Length: ",
+            ],
+        );
+        push_decimal(out, self.body.len() as u64);
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(self.date);
+        if self.retry_soon {
+            out.extend_from_slice(b"Retry-After: 1\r\n");
+        }
+        write_connection(out, self.version, self.keep_alive);
+        out.extend_from_slice(b"\r\n");
+        if !self.is_head {
+            out.extend_from_slice(self.body);
+        }
+    }
+}
+
+/// The body of a refusal: one sentence and its word, so that a person and a log can be brought together.
+pub fn refusal_body(reason: Reason) -> String {
+    format!("{}\n", reason.sentence())
+}
+
+fn write_status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(status));
+    push(out, &[b" ", phrase, b"\r\n"]);
+}
+
+/// Persistence is HTTP/1.1's default and HTTP/1.0's exception; only what is not the default is said.
+fn write_connection(out: &mut Vec<u8>, version: Version, keep_alive: bool) {
+    match (version, keep_alive) {
+        (Version::Http11, true) | (Version::Http10, false) => {}
+        (Version::Http11, false) => out.extend_from_slice(b"Connection: close\r\n"),
+        (Version::Http10, true) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+    }
+}
+
+/// The size line before a chunk.
+pub fn write_chunk_size(out: &mut Vec<u8>, size: usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut shift = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1) * 4;
+    while shift > 0 {
+        shift -= 4;
+        out.push(DIGITS[(size >> shift) & 15]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// `X-Request-Start: t=<µs>`, the form that New Relic, Scout and others read the queue's time from.
+fn push_start(out: &mut Vec<u8>, start_us: u64) {
+    out.extend_from_slice(b"X-Request-Start: t=");
+    push_decimal(out, start_us);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Decimal digits without the formatting machinery, which costs more than the rest of a small head.
+pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    const MOST_DIGITS: usize = 20;
+    let mut digits = [0u8; MOST_DIGITS];
+    let mut at = MOST_DIGITS;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::room;
+    use super::*;
+
+    const STRANGER: Origin<'_> = Origin {
+        address: "192.0.2.7",
+        is_trusted: false,
+        fresh_id: "fresh",
+        start_us: 1_000_000,
+    };
+
+    fn forwarded(head: &str, origin: Origin<'_>) -> String {
+        let mut out = Vec::new();
+        let mut fields = room();
+        let head = RequestHead::parse(head.as_bytes(), &mut fields, 1000).expect("a valid head");
+        let id = write_request_head(&mut out, &head, origin);
+        assert!(!out[id].is_empty());
+        end_request_head(&mut out, head.framing, 5);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn what_a_stranger_says_of_itself_is_replaced() {
+        let worker = forwarded(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6\r\n\
+             X-Request-Id: evil\r\nX_Forwarded_For: 6\r\nProxy: evil\r\nRip-Probe: 1\r\nX-Kept: 2\r\n\r\n",
+            STRANGER,
+        );
+        assert_eq!(
+            worker,
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Kept: 2\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-Host: a\r\nX-Request-Start: t=1000000\r\nX-Request-Id: fresh\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_its_chain_is_appended_to() {
+        let worker = forwarded(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
+             X-Forwarded-Proto: https\r\nX-Request-Id: theirs\r\nConnection: X-Forwarded-Proto\r\n\r\n",
+            Origin {
+                is_trusted: true,
+                ..STRANGER
+            },
+        );
+        assert!(
+            worker.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n"),
+            "{worker}"
+        );
+        assert!(worker.contains("X-Forwarded-Proto: https\r\n"), "{worker}");
+        assert!(worker.contains("X-Request-Id: theirs\r\n"), "{worker}");
+        assert_eq!(worker.matches("X-Forwarded-Proto").count(), 1);
+    }
+
+    #[test]
+    fn nominated_fields_stop_here_but_never_ours() {
+        let worker = forwarded(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: X-Secret, Host, Content-Length\r\nX-Secret: 1\r\n\
+             Content-Length: 5\r\nKeep-Alive: 5\r\nTE: trailers\r\n\r\n",
+            STRANGER,
+        );
+        assert!(
+            !worker.contains("Secret") && !worker.contains("Keep-Alive") && !worker.contains("TE:"),
+            "{worker}"
+        );
+        assert!(
+            worker.contains("Host: a\r\n") && worker.ends_with("Content-Length: 5\r\n\r\n"),
+            "{worker}"
+        );
+    }
+
+    #[test]
+    fn chunk_sizes_are_written_in_hexadecimal() {
+        for (size, line) in [(1, "1\r\n"), (16, "10\r\n"), (65_535, "ffff\r\n")] {
+            let mut out = Vec::new();
+            write_chunk_size(&mut out, size);
+            assert_eq!(out, line.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Where a head ends, looked for from where the last look stopped, and its line ends checked on the way.
+
+use super::{MAX_HEAD_BYTES, MAX_TARGET_BYTES, reason::Bad};
+use memchr::memchr;
+
+/// What a look at the beginning of a message found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The head takes that many bytes, its empty line included.
+    Whole(usize),
+    /// More bytes are needed.
+    Partial,
+}
+
+/// Looks for the end of the head in `bytes`. `scanned` remembers how far earlier looks came, always to the start
+/// of a line, so that a dripped head costs no more than a whole one.
+///
+/// # Errors
+/// [`Bad::LineEnd`] for an LF without CR before it (RFC 9112 §2.2 lets a server accept it, but two readers then
+/// disagree about where a line ends), [`Bad::HeadTooLong`], [`Bad::TargetTooLong`].
+pub fn look(bytes: &[u8], scanned: &mut usize) -> Result<Look, Bad> {
+    while let Some(at) = memchr(b'\n', &bytes[*scanned..]) {
+        let line = &bytes[*scanned..*scanned + at];
+        let Some((b'\r', line)) = line.split_last() else {
+            return Err(Bad::LineEnd);
+        };
+        *scanned += at + 1;
+        if *scanned > MAX_HEAD_BYTES {
+            return Err(if *scanned == at + 1 {
+                Bad::TargetTooLong
+            } else {
+                Bad::HeadTooLong
+            });
+        }
+        if line.is_empty() {
+            return Ok(Look::Whole(*scanned));
+        }
+    }
+    // A request line without an end: beyond the target's bound, no version can follow in time.
+    const METHOD_AND_VERSION_BYTES: usize = 128;
+    let first_line_bound = MAX_TARGET_BYTES + METHOD_AND_VERSION_BYTES;
+    match *scanned {
+        0 if bytes.len() > first_line_bound => Err(Bad::TargetTooLong),
+        _ if bytes.len() > MAX_HEAD_BYTES => Err(Bad::HeadTooLong),
+        _ => Ok(Look::Partial),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dripped_head_is_found_where_a_whole_one_is() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let mut scanned = 0;
+        for end in 0..head.len() - 4 {
+            assert_eq!(look(&head[..end], &mut scanned), Ok(Look::Partial), "{end}");
+        }
+        assert_eq!(look(head, &mut scanned), Ok(Look::Whole(head.len() - 4)));
+    }
+
+    #[test]
+    fn a_bare_lf_is_refused() {
+        assert_eq!(look(b"GET / HTTP/1.1\nHost: a\n\n", &mut 0), Err(Bad::LineEnd));
+        assert_eq!(look(b"\n", &mut 0), Err(Bad::LineEnd));
+    }
+
+    #[test]
+    fn endless_heads_hit_their_bounds() {
+        assert_eq!(look(&[b'u'; 20_000], &mut 0), Err(Bad::TargetTooLong));
+        let mut long = b"GET / HTTP/1.1\r\nX: ".to_vec();
+        long.resize(70_000, b'v');
+        assert_eq!(look(&long, &mut 0), Err(Bad::HeadTooLong));
+    }
+}

@@ -1,0 +1,48 @@
+//! HTTP/1.1 as bytes: heads over `httparse`, framing, the chunked coding, and what crosses from one side to the
+//! other. Pure: no socket, no clock, no file.
+//!
+//! Strict by design (RFC 9112): what two readers could read in two ways is refused, because behind this reader
+//! stands another one, the worker's.
+
+pub mod chunked;
+pub mod field;
+pub mod forward;
+pub mod head;
+pub mod reason;
+pub mod request;
+pub mod response;
+
+pub use chunked::Chunked;
+pub use reason::Reason;
+pub use request::RequestHead;
+pub use response::ResponseHead;
+
+/// The most bytes of a head, request or answer: four times what browsers and proxies send at the worst (431).
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The most fields of a head: enough behind several proxies, too few to attack a hash table with (431).
+pub const MAX_FIELDS: usize = 200;
+/// The most bytes of a request target: twice what RFC 9112 §3 asks everybody to support (414).
+pub const MAX_TARGET_BYTES: usize = 16 * 1024;
+/// The most bytes of a chunk-size line, extensions included: nobody uses them, so they get no more (400).
+pub const MAX_CHUNK_LINE_BYTES: usize = 4 * 1024;
+/// The most bytes of a trailer section, which is read only to be dropped (431).
+pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
+
+/// How a message says where its body ends (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    Empty,
+    /// That many bytes.
+    Length(u64),
+    /// The chunked coding.
+    Chunked,
+    /// Until the connection ends; answers only.
+    UntilClose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http10,
+    Http11,
+}

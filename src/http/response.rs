@@ -1,0 +1,200 @@
+//! The head of a worker's answer.
+
+use super::{Framing, MAX_FIELDS, Version, field, request::Fields};
+use httparse::{Header, Status};
+
+/// An answer head that is valid HTTP and frames its body in one way only.
+#[derive(Debug)]
+pub struct ResponseHead<'h, 'b> {
+    pub status: u16,
+    pub phrase: &'b str,
+    pub fields: &'h [Header<'b>],
+    /// What follows the head, given the request's method.
+    pub framing: Framing,
+    /// The announced length where no body follows (HEAD, 304), so that it can be passed on.
+    pub length: Option<u64>,
+    /// The worker's connection may be used again after this answer.
+    pub keep_alive: bool,
+    /// A 503 by which the worker says that it has not touched the request.
+    pub is_busy: bool,
+    pub nominates: bool,
+}
+
+/// What the request behind an answer was, as far as its framing depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub is_head: bool,
+    pub wants_websocket: bool,
+    /// The version of the client, who gets no 1xx and no chunks before 1.1.
+    pub version: Version,
+    pub keep_alive: bool,
+}
+
+/// An answer that the server cannot pass on; the client gets 502.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid(pub &'static str);
+
+impl<'h, 'b> ResponseHead<'h, 'b> {
+    /// Reads a whole head, its empty line included.
+    ///
+    /// # Errors
+    /// [`Invalid`] with what is wrong with it, in words for the log.
+    pub fn parse(bytes: &'b [u8], room: &'h mut Fields<'b>, asked: Asked) -> Result<Self, Invalid> {
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut parsed, bytes, room) {
+            Ok(Status::Complete(_)) => {}
+            Ok(Status::Partial) => return Err(Invalid("an incomplete head")),
+            Err(httparse::Error::Status | httparse::Error::Version) => return Err(Invalid("no status line")),
+            Err(httparse::Error::TooManyHeaders) => return Err(Invalid("more than 200 fields")),
+            Err(_) => return Err(Invalid("a field that is not valid")),
+        }
+        let (Some(minor), Some(status)) = (parsed.version, parsed.code) else {
+            return Err(Invalid("no status line"));
+        };
+        debug_assert!(parsed.headers.len() <= MAX_FIELDS);
+        let fields: &'h [Header<'b>] = parsed.headers;
+        let (mut length, mut chunked, mut close, mut keep, mut nominates, mut busy) =
+            (None, false, false, false, false, false);
+        for header in fields {
+            let value = field::trim(header.value);
+            if !field::is_value(value) {
+                return Err(Invalid("a control character in a field"));
+            }
+            match header.name.len() {
+                14 if header.name.eq_ignore_ascii_case("content-length") => {
+                    let Some(said) = field::decimal(value) else {
+                        return Err(Invalid("a Content-Length that is not a number"));
+                    };
+                    if length.replace(said).is_some_and(|before| before != said) {
+                        return Err(Invalid("two different Content-Lengths"));
+                    }
+                }
+                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
+                    if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(Invalid("a Transfer-Encoding other than chunked"));
+                    }
+                    chunked = true;
+                }
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    for option in field::list(value) {
+                        match option {
+                            _ if option.eq_ignore_ascii_case(b"close") => close = true,
+                            _ if option.eq_ignore_ascii_case(b"keep-alive") => keep = true,
+                            _ => nominates = true,
+                        }
+                    }
+                }
+                15 if status == 503 && header.name.eq_ignore_ascii_case("rip-worker-busy") => busy = true,
+                _ => {}
+            }
+        }
+        if status < 100 {
+            return Err(Invalid("a status below 100"));
+        }
+        if status == 101 && !asked.wants_websocket {
+            return Err(Invalid("a 101 that nobody asked for"));
+        }
+        let framing = if asked.is_head || status < 200 || status == 204 || status == 304 {
+            Framing::Empty
+        } else if chunked && minor == 0 {
+            return Err(Invalid("a Transfer-Encoding in HTTP/1.0"));
+        } else if chunked && length.is_some() {
+            return Err(Invalid("both Content-Length and Transfer-Encoding"));
+        } else if chunked {
+            Framing::Chunked
+        } else {
+            length.map_or(Framing::UntilClose, Framing::Length)
+        };
+        Ok(ResponseHead {
+            status,
+            phrase: parsed.reason.unwrap_or(""),
+            fields,
+            framing,
+            length,
+            keep_alive: !close && (minor == 1 || keep) && framing != Framing::UntilClose,
+            is_busy: busy,
+            nominates,
+        })
+    }
+
+    /// The value of the first field of that name (given in lower case).
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value)
+    }
+
+    /// Server-sent events: a stream that may be quiet for long.
+    pub fn is_event_stream(&self) -> bool {
+        self.field("content-type").is_some_and(|value| {
+            let kind = value.split(|&byte| byte == b';').next().unwrap_or(value);
+            field::trim(kind).eq_ignore_ascii_case(b"text/event-stream")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::room;
+    use super::*;
+
+    const GET: Asked = Asked {
+        is_head: false,
+        wants_websocket: false,
+        version: Version::Http11,
+        keep_alive: true,
+    };
+
+    fn framing(head: &str, asked: Asked) -> Result<Framing, Invalid> {
+        ResponseHead::parse(head.as_bytes(), &mut room(), asked).map(|head| head.framing)
+    }
+
+    #[test]
+    fn answers_frame_their_body_in_one_way() {
+        let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+        assert_eq!(
+            framing(&head("Content-Length: 5\r\n"), GET),
+            Ok(Framing::Length(5))
+        );
+        assert_eq!(
+            framing(&head("Content-Length: 5\r\nContent-Length: 5\r\n"), GET),
+            Ok(Framing::Length(5))
+        );
+        assert_eq!(
+            framing(&head("Transfer-Encoding: chunked\r\n"), GET),
+            Ok(Framing::Chunked)
+        );
+        assert_eq!(framing(&head(""), GET), Ok(Framing::UntilClose));
+        let head_request = Asked { is_head: true, ..GET };
+        assert_eq!(
+            framing(&head("Content-Length: 5\r\n"), head_request),
+            Ok(Framing::Empty)
+        );
+        for bad in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: cow\r\n",
+            "X: b\0c\r\n",
+        ] {
+            assert!(framing(&head(bad), GET).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_switch_that_nobody_asked_for_is_invalid() {
+        let head = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        assert!(framing(head, GET).is_err());
+        assert!(
+            framing(
+                head,
+                Asked {
+                    wants_websocket: true,
+                    ..GET
+                }
+            )
+            .is_ok()
+        );
+    }
+}

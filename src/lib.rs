@@ -1,0 +1,100 @@
+//! Rip Server: an app, N copies of it as worker processes, and an HTTP/1.1 front end before them.
+//!
+//! An app in Rust carries the server inside itself. One binary is front end, supervisor and workers:
+//!
+//! ```no_run
+//! use rip_server::Response;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     rip_server::run(|request| Response::text(format!("Hello from {}\n", request.path())))
+//! }
+//! ```
+//!
+//! # The story of a request
+//!
+//! 1. [`reactor`] reads bytes from a client and hands them to [`conn::Client`], which finds whole requests in them
+//!    with the strict eyes of [`http`]. The head is serialised for the worker as it is read, the body is put aside.
+//! 2. A whole request is submitted to the [`balancer`]: the worker on top of the idle stack takes it, or it waits in
+//!    the queue, or is refused.
+//! 3. The reactor writes it to the worker's connection, and hands what comes back to [`conn::Worker`], which says
+//!    what the client gets of it and when the answer has ended. What the client does not take at once waits.
+//! 4. With the answer's last byte the worker is free: for the request that has waited longest, else for the top of
+//!    the stack.
+//! 5. The [`fleet`] says which workers should exist; the reactor starts, signals and reaps them.
+//!
+//! The rooms that decide are pure: they take bytes, events and the time, and give values back. Only the reactor has
+//! sockets, the clock and processes.
+
+pub mod app;
+pub mod balancer;
+pub mod client;
+pub mod config;
+pub mod conn;
+pub mod control;
+pub mod deadlines;
+pub mod fleet;
+pub mod http;
+pub mod keys;
+pub mod list;
+pub mod observe;
+pub mod process;
+pub mod reactor;
+pub mod runtime;
+pub mod worker;
+
+pub use worker::{Request, Response};
+
+use config::{Command, Usage};
+use reactor::StartError;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The main function of an app that carries the server: in a process that the server has started it serves with
+/// `handler`, in the one that a person has started it is the server. Takes the server's command line without an app
+/// path.
+pub fn run<F>(handler: F) -> ExitCode
+where
+    F: FnMut(&mut Request<'_>) -> Response + Send + 'static,
+{
+    match worker::Identity::from_environment() {
+        Some(identity) => worker::serve(&identity, handler),
+        None => command_line(Some(process::own_path())),
+    }
+}
+
+/// The server's command line. `carried`: this program is the app.
+pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let environment = |name: &str| std::env::var(name).ok();
+    let command = match config::read(arguments, &environment, carried.is_some()) {
+        Ok(command) => command,
+        Err(Usage(complaint)) => return complain(&complaint, 2),
+    };
+    match command {
+        Command::Help => print(&config::help()),
+        Command::Version => print(concat!("rip-server ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Ask { verb, place } => match client::carry_out(verb, &place, carried.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(complaint) => complain(&complaint, 1),
+        },
+        Command::Serve(config) => match reactor::serve(*config, carried) {
+            Ok(code) => ExitCode::from(code),
+            Err(StartError::Usage(complaint)) => complain(&complaint, 2),
+            Err(StartError::Trouble(complaint)) => complain(&complaint, 1),
+        },
+    }
+}
+
+fn complain(complaint: &str, code: u8) -> ExitCode {
+    use std::io::Write;
+    // A closed stderr is no reason for another complaint.
+    let _ = writeln!(std::io::stderr(), "rip-server: {complaint}");
+    ExitCode::from(code)
+}
+
+fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,3 @@
+//! What operators see: the access log, status, metrics.
+
+pub mod access;

@@ -1,0 +1,169 @@
+//! Processes: starting, signalling, reaping. The only room with `unsafe` (one `pre_exec`).
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, getppid};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+    pub environment: Vec<(String, OsString)>,
+    pub dir: PathBuf,
+    /// Sent by the kernel when the server dies, whatever it dies of.
+    pub death_signal: Signal,
+}
+
+/// A child that runs. Reaped by [`reap`], never by its handle.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: Pid,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(Signal),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => f.write_str(signal.as_str()),
+        }
+    }
+}
+
+/// The soft and hard bound of descriptors, as they were at the start.
+#[derive(Debug, Clone, Copy)]
+pub struct DescriptorLimit {
+    soft: u64,
+    hard: u64,
+}
+
+/// Raises the soft bound of descriptors to the hard one; children get the old one back.
+pub fn raise_descriptor_limit() -> DescriptorLimit {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    // A refusal leaves things as they are, and EMFILE is handled where it occurs.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    DescriptorLimit { soft, hard }
+}
+
+impl DescriptorLimit {
+    /// How many descriptors this process may have now.
+    pub fn raised(self) -> u64 {
+        self.hard
+    }
+}
+
+/// Starts a child in a process group of its own (so that Ctrl-C reaches only the server), with an empty signal
+/// mask, the old descriptor bound, and its end tied to the server's.
+///
+/// # Errors
+/// The kernel's refusal to fork or to run the program.
+pub fn spawn(launch: &Launch, limit: DescriptorLimit) -> io::Result<Child> {
+    // Not /dev/null, which an empty root lacks: a pipe that nobody writes to.
+    let (stdin, _) = io::pipe()?;
+    let server = getpid();
+    let death_signal = launch.death_signal;
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.arguments)
+        .envs(launch.environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(&launch.dir)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let before_exec = move || {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
+        prctl::set_pdeathsig(death_signal)?;
+        // The server may have died before the line above took effect.
+        if getppid() != server {
+            return Err(Errno::ESRCH.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `before_exec` makes four system calls
+    // and allocates nothing.
+    unsafe { command.pre_exec(before_exec) };
+    let mut child = command.spawn()?;
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::Error::other("no pipes"));
+    };
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    Ok(Child {
+        pid: Pid::from_raw(pid),
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+    })
+}
+
+/// One child that has ended, ours or (as PID 1) an orphan's, if there is one.
+pub fn reap() -> Option<(Pid, Exit)> {
+    loop {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => return Some((pid, Exit::Code(code))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => return Some((pid, Exit::Signal(signal))),
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+            Err(Errno::EINTR) | Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// SIGTERM to one process. `pid` is a child that is not yet reaped, so it cannot be somebody else's by now.
+pub fn terminate(pid: Pid) {
+    // A child that has ended by itself meanwhile needs no signal.
+    let _ = kill(pid, Signal::SIGTERM);
+}
+
+/// SIGKILL to a child and everything in its process group.
+pub fn kill_group(pid: Pid) {
+    let _ = killpg(pid, Signal::SIGKILL);
+    let _ = kill(pid, Signal::SIGKILL);
+}
+
+/// Resident memory in bytes, as only `/proc` tells.
+pub fn resident_bytes(pid: Pid) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()?;
+    Some(pages * u64::try_from(page_bytes).ok()?)
+}
+
+/// The path by which this program was started, made absolute at once, so that after a deploy it is the new binary.
+/// The kernel's link to its own file only if that is gone.
+pub fn own_path() -> PathBuf {
+    let first = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let by_argument = if first.components().count() > 1 {
+        std::path::absolute(&first).ok()
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(&first))
+            .find(|file| file.is_file())
+    };
+    match by_argument {
+        Some(path) if path.is_file() => path,
+        Some(path) => std::env::current_exe().unwrap_or(path),
+        None => std::env::current_exe().unwrap_or(first),
+    }
+}

@@ -1,0 +1,621 @@
+//! The clients' side: accepting, reading, answering, closing.
+
+use super::entry::{ClientDeadline, ClientEntry, Delivery, Finished, Job, Phase, Then, Times};
+use super::listen::Peer;
+use super::stream::Io;
+use super::token::Target;
+use super::{ACCEPT_PAUSE, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
+use crate::balancer::Decision;
+use crate::conn::Request;
+use crate::conn::client::Event;
+use crate::conn::inbox::Unread;
+use crate::conn::request::Local;
+use crate::conn::worker::Answer;
+use crate::http::forward::{Canned, Origin, refusal_body};
+use crate::http::{Reason, Version};
+use crate::keys::ClientKey;
+use mio::Interest;
+use nix::errno::Errno;
+use std::io::ErrorKind;
+
+impl Reactor {
+    /// Takes all connections that the kernel has ready.
+    pub(super) fn accept(&mut self, index: usize) {
+        if self.accept_again.is_some() {
+            return;
+        }
+        loop {
+            let Some(listener) = self.listeners.get(index) else {
+                return;
+            };
+            let (stream, peer) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.raw_os_error().is_some_and(is_shortage) => {
+                    // Accepting again at once would only fail again; the backlog keeps them meanwhile.
+                    log::warn!("accepting pauses: {error}");
+                    self.close_oldest_quiet();
+                    self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
+                    return;
+                }
+                // That connection is gone already; the next may be there.
+                Err(_) => continue,
+            };
+            self.admit(stream, peer);
+        }
+    }
+
+    fn admit(&mut self, stream: super::stream::Stream, peer: Peer) {
+        let (address, ip) = match peer {
+            Peer::Ip(ip) => (ip.to_string(), Some(ip)),
+            Peer::Unix => ("127.0.0.1".to_owned(), None),
+        };
+        let is_trusted = !self.config.trust_proxy.is_empty() && self.config.trusts(ip);
+        let entry = ClientEntry::new(stream, address.into(), is_trusted, &self.room);
+        let client = ClientKey(self.clients.insert(entry));
+        let token = Target::Client(client).token();
+        // Registered once for life: a socket that is watched for writing reports room only after it lacked some.
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        let stream = &mut self.clients[client.0].stream;
+        if let Err(error) = self.poll.registry().register(stream, token, interests) {
+            log::warn!(
+                "a connection from {} cannot be watched: {error}",
+                self.clients[client.0].address
+            );
+            return self.kill_client(client);
+        }
+        self.quiet(client);
+        if self.clients.len() as u64 + SPARE_DESCRIPTORS > self.limit.raised() {
+            self.close_oldest_quiet();
+        }
+    }
+
+    /// A connection waits for its next request: long, but at a stop only as long as one may be on its way.
+    fn quiet(&mut self, client: ClientKey) {
+        let kind = if self.is_stopping() {
+            ClientDeadline::Grace
+        } else {
+            ClientDeadline::Idle
+        };
+        self.client_deadlines.arm(client.0, kind, self.clock.now);
+    }
+
+    /// Near the descriptors' bound the connection that has been quiet for the longest time makes room.
+    fn close_oldest_quiet(&mut self) {
+        let quiet = self.client_deadlines.oldest(ClientDeadline::Idle).map(ClientKey);
+        if let Some(client) = quiet
+            && self
+                .clients
+                .get(client.0)
+                .is_some_and(|entry| entry.conn.is_idle() && entry.out.is_read())
+        {
+            self.kill_client(client);
+        }
+    }
+
+    pub(super) fn client_event(&mut self, client: ClientKey, event: &mio::event::Event) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        entry.is_readable |= event.is_readable() || event.is_read_closed();
+        entry.is_closing |= event.is_read_closed();
+        let is_broken = event.is_error() || event.is_write_closed();
+        if event.is_writable() && !entry.out.is_read() {
+            self.flush_client(client);
+        }
+        self.read_client(client);
+        let Some(entry) = self.clients.get(client.0) else {
+            return;
+        };
+        match &entry.phase {
+            // Nobody waits for an answer that has not been begun; but some clients only close their sending side.
+            Phase::Queued(job) if entry.is_closing && (is_broken || job.request.asked.keep_alive) => {
+                self.client_gone(client);
+            }
+            Phase::Queued(_) | Phase::Assigned { .. } | Phase::Finishing { .. } if is_broken => {
+                self.client_gone(client);
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes on with a connection that has more to do without a new event.
+    pub(super) fn resume_client(&mut self, client: ClientKey) {
+        self.feed(client, &mut []);
+        self.read_client(client);
+    }
+
+    pub(super) fn read_client(&mut self, client: ClientKey) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut budget = TURN_BYTES;
+        while let Some(entry) = self.clients.get_mut(client.0) {
+            if !entry.is_readable || !entry.wants_bytes() || self.is_tunnel_full(client) {
+                break;
+            }
+            if budget == 0 {
+                self.again.push(Target::Client(client));
+                break;
+            }
+            let Some(entry) = self.clients.get_mut(client.0) else {
+                break;
+            };
+            match entry.stream.receive(&mut scratch) {
+                Io::Bytes(bytes) => {
+                    budget = budget.saturating_sub(bytes);
+                    entry.received_bytes += bytes as u64;
+                    // A short read means drained, unless the peer has closed: then the end is still to be read.
+                    entry.is_readable = bytes == scratch.len() || entry.is_closing;
+                    self.feed(client, &mut scratch[..bytes]);
+                }
+                Io::Later => entry.is_readable = false,
+                Io::End => {
+                    entry.is_readable = false;
+                    entry.conn.has_ended = true;
+                    self.feed(client, &mut []);
+                }
+                Io::Gone => {
+                    self.client_gone(client);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Hands bytes to the client's machine, and does what comes of them.
+    fn feed(&mut self, client: ClientKey, fresh: &mut [u8]) {
+        let now = self.clock.now;
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        let was_idle = entry.conn.is_idle();
+        let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
+        while let Some(entry) = self.clients.get_mut(client.0) {
+            if !entry.wants_bytes() {
+                break;
+            }
+            let origin = Origin {
+                address: &entry.address,
+                is_trusted: entry.is_trusted,
+                fresh_id: self.ids.next(),
+                start_us: self.clock.unix().as_micros() as u64,
+            };
+            let buffer = || self.buffers.pop().unwrap_or_default();
+            let step = entry
+                .conn
+                .advance(unread.rest(), origin, self.config.max_body_bytes, buffer, now);
+            let is_over = match step.event {
+                Event::More => true,
+                Event::Continue => {
+                    // A client that has sent its body already needs no leave.
+                    if unread.rest().len() == step.consumed {
+                        self.send(client, b"HTTP/1.1 100 Continue\r\n\r\n");
+                    }
+                    false
+                }
+                Event::Body(range) => {
+                    if entry.body.push(&unread.rest()[range]).is_err() {
+                        self.refuse_arriving(client, Reason::SpoolFull);
+                    }
+                    false
+                }
+                Event::Request(request) => {
+                    self.submit(client, request);
+                    false
+                }
+                Event::Refused(reason, request) => {
+                    self.refuse(client, request, reason, Times::default(), None);
+                    false
+                }
+                Event::Tunnel(range) => {
+                    self.tunnel_to_worker(client, &unread.rest()[range]);
+                    false
+                }
+                Event::End => {
+                    self.client_ended(client);
+                    true
+                }
+            };
+            unread.consume(step.consumed);
+            if is_over {
+                break;
+            }
+        }
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        entry.conn.inbox.keep(unread);
+        // The head's clock starts with its first byte; the body's with each byte.
+        let has_begun = was_idle && entry.conn.is_receiving();
+        if matches!(entry.phase, Phase::Reading) && (has_begun || entry.conn.is_in_body()) {
+            self.client_deadlines.arm(client.0, ClientDeadline::Receive, now);
+        }
+    }
+
+    /// The client has closed its side, and nothing is owed to it.
+    fn client_ended(&mut self, client: ClientKey) {
+        match self.clients.get(client.0).map(|entry| &entry.phase) {
+            Some(Phase::Tunnel { .. }) => self.tunnel_client_ended(client),
+            Some(_) => self.kill_client(client),
+            None => {}
+        }
+    }
+
+    /// A whole request: answered here, or given to the balancer.
+    fn submit(&mut self, client: ClientKey, request: Request) {
+        self.client_deadlines.disarm(client.0);
+        if let Some(local) = request.local {
+            return self.answer_locally(client, request, local);
+        }
+        let now = self.clock.now;
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        let body = std::mem::replace(&mut entry.body, super::spool::Spool::new(&self.room));
+        let deadline = self.balancer.deadline(now);
+        let job = Job {
+            request,
+            body,
+            submitted: now,
+            deadline,
+            tries: 1,
+        };
+        match self.balancer.submit(client, now) {
+            Decision::Assign { worker } => self.assign(worker, client, job),
+            Decision::Enqueue => {
+                entry.phase = Phase::Queued(job);
+                self.wants_growth();
+            }
+            Decision::Reject => self.refuse(client, job.request, Reason::QueueFull, Times::default(), None),
+        }
+    }
+
+    /// Takes the request of a waiting client out of its phase.
+    pub(super) fn take_job(&mut self, client: ClientKey) -> Option<Job> {
+        let entry = self.clients.get_mut(client.0)?;
+        match std::mem::replace(&mut entry.phase, Phase::Reading) {
+            Phase::Queued(job) => Some(job),
+            other => {
+                debug_assert!(false, "{client:?} does not wait");
+                entry.phase = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn queue_timed_out(&mut self, client: ClientKey) {
+        if let Some(job) = self.take_job(client) {
+            let times = Times {
+                queue: self.clock.now - job.submitted,
+                ..Times::default()
+            };
+            self.refuse(client, job.request, Reason::QueueTimeout, times, None);
+        }
+    }
+
+    fn answer_locally(&mut self, client: ClientKey, request: Request, local: Local) {
+        let status_body;
+        let (status, content_type, body) = match local {
+            Local::Server => (200, "text/plain", &b"ok"[..]),
+            Local::Status => {
+                let (status, text) = self.status_summary();
+                status_body = text;
+                (status, "application/json", status_body.as_bytes())
+            }
+        };
+        self.answer(
+            client,
+            request,
+            status,
+            content_type,
+            body,
+            None,
+            Times::default(),
+            None,
+        );
+    }
+
+    /// Answers a request with a reason instead of an app's answer.
+    pub(super) fn refuse(
+        &mut self,
+        client: ClientKey,
+        request: Request,
+        reason: Reason,
+        times: Times,
+        worker: Option<(usize, i32)>,
+    ) {
+        let body = refusal_body(reason);
+        self.answer(
+            client,
+            request,
+            reason.status(),
+            "text/plain",
+            body.as_bytes(),
+            Some(reason),
+            times,
+            worker,
+        );
+    }
+
+    /// Refuses a request that is still arriving.
+    pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        if let Some(request) = entry.conn.abandon(buffer, self.clock.now) {
+            self.refuse(client, request, reason, Times::default(), None);
+        }
+    }
+
+    /// A whole answer of the server's own.
+    #[allow(clippy::too_many_arguments)]
+    fn answer(
+        &mut self,
+        client: ClientKey,
+        request: Request,
+        status: u16,
+        content_type: &'static str,
+        body: &[u8],
+        reason: Option<Reason>,
+        times: Times,
+        worker: Option<(usize, i32)>,
+    ) {
+        let ends = reason.is_some_and(Reason::ends_connection);
+        let keep_alive = request.asked.keep_alive && !ends && !self.is_stopping();
+        let canned = Canned {
+            status,
+            content_type,
+            body,
+            retry_soon: reason.is_some_and(Reason::passes_soon),
+            is_head: request.asked.is_head,
+            version: request.asked.version,
+            keep_alive,
+            date: &self.clock.date_line,
+        };
+        let mut bytes = std::mem::take(&mut self.prefix);
+        bytes.clear();
+        canned.write(&mut bytes);
+        let delivery = match self.clients.get_mut(client.0) {
+            Some(entry) => {
+                entry.body.clear();
+                entry.deliver([&bytes, b"", b""])
+            }
+            None => Delivery::Gone,
+        };
+        self.prefix = bytes;
+        let body_bytes = if request.asked.is_head {
+            0
+        } else {
+            body.len() as u64
+        };
+        let answer = Answer::ours(status, content_type, keep_alive);
+        let finished = Finished {
+            request,
+            answer,
+            reason,
+            body_bytes,
+            times,
+            worker,
+        };
+        let then = if keep_alive { Then::Keep } else { Then::Close };
+        self.finish(client, finished, then, delivery);
+    }
+
+    /// All of an answer is there. What follows waits until the client has taken it.
+    pub(super) fn finish(&mut self, client: ClientKey, finished: Finished, then: Then, delivery: Delivery) {
+        match delivery {
+            Delivery::Sent => self.complete(client, finished, then),
+            Delivery::Waits => {
+                if let Some(entry) = self.clients.get_mut(client.0) {
+                    entry.phase = Phase::Finishing {
+                        finished: Some(finished),
+                        then,
+                    };
+                    self.client_deadlines
+                        .arm(client.0, ClientDeadline::Take, self.clock.now);
+                }
+            }
+            Delivery::Gone | Delivery::SpoolFull => {
+                let reason = if delivery == Delivery::Gone {
+                    Reason::ClientGone
+                } else {
+                    Reason::SpoolFull
+                };
+                self.log_gone(client, finished, reason);
+                self.kill_client(client);
+            }
+        }
+    }
+
+    /// The client has all of its answer.
+    fn complete(&mut self, client: ClientKey, finished: Finished, then: Then) {
+        self.log(client, &finished);
+        self.give_back(finished.request.head);
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        match then {
+            Then::Keep => {
+                entry.phase = Phase::Reading;
+                entry.conn.answered();
+                let has_more = !entry.conn.inbox.is_empty() || entry.is_readable || entry.conn.has_ended;
+                self.quiet(client);
+                if has_more {
+                    self.again.push(Target::Client(client));
+                }
+            }
+            Then::Close => {
+                let may_still_send =
+                    !entry.conn.inbox.is_empty() || entry.is_readable || entry.conn.is_lingering();
+                if may_still_send && !entry.conn.has_ended {
+                    entry.stream.shutdown_write();
+                    entry.conn.linger();
+                    entry.phase = Phase::Lingering;
+                    self.client_deadlines
+                        .arm(client.0, ClientDeadline::Linger, self.clock.now);
+                    self.again.push(Target::Client(client));
+                } else {
+                    self.kill_client(client);
+                }
+            }
+            Then::Cut { reset } => {
+                if reset {
+                    entry.stream.reset_on_close();
+                }
+                self.kill_client(client);
+            }
+        }
+    }
+
+    /// Writes what waits for the client, now that there is room.
+    fn flush_client(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        let before = entry.out.unread_bytes();
+        match entry.out.write_to(&mut entry.stream) {
+            Ok(true) => {
+                entry.out.clear();
+                self.client_has_taken_all(client);
+            }
+            Ok(false) => {
+                if entry.out.unread_bytes() < before {
+                    self.client_deadlines
+                        .arm(client.0, ClientDeadline::Take, self.clock.now);
+                }
+            }
+            Err(_) => self.client_gone(client),
+        }
+    }
+
+    fn client_has_taken_all(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        match &mut entry.phase {
+            Phase::Finishing { finished, then } => {
+                let (finished, then) = (finished.take(), *then);
+                if let Some(finished) = finished {
+                    self.complete(client, finished, then);
+                }
+            }
+            Phase::Assigned { worker } | Phase::Tunnel { worker } => {
+                let worker = *worker;
+                self.client_deadlines.disarm(client.0);
+                self.release_held_back(worker);
+            }
+            Phase::Reading | Phase::Queued(_) | Phase::Lingering | Phase::Dead => {}
+        }
+    }
+
+    /// Bytes of the server's own in the middle of things.
+    fn send(&mut self, client: ClientKey, bytes: &[u8]) {
+        let delivery = self
+            .clients
+            .get_mut(client.0)
+            .map(|entry| entry.deliver([bytes, b"", b""]));
+        if matches!(delivery, Some(Delivery::Gone | Delivery::SpoolFull)) {
+            self.client_gone(client);
+        }
+    }
+
+    pub(super) fn client_is_due(&mut self, client: ClientKey, kind: ClientDeadline) {
+        let Some(entry) = self.clients.get(client.0) else {
+            return;
+        };
+        match kind {
+            ClientDeadline::Receive => self.refuse_arriving(client, Reason::ClientTimeout),
+            ClientDeadline::Linger => self.kill_client(client),
+            // Quiet between two requests: no answer and no line.
+            ClientDeadline::Idle | ClientDeadline::Grace => self.kill_client(client),
+            ClientDeadline::Take => {
+                entry.stream.reset_on_close();
+                self.client_gone(client);
+            }
+        }
+    }
+
+    /// A client has gone away, whatever it waited for.
+    pub(super) fn client_gone(&mut self, client: ClientKey) {
+        let now = self.clock.now;
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        let phase = std::mem::replace(&mut entry.phase, Phase::Lingering);
+        match phase {
+            Phase::Reading => {
+                let arriving = entry
+                    .conn
+                    .is_receiving()
+                    .then(|| entry.conn.abandon(Vec::new(), now))
+                    .flatten();
+                if let Some(request) = arriving {
+                    self.log_gone_request(client, request, Times::default());
+                }
+            }
+            Phase::Queued(job) => {
+                self.balancer.forget(client);
+                let times = Times {
+                    queue: now - job.submitted,
+                    ..Times::default()
+                };
+                self.log_gone_request(client, job.request, times);
+            }
+            Phase::Assigned { worker } => self.exchange_lost_its_client(worker, client),
+            Phase::Finishing { finished, .. } => {
+                if let Some(finished) = finished {
+                    self.log_gone(client, finished, Reason::ClientGone);
+                }
+            }
+            Phase::Tunnel { worker } => self.tunnel_broke(worker, client),
+            Phase::Lingering | Phase::Dead => {}
+        }
+        self.kill_client(client);
+    }
+
+    /// Out of the slab after this batch; the socket closes with it.
+    pub(super) fn kill_client(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        if !entry.is_dead() {
+            entry.phase = Phase::Dead;
+            self.client_deadlines.disarm(client.0);
+            self.dead_clients.push(client);
+        }
+    }
+
+    fn log_gone_request(&mut self, client: ClientKey, request: Request, times: Times) {
+        let answer = Answer::ours(Reason::ClientGone.status(), "", false);
+        let finished = Finished {
+            request,
+            answer,
+            reason: None,
+            body_bytes: 0,
+            times,
+            worker: None,
+        };
+        self.log_gone(client, finished, Reason::ClientGone);
+    }
+
+    /// The one line of a request whose client has not got its whole answer.
+    pub(super) fn log_gone(&mut self, client: ClientKey, mut finished: Finished, reason: Reason) {
+        finished.reason = Some(reason);
+        finished.answer.status = reason.status();
+        self.log(client, &finished);
+        self.give_back(finished.request.head);
+    }
+
+    /// Whether a 1.0 client or an unframed body makes a plain close look like an end.
+    pub(super) fn must_reset(answer: &Answer, version: Version) -> bool {
+        version == Version::Http10 || answer.onward == crate::http::Framing::UntilClose
+    }
+}
+
+/// Whether accepting failed for want of something that comes back.
+fn is_shortage(code: i32) -> bool {
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM]
+        .iter()
+        .any(|errno| *errno as i32 == code)
+}

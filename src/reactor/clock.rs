@@ -1,0 +1,98 @@
+//! The time, read once a turn, and what follows from it: the Date line, request ids.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often the wall clock is asked; between two looks it runs with the monotonic one.
+const WALL_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct Clock {
+    pub now: Instant,
+    wall_asked: Instant,
+    wall: Duration,
+    date_second: u64,
+    /// `Date: …\r\n`, made once a second.
+    pub date_line: Vec<u8>,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        let mut clock = Clock {
+            now,
+            wall_asked: now,
+            wall: Duration::ZERO,
+            date_second: u64::MAX,
+            date_line: Vec::new(),
+        };
+        clock.ask_wall();
+        clock
+    }
+
+    /// Reads the clock, once a turn.
+    pub fn read(&mut self) {
+        self.now = Instant::now();
+        if self.now.duration_since(self.wall_asked) >= WALL_EVERY {
+            self.ask_wall();
+        }
+        let second = self.unix().as_secs();
+        if second != self.date_second {
+            self.set_date(second);
+        }
+    }
+
+    /// Since 1970.
+    pub fn unix(&self) -> Duration {
+        self.wall + self.now.duration_since(self.wall_asked)
+    }
+
+    fn ask_wall(&mut self) {
+        self.wall_asked = self.now;
+        // A clock before 1970 is no clock.
+        self.wall = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.set_date(self.wall.as_secs());
+    }
+
+    fn set_date(&mut self, second: u64) {
+        self.date_second = second;
+        let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        self.date_line = format!("Date: {date}\r\n").into_bytes();
+    }
+}
+
+/// Request ids: 16 hexadecimal digits, unpredictable enough not to collide, and cheap.
+#[derive(Debug)]
+pub struct Ids {
+    state: u64,
+    text: [u8; 16],
+}
+
+impl Ids {
+    pub fn new() -> Self {
+        Ids {
+            state: seed(),
+            text: [b'0'; 16],
+        }
+    }
+
+    pub fn next(&mut self) -> &str {
+        // splitmix64: every state gives another id until all 2^64 have been given.
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        for (place, digit) in self.text.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * place)) as usize & 15];
+        }
+        std::str::from_utf8(&self.text).unwrap_or_default()
+    }
+}
+
+/// Randomness without a file: what std seeds its hash maps with.
+pub fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,525 @@
+//! The control socket: workers join and leave here, and the command line's verbs ask here. HTTP/1.1, same user only.
+
+use super::listen::{Listener, bind_unix};
+use super::stream::{Io, Stream, classify};
+use super::token::Target;
+use super::{Names, Reactor, Source, StartError};
+use crate::config::HotReload;
+use crate::conn::client::Event;
+use crate::conn::inbox::Unread;
+use crate::conn::{self, Request};
+use crate::control::Message;
+use crate::fleet::Why;
+use crate::http::forward::{Canned, Origin};
+use crate::keys::WorkerKey;
+use crate::process::Exit;
+use mio::{Interest, Registry};
+use nix::sys::socket::{getsockopt, sockopt};
+use serde_json::{Value, json};
+use slab::Slab;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// A message is a line of JSON; more is none of ours.
+const MOST_BODY_BYTES: usize = 64 * 1024;
+/// Each worker says its word and goes; verbs are few.
+const MOST_CONNECTIONS: usize = crate::config::MAX_WORKERS + 64;
+
+pub struct ControlSocket {
+    listener: Listener,
+    connections: Slab<Connection>,
+    pub last_spawn_error: Option<String>,
+    pub was_ever_healthy: bool,
+    /// How the last worker of each slot ended.
+    last_exits: HashMap<usize, Exit>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: Stream,
+    conn: conn::Client,
+    body: Vec<u8>,
+    out: Vec<u8>,
+    /// Told of the rolling restart's progress, then closed.
+    watches_roll: bool,
+    /// Kept open until the server ends, which its end then tells.
+    watches_end: bool,
+    closes: bool,
+    /// Who is on the other side, as the kernel says.
+    peer_pid: i32,
+}
+
+impl ControlSocket {
+    /// A stale socket is removed; a live one is another server, of this app or of one with the same name.
+    pub fn bind(names: &Names, source: &Source, registry: &Registry) -> Result<Self, StartError> {
+        let mut listener = match bind_unix(&names.control) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                return Err(StartError::Trouble(already_running(names, source)));
+            }
+            Err(error) => {
+                let path = names.control.display();
+                return Err(StartError::Trouble(format!(
+                    "the control socket '{path}' cannot be made: {error}"
+                )));
+            }
+        };
+        let _ = std::fs::set_permissions(&names.control, std::fs::Permissions::from_mode(0o600));
+        registry
+            .register(&mut listener, Target::ControlListener.token(), Interest::READABLE)
+            .map_err(|error| StartError::Trouble(format!("the control socket: {error}")))?;
+        Ok(ControlSocket {
+            listener,
+            connections: Slab::new(),
+            last_spawn_error: None,
+            was_ever_healthy: false,
+            last_exits: HashMap::new(),
+        })
+    }
+
+    pub fn note_exit(&mut self, slot: usize, exit: Exit) {
+        self.last_exits.insert(slot, exit);
+    }
+
+    pub fn last_exit(&self, slot: usize) -> Option<Exit> {
+        self.last_exits.get(&slot).copied()
+    }
+}
+
+/// Who holds the name already.
+fn already_running(names: &Names, source: &Source) -> String {
+    let theirs = crate::client::ask(&names.control, "GET", "/status", "").ok();
+    let theirs: Option<Value> = theirs.and_then(|answer| serde_json::from_str(&answer.body).ok());
+    let pid = theirs
+        .as_ref()
+        .and_then(|status| status["pid"].as_u64())
+        .map(|pid| format!(" (pid {pid})"))
+        .unwrap_or_default();
+    let path = theirs
+        .as_ref()
+        .and_then(|status| status["path"].as_str())
+        .unwrap_or("?");
+    if Path::new(path) == source_path(source) {
+        format!(
+            "'{}' is served already{pid}; rip-server stop would end that",
+            names.app
+        )
+    } else {
+        format!(
+            "another app '{}' is served already, from '{path}'{pid}; --variant=<name> tells the two apart",
+            names.app
+        )
+    }
+}
+
+fn source_path(source: &Source) -> &Path {
+    match source {
+        Source::Path { path, .. } => path,
+        Source::Own { program } => program,
+    }
+}
+
+impl Reactor {
+    pub(super) fn accept_control(&mut self) {
+        loop {
+            let (mut stream, _) = match self.control.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    log::warn!("the control socket: {error}");
+                    return;
+                }
+            };
+            let own_user = nix::unistd::geteuid().as_raw();
+            let peer = getsockopt(&stream, sockopt::PeerCredentials)
+                .ok()
+                .filter(|peer| peer.uid() == own_user);
+            let Some(peer) = peer.filter(|_| self.control.connections.len() < MOST_CONNECTIONS) else {
+                log::warn!("the control socket: a connection of another user, or one too many, was refused");
+                continue;
+            };
+            let entry = self.control.connections.vacant_entry();
+            let token = Target::Control(entry.key()).token();
+            if self
+                .poll
+                .registry()
+                .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+                .is_ok()
+            {
+                entry.insert(Connection {
+                    stream,
+                    conn: conn::Client::default(),
+                    body: Vec::new(),
+                    out: Vec::new(),
+                    watches_roll: false,
+                    watches_end: false,
+                    closes: false,
+                    peer_pid: peer.pid(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn control_event(&mut self, key: usize, event: &mio::event::Event) {
+        if event.is_writable() {
+            self.flush_control(key);
+        }
+        if event.is_readable() || event.is_read_closed() {
+            self.read_control(key);
+        }
+    }
+
+    fn read_control(&mut self, key: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        while let Some(connection) = self.control.connections.get_mut(key) {
+            match connection.stream.receive(&mut scratch) {
+                Io::Bytes(bytes) => self.feed_control(key, &mut scratch[..bytes]),
+                Io::Later => break,
+                Io::End | Io::Gone => {
+                    self.control.connections.remove(key);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn feed_control(&mut self, key: usize, fresh: &mut [u8]) {
+        let Some(connection) = self.control.connections.get_mut(key) else {
+            return;
+        };
+        let mut unread = Unread::join(connection.conn.inbox.take(), fresh);
+        let origin = Origin {
+            address: "",
+            is_trusted: false,
+            fresh_id: "",
+            start_us: 0,
+        };
+        loop {
+            let Some(connection) = self.control.connections.get_mut(key) else {
+                return;
+            };
+            let bound = MOST_BODY_BYTES as u64;
+            let step = connection
+                .conn
+                .advance(unread.rest(), origin, bound, Vec::new, self.clock.now);
+            match step.event {
+                Event::More | Event::End | Event::Tunnel(_) => {
+                    unread.consume(step.consumed);
+                    break;
+                }
+                Event::Continue => connection.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
+                Event::Body(range) => connection.body.extend_from_slice(&unread.rest()[range]),
+                Event::Refused(reason, request) => {
+                    connection.closes = true;
+                    self.respond(
+                        key,
+                        &request,
+                        reason.status(),
+                        &json!({"ok": false, "error": reason.sentence()}),
+                    );
+                }
+                Event::Request(request) => {
+                    let body = std::mem::take(&mut connection.body);
+                    self.handle_control(key, &request, &body);
+                    if let Some(connection) = self.control.connections.get_mut(key)
+                        && connection.conn.is_busy()
+                    {
+                        connection.conn.answered();
+                    }
+                }
+            }
+            unread.consume(step.consumed);
+        }
+        if let Some(connection) = self.control.connections.get_mut(key) {
+            connection.conn.inbox.keep(unread);
+        }
+        self.flush_control(key);
+    }
+
+    fn handle_control(&mut self, key: usize, request: &Request, body: &[u8]) {
+        match (request.method(), request.path()) {
+            (b"GET" | b"HEAD", b"/server") => self.respond_with(key, request, 200, "text/plain", b"ok"),
+            (b"GET" | b"HEAD", b"/status") => {
+                let details = self.status_details();
+                self.respond(key, request, 200, &details);
+            }
+            (b"POST", b"/worker" | b"/control") => match Message::parse(body) {
+                Ok(message) => self.obey(key, request, message),
+                Err(error) => self.respond(key, request, 400, &json!({"ok": false, "error": error})),
+            },
+            _ => self.respond(
+                key,
+                request,
+                404,
+                &json!({"ok": false, "error": "POST /worker, GET /status, GET /server"}),
+            ),
+        }
+    }
+
+    fn obey(&mut self, key: usize, request: &Request, message: Message) {
+        let now = self.clock.now;
+        let peer_pid = self
+            .control
+            .connections
+            .get(key)
+            .map_or(0, |connection| connection.peer_pid);
+        let result = match message {
+            Message::Join {
+                worker_id,
+                pid,
+                socket,
+                version,
+            } => self.join(worker_id, pid, &socket, version),
+            Message::Quit { worker_id } => self.speaker(worker_id, peer_pid).map(|worker| self.quit(worker)),
+            Message::Retire { worker_id } => self
+                .speaker(worker_id, peer_pid)
+                .map(|worker| self.fleet.retire(worker, Why::Asked, now)),
+            Message::Reload => {
+                if let Some(connection) = self.control.connections.get_mut(key) {
+                    connection.watches_roll = true;
+                    connection.out.extend_from_slice(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
+                    );
+                }
+                self.fleet.reload(now);
+                return;
+            }
+            Message::Stop => {
+                self.respond(key, request, 200, &json!({"ok": true}));
+                if let Some(connection) = self.control.connections.get_mut(key) {
+                    connection.watches_end = true;
+                }
+                self.begin_stop("asked by a command");
+                return;
+            }
+        };
+        match result {
+            Ok(()) => self.respond(key, request, 200, &json!({"ok": true})),
+            Err(error) => {
+                log::warn!("the control socket refused a worker: {error}");
+                self.respond(key, request, 400, &json!({"ok": false, "error": error}));
+            }
+        }
+    }
+
+    /// A join counts only from a slot that is booting, or from anybody where workers come from outside.
+    fn join(&mut self, worker_id: u64, pid: i32, socket: &str, version: u64) -> Result<(), String> {
+        let worker_id = usize::try_from(worker_id).map_err(|_| "'workerId' is too large".to_owned())?;
+        if self.config.workers.max == 0 {
+            self.add_outsider(worker_id, pid, socket.into());
+            return Ok(());
+        }
+        let Some(worker) = self.fleet.booting(worker_id, version) else {
+            return Err(format!(
+                "no worker {worker_id} of generation {version} is booting"
+            ));
+        };
+        let expected = self.workers.get(worker.0).map(|entry| entry.socket.as_path());
+        if expected != Some(Path::new(socket)) {
+            return Err(format!(
+                "worker {worker_id} of generation {version} has another socket than '{socket}'"
+            ));
+        }
+        self.fleet.joined(worker, self.clock.now);
+        Ok(())
+    }
+
+    /// The joined worker of that number that speaks: of two generations the one whose process it is, else (a
+    /// runtime may speak from a child) the older, since it is the old one that leaves.
+    fn speaker(&self, worker_id: u64, peer_pid: i32) -> Result<WorkerKey, String> {
+        self.workers
+            .iter()
+            .filter(|(_, entry)| {
+                entry.origin.worker_id() as u64 == worker_id && entry.has_joined && !entry.is_dead
+            })
+            .min_by_key(|(_, entry)| (entry.pid.as_raw() != peer_pid, entry.started))
+            .map(|(key, _)| WorkerKey(key))
+            .ok_or_else(|| format!("there is no worker {worker_id}"))
+    }
+
+    /// A worker leaves by itself: no new request goes out to it after the answer to this.
+    fn quit(&mut self, worker: WorkerKey) {
+        match self.workers.get(worker.0).map(|entry| entry.origin) {
+            Some(super::entry::Origin::Slot { .. }) => {
+                self.fleet.quit(worker, self.clock.now);
+                self.perform_fleet_actions();
+            }
+            Some(super::entry::Origin::Outside { .. }) if self.balancer.withdraw(worker) => {
+                self.forget_worker(worker)
+            }
+            Some(super::entry::Origin::Outside { .. }) | None => {}
+        }
+    }
+
+    fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value) {
+        let text = format!("{value}\n");
+        self.respond_with(key, request, status, "application/json", text.as_bytes());
+    }
+
+    fn respond_with(
+        &mut self,
+        key: usize,
+        request: &Request,
+        status: u16,
+        content_type: &'static str,
+        body: &[u8],
+    ) {
+        let Some(connection) = self.control.connections.get_mut(key) else {
+            return;
+        };
+        let keep_alive = request.asked.keep_alive && !connection.closes;
+        connection.closes = !keep_alive;
+        let canned = Canned {
+            status,
+            content_type,
+            body,
+            retry_soon: false,
+            is_head: request.asked.is_head,
+            version: request.asked.version,
+            keep_alive,
+            date: &self.clock.date_line,
+        };
+        canned.write(&mut connection.out);
+    }
+
+    fn flush_control(&mut self, key: usize) {
+        let Some(connection) = self.control.connections.get_mut(key) else {
+            return;
+        };
+        while !connection.out.is_empty() {
+            match classify(connection.stream.write(&connection.out)) {
+                Io::Bytes(bytes) => drop(connection.out.drain(..bytes)),
+                Io::Later => return,
+                Io::End | Io::Gone => {
+                    self.control.connections.remove(key);
+                    return;
+                }
+            }
+        }
+        if connection.closes && !connection.watches_roll && !connection.watches_end {
+            self.control.connections.remove(key);
+        }
+    }
+
+    pub(super) fn tell_roll_progress(&mut self, replaced: usize, of: usize) {
+        log::info!("reload: {replaced} of {of} replaced");
+        self.tell_roll_watchers(&json!({"replaced": replaced, "of": of}), false);
+    }
+
+    pub(super) fn answer_roll_watchers(&mut self, result: &Result<usize, String>) {
+        let last = match result {
+            Ok(replaced) => json!({"ok": true, "replaced": replaced}),
+            Err(error) => json!({"ok": false, "error": error}),
+        };
+        self.tell_roll_watchers(&last, true);
+    }
+
+    fn tell_roll_watchers(&mut self, value: &Value, is_last: bool) {
+        let watchers: Vec<usize> = self
+            .control
+            .connections
+            .iter()
+            .filter(|(_, other)| other.watches_roll)
+            .map(|(key, _)| key)
+            .collect();
+        for key in watchers {
+            if let Some(connection) = self.control.connections.get_mut(key) {
+                connection.out.extend_from_slice(format!("{value}\n").as_bytes());
+                if is_last {
+                    connection.watches_roll = false;
+                    connection.closes = true;
+                }
+            }
+            self.flush_control(key);
+        }
+    }
+
+    /// What `GET /status` answers to anybody: the status code and a line of JSON.
+    pub(super) fn status_summary(&self) -> (u16, String) {
+        let joined = self.joined_workers();
+        let (status, word) = match (joined, self.control.was_ever_healthy) {
+            (0, false) => (503, "starting"),
+            (0, true) => (503, "degraded"),
+            (_, _) => (200, "healthy"),
+        };
+        let port = self.listeners.iter().find_map(super::listen::Listener::port);
+        let value = json!({
+            "status": word,
+            "app": self.names.app,
+            "workers": joined,
+            "ports": {"http": port},
+            "uptime": self.clock.now.duration_since(self.started).as_secs(),
+        });
+        (status, format!("{value}\n"))
+    }
+
+    fn joined_workers(&self) -> usize {
+        self.workers
+            .iter()
+            .filter(|(_, entry)| entry.has_joined && !entry.is_dead)
+            .count()
+    }
+
+    /// What the control socket tells: everything.
+    fn status_details(&self) -> Value {
+        let (_, summary) = self.status_summary();
+        let mut value: Value = serde_json::from_str(&summary).unwrap_or_default();
+        let workers: Vec<Value> = self
+            .workers
+            .iter()
+            .map(|(key, _)| self.worker_details(WorkerKey(key)))
+            .collect();
+        let addresses: Vec<String> = self.listeners.iter().map(Listener::address).collect();
+        value["pid"] = std::process::id().into();
+        value["path"] = source_path(&self.source).to_string_lossy().into_owned().into();
+        value["listeners"] = addresses.into();
+        value["queue"] = json!({"now": self.balancer.waiting(), "deepest": self.balancer.longest_queue()});
+        value["hotReload"] = match self.config.hot_reload {
+            HotReload::None => "none",
+            HotReload::Process => "process",
+            HotReload::Module => "module",
+        }
+        .into();
+        value["clients"] = self.clients.len().into();
+        value["droppedLogLines"] = self.logs.dropped_lines().into();
+        value["workerList"] = workers.into();
+        value
+    }
+
+    fn worker_details(&self, worker: WorkerKey) -> Value {
+        let Some(entry) = self.workers.get(worker.0) else {
+            return Value::Null;
+        };
+        let member = self.fleet.members().find(|(_, member)| member.worker == worker);
+        let slot = entry.origin.worker_id();
+        let state = match (member.map(|(_, member)| member.phase), &entry.exchange) {
+            _ if entry.is_stuck => "stuck",
+            (Some(crate::fleet::Phase::Booting { .. }), _) => "booting",
+            (Some(crate::fleet::Phase::Serving { .. }) | None, None) => "idle",
+            (Some(crate::fleet::Phase::Serving { .. }) | None, Some(_)) => "busy",
+            (Some(_), _) => "leaving",
+        };
+        json!({
+            "slot": slot,
+            "generation": member.map(|(_, member)| member.version),
+            "pid": entry.pid.as_raw(),
+            "state": state,
+            "request": self.describe_of(worker),
+            "requests": entry.requests,
+            "ageSeconds": self.clock.now.duration_since(entry.started).as_secs(),
+            "lastExit": self.control.last_exit(slot).map(|exit| exit.to_string()),
+        })
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(bytes),
+            Stream::Unix(stream) => stream.read(bytes),
+        }
+    }
+}

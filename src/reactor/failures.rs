@@ -1,0 +1,451 @@
+//! What is done when a worker fails, or when the client that it works for has gone: one more try where that can do
+//! no harm, else an answer that names the culprit, or a cut that shows.
+
+use super::Reactor;
+use super::entry::{Delivery, Exchange, Finished, Origin, Phase, Then, Times, WorkerDeadline};
+use super::workers::NoConnection;
+use crate::balancer::{Decision, Failure, may_retry};
+use crate::conn::worker::End;
+use crate::http::Reason;
+use crate::http::response::Invalid;
+use crate::keys::{ClientKey, WorkerKey};
+use std::time::Duration;
+
+impl Reactor {
+    /// No connection could be made for a worker's exchange.
+    pub(super) fn connect_failed(&mut self, worker: WorkerKey, why: NoConnection) {
+        let is_refused = why == NoConnection::Refused;
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let exchange = entry.exchange.take();
+        if exchange.as_ref().is_some_and(|exchange| exchange.is_probe) {
+            return self
+                .worker_deadlines
+                .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        }
+        if is_refused {
+            self.discard(worker);
+        }
+        if let Some(exchange) = exchange {
+            self.try_again(worker, exchange, Failure::Connect, Reason::ConnectFailed);
+        }
+        if !is_refused {
+            self.worker_is_free(worker);
+        }
+    }
+
+    /// Nobody listens on a worker's socket: it gets no more requests, and another takes its place.
+    fn discard(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let was_known = std::mem::replace(&mut entry.is_dead, true);
+        let (origin, has_joined) = (entry.origin, entry.has_joined);
+        self.close_connection(worker);
+        self.balancer.remove(worker);
+        if was_known || !has_joined {
+            return;
+        }
+        log::warn!("{}: refuses connections; it is replaced", self.label(worker));
+        match origin {
+            Origin::Slot { .. } => self.fleet.quit(worker, self.clock.now),
+            Origin::Outside { .. } => self.forget_worker(worker),
+        }
+    }
+
+    /// A worker's connection has ended with a request on it.
+    pub(super) fn died_with_request(&mut self, worker: WorkerKey, end: End) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let Some(exchange) = entry.exchange.take() else {
+            return;
+        };
+        if exchange.is_probe {
+            return self
+                .worker_deadlines
+                .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        }
+        let failure = match end {
+            End::Unheard if !exchange.is_connection_new => Failure::ClosedUnheard {
+                nothing_sent: exchange.head_sent_bytes == 0,
+            },
+            _ => Failure::Other,
+        };
+        // It has probably died, and its end will be reaped in a moment; if not, it is fit again then.
+        self.worker_deadlines
+            .arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.try_again(worker, exchange, failure, Reason::WorkerDied);
+    }
+
+    /// The worker's bytes are no answer, or not the continuation of one.
+    pub(super) fn answered_badly(&mut self, worker: WorkerKey, invalid: Invalid) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let exchange = entry.exchange.take();
+        self.close_connection(worker);
+        self.worker_deadlines.disarm(worker.0);
+        log::warn!("{}: its answer has {}", self.label(worker), invalid.0);
+        match exchange {
+            // Any answer at all shows that a command is there, but this one speaks no HTTP.
+            Some(exchange) if exchange.is_probe => {
+                self.worker_deadlines
+                    .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+            }
+            Some(exchange) => {
+                self.give_up(worker, exchange, Reason::BadResponse);
+                self.worker_is_free(worker);
+            }
+            None => {}
+        }
+    }
+
+    /// One more try under the rule, or an answer with `reason`. The worker is not asked again unless it is the only
+    /// one, and only over a fresh connection.
+    pub(super) fn try_again(
+        &mut self,
+        worker: WorkerKey,
+        mut exchange: Exchange,
+        failure: Failure,
+        reason: Reason,
+    ) {
+        let Some(client) = exchange.client else {
+            self.give_back(exchange.job.request.head);
+            return;
+        };
+        let is_idempotent = exchange.job.request.is_idempotent;
+        if exchange.answer.is_some() || !may_retry(failure, exchange.job.tries, is_idempotent) {
+            return self.give_up(worker, exchange, reason);
+        }
+        log::warn!(
+            "{}: {} once more after {reason}",
+            self.label(worker),
+            self.describe(&exchange)
+        );
+        exchange.job.tries += 1;
+        exchange.job.body.rewind();
+        let lives = self.workers.get(worker.0).is_some_and(|entry| !entry.is_dead);
+        if matches!(failure, Failure::ClosedUnheard { .. }) && self.balancer.idle() == 0 && lives {
+            return self.try_same_process(worker, exchange);
+        }
+        self.place(client, exchange);
+    }
+
+    /// Over a fresh connection to the process that has just closed one, if it still listens.
+    fn try_same_process(&mut self, worker: WorkerKey, mut exchange: Exchange) {
+        let Some(client) = exchange.client else { return };
+        exchange.is_connection_new = true;
+        exchange.head_sent_bytes = 0;
+        exchange.is_send_broken = false;
+        match (self.connect(worker), self.workers.get_mut(worker.0)) {
+            (Ok(()), Some(entry)) => {
+                entry.exchange = Some(exchange);
+                return self.start_exchange(worker);
+            }
+            (Err(NoConnection::Refused), _) => self.discard(worker),
+            (Ok(()) | Err(NoConnection::Later | NoConnection::Failed), _) => {}
+        }
+        self.place(client, exchange);
+    }
+
+    /// With an idle worker, else at the front of the queue under its first deadline.
+    fn place(&mut self, client: ClientKey, exchange: Exchange) {
+        let job = exchange.job;
+        match self.balancer.resubmit(client, job.deadline) {
+            Decision::Assign { worker } => self.assign(worker, client, job),
+            Decision::Enqueue | Decision::Reject => {
+                if let Some(waiting) = self.clients.get_mut(client.0) {
+                    waiting.phase = Phase::Queued(job);
+                }
+            }
+        }
+    }
+
+    /// The client gets `reason` as its answer, or a cut connection if a head is out.
+    fn give_up(&mut self, worker: WorkerKey, exchange: Exchange, reason: Reason) {
+        log::warn!(
+            "{}: {} failed: {reason}",
+            self.label(worker),
+            self.describe(&exchange)
+        );
+        let Some(client) = exchange.client else {
+            return self.give_back(exchange.job.request.head);
+        };
+        let times = self.times(&exchange);
+        let culprit = self.identity(worker);
+        match exchange.answer {
+            None => self.refuse(client, exchange.job.request, reason, times, culprit),
+            Some(answer) => {
+                let (request, body_bytes) = (exchange.job.request, exchange.body_bytes);
+                let reason = Some(reason);
+                self.cut(
+                    client,
+                    Finished {
+                        request,
+                        answer,
+                        reason,
+                        body_bytes,
+                        times,
+                        worker: culprit,
+                    },
+                );
+            }
+        }
+    }
+
+    /// No next byte within the read timeout: the client is told, and the worker is not idle before its answer has
+    /// ended.
+    pub(super) fn answer_is_late(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let Some(exchange) = &mut entry.exchange else {
+            return;
+        };
+        if exchange.is_probe {
+            entry.exchange = None;
+            self.close_connection(worker);
+            return self
+                .worker_deadlines
+                .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        }
+        if exchange.tunnel.is_some() {
+            return self.cut_tunnel(worker);
+        }
+        self.part_from_client(worker, Reason::ReadTimeout);
+        self.worker_deadlines
+            .arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+        self.shut_down_for_sending(worker);
+    }
+
+    /// The server's time is up: the client of an exchange is told so.
+    pub(super) fn cut_exchange(&mut self, worker: WorkerKey) {
+        match self
+            .workers
+            .get(worker.0)
+            .and_then(|entry| entry.exchange.as_ref())
+        {
+            Some(exchange) if exchange.tunnel.is_some() => self.cut_tunnel(worker),
+            Some(_) => self.part_from_client(worker, Reason::Stopping),
+            None => {}
+        }
+    }
+
+    /// The client gets `reason` as its answer, or a cut if a head is out; the worker goes on for nobody.
+    fn part_from_client(&mut self, worker: WorkerKey, reason: Reason) {
+        if let Some(description) = self.describe_of(worker) {
+            log::warn!("{}: {description} failed: {reason}", self.label(worker));
+        }
+        let times = self.times_of(worker);
+        let culprit = self.identity(worker);
+        let Some(exchange) = self
+            .workers
+            .get_mut(worker.0)
+            .and_then(|entry| entry.exchange.as_mut())
+        else {
+            return;
+        };
+        let Some(client) = exchange.client.take() else {
+            return;
+        };
+        let (request, answer, body_bytes) =
+            (exchange.job.request.clone(), exchange.answer, exchange.body_bytes);
+        match answer {
+            None => self.refuse(client, request, reason, times, culprit),
+            Some(answer) => {
+                let reason = Some(reason);
+                self.cut(
+                    client,
+                    Finished {
+                        request,
+                        answer,
+                        reason,
+                        body_bytes,
+                        times,
+                        worker: culprit,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Ends a client's connection so that its answer cannot look whole, behind what it is still to get.
+    fn cut(&mut self, client: ClientKey, finished: Finished) {
+        let reset = Self::must_reset(&finished.answer, finished.request.asked.version);
+        let waits = self
+            .clients
+            .get(client.0)
+            .is_some_and(|waiting| !waiting.out.is_read());
+        let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
+        self.finish(client, finished, Then::Cut { reset }, delivery);
+    }
+
+    /// An answer that nobody waits for has not ended in time: the worker is stuck.
+    pub(super) fn answer_does_not_end(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        entry.is_stuck = true;
+        let origin = entry.origin;
+        let description = self.describe_of(worker).unwrap_or_default();
+        log::error!("{}: stuck in {description}; it is replaced", self.label(worker));
+        match origin {
+            Origin::Slot { .. } => self.fleet.stuck(worker, self.clock.now),
+            Origin::Outside { .. } => self.forget_worker(worker),
+        }
+    }
+
+    /// The client of an exchange has gone: the rest of the answer is read and thrown away.
+    pub(super) fn exchange_lost_its_client(&mut self, worker: WorkerKey, client: ClientKey) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let Some(exchange) = &mut entry.exchange else {
+            return;
+        };
+        if exchange.client != Some(client) {
+            return;
+        }
+        exchange.client = None;
+        entry.is_held_back = false;
+        self.log_lost(worker, client, Reason::ClientGone);
+        self.notice_departure(worker);
+        self.again.push(super::token::Target::Worker(worker));
+    }
+
+    /// Where nothing says that the answer will end, the worker is told that nobody waits, and its time runs.
+    pub(super) fn notice_departure(&mut self, worker: WorkerKey) {
+        let answer = self
+            .workers
+            .get(worker.0)
+            .and_then(|entry| entry.exchange.as_ref()?.answer);
+        let ends_by_itself = match answer {
+            None => return,
+            Some(answer) => matches!(
+                answer.onward,
+                crate::http::Framing::Length(_) | crate::http::Framing::Empty
+            ),
+        };
+        if !ends_by_itself {
+            self.shut_down_for_sending(worker);
+            self.worker_deadlines
+                .arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+        }
+    }
+
+    /// A piece of an answer could not be given to its client.
+    pub(super) fn delivery_failed(&mut self, worker: WorkerKey, delivery: Delivery) {
+        let Some(client) = self
+            .workers
+            .get(worker.0)
+            .and_then(|entry| entry.exchange.as_ref()?.client)
+        else {
+            return;
+        };
+        if delivery == Delivery::SpoolFull {
+            let Some(entry) = self.workers.get_mut(worker.0) else {
+                return;
+            };
+            if let Some(exchange) = &mut entry.exchange {
+                exchange.client = None;
+            }
+            self.log_lost(worker, client, Reason::SpoolFull);
+            self.notice_departure(worker);
+            if let Some(waiting) = self.clients.get(client.0) {
+                waiting.stream.reset_on_close();
+            }
+            self.kill_client(client);
+        } else {
+            self.client_gone(client);
+        }
+    }
+
+    /// The line of a request whose exchange goes on without it.
+    fn log_lost(&mut self, worker: WorkerKey, client: ClientKey, reason: Reason) {
+        let times = self.times_of(worker);
+        let culprit = self.identity(worker);
+        let exchange = self
+            .workers
+            .get(worker.0)
+            .and_then(|entry| entry.exchange.as_ref());
+        let (answer, body_bytes) =
+            exchange.map_or((None, 0), |exchange| (exchange.answer, exchange.body_bytes));
+        let Some(request) = self.copy_request(worker) else {
+            return;
+        };
+        let answer = answer.unwrap_or(crate::conn::worker::Answer::ours(reason.status(), "", false));
+        let finished = Finished {
+            request,
+            answer,
+            reason: None,
+            body_bytes,
+            times,
+            worker: culprit,
+        };
+        self.log_gone(client, finished, reason);
+    }
+
+    /// For the log: the exchange keeps its own, since its worker may still be at it.
+    fn copy_request(&self, worker: WorkerKey) -> Option<crate::conn::Request> {
+        self.workers
+            .get(worker.0)?
+            .exchange
+            .as_ref()
+            .map(|exchange| exchange.job.request.clone())
+    }
+
+    pub(super) fn times(&self, exchange: &Exchange) -> Times {
+        Times {
+            queue: exchange.assigned - exchange.job.submitted,
+            worker: self.clock.now.saturating_duration_since(exchange.assigned),
+        }
+    }
+
+    fn times_of(&self, worker: WorkerKey) -> Times {
+        let exchange = self
+            .workers
+            .get(worker.0)
+            .and_then(|entry| entry.exchange.as_ref());
+        exchange.map_or(
+            Times {
+                queue: Duration::ZERO,
+                worker: Duration::ZERO,
+            },
+            |exchange| self.times(exchange),
+        )
+    }
+
+    /// `GET /path (id abc, 12 ms)`
+    pub(super) fn describe(&self, exchange: &Exchange) -> String {
+        let request = &exchange.job.request;
+        format!(
+            "{} {} (id {}, {} ms)",
+            request.method().escape_ascii(),
+            request.path().escape_ascii(),
+            request.id().escape_ascii(),
+            self.times(exchange).worker.as_millis()
+        )
+    }
+
+    pub(super) fn describe_of(&self, worker: WorkerKey) -> Option<String> {
+        let exchange = self.workers.get(worker.0)?.exchange.as_ref()?;
+        Some(self.describe(exchange))
+    }
+
+    /// Takes a worker that came from outside out of everything.
+    pub(super) fn forget_worker(&mut self, worker: WorkerKey) {
+        self.balancer.remove(worker);
+        self.worker_deadlines.disarm(worker.0);
+        self.close_connection(worker);
+        if let Some(entry) = self.workers.get_mut(worker.0) {
+            entry.is_dead = true;
+            let exchange = entry.exchange.take();
+            if let Some(exchange) = exchange {
+                self.give_up(worker, exchange, Reason::WorkerDied);
+            }
+            self.dead_workers.push(worker);
+        }
+    }
+}

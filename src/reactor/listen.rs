@@ -1,0 +1,185 @@
+//! Listening sockets, with a backlog that a burst fits into.
+
+use crate::config::Listen;
+use mio::event::Source;
+use mio::net::{TcpListener, UnixListener};
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, listen,
+    setsockopt, socket, sockopt,
+};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// std and mio ask for 128 to 1,024; the kernel cuts this down to its own bound (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, path: PathBuf },
+}
+
+/// Who has connected, as the worker and the log are told.
+#[derive(Debug, Clone, Copy)]
+pub enum Peer {
+    Ip(IpAddr),
+    Unix,
+}
+
+impl Listener {
+    /// # Errors
+    /// The kernel's, for the message that names `at`.
+    pub fn bind(at: &Listen) -> io::Result<Self> {
+        match at {
+            Listen::Tcp {
+                address: Some(address),
+                port,
+            } => bind_tcp(SocketAddr::new(*address, *port)),
+            Listen::Tcp { address: None, port } => {
+                match bind_tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port)) {
+                    // Without IPv6, IPv4 alone.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(code)
+                        if code == Errno::EAFNOSUPPORT as i32 || code == Errno::EADDRNOTAVAIL as i32) =>
+                    {
+                        bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port))
+                    }
+                    result => result,
+                }
+            }
+            Listen::Unix(path) => bind_unix(path),
+        }
+    }
+
+    pub fn accept(&self) -> io::Result<(super::stream::Stream, Peer)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                // An IPv4 address in IPv6 clothes counts as IPv4.
+                Ok((
+                    super::stream::Stream::Tcp(stream),
+                    Peer::Ip(address.ip().to_canonical()),
+                ))
+            }
+            Listener::Unix { listener, .. } => {
+                let (stream, _) = listener.accept()?;
+                Ok((super::stream::Stream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+
+    /// Where it listens, as people write it.
+    pub fn address(&self) -> String {
+        match self {
+            Listener::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(error) => format!("({error})"),
+            },
+            Listener::Unix { path, .. } => format!("unix:{}", path.display()),
+        }
+    }
+
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Listener::Unix { .. } => None,
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix { path, .. } = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Source for Listener {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => listener.register(registry, token, interests),
+            Listener::Unix { listener, .. } => listener.register(registry, token, interests),
+        }
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => listener.reregister(registry, token, interests),
+            Listener::Unix { listener, .. } => listener.reregister(registry, token, interests),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => listener.deregister(registry),
+            Listener::Unix { listener, .. } => listener.deregister(registry),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let (family, address): (_, Box<dyn SockaddrLike>) = match address {
+        SocketAddr::V4(address) => (AddressFamily::Inet, Box::new(SockaddrIn::from(address))),
+        SocketAddr::V6(address) => (AddressFamily::Inet6, Box::new(SockaddrIn6::from(address))),
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd: OwnedFd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    // Accepted sockets inherit it, which saves a call for each.
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    if family == AddressFamily::Inet6 {
+        // One socket for both families, whatever the machine's default is.
+        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+    }
+    bind(fd.as_raw_fd(), address.as_ref())?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(Listener::Tcp(TcpListener::from_std(fd.into())))
+}
+
+/// A stale socket (nobody answers on it) is removed; a live one is somebody's.
+pub fn bind_unix(path: &Path) -> io::Result<Listener> {
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        let is_stale =
+            metadata.file_type().is_socket() && std::os::unix::net::UnixStream::connect(path).is_err();
+        if !is_stale {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    listen(&listener, Backlog::new(BACKLOG)?)?;
+    Ok(Listener::Unix {
+        listener: UnixListener::from_std(listener),
+        path: path.to_path_buf(),
+    })
+}
+
+/// The process that listens on a port, where `/proc` tells.
+pub fn owner_of_port(port: u16) -> Option<u32> {
+    const LISTENING: &str = "0A";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let text: String = tables
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(table).ok())
+        .collect();
+    let inode = text.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
+        let is_it = *state == LISTENING && local.ends_with(&format!(":{port:04X}"));
+        is_it.then(|| format!("socket:[{inode}]"))
+    })?;
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let mut descriptors = std::fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        let holds =
+            |link: std::fs::DirEntry| std::fs::read_link(link.path()).is_ok_and(|target| target == *inode);
+        descriptors.any(holds).then_some(pid)
+    })
+}

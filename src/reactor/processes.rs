@@ -1,0 +1,346 @@
+//! Worker processes: what the fleet says is done here, and what became of it is told back.
+
+use super::Reactor;
+use super::entry::{Exchange, Job, Origin, WorkerDeadline, WorkerEntry};
+use super::logs::Pipe;
+use super::token::Target;
+use crate::app::Runtime;
+use crate::balancer::Next;
+use crate::conn::worker::End;
+use crate::conn::{self, Request};
+use crate::fleet::{Action, RollEnd, Why};
+use crate::keys::WorkerKey;
+use crate::process::{self, Child, Exit};
+use crate::runtime::{self, Identity};
+use nix::unistd::Pid;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+impl Reactor {
+    /// Does what the fleet wants, until it wants nothing more.
+    pub(super) fn perform_fleet_actions(&mut self) {
+        while let Some(action) = self.fleet.next_action() {
+            match action {
+                Action::Spawn { slot, version, why } => self.spawn(slot, version, why),
+                Action::Admit { worker } => self.admit_worker(worker),
+                Action::Withdraw { worker } => {
+                    if self.balancer.withdraw(worker) {
+                        self.fleet.idle(worker, self.clock.now);
+                    }
+                }
+                Action::Terminate { worker } => self.terminate(worker),
+                Action::Kill { worker } => {
+                    log::warn!("{}: SIGKILL", self.label(worker));
+                    if let Some(entry) = self.workers.get(worker.0) {
+                        process::kill_group(entry.pid);
+                    }
+                }
+                Action::RollProgress { replaced, of } => self.tell_roll_progress(replaced, of),
+                Action::RollEnded(end) => self.tell_roll_end(end),
+                Action::GiveUp => {
+                    log::error!(
+                        "no worker ever joined, and each has failed three times; RIP_KEEP_TRYING=1 goes on trying"
+                    );
+                    self.end_now(1);
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self, slot: usize, version: u64, why: Option<Why>) {
+        match self.start_process(slot, version) {
+            Ok(worker) => {
+                let why = why
+                    .map(|why| format!(", successor after {}", why.word()))
+                    .unwrap_or_default();
+                log::info!("{}: started, generation {version}{why}", self.label(worker));
+                self.fleet.spawned(slot, worker, self.clock.now);
+                if self.workers.get(worker.0).is_some_and(|entry| entry.is_command) {
+                    self.worker_deadlines
+                        .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+                }
+            }
+            Err(complaint) => {
+                log::error!("worker {slot}: cannot be started: {complaint}");
+                self.control.last_spawn_error = Some(complaint);
+                self.fleet.spawn_failed(slot, self.clock.now);
+            }
+        }
+    }
+
+    fn start_process(&mut self, slot: usize, version: u64) -> Result<WorkerKey, String> {
+        // Anew at each spawn, so that a symlink that moved is followed (puma/puma#468).
+        let app = self.source.find()?;
+        let socket = self.names.worker_socket(slot, version);
+        // Nobody listens there: this generation has never been.
+        let _ = std::fs::remove_file(&socket);
+        let identity = Identity {
+            slot,
+            version,
+            socket: &socket,
+            control_socket: &self.names.control,
+            prefix: &self.names.prefix,
+            harness_dir: &self.names.harness_dir,
+        };
+        let launch = runtime::launch(&app, &self.config, &identity)?;
+        let child = process::spawn(&launch, self.limit)
+            .map_err(|error| format!("'{}': {error}", launch.program.display()))?;
+        Ok(self.add_worker(
+            Origin::Slot { slot, version },
+            socket,
+            child,
+            app.runtime == Runtime::Command,
+        ))
+    }
+
+    fn add_worker(&mut self, origin: Origin, socket: PathBuf, child: Child, is_command: bool) -> WorkerKey {
+        let worker = WorkerKey(
+            self.workers
+                .insert(self.new_worker(origin, child.pid, socket, is_command)),
+        );
+        let label = Self::output_label(origin);
+        for (fd, is_stderr) in [(child.stdout, false), (child.stderr, true)] {
+            let pipe = Pipe::new(fd, worker, label.clone(), is_stderr);
+            let key = self.pipes.insert(pipe);
+            if let Err(error) = self.pipes[key].register(self.poll.registry(), Target::Pipe(key).token()) {
+                log::warn!("{label}: its output cannot be watched: {error}");
+                self.pipes.remove(key);
+            }
+        }
+        worker
+    }
+
+    fn new_worker(&self, origin: Origin, pid: Pid, socket: PathBuf, is_command: bool) -> WorkerEntry {
+        WorkerEntry {
+            origin,
+            pid,
+            socket,
+            stream: None,
+            conn: conn::Worker::default(),
+            exchange: None,
+            is_watched_for_room: false,
+            is_closing: false,
+            is_held_back: false,
+            connecting_since: None,
+            is_command,
+            has_joined: false,
+            is_dead: false,
+            requests: 0,
+            request_limit: None,
+            busy_streak: 0,
+            started: self.clock.now,
+            last_words: VecDeque::new(),
+            is_stuck: false,
+            exit: None,
+        }
+    }
+
+    /// A worker that came by itself (`w:0`).
+    pub(super) fn add_outsider(&mut self, worker_id: usize, pid: i32, socket: PathBuf) {
+        let origin = Origin::Outside { worker_id };
+        let entry = self.new_worker(origin, Pid::from_raw(pid), socket, false);
+        let worker = WorkerKey(self.workers.insert(entry));
+        log::info!("{}: joined from outside", self.label(worker));
+        self.admit_worker(worker);
+    }
+
+    /// A worker has joined: it gets requests from now on.
+    fn admit_worker(&mut self, worker: WorkerKey) {
+        let limit = self.fleet.draw_request_limit();
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        entry.has_joined = true;
+        entry.request_limit = limit;
+        let boot_ms = self.clock.now.duration_since(entry.started).as_millis();
+        let (origin, is_command) = (entry.origin, entry.is_command);
+        if let Origin::Slot { .. } = origin {
+            log::info!("{}: joined after {boot_ms} ms", self.label(worker));
+        }
+        self.control.was_ever_healthy = true;
+        if !is_command {
+            // If that fails, it is tried again with the first request.
+            let _ = self.connect(worker);
+        }
+        if let Next::Serve { client } = self.balancer.join(worker, self.clock.now)
+            && let Some(job) = self.take_job(client)
+        {
+            self.assign(worker, client, job);
+        }
+    }
+
+    fn terminate(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        let is_quiet = entry.exchange.is_none();
+        process::terminate(entry.pid);
+        if is_quiet {
+            self.close_connection(worker);
+        }
+    }
+
+    /// Asks a command whether it answers by now: any answer will do, a connection alone proves nothing.
+    pub(super) fn probe(&mut self, worker: WorkerKey) {
+        let now = self.clock.now;
+        let room = self.room.clone();
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        if entry.has_joined || entry.is_dead {
+            return;
+        }
+        entry.exchange = Some(Exchange {
+            client: None,
+            job: Job {
+                request: Request::probe(now),
+                body: super::spool::Spool::new(&room),
+                submitted: now,
+                deadline: now,
+                tries: 1,
+            },
+            assigned: now,
+            head_sent_bytes: 0,
+            is_send_broken: false,
+            is_connection_new: true,
+            answer: None,
+            body_bytes: 0,
+            is_probe: true,
+            tunnel: None,
+        });
+        self.start_exchange(worker);
+    }
+
+    pub(super) fn probe_answered(&mut self, worker: WorkerKey) {
+        self.close_connection(worker);
+        self.fleet.joined(worker, self.clock.now);
+    }
+
+    /// Takes in all children that have ended.
+    pub(super) fn reap(&mut self) {
+        self.has_ended_children = false;
+        while let Some((pid, exit)) = process::reap() {
+            let is_it = |entry: &WorkerEntry| {
+                entry.pid == pid && entry.exit.is_none() && matches!(entry.origin, Origin::Slot { .. })
+            };
+            match self.workers.iter().find(|(_, entry)| is_it(entry)) {
+                Some((key, _)) => self.worker_exited(WorkerKey(key), exit),
+                None => log::debug!("reaped the orphan {pid}: {exit}"),
+            }
+        }
+    }
+
+    fn worker_exited(&mut self, worker: WorkerKey, exit: Exit) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        entry.is_dead = true;
+        entry.exit = Some(exit);
+        entry.is_closing = true;
+        // What it had written before its end is still to be read: an answer may be whole.
+        self.balancer_keeps_away(worker);
+        self.read_worker(worker);
+        let pipes: Vec<usize> = self
+            .pipes
+            .iter()
+            .filter(|(_, pipe)| pipe.worker() == worker)
+            .map(|(key, _)| key)
+            .collect();
+        for key in pipes {
+            self.read_pipe(key);
+            self.close_pipe(key);
+        }
+        self.worker_deadlines.disarm(worker.0);
+        if self
+            .workers
+            .get(worker.0)
+            .is_some_and(|entry| entry.exchange.is_some())
+        {
+            self.close_connection(worker);
+            self.died_with_request(worker, End::InHead);
+            self.worker_deadlines.disarm(worker.0);
+        }
+        self.balancer.remove(worker);
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        let _ = std::fs::remove_file(&entry.socket);
+        let lived_ms = self.clock.now.duration_since(entry.started).as_millis();
+        let requests = entry.requests;
+        if exit == Exit::Code(0) {
+            log::info!(
+                "{}: ended after {requests} requests and {lived_ms} ms",
+                self.label(worker)
+            );
+        } else {
+            log::warn!(
+                "{}: {exit} after {requests} requests and {lived_ms} ms",
+                self.label(worker)
+            );
+        }
+        if let Origin::Slot { slot, .. } = entry.origin {
+            self.control.note_exit(slot, exit);
+        }
+        self.fleet.exited(worker, self.clock.now);
+        self.dead_workers.push(worker);
+    }
+
+    /// A worker that is gone must not be met again while its last bytes are read.
+    fn balancer_keeps_away(&mut self, worker: WorkerKey) {
+        if self.balancer.is_idle(worker) {
+            self.balancer.remove(worker);
+        }
+    }
+
+    /// Why a successor failed, for whoever asked for the reload.
+    pub(super) fn roll_failure(&self, slot: usize, worker: Option<WorkerKey>) -> String {
+        let Some(entry) = worker.and_then(|worker| self.workers.get(worker.0)) else {
+            let why = self
+                .control
+                .last_spawn_error
+                .as_deref()
+                .unwrap_or("the reason is in the log");
+            return format!("the successor of worker {slot} could not be started: {why}");
+        };
+        let how = match entry.exit {
+            Some(Exit::Signal(nix::sys::signal::Signal::SIGKILL)) if !entry.has_joined => {
+                format!("did not join within {} ms", self.config.boot_timeout.as_millis())
+            }
+            Some(exit) => format!("ended before it had joined: {exit}"),
+            None => "failed".to_owned(),
+        };
+        let words: Vec<&str> = entry.last_words.iter().map(String::as_str).collect();
+        let words = if words.is_empty() {
+            String::new()
+        } else {
+            format!("\n  {}", words.join("\n  "))
+        };
+        format!(
+            "the successor of worker {slot} (pid {}) {how}; the old workers go on{words}",
+            entry.pid
+        )
+    }
+
+    fn tell_roll_end(&mut self, end: RollEnd) {
+        let result = match end {
+            RollEnd::Done { replaced } => {
+                log::info!("reload: {replaced} workers replaced");
+                Ok(replaced)
+            }
+            RollEnd::Failed { slot, worker } => {
+                let why = self.roll_failure(slot, worker);
+                log::error!("reload stopped: {why}");
+                Err(why)
+            }
+            RollEnd::Stopping => Err("the server is stopping".to_owned()),
+        };
+        self.answer_roll_watchers(&result);
+    }
+
+    /// Requests wait: the fleet may grow.
+    pub(super) fn wants_growth(&mut self) {
+        if self.config.workers.max > self.config.workers.min {
+            self.fleet.grow(self.clock.now);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Bytes that wait: a request's body for its worker, an answer's for its client. In memory while they are few, then
+//! in a file without a name, so that nothing is left behind whatever happens.
+
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// What one spool holds in memory before it goes to a file: nearly all forms and answers fit.
+const MEMORY_BYTES: usize = 64 * 1024;
+/// What all spools together hold in memory, so that many middling ones cannot fill it.
+const ALL_MEMORY_BYTES: usize = 64 * 1024 * 1024;
+/// What all spools together hold in memfds, where there is no folder for temporary files.
+const ALL_MEMFD_BYTES: u64 = 64 * 1024 * 1024;
+/// What one spool holds in its file: beyond it, whoever writes is held back.
+const FILE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// What the spools share: the folder for files, and the bounds.
+#[derive(Debug)]
+pub struct Room {
+    folder: PathBuf,
+    memory_bytes: Cell<usize>,
+    memfd_bytes: Cell<u64>,
+}
+
+/// There is no room for these bytes: the disk, or the memfds' bound, is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+impl Room {
+    /// `folder`: where temporary files are made.
+    pub fn new(folder: PathBuf) -> Rc<Self> {
+        Rc::new(Room {
+            folder,
+            memory_bytes: Cell::new(0),
+            memfd_bytes: Cell::new(0),
+        })
+    }
+
+    /// A file without a name, or a memfd where there is no usable folder.
+    fn open(&self) -> io::Result<(File, bool)> {
+        let unnamed = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
+            .open(&self.folder);
+        match unnamed.or_else(|_| self.open_and_unlink()) {
+            Ok(file) => Ok((file, false)),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
+                ) =>
+            {
+                Err(error)
+            }
+            Err(_) => Ok((
+                File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?),
+                true,
+            )),
+        }
+    }
+
+    /// For file systems without O_TMPFILE.
+    fn open_and_unlink(&self) -> io::Result<File> {
+        thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
+        let count = COUNT.replace(COUNT.get() + 1);
+        let path = self
+            .folder
+            .join(format!(".rip-spool-{}-{count}", std::process::id()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        std::fs::remove_file(&path)?;
+        Ok(file)
+    }
+}
+
+/// A row of bytes with a reading position. What has been read can be read again after [`Spool::rewind`], until
+/// [`Spool::clear`].
+#[derive(Debug)]
+pub struct Spool {
+    room: Rc<Room>,
+    memory: Vec<u8>,
+    file: Option<Overflow>,
+    read_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Overflow {
+    file: File,
+    bytes: u64,
+    is_memfd: bool,
+}
+
+impl Spool {
+    pub fn new(room: &Rc<Room>) -> Self {
+        Spool {
+            room: room.clone(),
+            memory: Vec::new(),
+            file: None,
+            read_bytes: 0,
+        }
+    }
+
+    /// All bytes, read or not.
+    pub fn len(&self) -> u64 {
+        self.memory.len() as u64 + self.file.as_ref().map_or(0, |file| file.bytes)
+    }
+
+    /// Everything has been read.
+    pub fn is_read(&self) -> bool {
+        self.read_bytes == self.len()
+    }
+
+    pub fn unread_bytes(&self) -> u64 {
+        self.len() - self.read_bytes
+    }
+
+    /// No more should be written before some has been read.
+    pub fn is_at_bound(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.bytes >= FILE_BYTES)
+    }
+
+    /// The unread part that stands in memory.
+    pub fn memory(&self) -> &[u8] {
+        let from = usize::try_from(self.read_bytes)
+            .unwrap_or(usize::MAX)
+            .min(self.memory.len());
+        &self.memory[from..]
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let all = self.room.memory_bytes.get();
+        let fits = self.memory.len() + bytes.len() <= MEMORY_BYTES && all + bytes.len() <= ALL_MEMORY_BYTES;
+        if self.file.is_none() && fits {
+            self.memory.extend_from_slice(bytes);
+            self.room.memory_bytes.set(all + bytes.len());
+            return Ok(());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let (file, is_memfd) = self.room.open().map_err(|_| Full)?;
+                self.file.insert(Overflow {
+                    file,
+                    bytes: 0,
+                    is_memfd,
+                })
+            }
+        };
+        if file.is_memfd {
+            let all = self.room.memfd_bytes.get() + bytes.len() as u64;
+            if all > ALL_MEMFD_BYTES {
+                return Err(Full);
+            }
+            self.room.memfd_bytes.set(all);
+        }
+        let written = file.file.write_all_at(bytes, file.bytes);
+        // Counted even after a failure, so that what was reserved is given back with the rest.
+        file.bytes += if written.is_ok() || file.is_memfd {
+            bytes.len() as u64
+        } else {
+            0
+        };
+        written.map_err(|_| Full)
+    }
+
+    /// Reads again from the start.
+    pub fn rewind(&mut self) {
+        self.read_bytes = 0;
+    }
+
+    /// Forgets everything, and gives memory and file back.
+    pub fn clear(&mut self) {
+        self.room
+            .memory_bytes
+            .set(self.room.memory_bytes.get() - self.memory.len());
+        self.memory = Vec::new();
+        if let Some(Overflow {
+            bytes,
+            is_memfd: true,
+            ..
+        }) = self.file
+        {
+            self.room.memfd_bytes.set(self.room.memfd_bytes.get() - bytes);
+        }
+        self.file = None;
+        self.read_bytes = 0;
+    }
+
+    /// Marks bytes of [`Spool::memory`] as read.
+    pub fn consume(&mut self, bytes: usize) {
+        self.read_bytes += bytes as u64;
+        debug_assert!(self.read_bytes <= self.len());
+    }
+
+    /// Writes unread bytes until all are out or the peer takes no more. `true`: all are out.
+    ///
+    /// # Errors
+    /// The peer's end of the connection is broken.
+    pub fn write_to<S: Write + AsFd>(&mut self, stream: &mut S) -> io::Result<bool> {
+        while !self.is_read() {
+            let memory = self.memory();
+            let result = if memory.is_empty() {
+                self.send_file(stream)
+            } else {
+                stream
+                    .write_vectored(&[IoSlice::new(memory)])
+                    .map(|bytes| bytes as u64)
+            };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => self.read_bytes += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The kernel moves the bytes from the page cache to the socket; they are not copied here.
+    fn send_file<S: AsFd>(&mut self, stream: &S) -> io::Result<u64> {
+        /// Bounds one call, so that one fast reader does not hold the loop.
+        const MOST_BYTES: u64 = 1024 * 1024;
+        let Some(file) = &self.file else { return Ok(0) };
+        let from = self.read_bytes - self.memory.len() as u64;
+        let count = (file.bytes - from).min(MOST_BYTES);
+        let mut offset = libc::off_t::try_from(from).map_err(io::Error::other)?;
+        let sent = nix::sys::sendfile::sendfile(stream, &file.file, Some(&mut offset), count as usize)?;
+        Ok(sent as u64)
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    fn read_back(spool: &mut Spool) -> Vec<u8> {
+        let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).map(|_| all)
+        });
+        assert!(spool.write_to(&mut ours).expect("written"));
+        drop(ours);
+        reader.join().expect("no panic").expect("read")
+    }
+
+    #[test]
+    fn bytes_come_back_in_order_from_memory_file_and_memfd() {
+        for folder in [std::env::temp_dir(), PathBuf::from("/nonexistent")] {
+            let room = Room::new(folder);
+            let mut spool = Spool::new(&room);
+            let all: Vec<u8> = (0..300_000u32).map(|number| number as u8).collect();
+            for part in all.chunks(50_000) {
+                spool.push(part).expect("room");
+            }
+            assert_eq!(read_back(&mut spool), all);
+            spool.rewind();
+            assert_eq!(read_back(&mut spool), all);
+            drop(spool);
+            assert_eq!((room.memory_bytes.get(), room.memfd_bytes.get()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn memfds_together_have_a_bound() {
+        let room = Room::new(PathBuf::from("/nonexistent"));
+        let mut spool = Spool::new(&room);
+        let part = vec![0; 8 * 1024 * 1024];
+        let pushed = (0..10).take_while(|_| spool.push(&part).is_ok()).count();
+        assert_eq!(pushed, 8);
+        assert!(Spool::new(&room).push(b"small ones fit into memory").is_ok());
+    }
+}

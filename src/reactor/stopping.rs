@@ -1,0 +1,167 @@
+//! Signals, and the end without loss: what was accepted is served, what is under way is finished, then the workers
+//! go.
+
+use super::Reactor;
+use super::entry::{ClientDeadline, Phase, Times};
+use crate::config::HotReload;
+use crate::http::Reason;
+use crate::keys::{ClientKey, WorkerKey};
+use crate::process;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+
+/// What workers get to end when the drain timeout has run out already.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Running,
+    /// Requests are finished until then.
+    Draining {
+        until: Instant,
+    },
+    /// The workers end.
+    Ending,
+}
+
+impl Stage {
+    pub fn deadline(self) -> Option<Instant> {
+        match self {
+            Stage::Draining { until } => Some(until),
+            Stage::Running | Stage::Ending => None,
+        }
+    }
+}
+
+impl Reactor {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stage != Stage::Running
+    }
+
+    pub(super) fn take_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let signal = i32::try_from(signal.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok());
+            match signal {
+                Some(Signal::SIGCHLD) => self.has_ended_children = true,
+                Some(Signal::SIGHUP) => match self.config.hot_reload {
+                    HotReload::Process => {
+                        log::info!("SIGHUP: reload");
+                        self.fleet.reload(self.clock.now);
+                    }
+                    // The terminal is gone.
+                    HotReload::Module => self.begin_stop("SIGHUP"),
+                    HotReload::None => {
+                        log::info!("SIGHUP: nothing to do (--hot-reload=process would reload)")
+                    }
+                },
+                Some(signal) => self.begin_stop(signal.as_str()),
+                None => {}
+            }
+        }
+    }
+
+    /// The first call drains; a second one ends at once.
+    pub(super) fn begin_stop(&mut self, why: &str) {
+        let now = self.clock.now;
+        if self.is_stopping() {
+            log::warn!("{why} once more: ending at once");
+            return self.end_now(1);
+        }
+        log::info!(
+            "{why}: stopping; {} at work, {} waiting",
+            self.balancer.busy(),
+            self.balancer.waiting()
+        );
+        // What the kernel had already accepted is taken, then nothing more.
+        self.accept_again = None;
+        for index in 0..self.listeners.len() {
+            self.accept(index);
+        }
+        self.listeners.clear();
+        self.stage = Stage::Draining {
+            until: now + self.config.drain_timeout,
+        };
+        self.fleet.drain(now);
+        for (_, entry) in &mut self.workers {
+            entry.conn.close_client();
+        }
+        let quiet: Vec<usize> = self
+            .clients
+            .iter()
+            .filter(|(_, entry)| entry.conn.is_idle())
+            .map(|(key, _)| key)
+            .collect();
+        for key in quiet {
+            self.client_deadlines.arm(key, ClientDeadline::Grace, now);
+        }
+    }
+
+    /// Looks whether the next step of the end is due.
+    pub(super) fn go_on_stopping(&mut self) {
+        let now = self.clock.now;
+        match self.stage {
+            Stage::Running => {}
+            Stage::Draining { until } => {
+                let has_time = now < until;
+                let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
+                let is_done = !self.clients.iter().any(lives) && self.balancer.busy() == 0;
+                if has_time && !is_done {
+                    return;
+                }
+                if !is_done {
+                    self.cut_everything();
+                }
+                self.stage = Stage::Ending;
+                self.fleet.stop(until.max(now + LAST_MOMENT), now);
+                self.end_if_alone();
+            }
+            Stage::Ending => self.end_if_alone(),
+        }
+    }
+
+    fn end_if_alone(&mut self) {
+        if self.fleet.is_gone() {
+            log::info!("stopped");
+            self.exit = Some(0);
+        }
+    }
+
+    /// The drain's time is up: whoever still waits is told so.
+    fn cut_everything(&mut self) {
+        let workers: Vec<usize> = self.workers.iter().map(|(key, _)| key).collect();
+        for key in workers {
+            self.cut_exchange(WorkerKey(key));
+        }
+        let clients: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
+        for client in clients.into_iter().map(ClientKey) {
+            match self.clients.get(client.0).map(|entry| &entry.phase) {
+                Some(Phase::Queued(_)) => {
+                    self.balancer.forget(client);
+                    if let Some(job) = self.take_job(client) {
+                        let times = Times {
+                            queue: self.clock.now - job.submitted,
+                            ..Times::default()
+                        };
+                        self.refuse(client, job.request, Reason::Stopping, times, None);
+                    }
+                }
+                Some(Phase::Dead) | None => {}
+                Some(_) => self.client_gone(client),
+            }
+        }
+    }
+
+    /// Everything ends now: no worker outlives the server.
+    pub(super) fn end_now(&mut self, code: u8) {
+        self.answer_roll_watchers(&Err("the server has ended".to_owned()));
+        for (_, entry) in &self.workers {
+            if entry.exit.is_none() && matches!(entry.origin, super::entry::Origin::Slot { .. }) {
+                process::kill_group(entry.pid);
+                let _ = std::fs::remove_file(&entry.socket);
+            }
+        }
+        self.exit = Some(code);
+    }
+}

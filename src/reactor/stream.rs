@@ -1,0 +1,135 @@
+//! One face for the two kinds of stream sockets, and the one place where their errors are told apart.
+
+use mio::event::Source;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What a read or a write came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Io {
+    Bytes(usize),
+    /// Nothing now; an event will tell.
+    Later,
+    /// The peer will send no more.
+    End,
+    /// The connection is broken.
+    Gone,
+}
+
+/// Classifies the result of a read or a write; interrupted ones are to be tried again before.
+pub fn classify(result: io::Result<usize>) -> Io {
+    match result {
+        Ok(0) => Io::End,
+        Ok(bytes) => Io::Bytes(bytes),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Io::Later,
+        Err(_) => Io::Gone,
+    }
+}
+
+impl Stream {
+    pub fn receive(&mut self, bytes: &mut [u8]) -> Io {
+        loop {
+            let result = match self {
+                Stream::Tcp(stream) => stream.read(bytes),
+                Stream::Unix(stream) => stream.read(bytes),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return classify(result),
+            }
+        }
+    }
+
+    /// Writes all parts in one call.
+    pub fn send(&mut self, parts: &[IoSlice<'_>]) -> Io {
+        loop {
+            match self.write_vectored(parts) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Io::Later,
+                result => return classify(result),
+            }
+        }
+    }
+
+    pub fn shutdown_write(&self) {
+        // A peer that is gone already needs no telling.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Makes closing a reset, which no reader takes for an orderly end.
+    pub fn reset_on_close(&self) {
+        let linger = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        let _ = setsockopt(self, sockopt::Linger, &linger);
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            // One part needs no vector, and the plain call is the cheaper one.
+            Stream::Tcp(stream) if parts.len() == 1 => stream.write(&parts[0]),
+            Stream::Unix(stream) if parts.len() == 1 => stream.write(&parts[0]),
+            Stream::Tcp(stream) => stream.write_vectored(parts),
+            Stream::Unix(stream) => stream.write_vectored(parts),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Source for Stream {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.register(registry, token, interests),
+            Stream::Unix(stream) => stream.register(registry, token, interests),
+        }
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.reregister(registry, token, interests),
+            Stream::Unix(stream) => stream.reregister(registry, token, interests),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.deregister(registry),
+            Stream::Unix(stream) => stream.deregister(registry),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Who an event is for: the kind in the lowest bits, the key above them.
+
+use crate::keys::{ClientKey, WorkerKey};
+use mio::Token;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Listener(usize),
+    Client(ClientKey),
+    Worker(WorkerKey),
+    ControlListener,
+    Control(usize),
+    /// A worker's standard output or error.
+    Pipe(usize),
+    Signals,
+    Stdout,
+    Stderr,
+}
+
+const KIND_BITS: u32 = 4;
+
+impl Target {
+    pub fn token(self) -> Token {
+        let (kind, key) = match self {
+            Target::Listener(index) => (0, index),
+            Target::Client(ClientKey(key)) => (1, key),
+            Target::Worker(WorkerKey(key)) => (2, key),
+            Target::ControlListener => (3, 0),
+            Target::Control(key) => (4, key),
+            Target::Pipe(key) => (5, key),
+            Target::Signals => (6, 0),
+            Target::Stdout => (7, 0),
+            Target::Stderr => (8, 0),
+        };
+        Token(key << KIND_BITS | kind)
+    }
+
+    pub fn of(token: Token) -> Option<Target> {
+        let key = token.0 >> KIND_BITS;
+        Some(match token.0 & ((1 << KIND_BITS) - 1) {
+            0 => Target::Listener(key),
+            1 => Target::Client(ClientKey(key)),
+            2 => Target::Worker(WorkerKey(key)),
+            3 => Target::ControlListener,
+            4 => Target::Control(key),
+            5 => Target::Pipe(key),
+            6 => Target::Signals,
+            7 => Target::Stdout,
+            8 => Target::Stderr,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_lead_back_to_their_targets() {
+        for target in [
+            Target::Client(ClientKey(123_456)),
+            Target::Worker(WorkerKey(0)),
+            Target::Stderr,
+        ] {
+            assert_eq!(Target::of(target.token()), Some(target));
+        }
+    }
+}

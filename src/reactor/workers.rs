@@ -1,0 +1,487 @@
+//! The workers' side: sending a request, and passing its answer on as it comes.
+
+use super::entry::{ClientDeadline, Delivery, Exchange, Finished, Job, Phase, Then, Times, WorkerDeadline};
+use super::stream::{Io, classify};
+use super::token::Target;
+use super::{Reactor, TURN_BYTES};
+use crate::balancer::Next;
+use crate::conn::inbox::Unread;
+use crate::conn::worker::{End, Outcome};
+use crate::fleet::Why;
+use crate::http::Reason;
+use crate::keys::{ClientKey, WorkerKey};
+use mio::Interest;
+use mio::net::UnixStream;
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::Shutdown;
+
+/// A worker that answered busy so often in a row is replaced.
+const MOST_BUSY_ANSWERS: u8 = 10;
+
+/// Why a worker has no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoConnection {
+    /// Its backlog is full.
+    Later,
+    /// Nobody listens on its socket.
+    Refused,
+    /// This side lacks something, a descriptor say.
+    Failed,
+}
+
+impl Reactor {
+    /// Gives a request to a worker.
+    pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, mut job: Job) {
+        let now = self.clock.now;
+        if self.is_stopping() {
+            job.request.asked.keep_alive = false;
+        }
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        debug_assert!(entry.exchange.is_none(), "one request at a time");
+        if let Some(waiting) = self.clients.get_mut(client.0) {
+            waiting.phase = Phase::Assigned { worker };
+        }
+        entry.exchange = Some(Exchange {
+            client: Some(client),
+            is_connection_new: entry.stream.is_none(),
+            job,
+            assigned: now,
+            head_sent_bytes: 0,
+            is_send_broken: false,
+            answer: None,
+            body_bytes: 0,
+            is_probe: false,
+            tunnel: None,
+        });
+        self.start_exchange(worker);
+    }
+
+    /// Sends the request of a worker's exchange, over a new connection where there is none.
+    pub(super) fn start_exchange(&mut self, worker: WorkerKey) {
+        let now = self.clock.now;
+        match self.connect(worker) {
+            Ok(()) => {}
+            Err(NoConnection::Later) => {
+                let Some(entry) = self.workers.get_mut(worker.0) else {
+                    return;
+                };
+                let since = *entry.connecting_since.get_or_insert(now);
+                if now.duration_since(since) < self.config.connect_timeout {
+                    return self.worker_deadlines.arm(worker.0, WorkerDeadline::Connect, now);
+                }
+                entry.connecting_since = None;
+                return self.connect_failed(worker, NoConnection::Later);
+            }
+            Err(why) => return self.connect_failed(worker, why),
+        }
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        entry.connecting_since = None;
+        let Some(exchange) = &entry.exchange else { return };
+        entry.conn.ask(exchange.job.request.asked);
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Read, now);
+        self.send_request(worker);
+    }
+
+    /// Makes sure that the worker has a connection.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub(super) fn connect(&mut self, worker: WorkerKey) -> Result<(), NoConnection> {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return Err(NoConnection::Failed);
+        };
+        if entry.stream.is_some() {
+            return Ok(());
+        }
+        let mut stream = UnixStream::connect(&entry.socket).map_err(|error| match error.kind() {
+            // The backlog is full (puma/puma#1449).
+            ErrorKind::WouldBlock => NoConnection::Later,
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => NoConnection::Refused,
+            _ => NoConnection::Failed,
+        })?;
+        // Not for writing: a Unix socket that is watched for room reports each time that its peer reads.
+        let token = Target::Worker(worker).token();
+        self.poll
+            .registry()
+            .register(&mut stream, token, Interest::READABLE)
+            .map_err(|_| NoConnection::Failed)?;
+        entry.stream = Some(stream);
+        entry.is_closing = false;
+        entry.is_watched_for_room = false;
+        entry.conn = crate::conn::Worker::default();
+        Ok(())
+    }
+
+    /// Writes as much of the request as the worker takes.
+    pub(super) fn send_request(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let (Some(stream), Some(exchange)) = (&mut entry.stream, &mut entry.exchange) else {
+            return;
+        };
+        let mut is_full = false;
+        while !exchange.is_sent() && !exchange.is_send_broken && !is_full {
+            let head = &exchange.job.request.head[exchange.head_sent_bytes..];
+            let body = exchange.job.body.memory();
+            if head.is_empty() && body.is_empty() {
+                match exchange.job.body.write_to(stream) {
+                    Ok(is_all) => is_full = !is_all,
+                    Err(_) => exchange.is_send_broken = true,
+                }
+                continue;
+            }
+            let result = match (head, body) {
+                (head, []) => stream.write(head),
+                (head, body) => stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]),
+            };
+            match classify(result) {
+                Io::Bytes(bytes) => {
+                    let of_head = bytes.min(head.len());
+                    exchange.head_sent_bytes += of_head;
+                    exchange.job.body.consume(bytes - of_head);
+                }
+                Io::Later => is_full = true,
+                // Whatever it has answered is still to be read: a refusal may stand there.
+                Io::End | Io::Gone => exchange.is_send_broken = true,
+            }
+        }
+        if let Some(tunnel) = &mut exchange.tunnel
+            && !is_full
+            && !exchange.is_send_broken
+        {
+            match tunnel.out.write_to(stream) {
+                Ok(true) => {
+                    tunnel.out.clear();
+                    if tunnel.client_has_ended {
+                        let _ = stream.shutdown(Shutdown::Write);
+                    }
+                }
+                Ok(false) => is_full = true,
+                Err(_) => exchange.is_send_broken = true,
+            }
+        }
+        if is_full != entry.is_watched_for_room {
+            entry.is_watched_for_room = is_full;
+            let interests = if is_full {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            };
+            let token = Target::Worker(worker).token();
+            if self.poll.registry().reregister(stream, token, interests).is_err() {
+                exchange.is_send_broken = true;
+            }
+        }
+    }
+
+    pub(super) fn worker_event(&mut self, worker: WorkerKey, event: &mio::event::Event) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        entry.is_closing |= event.is_read_closed();
+        if event.is_writable() && entry.is_watched_for_room {
+            self.send_request(worker);
+            // It takes the request, so it lives.
+            if self.worker_deadlines.armed(worker.0) == Some(WorkerDeadline::Read) {
+                self.worker_deadlines
+                    .arm(worker.0, WorkerDeadline::Read, self.clock.now);
+            }
+            self.tunnel_has_room(worker);
+        }
+        if event.is_readable() || event.is_read_closed() {
+            self.read_worker(worker);
+        }
+    }
+
+    pub(super) fn read_worker(&mut self, worker: WorkerKey) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut budget = TURN_BYTES;
+        while let Some(entry) = self.workers.get_mut(worker.0) {
+            let Some(stream) = &mut entry.stream else { break };
+            if entry.is_held_back {
+                break;
+            }
+            if budget == 0 {
+                self.again.push(Target::Worker(worker));
+                break;
+            }
+            match classify(stream.read(&mut scratch)) {
+                Io::Bytes(bytes) => {
+                    budget = budget.saturating_sub(bytes);
+                    let is_drained = bytes < scratch.len() && !entry.is_closing;
+                    self.take_answer(worker, &mut scratch[..bytes]);
+                    if is_drained {
+                        break;
+                    }
+                }
+                Io::Later => break,
+                Io::End => {
+                    self.connection_ended(worker, false);
+                    break;
+                }
+                Io::Gone => {
+                    self.connection_ended(worker, true);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Passes a piece of an answer on to its client.
+    fn take_answer(&mut self, worker: WorkerKey, fresh: &mut [u8]) {
+        let now = self.clock.now;
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let mut prefix = std::mem::take(&mut self.prefix);
+        prefix.clear();
+        let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
+        let step = entry
+            .conn
+            .receive(unread.rest(), &self.clock.date_line, &mut prefix);
+        let mut delivery = Delivery::Sent;
+        let mut client = None;
+        if let Some(exchange) = &mut entry.exchange {
+            if step.answer.is_some() && !matches!(step.outcome, Outcome::Busy { .. }) {
+                exchange.answer = step.answer;
+            }
+            exchange.body_bytes += step.data.len() as u64;
+            client = exchange.client;
+        }
+        if let Some(client) = client
+            && let Some(waiting) = self.clients.get_mut(client.0)
+            && !matches!(step.outcome, Outcome::Busy { .. } | Outcome::Invalid(_))
+        {
+            delivery = waiting.deliver([&prefix, &unread.rest()[step.data.clone()], step.suffix]);
+            if delivery == Delivery::Waits {
+                entry.is_held_back = waiting.out.is_at_bound();
+                if !matches!(step.outcome, Outcome::Ended { .. }) {
+                    self.client_deadlines.arm(client.0, ClientDeadline::Take, now);
+                }
+            }
+        }
+        unread.consume(step.consumed);
+        entry.conn.inbox.keep(unread);
+        self.prefix = prefix;
+
+        let lost_client = matches!(delivery, Delivery::Gone | Delivery::SpoolFull);
+        match step.outcome {
+            Outcome::Ended { reusable } => self.answer_ended(worker, reusable, delivery),
+            Outcome::Going => {
+                let may_idle = entry
+                    .exchange
+                    .as_ref()
+                    .and_then(|exchange| exchange.answer)
+                    .is_some_and(|a| a.may_idle);
+                // Once nobody waits, the stall's clock runs and is not set back by more bytes.
+                if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Stall) {
+                    let kind = if may_idle {
+                        WorkerDeadline::Idle
+                    } else {
+                        WorkerDeadline::Read
+                    };
+                    self.worker_deadlines.arm(worker.0, kind, now);
+                }
+                if lost_client {
+                    self.delivery_failed(worker, delivery);
+                } else if step.answer.is_some() && client.is_none() {
+                    self.notice_departure(worker);
+                }
+            }
+            Outcome::Busy { reusable } => self.answered_busy(worker, reusable),
+            Outcome::Invalid(invalid) => self.answered_badly(worker, invalid),
+            Outcome::Upgraded => {
+                self.upgrade(worker);
+                if lost_client {
+                    self.delivery_failed(worker, delivery);
+                }
+            }
+            Outcome::Unasked => {
+                log::warn!(
+                    "{}: bytes that nobody asked for; the connection is closed",
+                    self.label(worker)
+                );
+                self.close_connection(worker);
+            }
+        }
+    }
+
+    /// The last byte of an answer is in: the worker is free, however fast its client reads.
+    pub(super) fn answer_ended(&mut self, worker: WorkerKey, reusable: bool, delivery: Delivery) {
+        let now = self.clock.now;
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let Some(exchange) = entry.exchange.take() else {
+            return;
+        };
+        entry.requests += 1;
+        entry.busy_streak = 0;
+        entry.is_held_back = false;
+        entry.is_stuck = false;
+        let is_whole_request_out = exchange.is_sent() && !exchange.is_send_broken;
+        if !reusable || !is_whole_request_out {
+            self.close_connection(worker);
+        }
+        self.worker_deadlines.disarm(worker.0);
+        if exchange.is_probe {
+            return self.probe_answered(worker);
+        }
+        if let (Some(client), Some(answer)) = (exchange.client, exchange.answer) {
+            let finished = Finished {
+                worker: self.identity(worker),
+                times: Times {
+                    queue: exchange.assigned - exchange.job.submitted,
+                    worker: now - exchange.assigned,
+                },
+                request: exchange.job.request,
+                answer,
+                reason: None,
+                body_bytes: exchange.body_bytes,
+            };
+            let then = if answer.keep_alive {
+                Then::Keep
+            } else {
+                Then::Close
+            };
+            self.finish(client, finished, then, delivery);
+        } else {
+            self.give_back(exchange.job.request.head);
+        }
+        self.worker_is_free(worker);
+    }
+
+    /// Has the worker rest, serve the next waiting request, or leave.
+    pub(super) fn worker_is_free(&mut self, worker: WorkerKey) {
+        let now = self.clock.now;
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        if entry.request_limit.is_some_and(|limit| entry.requests >= limit) {
+            self.fleet.retire(worker, Why::Requests, now);
+        }
+        match self.balancer.release(worker, now) {
+            Next::Serve { client } => {
+                if let Some(job) = self.take_job(client) {
+                    self.assign(worker, client, job);
+                }
+            }
+            Next::Rest => {}
+            Next::Leave => self.fleet.idle(worker, now),
+        }
+    }
+
+    fn answered_busy(&mut self, worker: WorkerKey, reusable: bool) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        entry.busy_streak = entry.busy_streak.saturating_add(1);
+        let is_deaf = entry.busy_streak >= MOST_BUSY_ANSWERS;
+        let Some(exchange) = entry.exchange.take() else {
+            return;
+        };
+        let is_sent = exchange.is_sent();
+        if !reusable || !is_sent {
+            self.close_connection(worker);
+        }
+        log::warn!("{}: answered busy", self.label(worker));
+        // It counts as busy for a while, so that nobody meets it again at once.
+        self.worker_deadlines
+            .arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        if is_deaf {
+            self.fleet.retire(worker, Why::Deaf, self.clock.now);
+        }
+        self.try_again(
+            worker,
+            exchange,
+            crate::balancer::Failure::Busy,
+            Reason::WorkerBusy,
+        );
+    }
+
+    /// The connection to a worker has ended, by its doing.
+    fn connection_ended(&mut self, worker: WorkerKey, is_reset: bool) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let end = entry.conn.end(is_reset);
+        self.close_connection(worker);
+        match end {
+            End::Quiet => {
+                let is_busy = self
+                    .workers
+                    .get(worker.0)
+                    .is_some_and(|entry| entry.exchange.is_some());
+                debug_assert!(!is_busy, "a quiet connection with a request");
+            }
+            End::Unheard | End::InHead | End::InBody => self.died_with_request(worker, end),
+            End::Whole(suffix) => {
+                let client = self
+                    .workers
+                    .get(worker.0)
+                    .and_then(|entry| entry.exchange.as_ref()?.client);
+                let delivery = match client.and_then(|client| self.clients.get_mut(client.0)) {
+                    Some(waiting) => waiting.deliver([suffix, b"", b""]),
+                    None => Delivery::Sent,
+                };
+                self.answer_ended(worker, false, delivery);
+            }
+            End::Tunnel => self.tunnel_worker_ended(worker),
+        }
+    }
+
+    pub(super) fn close_connection(&mut self, worker: WorkerKey) {
+        if let Some(entry) = self.workers.get_mut(worker.0) {
+            entry.stream = None;
+            entry.conn = crate::conn::Worker::default();
+            entry.is_closing = false;
+        }
+    }
+
+    /// Tells the worker that nobody waits: it reads the end of its connection.
+    pub(super) fn shut_down_for_sending(&mut self, worker: WorkerKey) {
+        if let Some(entry) = self.workers.get_mut(worker.0)
+            && let Some(stream) = &entry.stream
+        {
+            let _ = stream.shutdown(Shutdown::Write);
+            if let Some(exchange) = &mut entry.exchange {
+                // Such a connection serves no second request.
+                exchange.is_send_broken = true;
+            }
+        }
+    }
+
+    /// The client's spool has room again.
+    pub(super) fn release_held_back(&mut self, worker: WorkerKey) {
+        if let Some(entry) = self.workers.get_mut(worker.0)
+            && entry.is_held_back
+        {
+            entry.is_held_back = false;
+            self.again.push(Target::Worker(worker));
+        }
+    }
+
+    pub(super) fn worker_is_due(&mut self, worker: WorkerKey, kind: WorkerDeadline) {
+        let now = self.clock.now;
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        match kind {
+            // Held back by us, not late.
+            WorkerDeadline::Read | WorkerDeadline::Idle if entry.is_held_back => {
+                self.worker_deadlines.arm(worker.0, kind, now);
+            }
+            WorkerDeadline::Read | WorkerDeadline::Idle => self.answer_is_late(worker),
+            WorkerDeadline::Stall => self.answer_does_not_end(worker),
+            WorkerDeadline::Connect => self.start_exchange(worker),
+            WorkerDeadline::Rest => self.worker_is_free(worker),
+            WorkerDeadline::Probe => self.probe(worker),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! How an entry becomes a worker's command line: which interpreter, which embedded harness, which environment.
+
+use crate::app::{App, Runtime};
+use crate::config::Config;
+use crate::process::Launch;
+use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The harnesses, which lie beside each other in one folder while the server runs.
+const HARNESS_FILES: &[(&str, &str)] = &[
+    ("shared.mjs", include_str!("js/shared.mjs")),
+    ("node.mjs", include_str!("js/node.mjs")),
+    ("bun.mjs", include_str!("js/bun.mjs")),
+];
+
+/// What one worker is told of itself.
+#[derive(Debug)]
+pub struct Identity<'a> {
+    pub slot: usize,
+    pub version: u64,
+    pub socket: &'a Path,
+    pub control_socket: &'a Path,
+    pub prefix: &'a str,
+    /// Where the harnesses lie.
+    pub harness_dir: &'a Path,
+}
+
+impl<'a> Identity<'a> {
+    /// For a look, before anything is started, whether all that is needed is there.
+    pub fn probe(prefix: &'a str, harness_dir: &'a Path) -> Self {
+        let none = Path::new("/");
+        Identity {
+            slot: 0,
+            version: 0,
+            socket: none,
+            control_socket: none,
+            prefix,
+            harness_dir,
+        }
+    }
+}
+
+/// Puts the harnesses into `dir`, which is made.
+///
+/// # Errors
+/// The file system's.
+pub fn write_harnesses(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for (name, text) in HARNESS_FILES {
+        std::fs::write(dir.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// Whether workers of this runtime need a harness beside them.
+pub fn needs_harness(runtime: Runtime) -> bool {
+    match runtime {
+        Runtime::JavaScript => true,
+        Runtime::Executable | Runtime::Command => false,
+    }
+}
+
+/// What runs the app, by its path.
+///
+/// # Errors
+/// A line that says which interpreter is missing and how to get it.
+pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
+    let (program, arguments) = match app.runtime {
+        Runtime::Executable => (app.entry.clone(), Vec::new()),
+        Runtime::Command => command(config, identity, &app.dir)?,
+        Runtime::JavaScript => javascript(app, config, identity)?,
+    };
+    let path = |path: &Path| path.as_os_str().to_os_string();
+    let environment = vec![
+        ("WORKER_ID".into(), identity.slot.to_string().into()),
+        ("APP_NAME".into(), app.name.clone().into()),
+        ("APP_ENTRY".into(), path(&app.entry)),
+        ("SOCKET_PATH".into(), path(identity.socket)),
+        ("SOCKET_PREFIX".into(), identity.prefix.into()),
+        ("CONTROL_SOCKET".into(), path(identity.control_socket)),
+        ("RIP_VERSION".into(), identity.version.to_string().into()),
+        ("RIP_HOT_RELOAD".into(), config.hot_reload.word().into()),
+        ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
+        (
+            "RIP_LOG_JSON".into(),
+            if config.json_logging { "1" } else { "0" }.into(),
+        ),
+    ];
+    // A command has children of its own to tell; everything else dies at once with the server.
+    let death_signal = if app.runtime == Runtime::Command {
+        Signal::SIGTERM
+    } else {
+        Signal::SIGKILL
+    };
+    Ok(Launch {
+        program,
+        arguments,
+        environment,
+        dir: app.dir.clone(),
+        death_signal,
+    })
+}
+
+fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
+    let socket = identity.socket.to_string_lossy();
+    let mut words = config.command.iter().flatten().map(|word| match word.to_str() {
+        Some(text) => OsString::from(text.replace("{socket}", &socket)),
+        None => word.clone(),
+    });
+    let program = PathBuf::from(words.next().unwrap_or_default());
+    let found = if program.components().count() > 1 {
+        let program = dir.join(&program);
+        is_executable(&program).then_some(program)
+    } else {
+        find_program(&program.to_string_lossy())
+    };
+    match found {
+        Some(found) => Ok((found, words.collect())),
+        None => Err(format!(
+            "the command '{}' is not there, or not executable",
+            program.display()
+        )),
+    }
+}
+
+fn javascript(
+    app: &App,
+    config: &Config,
+    identity: &Identity<'_>,
+) -> Result<(PathBuf, Vec<OsString>), String> {
+    let is_for_bun_alone = app.entry.extension().is_some_and(|ending| {
+        ["rip", "ts", "mts", "tsx", "jsx"]
+            .iter()
+            .any(|other| ending == *other)
+    });
+    if let Some(bun) = find_program("bun") {
+        let preloads = config
+            .preload
+            .iter()
+            .flat_map(|module| ["--preload".into(), module.into()]);
+        let harness = identity.harness_dir.join("bun.mjs").into();
+        // Bun's own bound is 16 KiB; the front end has its own.
+        let head_bound = OsString::from("--max-http-header-size=262144");
+        return Ok((
+            bun,
+            [head_bound]
+                .into_iter()
+                .chain(preloads)
+                .chain([harness])
+                .collect(),
+        ));
+    }
+    if let Some(node) = find_program("node").filter(|_| !is_for_bun_alone || !config.preload.is_empty()) {
+        let imports = config
+            .preload
+            .iter()
+            .flat_map(|module| ["--import".into(), module.into()]);
+        return Ok((
+            node,
+            imports
+                .chain([identity.harness_dir.join("node.mjs").into()])
+                .collect(),
+        ));
+    }
+    Err(format!(
+        "'{}' needs Bun, which is not in PATH{}; npm install -g bun, or bun.sh, would do",
+        app.entry.display(),
+        if is_for_bun_alone { "" } else { ", nor is Node" }
+    ))
+}
+
+/// A program by its bare name, as the shell would find it.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| is_executable(file))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}

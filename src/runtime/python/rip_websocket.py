@@ -1,0 +1,236 @@
+"""The server's side of a WebSocket (RFC 6455), as ASGI's `websocket` scope."""
+
+import asyncio
+import base64
+import hashlib
+from collections import deque
+
+from rip_worker import Gone
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+QUEUED_BYTES = 262144  # what is read ahead of the app
+PING_EVERY_S = 20  # the front end ends a tunnel that is quiet for a minute
+CLOSE_TIMEOUT_S = 5  # for the client's half of the closing handshake
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+PROTOCOL_ERROR, NO_CODE, NOT_UTF8, TOO_BIG, APP_FAILED = 1002, 1005, 1007, 1009, 1011
+ENDED_WITHOUT_CLOSE = 1006
+ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+REFUSED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+
+
+class WebSocket:
+    def __init__(self, connection, scope, fields):
+        self.connection = connection
+        self.server = connection.server
+        self.key = fields[b"sec-websocket-key"]
+        offered = fields.get(b"sec-websocket-protocol", b"").decode("latin-1")
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+        scope["subprotocols"] = [name.strip() for name in offered.split(",") if name.strip()]
+        del scope["method"]
+        self.scope = scope
+        self.accepted = False
+        self.closed = False  # a Close was sent, or the handshake refused, or the connection is gone
+        self.disconnect = None  # the app's last message
+        self.queue = deque([{"type": "websocket.connect"}])
+        self.queued = 0
+        self.news = asyncio.Event()
+        self.buffer = bytearray()
+        self.kind = None  # TEXT or BINARY while a message comes in fragments
+        self.message = bytearray()
+
+    async def run(self):
+        error = None
+        try:
+            await self.server.app(self.scope, self.receive, self.send)
+        except (Exception, SystemExit, asyncio.CancelledError) as caught:
+            error = caught
+        connection = self.connection
+        if self.accepted:
+            if error and not isinstance(error, Gone):
+                self.server.worker.say("WebSocket %s failed" % self.scope["path"], error)
+            if not self.closed:
+                self.close(APP_FAILED if error else 1000)
+        else:
+            connection.exchange = None
+            if not self.closed:
+                connection.failed(self.scope, error or RuntimeError("the app neither accepted nor refused"))
+        self.server.answered(self)
+
+    # The app's side
+
+    async def receive(self):
+        while not self.queue:
+            if self.disconnect:
+                return self.disconnect
+            self.news.clear()
+            await self.news.wait()
+        message = self.queue.popleft()
+        self.queued -= size(message)
+        if self.queued <= QUEUED_BYTES:
+            self.connection.transport.resume_reading()
+        return message
+
+    async def send(self, message):
+        kind = message["type"]
+        if self.closed:
+            raise Gone("the WebSocket is closed")
+        if kind == "websocket.close":
+            if self.accepted:
+                self.close(message.get("code", 1000), message.get("reason") or "")
+            else:
+                self.closed = True
+                self.disconnect = disconnected(ENDED_WITHOUT_CLOSE)
+                self.connection.transport.write(REFUSED)
+        elif kind == "websocket.accept" and not self.accepted:
+            self.accept(message.get("subprotocol"), message.get("headers", ()))
+        elif kind == "websocket.send" and self.accepted:
+            text = message.get("text")
+            if text is not None:
+                self.write(TEXT, text.encode())
+            else:
+                self.write(BINARY, message["bytes"])
+            await self.connection.drained()
+        else:
+            raise RuntimeError("%s at the wrong time" % kind)
+
+    def accept(self, subprotocol, headers):
+        proof = base64.b64encode(hashlib.sha1(self.key + ACCEPT_SUFFIX).digest())
+        lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
+        lines.append(b"Sec-WebSocket-Accept: " + proof)
+        if subprotocol:
+            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
+        lines.extend(b"%b: %b" % (name, value) for name, value in headers)
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+            raise ValueError("a header has a line break in it: %r" % lines)
+        self.accepted = True
+        self.connection.socket = self
+        self.connection.transport.write(head + b"\r\n\r\n")
+        self.server.loop.call_later(PING_EVERY_S, self.ping)
+
+    # The client's side
+
+    def lost(self):
+        """The connection has ended."""
+        self.closed = True
+        self.disconnect = self.disconnect or disconnected(ENDED_WITHOUT_CLOSE)
+        self.news.set()
+
+    def ping(self):
+        if not self.closed:
+            self.write(PING, b"")
+            self.server.loop.call_later(PING_EVERY_S, self.ping)
+
+    def write(self, opcode, payload):
+        length = len(payload)
+        if length < 126:
+            head = bytes((0x80 | opcode, length))
+        elif length < 65536:
+            head = bytes((0x80 | opcode, 126)) + length.to_bytes(2, "big")
+        else:
+            head = bytes((0x80 | opcode, 127)) + length.to_bytes(8, "big")
+        self.connection.transport.write(head + payload)
+
+    def close(self, code, reason=""):
+        """Sends our Close; the connection ends with the client's, or a little later."""
+        payload = b"" if code == NO_CODE else code.to_bytes(2, "big") + reason.encode()[:123]
+        self.write(CLOSE, payload)
+        self.closed = True
+        self.server.loop.call_later(CLOSE_TIMEOUT_S, self.connection.transport.close)
+
+    def end(self, code, reason="", answer=None):
+        """Answers the client's Close, or its error, and ends the connection."""
+        if not self.closed:
+            self.close(answer or code, reason)
+        self.disconnect = self.disconnect or disconnected(code, reason)
+        self.news.set()
+        self.buffer.clear()
+        self.connection.transport.close()
+
+    def feed(self, data):
+        if self.disconnect:
+            return
+        self.buffer += data
+        while not self.disconnect and self.frame():
+            pass
+
+    def frame(self):
+        """Takes one frame from the buffer; False if it is not whole."""
+        buffer = self.buffer
+        if len(buffer) < 2:
+            return False
+        final, opcode, length, at = buffer[0] & 0x80, buffer[0] & 0x0F, buffer[1] & 0x7F, 2
+        if buffer[0] & 0x70 or not buffer[1] & 0x80:
+            return self.end(PROTOCOL_ERROR, "a reserved bit, or no mask")
+        if opcode >= CLOSE and (length > 125 or not final):
+            return self.end(PROTOCOL_ERROR, "a control frame is short and whole")
+        if length > 125:
+            at = 4 if length == 126 else 10
+            if len(buffer) < at:
+                return False
+            length = int.from_bytes(buffer[2:at], "big")
+        if len(self.message) + length > MAX_MESSAGE_BYTES:
+            return self.end(TOO_BIG, "a message has at most %d bytes" % MAX_MESSAGE_BYTES)
+        if len(buffer) < at + 4 + length:
+            return False
+        payload = unmask(buffer[at + 4 : at + 4 + length], buffer[at : at + 4])
+        del buffer[: at + 4 + length]
+        if opcode == CLOSE:
+            self.client_closes(payload)
+        elif opcode == PING:
+            if not self.closed:
+                self.write(PONG, payload)
+        elif opcode in (CONTINUATION, TEXT, BINARY):
+            self.fragment(opcode, final, payload)
+        elif opcode != PONG:
+            self.end(PROTOCOL_ERROR, "an unknown opcode")
+        return True
+
+    def fragment(self, opcode, final, payload):
+        if (opcode == CONTINUATION) != (self.kind is not None):
+            return self.end(PROTOCOL_ERROR, "fragments out of order")
+        if opcode != CONTINUATION:
+            self.kind = opcode
+        self.message += payload
+        if not final:
+            return
+        kind, message = self.kind, bytes(self.message)
+        self.kind, self.message = None, bytearray()
+        if kind == TEXT:
+            try:
+                message = message.decode()
+            except UnicodeDecodeError:
+                return self.end(NOT_UTF8)
+        event = {"type": "websocket.receive", "text" if kind == TEXT else "bytes": message}
+        self.queue.append(event)
+        self.queued += size(event)
+        if self.queued > QUEUED_BYTES:
+            self.connection.transport.pause_reading()
+        self.news.set()
+
+    def client_closes(self, payload):
+        code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else NO_CODE
+        known = 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+        if len(payload) == 1 or payload and not known:
+            return self.end(PROTOCOL_ERROR, "not a close code")
+        try:
+            self.end(code, payload[2:].decode(), answer=code)
+        except UnicodeDecodeError:
+            self.end(NOT_UTF8)
+
+
+def unmask(payload, mask):
+    # As one big number: the quickest XOR that Python has.
+    length = len(payload)
+    mask = (mask * (length // 4 + 1))[:length]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")).to_bytes(length, "little")
+
+
+def size(message):
+    return len(message.get("text") or message.get("bytes") or "")
+
+
+def disconnected(code, reason=""):
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}

@@ -1,0 +1,254 @@
+"""What both kinds of app need: loading and hot reload, the control socket, error answers."""
+
+import html
+import importlib
+import inspect
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LOOK_EVERY_S = 0.1  # how often a request looks whether the entry has changed
+CONTROL_TIMEOUT_S = 10.0  # the server answers within a millisecond; this only bounds a hang
+BACKLOG = 128  # the server opens one connection; the rest is for its retries
+
+# What concerns one connection only is the front end's to say.
+HOP_BY_HOP = frozenset("connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
+
+
+class Gone(ConnectionError):
+    """The other end of the connection has gone, so nobody waits for this answer."""
+
+
+class Worker:
+    def __init__(self, env):
+        self.id = int(env["WORKER_ID"])
+        self.version = int(env.get("RIP_VERSION") or 0)
+        self.entry = env["APP_ENTRY"]
+        self.folder = os.path.dirname(self.entry)
+        self.socket_path = env["SOCKET_PATH"]
+        self.control_path = env["CONTROL_SOCKET"]
+        self.watches = env.get("RIP_HOT_RELOAD") == "module"
+        self.max_reloads = int(env.get("RIP_MAX_RELOADS") or 10)
+        self.shows_traces = env.get("NODE_ENV") in ("development", "dev")
+        self.is_asgi = False
+        self.reloads = 0
+        self.retiring = False
+        self.seen = None  # the entry's signature when it was last loaded, or failed to
+        self.next_look = 0.0
+        sys.path.insert(0, self.folder)
+        # The name that the app's own modules import the entry by.
+        stem = os.path.splitext(os.path.basename(self.entry))[0]
+        self.module_name = stem if stem not in sys.modules else "rip_app"
+
+    # Loading
+
+    def load_or_exit(self):
+        try:
+            self.seen = self.signature()
+            app = self.load()
+        except (Exception, SystemExit) as error:
+            self.fail("can't load " + self.entry, error)
+        self.is_asgi = looks_like_asgi(app)
+        return app
+
+    def load(self):
+        """Runs the entry as a new module and returns the app in it."""
+        # Read here, not by an import: a cached .pyc is told from a new source by whole seconds.
+        with open(self.entry, "rb") as file:
+            source = file.read()
+        name = self.module_name
+        loader = SourceFileLoader(name, self.entry)
+        module = module_from_spec(spec_from_file_location(name, self.entry, loader=loader))
+        last = sys.modules.get(name)
+        sys.modules[name] = module
+        try:
+            exec(compile(source, self.entry, "exec", dont_inherit=True), module.__dict__)
+            for attribute in ("application", "app"):
+                app = getattr(module, attribute, None)
+                if callable(app):
+                    return app
+            raise LookupError("neither `application` nor `app` in it is a WSGI or ASGI app")
+        except BaseException:
+            if last is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = last
+            raise
+
+    def signature(self):
+        """Tells two states of the entry apart: edits, renames over it, symlinks that moved."""
+        stat = os.stat(self.entry)
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev
+
+    def changed_app(self):
+        """The app loaded anew if its entry has changed, else None. Call it between two requests."""
+        now = time.monotonic()
+        if now < self.next_look:
+            return None
+        self.next_look = now + LOOK_EVERY_S
+        try:
+            signature = self.signature()
+            if signature == self.seen:
+                return None
+            importlib.invalidate_caches()
+            os.chdir(self.folder)  # of a `current` symlink that moved, the new folder
+        except OSError:
+            return None  # an editor is about to put the file back
+        self.seen = signature
+        try:
+            app = self.load()
+        except (Exception, SystemExit) as error:
+            self.say("can't load the changed %s, the last good one goes on" % self.entry, error)
+            return None
+        if looks_like_asgi(app) != self.is_asgi:
+            self.say("%s is now %s: asked for a new process" % (self.entry, "WSGI" if self.is_asgi else "ASGI"))
+            self.retire()
+            return None
+        return app
+
+    def swapped(self):
+        """A changed app has taken over."""
+        self.reloads += 1
+        if self.reloads == self.max_reloads:
+            self.retire()
+
+    # The server
+
+    def listen(self):
+        try:
+            os.unlink(self.socket_path)
+        except FileNotFoundError:
+            pass
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(self.socket_path)
+        except OSError as error:
+            self.fail("can't listen on %s: %s" % (self.socket_path, error))
+        listener.listen(BACKLOG)
+        return listener
+
+    def join(self):
+        try:
+            ok, answer = self.tell("join", pid=os.getpid(), socket=self.socket_path, version=self.version)
+        except OSError as error:
+            self.fail("can't reach the server at %s: %s" % (self.control_path, error))
+        if not ok:
+            self.fail("the server refused this worker: " + answer)
+
+    def quit(self):
+        """Says goodbye; True if the server is there to finish with this worker in order."""
+        try:
+            return self.tell("quit")[0]
+        except OSError:
+            return False
+
+    def retire(self):
+        if self.retiring:
+            return
+        self.retiring = True
+        try:
+            self.tell("retire")
+        except OSError as error:
+            self.say("can't ask to be replaced: %s" % error)
+
+    def server_lives(self):
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(CONTROL_TIMEOUT_S)
+            try:
+                control.connect(self.control_path)
+                return True
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            except OSError:
+                return True  # busy, not gone
+
+    def tell(self, op, **more):
+        """Posts a message to the control socket: (whether it was accepted, the answer's text)."""
+        body = json.dumps(dict(op=op, workerId=self.id, **more))
+        head = "POST /worker HTTP/1.1\r\nHost: rip\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(CONTROL_TIMEOUT_S)
+            control.connect(self.control_path)
+            control.sendall(("%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)).encode())
+            with control.makefile("rb") as reader:
+                status = reader.readline().split()
+                length = -1
+                for line in iter(reader.readline, b""):
+                    if not line.strip():
+                        break
+                    name, _, value = line.partition(b":")
+                    if name.lower() == b"content-length":
+                        length = int(value)
+                text = reader.read(length).decode("utf-8", "replace").strip()
+        try:
+            accepted = status[1:2] == [b"200"] and json.loads(text).get("ok") is True
+        except (ValueError, AttributeError):
+            accepted = False
+        return accepted, text or "no answer"
+
+    # Trouble
+
+    def say(self, what, error=None):
+        # In one write, so that other lines don't come between.
+        if sys.stderr:
+            sys.stderr.write("rip-server: worker %d: %s\n%s" % (self.id, what, trace(error) if error else ""))
+
+    def fail(self, what, error=None):
+        self.say(what, error)
+        sys.exit(1)
+
+    def error_answer(self, error, method, target, request_id, accept):
+        """Reports a request's exception; returns the 500's content type and body."""
+        self.say("%s %s (request %s) failed" % (method, target.partition("?")[0], request_id), error)
+        if not self.shows_traces:
+            return "text/plain; charset=utf-8", b"Internal Server Error\n"
+        text = "%s %s (request %s)\n\n%s" % (method, target, request_id, trace(error))
+        if "text/html" not in accept:
+            return "text/plain; charset=utf-8", text.encode("utf-8", "replace")
+        title = html.escape(traceback.format_exception_only(type(error), error)[-1].strip())
+        page = "<!doctype html><meta charset=utf-8><title>%s</title><h1>%s</h1><pre>%s</pre>\n"
+        return "text/html; charset=utf-8", (page % (title, title, html.escape(text))).encode("utf-8", "replace")
+
+
+def trace(error):
+    """The exception's trace, from the app's first frame on."""
+    frame = error.__traceback__
+    while frame and frame.tb_frame.f_code.co_filename.startswith((HERE + os.sep, "<frozen")):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))
+
+
+def looks_like_asgi(app):
+    """A coroutine function, or one that takes ASGI's parameters and not WSGI's two."""
+    call = getattr(app, "__call__", None)
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(call):
+        return True
+    return not accepts(app, 2) and (accepts(app, 3) or accepts(app, 1))
+
+
+def accepts(app, count):
+    try:
+        inspect.signature(app).bind(*range(count))
+        return True
+    except ValueError:
+        return count == 2  # written in C, without a signature: WSGI is the older custom
+    except TypeError:
+        return False
+
+
+def last_hop(forwarded_for):
+    """The client's address: the front end has put it last."""
+    return forwarded_for.rpartition(",")[2].strip()
+
+
+def host_and_port(host, secure):
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdecimal():
+        return name, port
+    return host or "localhost", "443" if secure else "80"

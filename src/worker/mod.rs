@@ -1,0 +1,31 @@
+//! The worker's side in Rust: what `rip_server::run` does in the processes that the server starts.
+
+mod message;
+mod serve;
+
+pub use message::{Body, Request, Response};
+pub use serve::serve;
+
+use std::path::PathBuf;
+
+/// Who this worker is, from the environment that the server gave it.
+#[derive(Debug)]
+pub struct Identity {
+    pub worker_id: u64,
+    pub version: u64,
+    pub socket: PathBuf,
+    pub control: PathBuf,
+}
+
+impl Identity {
+    /// `None`: this process was not started by a server.
+    pub fn from_environment() -> Option<Identity> {
+        let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+        Some(Identity {
+            worker_id: number("WORKER_ID")?,
+            version: number("RIP_VERSION")?,
+            socket: std::env::var_os("SOCKET_PATH")?.into(),
+            control: std::env::var_os("CONTROL_SOCKET")?.into(),
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! The serve loop: listen, join, one request at a time, and an end without loss.
+//!
+//! Each connection has a thread, the handler has one lock: whoever finds it taken answers busy at once. The server
+//! opens one connection, so this is one thread in all but odd moments.
+
+use super::Identity;
+use super::message::{Body, Request, Response};
+use crate::client;
+use crate::control::Message;
+use crate::http::request::room;
+use crate::http::{Framing, RequestHead, head};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, TryLockError};
+
+/// The most connections at once. The server holds one; a few more cover reconnects.
+const MOST_CONNECTIONS: usize = 64;
+
+/// Serves until the server says that it is over.
+pub fn serve<F>(identity: &Identity, handler: F) -> ExitCode
+where
+    F: FnMut(&mut Request<'_>) -> Response + Send + 'static,
+{
+    match try_serve(identity, handler) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(complaint) => {
+            eprintln!("{complaint}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_serve<F>(identity: &Identity, handler: F) -> Result<(), String>
+where
+    F: FnMut(&mut Request<'_>) -> Response + Send + 'static,
+{
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| format!("{what}: {error}")
+    };
+    // Blocked before any thread starts, so that only this one hears of them. Ctrl-C is the server's business.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals
+        .thread_block()
+        .map_err(|error| format!("signals: {error}"))?;
+    let signals = SignalFd::new(&signals).map_err(|error| format!("signals: {error}"))?;
+
+    let _ = std::fs::remove_file(&identity.socket);
+    let listener = UnixListener::bind(&identity.socket)
+        .map_err(|error| format!("cannot listen on '{}': {error}", identity.socket.display()))?;
+    join(identity)?;
+
+    let handler = Arc::new(Mutex::new(handler));
+    let mut connections = Vec::new();
+    loop {
+        let mut ready = [
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(format!("poll: {error}")),
+        }
+        let has_signal = ready[1].any().unwrap_or(false);
+        if ready[0].any().unwrap_or(false) {
+            let (stream, _) = listener.accept().map_err(failed("accept"))?;
+            connections.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
+            if connections.len() < MOST_CONNECTIONS {
+                let handler = handler.clone();
+                connections.push(std::thread::spawn(move || converse(&stream, &handler)));
+            }
+        }
+        if has_signal
+            && let Ok(Some(signal)) = signals.read_signal()
+            && signal.ssi_signo == Signal::SIGTERM as u32
+        {
+            break;
+        }
+    }
+    leave(identity, connections, &handler);
+    Ok(())
+}
+
+fn join(identity: &Identity) -> Result<(), String> {
+    let message = Message::Join {
+        worker_id: identity.worker_id,
+        pid: std::process::id() as i32,
+        socket: identity.socket.to_string_lossy().into_owned(),
+        version: identity.version,
+    };
+    let answer = client::ask(&identity.control, "POST", "/worker", &message.to_json())
+        .map_err(|error| format!("cannot join at '{}': {error}", identity.control.display()))?;
+    match answer.status {
+        200 => Ok(()),
+        _ => Err(format!(
+            "the server refused this worker: {}",
+            answer.body.trim_end()
+        )),
+    }
+}
+
+/// No new request comes after the answer to `quit`; what is on the connections is served until the server closes
+/// them. Without a server the request in hand is finished.
+fn leave<F>(identity: &Identity, connections: Vec<std::thread::JoinHandle<()>>, handler: &Mutex<F>) {
+    let message = Message::Quit {
+        worker_id: identity.worker_id,
+    };
+    if client::ask(&identity.control, "POST", "/worker", &message.to_json()).is_ok() {
+        for connection in connections {
+            // A connection's panic was a handler's, and was answered.
+            let _ = connection.join();
+        }
+    } else {
+        drop(handler.lock());
+    }
+}
+
+/// One connection, until its end.
+fn converse<F>(stream: &UnixStream, handler: &Mutex<F>)
+where
+    F: FnMut(&mut Request<'_>) -> Response,
+{
+    let mut reader = BufReader::with_capacity(64 * 1024, stream);
+    loop {
+        match serve_one(&mut reader, stream, handler) {
+            Ok(true) => {}
+            // The server has closed, or nothing more can be said on this connection.
+            Ok(false) | Err(_) => return,
+        }
+    }
+}
+
+/// One request and its answer. `false`: the connection is over.
+fn serve_one<F>(
+    reader: &mut BufReader<&UnixStream>,
+    mut stream: &UnixStream,
+    handler: &Mutex<F>,
+) -> io::Result<bool>
+where
+    F: FnMut(&mut Request<'_>) -> Response,
+{
+    let Some(bytes) = read_head(reader)? else {
+        return Ok(false);
+    };
+    let mut fields = room();
+    let head = RequestHead::parse(&bytes, &mut fields, u64::MAX)
+        .map_err(|reason| io::Error::other(reason.to_string()))?;
+    let left_bytes = match head.framing {
+        Framing::Length(bytes) => bytes,
+        Framing::Empty => 0,
+        Framing::Chunked | Framing::UntilClose => return Err(io::Error::other("the server sends lengths")),
+    };
+    let is_head = head.method == "HEAD";
+    let mut request = Request {
+        method: head.method.to_owned(),
+        target: head.target.to_owned(),
+        fields: head
+            .fields
+            .iter()
+            .map(|field| (field.name.to_owned(), field.value.to_vec()))
+            .collect(),
+        body: Body {
+            source: reader,
+            left_bytes,
+        },
+    };
+    let response = match handler.try_lock() {
+        _ if request.header("rip-probe").is_some() && request.path() == "/ready" => Response::text("ok"),
+        Ok(mut handler) => call(&mut *handler, &mut request),
+        // An earlier panic was answered; the handler goes on.
+        Err(TryLockError::Poisoned(poisoned)) => call(&mut *poisoned.into_inner(), &mut request),
+        Err(TryLockError::WouldBlock) => Response::text("busy")
+            .with_status(503)
+            .with_header("Rip-Worker-Busy", "1"),
+    };
+    // A body that the handler did not want is still on the connection.
+    io::copy(&mut request.body, &mut io::sink())?;
+    response.send(&mut stream, is_head)?;
+    Ok(true)
+}
+
+/// A panic is a 500, not the worker's end.
+fn call<F>(handler: &mut F, request: &mut Request<'_>) -> Response
+where
+    F: FnMut(&mut Request<'_>) -> Response,
+{
+    let id = request.header("x-request-id").unwrap_or("").to_owned();
+    catch_unwind(AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
+        eprintln!("the handler panicked in request {id}");
+        Response::text("Internal Server Error\n").with_status(500)
+    })
+}
+
+/// A whole head, or nothing where the connection ended before one.
+fn read_head(reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let mut scanned = 0;
+    loop {
+        if let Ok(head::Look::Whole(length)) = head::look(&bytes, &mut scanned) {
+            debug_assert_eq!(length, bytes.len());
+            return Ok(Some(bytes));
+        }
+        let room = (crate::http::MAX_HEAD_BYTES * 2).saturating_sub(bytes.len()) as u64;
+        if reader.by_ref().take(room).read_until(b'\n', &mut bytes)? == 0 {
+            return if bytes.is_empty() {
+                Ok(None)
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            };
+        }
+    }
+}
