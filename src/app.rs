@@ -21,6 +21,11 @@ pub struct App {
 pub enum Runtime {
     /// Bun; without Bun, Node for what Node can run.
     JavaScript,
+    Python,
+    /// Rack.
+    Ruby,
+    /// One process a request, by the built-in worker.
+    Cgi,
     /// The file is run, and speaks the worker protocol.
     Executable,
     /// A command that can listen on a Unix socket.
@@ -33,6 +38,13 @@ const ENTRIES: &[(&str, Runtime)] = &[
     ("index.ts", Runtime::JavaScript),
     ("index.js", Runtime::JavaScript),
     ("index.mjs", Runtime::JavaScript),
+    ("app.py", Runtime::Python),
+    ("wsgi.py", Runtime::Python),
+    ("asgi.py", Runtime::Python),
+    ("index.py", Runtime::Python),
+    ("config.ru", Runtime::Ruby),
+    ("index.cgi", Runtime::Cgi),
+    ("index.sh", Runtime::Cgi),
     ("index", Runtime::Executable),
 ];
 
@@ -102,6 +114,9 @@ impl App {
                 .into_iter()
                 .find(is_fit)
                 .ok_or(NoApp::NoEntry(path.to_path_buf()))?;
+            if runtime == Runtime::Cgi && !is_executable(&entry) {
+                return Err(NoApp::NotExecutable(entry));
+            }
             return Ok(App {
                 name,
                 dir: real,
@@ -113,6 +128,9 @@ impl App {
         let runtime = match real.extension().and_then(OsStr::to_str) {
             _ if is_command => Runtime::Command,
             Some("rip" | "ts" | "js" | "mjs" | "cjs" | "mts" | "tsx" | "jsx") => Runtime::JavaScript,
+            Some("py") => Runtime::Python,
+            Some("ru") => Runtime::Ruby,
+            Some("cgi" | "sh") if is_executable(&real) => Runtime::Cgi,
             _ if is_executable(&real) => Runtime::Executable,
             _ => return Err(NoApp::NotExecutable(path.to_path_buf())),
         };

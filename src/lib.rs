@@ -40,6 +40,7 @@ pub mod observe;
 pub mod process;
 pub mod reactor;
 pub mod runtime;
+pub mod unnamed;
 pub mod worker;
 
 pub use worker::{Request, Response};
@@ -72,6 +73,7 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
         Err(Usage(complaint)) => return complain(&complaint, 2),
     };
     match command {
+        Command::CgiWorker => cgi_worker(),
         Command::Help => print(&config::help()),
         Command::Version => print(concat!("rip-server ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Ask { verb, place } => match client::carry_out(verb, &place, carried.as_deref()) {
@@ -83,6 +85,22 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
             Err(StartError::Usage(complaint)) => complain(&complaint, 2),
             Err(StartError::Trouble(complaint)) => complain(&complaint, 1),
         },
+    }
+}
+
+/// A worker of a CGI app: each request runs the script once.
+fn cgi_worker() -> ExitCode {
+    match (
+        worker::Identity::from_environment(),
+        std::env::var_os("APP_ENTRY").map(PathBuf::from),
+    ) {
+        (Some(identity), Some(script)) => {
+            worker::serve(&identity, move |request| worker::cgi::run(&script, request))
+        }
+        _ => complain(
+            "cgi-worker is started by the server; rip-server ./index.cgi would do",
+            2,
+        ),
     }
 }
 

@@ -158,6 +158,9 @@ const FLAGS: &[Flag] = &[
     flag("--version", "", "", "", "the version"),
 ];
 
+/// How the server starts the built-in worker of a CGI app.
+pub const CGI_WORKER: &str = "cgi-worker";
+
 /// A day: longer waits are mistakes.
 const MOST_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -245,6 +248,7 @@ impl Raw {
             return reader.ask(Some(Verb::Stop), place, carries_app);
         }
         match reader.verb()? {
+            Some(Command::CgiWorker) => Ok(Command::CgiWorker),
             Some(Command::Ask { verb, .. }) => reader.ask(Some(verb), place, carries_app),
             _ => reader.serve(place, self.command, carries_app),
         }
@@ -267,6 +271,7 @@ impl Reader<'_> {
             socket_prefix: None,
         };
         let verb = match rest.first().and_then(|word| word.to_str()) {
+            Some(CGI_WORKER) if rest.len() == 1 => return Ok(Some(Command::CgiWorker)),
             Some("status") => Verb::Status {
                 json: false,
                 watch: false,

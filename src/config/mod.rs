@@ -4,7 +4,7 @@
 mod flags;
 mod words;
 
-pub use flags::help;
+pub use flags::{CGI_WORKER, help};
 
 use crate::fleet::Plan;
 use std::ffi::OsString;
@@ -30,6 +30,8 @@ pub enum Command {
     },
     Help,
     Version,
+    /// The built-in worker of a CGI app. The server starts it, people do not.
+    CgiWorker,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

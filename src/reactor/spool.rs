@@ -1,13 +1,13 @@
 //! Bytes that wait: a request's body for its worker, an answer's for its client. In memory while they are few, then
 //! in a file without a name, so that nothing is left behind whatever happens.
 
+use crate::unnamed;
 use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -40,48 +40,6 @@ impl Room {
             memory_bytes: Cell::new(0),
             memfd_bytes: Cell::new(0),
         })
-    }
-
-    /// A file without a name, or a memfd where there is no usable folder.
-    fn open(&self) -> io::Result<(File, bool)> {
-        let unnamed = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
-            .open(&self.folder);
-        match unnamed.or_else(|_| self.open_and_unlink()) {
-            Ok(file) => Ok((file, false)),
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
-                ) =>
-            {
-                Err(error)
-            }
-            Err(_) => Ok((
-                File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?),
-                true,
-            )),
-        }
-    }
-
-    /// For file systems without O_TMPFILE.
-    fn open_and_unlink(&self) -> io::Result<File> {
-        thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
-        let count = COUNT.replace(COUNT.get() + 1);
-        let path = self
-            .folder
-            .join(format!(".rip-spool-{}-{count}", std::process::id()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        std::fs::remove_file(&path)?;
-        Ok(file)
     }
 }
 
@@ -153,7 +111,7 @@ impl Spool {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let (file, is_memfd) = self.room.open().map_err(|_| Full)?;
+                let (file, is_memfd) = unnamed::open(&self.room.folder).map_err(|_| Full)?;
                 self.file.insert(Overflow {
                     file,
                     bytes: 0,

@@ -13,6 +13,12 @@ const HARNESS_FILES: &[(&str, &str)] = &[
     ("shared.mjs", include_str!("js/shared.mjs")),
     ("node.mjs", include_str!("js/node.mjs")),
     ("bun.mjs", include_str!("js/bun.mjs")),
+    ("main.py", include_str!("python/main.py")),
+    ("rip_worker.py", include_str!("python/rip_worker.py")),
+    ("rip_wsgi.py", include_str!("python/rip_wsgi.py")),
+    ("rip_asgi.py", include_str!("python/rip_asgi.py")),
+    ("rip_websocket.py", include_str!("python/rip_websocket.py")),
+    ("main.rb", include_str!("ruby/main.rb")),
 ];
 
 /// What one worker is told of itself.
@@ -57,8 +63,8 @@ pub fn write_harnesses(dir: &Path) -> std::io::Result<()> {
 /// Whether workers of this runtime need a harness beside them.
 pub fn needs_harness(runtime: Runtime) -> bool {
     match runtime {
-        Runtime::JavaScript => true,
-        Runtime::Executable | Runtime::Command => false,
+        Runtime::JavaScript | Runtime::Python | Runtime::Ruby => true,
+        Runtime::Cgi | Runtime::Executable | Runtime::Command => false,
     }
 }
 
@@ -71,6 +77,9 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         Runtime::Executable => (app.entry.clone(), Vec::new()),
         Runtime::Command => command(config, identity, &app.dir)?,
         Runtime::JavaScript => javascript(app, config, identity)?,
+        Runtime::Python => python(app, identity)?,
+        Runtime::Ruby => ruby(identity)?,
+        Runtime::Cgi => (crate::process::own_path(), vec![crate::config::CGI_WORKER.into()]),
     };
     let path = |path: &Path| path.as_os_str().to_os_string();
     let environment = vec![
@@ -169,6 +178,31 @@ fn javascript(
         app.entry.display(),
         if is_for_bun_alone { "" } else { ", nor is Node" }
     ))
+}
+
+/// `$VIRTUAL_ENV`, an environment beside the app, else `python3`.
+fn python(app: &App, identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
+    let environments = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
+    let environments = environments
+        .into_iter()
+        .chain([app.dir.join(".venv"), app.dir.join("venv")]);
+    let interpreter = environments
+        .map(|environment| environment.join("bin/python3"))
+        .find(|python| is_executable(python))
+        .or_else(|| find_program("python3"))
+        .ok_or(
+            "python3 is not in PATH, and there is no .venv beside the app; apt install python3 would do",
+        )?;
+    // -B: Python compares whole seconds and sizes for its .pyc, so a quick edit could go unseen.
+    Ok((
+        interpreter,
+        vec!["-B".into(), identity.harness_dir.join("main.py").into()],
+    ))
+}
+
+fn ruby(identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
+    let ruby = find_program("ruby").ok_or("ruby is not in PATH; apt install ruby ruby-rack would do")?;
+    Ok((ruby, vec![identity.harness_dir.join("main.rb").into()]))
 }
 
 /// A program by its bare name, as the shell would find it.

@@ -2,6 +2,7 @@
 
 use crate::http::{field, reason};
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 
 /// A request as the handler sees it.
 pub struct Request<'a> {
@@ -10,6 +11,7 @@ pub struct Request<'a> {
     pub target: String,
     pub(super) fields: Vec<(String, Vec<u8>)>,
     pub(super) body: Body<'a>,
+    pub(super) connection: &'a UnixStream,
 }
 
 /// A request's body, read as it comes.
@@ -51,6 +53,11 @@ impl Request<'_> {
         self.fields
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// The server's connection: its end tells that nobody waits for the answer.
+    pub(crate) fn connection(&self) -> &UnixStream {
+        self.connection
     }
 
     /// The body, to be read at leisure: it never blocks for a slow client, since the server has it in full.
@@ -107,7 +114,11 @@ pub struct Response {
 
 enum Content {
     Bytes(Vec<u8>),
-    Stream(Writer),
+    /// `length_bytes`: how much will be written, where that is known.
+    Stream {
+        write: Writer,
+        length_bytes: Option<u64>,
+    },
 }
 
 impl Response {
@@ -152,7 +163,25 @@ impl Response {
     /// A body that is written piece by piece; each write reaches the client at once.
     pub fn with_stream(self, write: impl FnOnce(&mut dyn Write) -> io::Result<()> + 'static) -> Self {
         Response {
-            content: Content::Stream(Box::new(write)),
+            content: Content::Stream {
+                write: Box::new(write),
+                length_bytes: None,
+            },
+            ..self
+        }
+    }
+
+    /// The same, of a length that is known before. Writing another amount cuts the answer.
+    pub fn with_sized_stream(
+        self,
+        length_bytes: u64,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()> + 'static,
+    ) -> Self {
+        Response {
+            content: Content::Stream {
+                write: Box::new(write),
+                length_bytes: Some(length_bytes),
+            },
             ..self
         }
     }
@@ -185,17 +214,54 @@ impl Response {
                 to.write_all(&head)?;
                 if has_body { to.write_all(&bytes) } else { Ok(()) }
             }
-            Content::Stream(write) => {
-                if !has_body {
-                    head.extend_from_slice(b"\r\n");
-                    return to.write_all(&head);
+            Content::Stream { write, length_bytes } => {
+                match length_bytes {
+                    Some(bytes) => write!(head, "Content-Length: {bytes}\r\n\r\n")?,
+                    None if has_body => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n"),
+                    None => head.extend_from_slice(b"\r\n"),
                 }
-                head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
                 to.write_all(&head)?;
-                write(&mut Chunks(to))?;
-                to.write_all(b"0\r\n\r\n")
+                match length_bytes {
+                    _ if !has_body => Ok(()),
+                    Some(bytes) => {
+                        let mut sized = Announced {
+                            to,
+                            left_bytes: bytes,
+                        };
+                        write(&mut sized)?;
+                        if sized.left_bytes == 0 {
+                            Ok(())
+                        } else {
+                            Err(io::ErrorKind::UnexpectedEof.into())
+                        }
+                    }
+                    None => {
+                        write(&mut Chunks(to))?;
+                        to.write_all(b"0\r\n\r\n")
+                    }
+                }
             }
         }
+    }
+}
+
+/// No more than was announced.
+struct Announced<'a> {
+    to: &'a mut dyn Write,
+    left_bytes: u64,
+}
+
+impl Write for Announced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left_bytes = self
+            .left_bytes
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| io::Error::other("more than the announced length"))?;
+        self.to.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The worker's side in Rust: what `rip_server::run` does in the processes that the server starts.
 
+pub mod cgi;
 mod message;
 mod serve;
 

@@ -171,6 +171,7 @@ where
             source: reader,
             left_bytes,
         },
+        connection: stream,
     };
     let response = match handler.try_lock() {
         _ if request.header("rip-probe").is_some() && request.path() == "/ready" => Response::text("ok"),

@@ -377,11 +377,11 @@ class Exchange:
             raise Gone("the client has gone")
         kind = message["type"]
         if kind == "http.response.body":
-            more = message.get("more_body", False)
-            if self.lines is None or (self.complete and not self.without_body):
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if self.lines is None or (self.complete and body and not self.without_body):
                 raise RuntimeError("http.response.body came before the start, or after the end")
             if not self.complete:
-                self.send_body(message.get("body", b""), more)
+                self.send_body(body, more)
             if more:
                 # Also lets the loop notice that the client has gone, where the app never waits.
                 await self.connection.drained()
@@ -427,7 +427,8 @@ class Exchange:
         self.head_sent = True
         if data or body:
             self.connection.transport.write(data + body)
-        if self.without_body or not more:
+        # With the last byte that Content-Length promises: the next request may follow it at once.
+        if self.without_body or not more or self.due == 0:
             self.finish()
 
     def head(self, length):

@@ -77,7 +77,7 @@ class Worker
     @seen = seen
     @app = load
     @reloads += 1
-    tell("retire") if @reloads == @max_reloads
+    retire if @reloads == @max_reloads
   rescue Exception => error
     say("can't load the changed #{@entry}, the last good one goes on", error)
   end
@@ -101,6 +101,12 @@ class Worker
     tell("quit").first
   rescue SystemCallError, IOError
     false
+  end
+
+  def retire
+    tell("retire")
+  rescue SystemCallError, IOError => error
+    say("can't ask to be replaced: #{error.message}")
   end
 
   def server_lives?
@@ -309,6 +315,7 @@ class Answer
 end
 
 class Server
+  ACCEPT_PAUSE_S = 0.05 # out of descriptors: one may come free
   GRACE_S = 0.002 # an answer's last byte is out a moment before the main thread is idle
   BUSY = "HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
   READY = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
@@ -446,7 +453,7 @@ class Server
     loop do
       ready, = IO.select([@listener, @wake_gate, *@held.map(&:io)])
       @wake_gate.read_nonblock(4096) if ready.delete(@wake_gate)
-      @held << Connection.new(@listener.accept) if ready.delete(@listener)
+      accept if ready.delete(@listener)
       @held.select { |connection| ready.include?(connection.io) }.each do |connection|
         sleep GRACE_S if @busy
         if @busy
@@ -458,6 +465,12 @@ class Server
         end
       end
     end
+  end
+
+  def accept
+    @held << Connection.new(@listener.accept)
+  rescue SystemCallError
+    sleep ACCEPT_PAUSE_S
   end
 
   def refuse(connection)

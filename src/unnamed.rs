@@ -1,0 +1,52 @@
+//! Files without a name: nothing is left behind, whatever happens.
+
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Opens one in `folder`; where that is no usable folder, in memory (then `true` stands beside it).
+///
+/// # Errors
+/// There are no descriptors left, or the disk is full.
+pub fn open(folder: &Path) -> io::Result<(File, bool)> {
+    let unnamed = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
+        .open(folder);
+    match unnamed.or_else(|_| open_and_unlink(folder)) {
+        Ok(file) => Ok((file, false)),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
+            ) =>
+        {
+            Err(error)
+        }
+        Err(_) => Ok((
+            File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?),
+            true,
+        )),
+    }
+}
+
+/// For file systems without O_TMPFILE.
+fn open_and_unlink(folder: &Path) -> io::Result<File> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".rip-spool-{}-{count}", std::process::id()));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
