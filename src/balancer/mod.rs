@@ -98,6 +98,11 @@ impl Balancer {
         self.busy
     }
 
+    /// The most workers that were busy at once since the last [`Balancer::take_deepest`].
+    pub fn deepest(&self) -> usize {
+        self.deepest
+    }
+
     pub fn is_waiting(&self, client: ClientKey) -> bool {
         self.queue.contains(client.0)
     }

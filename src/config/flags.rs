@@ -111,6 +111,13 @@ const FLAGS: &[Flag] = &[
         "the largest request body; more gets 413",
     ),
     flag(
+        "--max-memory",
+        "<size>",
+        "RIP_MAX_MEMORY",
+        "0: never",
+        "a worker whose resident memory is above it after an answer is replaced",
+    ),
+    flag(
         "--trust-proxy",
         "<list>",
         "RIP_TRUST_PROXY",
@@ -344,7 +351,12 @@ impl Reader<'_> {
             json_logging: self.flags.contains("--json-logging") | self.flags.contains("--json"),
             access_log: !self.flags.contains("--no-access-log"),
             max_body_bytes: self.size("--max-body", 100 << 20)?,
-            max_memory_bytes: 0,
+            max_memory_bytes: self.size("--max-memory", 0)?,
+            shrink_after: Duration::from_millis(words::number(
+                "RIP_SHRINK_AFTER_MS",
+                &(self.environment)("RIP_SHRINK_AFTER_MS").unwrap_or("60000".into()),
+                1..=MOST_MS,
+            )?),
             trust_proxy: match self.word("--trust-proxy")? {
                 Some(word) => words::trust("--trust-proxy", &word)?,
                 None => Vec::new(),

@@ -116,6 +116,8 @@ pub struct Config {
     pub access_log: bool,
     pub max_body_bytes: u64,
     pub max_memory_bytes: u64,
+    /// A worker of a fleet that may shrink retires when load has not needed it for so long.
+    pub shrink_after: Duration,
     pub trust_proxy: Vec<Trust>,
     pub preload: Vec<String>,
     pub keep_trying: bool,

@@ -264,7 +264,6 @@ impl Reactor {
             Decision::Assign { worker } => self.assign(worker, client, job),
             Decision::Enqueue => {
                 entry.phase = Phase::Queued(job);
-                self.wants_growth();
             }
             Decision::Reject => self.refuse(client, job.request, Reason::QueueFull, Times::default(), None),
         }

@@ -483,6 +483,7 @@ impl Reactor {
             HotReload::Module => "module",
         }
         .into();
+        value["needed"] = json!({"workers": self.needed_workers(), "of": self.fleet.size()});
         value["clients"] = self.clients.len().into();
         value["droppedLogLines"] = self.logs.dropped_lines().into();
         value["workerList"] = workers.into();

@@ -164,6 +164,9 @@ pub struct WorkerEntry {
     pub is_stuck: bool,
     /// How the process ended; from then on it is reaped, and its pid may be somebody else's.
     pub exit: Option<crate::process::Exit>,
+    /// When its memory was last looked at, and what it was.
+    pub weighed: Option<Instant>,
+    pub resident_bytes: Option<u64>,
 }
 
 /// Where a worker comes from.

@@ -13,6 +13,7 @@ mod failures;
 mod listen;
 mod logs;
 mod processes;
+mod sizing;
 mod spool;
 mod stdio;
 mod stopping;
@@ -120,6 +121,7 @@ pub struct Reactor {
     balancer: Balancer,
     fleet: Fleet,
     stage: Stage,
+    depth: sizing::Depth,
 
     room: Rc<Room>,
     scratch: Vec<u8>,
@@ -269,6 +271,7 @@ impl Reactor {
             balancer: Balancer::new(config.max_queue, config.queue_timeout),
             fleet: Fleet::new(config.plan(clock::seed()), now),
             stage: Stage::Running,
+            depth: sizing::Depth::new(now),
             room: Room::new(config.spool_dir.clone()),
             config,
             source,
@@ -363,6 +366,7 @@ impl Reactor {
         if self.has_ended_children {
             self.reap();
         }
+        self.resize();
         self.go_on_stopping();
         self.perform_fleet_actions();
         self.bury();
@@ -382,6 +386,7 @@ impl Reactor {
             self.accept_again,
             self.logs.next_flush(),
             self.stage.deadline(),
+            self.next_shrink(),
         ];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))

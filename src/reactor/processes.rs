@@ -132,6 +132,8 @@ impl Reactor {
             last_words: VecDeque::new(),
             is_stuck: false,
             exit: None,
+            weighed: None,
+            resident_bytes: None,
         }
     }
 
@@ -335,12 +337,5 @@ impl Reactor {
             RollEnd::Stopping => Err("the server is stopping".to_owned()),
         };
         self.answer_roll_watchers(&result);
-    }
-
-    /// Requests wait: the fleet may grow.
-    pub(super) fn wants_growth(&mut self) {
-        if self.config.workers.max > self.config.workers.min {
-            self.fleet.grow(self.clock.now);
-        }
     }
 }

@@ -18,6 +18,10 @@ use std::net::Shutdown;
 /// A worker that answered busy so often in a row is replaced.
 const MOST_BUSY_ANSWERS: u8 = 10;
 
+/// A piece of an answer of up to so many bytes is copied behind its head: a copy of a page costs less than handing
+/// the kernel a vector.
+const JOINED_BYTES: usize = 4096;
+
 /// Why a worker has no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoConnection {
@@ -258,7 +262,14 @@ impl Reactor {
             && let Some(waiting) = self.clients.get_mut(client.0)
             && !matches!(step.outcome, Outcome::Busy { .. } | Outcome::Invalid(_))
         {
-            delivery = waiting.deliver([&prefix, &unread.rest()[step.data.clone()], step.suffix]);
+            let data = &unread.rest()[step.data.clone()];
+            delivery = if data.len() <= JOINED_BYTES {
+                prefix.extend_from_slice(data);
+                prefix.extend_from_slice(step.suffix);
+                waiting.deliver([&prefix, b"", b""])
+            } else {
+                waiting.deliver([&prefix, data, step.suffix])
+            };
             if delivery == Delivery::Waits {
                 entry.is_held_back = waiting.out.is_at_bound();
                 if !matches!(step.outcome, Outcome::Ended { .. }) {
@@ -366,6 +377,7 @@ impl Reactor {
         if entry.request_limit.is_some_and(|limit| entry.requests >= limit) {
             self.fleet.retire(worker, Why::Requests, now);
         }
+        self.weigh(worker);
         match self.balancer.release(worker, now) {
             Next::Serve { client } => {
                 if let Some(job) = self.take_job(client) {

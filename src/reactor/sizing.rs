@@ -1,0 +1,116 @@
+//! How many workers load needs, and what they weigh: growth while requests wait, retirement from the bottom of the
+//! stack, the depth that was used, resident memory.
+
+use super::Reactor;
+use super::entry::Origin;
+use crate::fleet::Why;
+use crate::keys::WorkerKey;
+use crate::process;
+use std::time::{Duration, Instant};
+
+/// The depth of the stack is told for so long a window.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Memory is looked at no more often than that, since each look opens a file.
+const WEIGH_EVERY: Duration = Duration::from_secs(1);
+
+/// How deep the stack was used, window by window.
+#[derive(Debug)]
+pub struct Depth {
+    since: Instant,
+    last: usize,
+}
+
+impl Depth {
+    pub fn new(now: Instant) -> Self {
+        Depth { since: now, last: 0 }
+    }
+}
+
+impl Reactor {
+    /// Looks whether the fleet should grow or shrink. Costs nothing where its size is fixed.
+    pub(super) fn resize(&mut self) {
+        let now = self.clock.now;
+        self.turn_window(now);
+        if self.config.workers.max == self.config.workers.min {
+            return;
+        }
+        if self.balancer.waiting() > 0 && self.fleet.size() < self.config.workers.max {
+            self.fleet.grow(now);
+        }
+        if let Some(due) = self.next_shrink()
+            && due <= now
+            && let Some((worker, _)) = self.balancer.bottom()
+            && self.fleet.shrink(worker, now)
+        {
+            let unneeded_s = self.config.shrink_after.as_secs();
+            log::info!("{}: retires, not needed for {unneeded_s} s", self.label(worker));
+        }
+    }
+
+    /// When the worker at the bottom of the stack will not have been needed for long enough.
+    pub(super) fn next_shrink(&self) -> Option<Instant> {
+        if self.fleet.size() <= self.config.workers.min || self.is_stopping() || self.fleet.is_rolling() {
+            return None;
+        }
+        self.balancer
+            .bottom()
+            .map(|(_, since)| since + self.config.shrink_after)
+    }
+
+    fn turn_window(&mut self, now: Instant) {
+        if now.duration_since(self.depth.since) < WINDOW {
+            return;
+        }
+        let needed = self.balancer.take_deepest();
+        if needed != self.depth.last {
+            log::info!(
+                "needed {needed} of {} workers in the last minute",
+                self.fleet.size()
+            );
+        }
+        self.depth = Depth {
+            since: now,
+            last: needed,
+        };
+    }
+
+    /// The most workers that were at work at once within the last minute or two.
+    pub(super) fn needed_workers(&self) -> usize {
+        self.balancer.deepest().max(self.depth.last)
+    }
+
+    /// Has a worker replaced that has grown too heavy. Looked at after an answer.
+    pub(super) fn weigh(&mut self, worker: WorkerKey) {
+        let (most_bytes, now) = (self.config.max_memory_bytes, self.clock.now);
+        if most_bytes == 0 {
+            return;
+        }
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        let was_just_weighed = entry
+            .weighed
+            .is_some_and(|at| now.duration_since(at) < WEIGH_EVERY);
+        if was_just_weighed || !matches!(entry.origin, Origin::Slot { .. }) {
+            return;
+        }
+        entry.weighed = Some(now);
+        match process::resident_bytes(entry.pid) {
+            Some(bytes) => {
+                entry.resident_bytes = Some(bytes);
+                if bytes > most_bytes {
+                    log::info!(
+                        "{}: {} MiB resident, above --max-memory",
+                        self.label(worker),
+                        bytes >> 20
+                    );
+                    self.fleet.retire(worker, Why::Memory, now);
+                }
+            }
+            None => {
+                log::warn!("--max-memory is not in force: /proc does not tell the memory of a process here");
+                self.config.max_memory_bytes = 0;
+            }
+        }
+    }
+}
