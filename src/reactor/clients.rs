@@ -247,6 +247,7 @@ impl Reactor {
         if let Some(local) = request.local {
             return self.answer_locally(client, request, local);
         }
+        self.reload_what_changed();
         let now = self.clock.now;
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;

@@ -20,6 +20,7 @@ mod stopping;
 mod stream;
 mod token;
 mod tunnels;
+mod watch;
 mod workers;
 
 use crate::app::{self, App};
@@ -122,6 +123,7 @@ pub struct Reactor {
     fleet: Fleet,
     stage: Stage,
     depth: sizing::Depth,
+    watch: Option<watch::Watch>,
 
     room: Rc<Room>,
     scratch: Vec<u8>,
@@ -272,6 +274,7 @@ impl Reactor {
             fleet: Fleet::new(config.plan(clock::seed()), now),
             stage: Stage::Running,
             depth: sizing::Depth::new(now),
+            watch: None,
             room: Room::new(config.spool_dir.clone()),
             config,
             source,
@@ -313,6 +316,7 @@ impl Reactor {
             addresses.join(" ")
         );
         self.logs.announce(line.as_bytes());
+        self.start_watch();
         self.perform_fleet_actions();
         self.logs.flush(self.clock.now);
     }
@@ -352,6 +356,7 @@ impl Reactor {
                 Some(Target::Pipe(key)) => self.read_pipe(key),
                 Some(Target::Signals) => self.take_signals(),
                 Some(Target::Stdout | Target::Stderr) => self.logs.has_room(),
+                Some(Target::Watch) => self.read_watch(),
             }
         }
         for target in std::mem::take(&mut self.again) {

@@ -327,6 +327,7 @@ impl Reactor {
         let result = match end {
             RollEnd::Done { replaced } => {
                 log::info!("reload: {replaced} workers replaced");
+                self.start_watch();
                 Ok(replaced)
             }
             RollEnd::Failed { slot, worker } => {

@@ -15,6 +15,8 @@ pub enum Target {
     Signals,
     Stdout,
     Stderr,
+    /// Changes in the app's sources.
+    Watch,
 }
 
 const KIND_BITS: u32 = 4;
@@ -31,6 +33,7 @@ impl Target {
             Target::Signals => (6, 0),
             Target::Stdout => (7, 0),
             Target::Stderr => (8, 0),
+            Target::Watch => (9, 0),
         };
         Token(key << KIND_BITS | kind)
     }
@@ -47,6 +50,7 @@ impl Target {
             6 => Target::Signals,
             7 => Target::Stdout,
             8 => Target::Stderr,
+            9 => Target::Watch,
             _ => return None,
         })
     }
