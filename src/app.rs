@@ -60,11 +60,9 @@ pub enum NoApp {
 impl fmt::Display for NoApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoApp::Missing(path) => write!(
-                f,
-                "no app at '{}': there is no such file or folder",
-                path.display()
-            ),
+            NoApp::Missing(path) => {
+                write!(f, "no app at '{}': there is no such file or folder", path.display())
+            }
             NoApp::NoEntry(path) => {
                 let names: Vec<&str> = ENTRIES.iter().map(|(name, _)| *name).collect();
                 write!(
@@ -99,30 +97,18 @@ impl App {
         let name = name(path);
         if real.is_dir() {
             if is_command {
-                return Ok(App {
-                    name,
-                    entry: real.clone(),
-                    dir: real,
-                    runtime: Runtime::Command,
-                });
+                return Ok(App { name, entry: real.clone(), dir: real, runtime: Runtime::Command });
             }
             let found = ENTRIES.iter().map(|&(file, runtime)| (real.join(file), runtime));
             let is_fit = |(file, runtime): &(PathBuf, Runtime)| {
                 file.is_file() && (*runtime != Runtime::Executable || is_executable(file))
             };
-            let (entry, runtime) = found
-                .into_iter()
-                .find(is_fit)
-                .ok_or(NoApp::NoEntry(path.to_path_buf()))?;
+            let (entry, runtime) =
+                found.into_iter().find(is_fit).ok_or(NoApp::NoEntry(path.to_path_buf()))?;
             if runtime == Runtime::Cgi && !is_executable(&entry) {
                 return Err(NoApp::NotExecutable(entry));
             }
-            return Ok(App {
-                name,
-                dir: real,
-                entry,
-                runtime,
-            });
+            return Ok(App { name, dir: real, entry, runtime });
         }
         let dir = real.parent().unwrap_or(Path::new("/")).to_path_buf();
         let runtime = match real.extension().and_then(OsStr::to_str) {
@@ -134,12 +120,7 @@ impl App {
             _ if is_executable(&real) => Runtime::Executable,
             _ => return Err(NoApp::NotExecutable(path.to_path_buf())),
         };
-        Ok(App {
-            name,
-            dir,
-            entry: real,
-            runtime,
-        })
+        Ok(App { name, dir, entry: real, runtime })
     }
 }
 
@@ -167,15 +148,11 @@ pub fn name(path: &Path) -> String {
         None => OsStr::new("app"),
     };
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
-    last.to_string_lossy()
-        .chars()
-        .map(|letter| if is_plain(letter) { letter } else { '_' })
-        .collect()
+    last.to_string_lossy().chars().map(|letter| if is_plain(letter) { letter } else { '_' }).collect()
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -184,11 +161,7 @@ mod tests {
 
     #[test]
     fn the_name_is_the_last_part_as_typed() {
-        for (path, expected) in [
-            ("/srv/shop/current", "shop"),
-            ("/srv/my app", "my_app"),
-            ("/", "app"),
-        ] {
+        for (path, expected) in [("/srv/shop/current", "shop"), ("/srv/my app", "my_app"), ("/", "app")] {
             assert_eq!(name(Path::new(path)), expected);
         }
         assert_eq!(absolute(Path::new("/a/b/../c/.")), Path::new("/a/c"));
@@ -200,17 +173,11 @@ mod tests {
         let write = |name: &str| std::fs::write(dir.path().join(name), "").expect("written");
         assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))));
         write("index");
-        assert!(
-            matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))),
-            "not executable"
-        );
+        assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))), "not executable");
         write("index.mjs");
         write("index.ts");
         let app = App::find(dir.path(), false).expect("an app");
         assert!(app.entry.ends_with("index.ts"));
-        assert_eq!(
-            App::find(dir.path(), true).expect("a command").runtime,
-            Runtime::Command
-        );
+        assert_eq!(App::find(dir.path(), true).expect("a command").runtime, Runtime::Command);
     }
 }

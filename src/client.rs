@@ -3,9 +3,14 @@
 use crate::app;
 use crate::config::{Place, Verb};
 use crate::control::Message;
+use crate::observe::status;
 use crate::reactor::Names;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
 use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -78,9 +83,14 @@ pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Resul
         _ => format!("the server for '{}': {error}", names.app),
     };
     match verb {
-        Verb::Status { .. } => {
+        Verb::Status { json: true, .. } => {
             let answer = ask(&names.control, "GET", "/status", "").map_err(complaint)?;
             print(&answer.body);
+            Ok(())
+        }
+        Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names, complaint),
+        Verb::Status { .. } => {
+            print(&status_table(&names).map_err(complaint)?);
             Ok(())
         }
         Verb::Stop => {
@@ -96,6 +106,45 @@ pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Resul
     }
 }
 
+fn status_table(names: &Names) -> io::Result<String> {
+    let answer = ask(&names.control, "GET", "/status", "")?;
+    let value: Value = serde_json::from_str(&answer.body)?;
+    Ok(status::table(&value))
+}
+
+/// Draws the table anew each second, on the terminal's other screen, until a signal or the server's end; then the
+/// terminal is as it was.
+fn watch(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), String> {
+    const EVERY_MS: u16 = 1000;
+    const OTHER_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
+    const FIRST_SCREEN: &str = "\x1b[?25h\x1b[?1049l";
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    let caught = signals.thread_block().and_then(|()| SignalFd::new(&signals));
+    let caught = caught.map_err(|error| format!("signals: {error}"))?;
+    // Before anything is drawn, so that a complaint stands on the first screen.
+    let mut table = status_table(names).map_err(&complaint)?;
+    print(OTHER_SCREEN);
+    let end = loop {
+        // From the top; each line clears what stood behind it, and the last one all below.
+        print(&format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\r\n")));
+        let mut asked = [PollFd::new(caught.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut asked, PollTimeout::from(EVERY_MS)) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => break Ok(()),
+            Err(error) => break Err(error.to_string()),
+        }
+        table = match status_table(names) {
+            Ok(table) => table,
+            Err(error) => break Err(complaint(error)),
+        };
+    };
+    print(FIRST_SCREEN);
+    end
+}
+
 fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), String> {
     let mut reader =
         send(&names.control, "POST", "/control", &Message::Reload.to_json()).map_err(&complaint)?;
@@ -107,10 +156,7 @@ fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), 
             (None, replaced, of) => print(&format!("{replaced} of {of} replaced\n")),
             (Some(true), _, _) => return Ok(()),
             (Some(false), _, _) => {
-                return Err(format!(
-                    "reload stopped: {}",
-                    value["error"].as_str().unwrap_or("?")
-                ));
+                return Err(format!("reload stopped: {}", value["error"].as_str().unwrap_or("?")));
             }
         }
     }

@@ -6,12 +6,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// A worker's app is loaded.
-    Join {
-        worker_id: u64,
-        pid: i32,
-        socket: String,
-        version: u64,
-    },
+    Join { worker_id: u64, pid: i32, socket: String, version: u64 },
     /// A worker leaves by itself.
     Quit { worker_id: u64 },
     /// A worker asks for a successor.
@@ -44,17 +39,13 @@ impl Message {
                 },
                 version: number("version")?,
             }),
-            Some("quit") => Ok(Message::Quit {
-                worker_id: worker_id?,
-            }),
-            Some("retire") => Ok(Message::Retire {
-                worker_id: worker_id?,
-            }),
+            Some("quit") => Ok(Message::Quit { worker_id: worker_id? }),
+            Some("retire") => Ok(Message::Retire { worker_id: worker_id? }),
             Some("reload") => Ok(Message::Reload),
             Some("stop") => Ok(Message::Stop),
-            Some(other) => Err(format!(
-                "unknown op '{other}'; join, quit, retire, reload and stop are known"
-            )),
+            Some(other) => {
+                Err(format!("unknown op '{other}'; join, quit, retire, reload and stop are known"))
+            }
             None => Err("'op' is missing".into()),
         }
     }
@@ -62,12 +53,7 @@ impl Message {
     /// The message as it is sent.
     pub fn to_json(&self) -> String {
         let value = match self {
-            Message::Join {
-                worker_id,
-                pid,
-                socket,
-                version,
-            } => {
+            Message::Join { worker_id, pid, socket, version } => {
                 json!({"op": "join", "workerId": worker_id, "pid": pid, "socket": socket, "version": version})
             }
             Message::Quit { worker_id } => json!({"op": "quit", "workerId": worker_id}),
@@ -85,12 +71,7 @@ mod tests {
 
     #[test]
     fn messages_survive_the_way_there() {
-        let join = Message::Join {
-            worker_id: 3,
-            pid: 42,
-            socket: "/s".into(),
-            version: 7,
-        };
+        let join = Message::Join { worker_id: 3, pid: 42, socket: "/s".into(), version: 7 };
         for message in [
             join,
             Message::Quit { worker_id: 1 },

@@ -36,15 +36,8 @@ impl<K: Kind> Deadlines<K> {
     /// `durations`: one for each kind, in the order of [`Kind::index`].
     pub fn new(durations: &[Duration]) -> Self {
         debug_assert_eq!(durations.len(), K::COUNT);
-        let list = |&duration| List {
-            duration,
-            first: None,
-            last: None,
-        };
-        Deadlines {
-            lists: durations.iter().map(list).collect(),
-            entries: Vec::new(),
-        }
+        let list = |&duration| List { duration, first: None, last: None };
+        Deadlines { lists: durations.iter().map(list).collect(), entries: Vec::new() }
     }
 
     /// The deadline of `key`, if it has one.
@@ -64,11 +57,7 @@ impl<K: Kind> Deadlines<K> {
 
     /// When the next one is due.
     pub fn next(&self) -> Option<Instant> {
-        self.lists
-            .iter()
-            .filter_map(|list| list.first)
-            .filter_map(|key| self.due(key))
-            .min()
+        self.lists.iter().filter_map(|list| list.first).filter_map(|key| self.due(key)).min()
     }
 
     /// Arms `key`, whatever it was armed with before.
@@ -79,12 +68,7 @@ impl<K: Kind> Deadlines<K> {
         }
         let list = &mut self.lists[kind.index()];
         let before = list.last.replace(key);
-        self.entries[key] = Some(Entry {
-            kind,
-            due: now + list.duration,
-            before,
-            after: None,
-        });
+        self.entries[key] = Some(Entry { kind, due: now + list.duration, before, after: None });
         match before {
             Some(before) => self.update(before, |entry| entry.after = Some(key)),
             None => list.first = Some(key),

@@ -90,17 +90,11 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
 
 /// A worker of a CGI app: each request runs the script once.
 fn cgi_worker() -> ExitCode {
-    match (
-        worker::Identity::from_environment(),
-        std::env::var_os("APP_ENTRY").map(PathBuf::from),
-    ) {
+    match (worker::Identity::from_environment(), std::env::var_os("APP_ENTRY").map(PathBuf::from)) {
         (Some(identity), Some(script)) => {
             worker::serve(&identity, move |request| worker::cgi::run(&script, request))
         }
-        _ => complain(
-            "cgi-worker is started by the server; rip-server ./index.cgi would do",
-            2,
-        ),
+        _ => complain("cgi-worker is started by the server; rip-server ./index.cgi would do", 2),
     }
 }
 

@@ -39,12 +39,7 @@ impl KeyList {
 
     /// The key behind `key`.
     pub fn after(&self, key: usize) -> Option<usize> {
-        self.links
-            .get(key)
-            .copied()
-            .flatten()
-            .and_then(|link| link.after)
-            .map(|key| key as usize)
+        self.links.get(key).copied().flatten().and_then(|link| link.after).map(|key| key as usize)
     }
 
     pub fn push_back(&mut self, key: usize) {

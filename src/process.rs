@@ -107,11 +107,7 @@ pub fn spawn(launch: &Launch, limit: DescriptorLimit) -> io::Result<Child> {
         return Err(io::Error::other("no pipes"));
     };
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    Ok(Child {
-        pid: Pid::from_raw(pid),
-        stdout: stdout.into(),
-        stderr: stderr.into(),
-    })
+    Ok(Child { pid: Pid::from_raw(pid), stdout: stdout.into(), stderr: stderr.into() })
 }
 
 /// One child that has ended, ours or (as PID 1) an orphan's, if there is one.
@@ -143,9 +139,7 @@ pub fn kill_group(pid: Pid) {
 pub fn resident_bytes(pid: Pid) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()?;
+    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()?;
     Some(pages * u64::try_from(page_bytes).ok()?)
 }
 
@@ -157,9 +151,7 @@ pub fn own_path() -> PathBuf {
         std::path::absolute(&first).ok()
     } else {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .map(|dir| dir.join(&first))
-            .find(|file| file.is_file())
+        std::env::split_paths(&path).map(|dir| dir.join(&first)).find(|file| file.is_file())
     };
     match by_argument {
         Some(path) if path.is_file() => path,

@@ -21,18 +21,10 @@ pub fn open(folder: &Path) -> io::Result<(File, bool)> {
         .open(folder);
     match unnamed.or_else(|_| open_and_unlink(folder)) {
         Ok(file) => Ok((file, false)),
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
-            ) =>
-        {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)) => {
             Err(error)
         }
-        Err(_) => Ok((
-            File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?),
-            true,
-        )),
+        Err(_) => Ok((File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?), true)),
     }
 }
 
@@ -41,12 +33,7 @@ fn open_and_unlink(folder: &Path) -> io::Result<File> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!(".rip-spool-{}-{count}", std::process::id()));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
 }

@@ -176,9 +176,7 @@ impl Balancer {
     pub fn release(&mut self, worker: WorkerKey, now: Instant) -> Next {
         let next = match self.standing.get(worker.0).copied().flatten() {
             Some(Standing::Busy) => match self.queue.pop_front() {
-                Some(client) => Next::Serve {
-                    client: ClientKey(client),
-                },
+                Some(client) => Next::Serve { client: ClientKey(client) },
                 None => {
                     self.busy -= 1;
                     self.standing[worker.0] = Some(Standing::Idle { since: now });
@@ -263,17 +261,11 @@ impl Balancer {
             self.waiting.resize(client.0 + 1, Waiting { deadline });
         }
         self.waiting[client.0] = Waiting { deadline };
-        let is_last = self
-            .queue
-            .back()
-            .is_none_or(|back| self.waiting[back].deadline <= deadline);
+        let is_last = self.queue.back().is_none_or(|back| self.waiting[back].deadline <= deadline);
         if is_last {
             self.queue.push_back(client.0);
         } else {
-            let later = self
-                .queue
-                .iter()
-                .find(|&other| self.waiting[other].deadline > deadline);
+            let later = self.queue.iter().find(|&other| self.waiting[other].deadline > deadline);
             match later {
                 Some(at) => self.queue.insert_before(client.0, at),
                 None => self.queue.push_back(client.0),
@@ -283,10 +275,7 @@ impl Balancer {
     }
 
     fn check(&self) {
-        debug_assert!(
-            self.queue.is_empty() || self.idle.is_empty(),
-            "a request waits beside an idle worker"
-        );
+        debug_assert!(self.queue.is_empty() || self.idle.is_empty(), "a request waits beside an idle worker");
     }
 }
 
@@ -322,10 +311,7 @@ mod tests {
         let mut balancer = balancer_with(&[], now);
         assert_eq!(balancer.submit(ClientKey(7), now), Decision::Enqueue);
         assert_eq!(balancer.expire(now + Duration::from_millis(299)), None);
-        assert_eq!(
-            balancer.expire(now + Duration::from_millis(300)),
-            Some(ClientKey(7))
-        );
+        assert_eq!(balancer.expire(now + Duration::from_millis(300)), Some(ClientKey(7)));
     }
 
     #[test]

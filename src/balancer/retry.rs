@@ -38,11 +38,7 @@ mod tests {
         assert!(may_retry(Failure::Busy, 1, false));
         assert!(may_retry(Failure::Connect, 1, false));
         assert!(may_retry(Failure::ClosedUnheard { nothing_sent: true }, 1, false));
-        assert!(!may_retry(
-            Failure::ClosedUnheard { nothing_sent: false },
-            1,
-            false
-        ));
+        assert!(!may_retry(Failure::ClosedUnheard { nothing_sent: false }, 1, false));
         assert!(may_retry(Failure::ClosedUnheard { nothing_sent: false }, 1, true));
         assert!(!may_retry(Failure::Other, 1, true));
     }

@@ -23,13 +23,7 @@ const fn flag(
     default: &'static str,
     help: &'static str,
 ) -> Flag {
-    Flag {
-        name,
-        value,
-        env,
-        default,
-        help,
-    }
+    Flag { name, value, env, default, help }
 }
 
 const FLAGS: &[Flag] = &[
@@ -40,20 +34,8 @@ const FLAGS: &[Flag] = &[
         "module in development, else none",
         "none, process or module",
     ),
-    flag(
-        "--max-reloads",
-        "<N>",
-        "RIP_MAX_RELOADS",
-        "10",
-        "module reloads before a worker is replaced",
-    ),
-    flag(
-        "--max-queue",
-        "<N>",
-        "RIP_MAX_QUEUE",
-        "8192",
-        "requests that may wait; more get 503",
-    ),
+    flag("--max-reloads", "<N>", "RIP_MAX_RELOADS", "10", "module reloads before a worker is replaced"),
+    flag("--max-queue", "<N>", "RIP_MAX_QUEUE", "8192", "requests that may wait; more get 503"),
     flag(
         "--queue-timeout-ms",
         "<N>",
@@ -61,13 +43,7 @@ const FLAGS: &[Flag] = &[
         "2000",
         "the longest wait for a worker, then 504",
     ),
-    flag(
-        "--connect-timeout-ms",
-        "<N>",
-        "RIP_CONNECT_TIMEOUT_MS",
-        "200",
-        "to connect to a worker",
-    ),
+    flag("--connect-timeout-ms", "<N>", "RIP_CONNECT_TIMEOUT_MS", "200", "to connect to a worker"),
     flag(
         "--read-timeout-ms",
         "<N>",
@@ -89,13 +65,7 @@ const FLAGS: &[Flag] = &[
         "60000",
         "a quiet connection; a client that reads nothing",
     ),
-    flag(
-        "--boot-timeout-ms",
-        "<N>",
-        "RIP_BOOT_TIMEOUT_MS",
-        "30000",
-        "from a worker's start to its join",
-    ),
+    flag("--boot-timeout-ms", "<N>", "RIP_BOOT_TIMEOUT_MS", "30000", "from a worker's start to its join"),
     flag(
         "--drain-timeout-ms",
         "<N>",
@@ -103,13 +73,7 @@ const FLAGS: &[Flag] = &[
         "30000",
         "to finish what is under way, at a stop",
     ),
-    flag(
-        "--max-body",
-        "<size>",
-        "RIP_MAX_BODY",
-        "100m",
-        "the largest request body; more gets 413",
-    ),
+    flag("--max-body", "<size>", "RIP_MAX_BODY", "100m", "the largest request body; more gets 413"),
     flag(
         "--max-memory",
         "<size>",
@@ -124,29 +88,11 @@ const FLAGS: &[Flag] = &[
         "nobody",
         "whose X-Forwarded-* are believed: addresses, networks, loopback, all",
     ),
-    flag(
-        "--json-logging",
-        "",
-        "",
-        "off",
-        "access lines as JSON on stdout, all else on stderr (also --json)",
-    ),
+    flag("--json-logging", "", "", "off", "access lines as JSON on stdout, all else on stderr (also --json)"),
     flag("--json", "", "", "off", "the same"),
     flag("--no-access-log", "", "", "off", "no access lines"),
-    flag(
-        "--variant",
-        "<name>",
-        "RIP_VARIANT",
-        "server2",
-        "tells two servers of one app apart",
-    ),
-    flag(
-        "--socket-prefix",
-        "<prefix>",
-        "",
-        "rip_<variant>_<app>",
-        "names of the sockets",
-    ),
+    flag("--variant", "<name>", "RIP_VARIANT", "server2", "tells two servers of one app apart"),
+    flag("--socket-prefix", "<prefix>", "", "rip_<variant>_<app>", "names of the sockets"),
     flag(
         "--socket-dir",
         "<dir>",
@@ -179,26 +125,12 @@ pub fn help() -> String {
          rip-server status|reload|stop <app-path>\n\n\
          \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
          \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
-         \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\n",
+         \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\
+         \u{20} metrics:<>  Prometheus text over HTTP: a port, address:port, unix:path   [none]\n\n",
     );
-    for Flag {
-        name,
-        value,
-        env,
-        default,
-        help,
-    } in FLAGS
-    {
-        let default = if default.is_empty() {
-            String::new()
-        } else {
-            format!("   [{default}]")
-        };
-        let env = if env.is_empty() {
-            String::new()
-        } else {
-            format!("   {env}")
-        };
+    for Flag { name, value, env, default, help } in FLAGS {
+        let default = if default.is_empty() { String::new() } else { format!("   [{default}]") };
+        let env = if env.is_empty() { String::new() } else { format!("   {env}") };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {:<27} {help}{default}{env}", format!("{name} {value}"));
     }
@@ -220,10 +152,7 @@ impl Raw {
                 "'--' is there, but no command behind it; -- uvicorn --uds {socket} app:app would do".into(),
             ));
         }
-        Ok(Raw {
-            flags: Arguments::from_vec(arguments),
-            command,
-        })
+        Ok(Raw { flags: Arguments::from_vec(arguments), command })
     }
 
     pub fn resolve(
@@ -237,10 +166,7 @@ impl Raw {
         if self.flags.contains("--version") || self.flags.contains("-V") {
             return Ok(Command::Version);
         }
-        let mut reader = Reader {
-            flags: self.flags,
-            environment,
-        };
+        let mut reader = Reader { flags: self.flags, environment };
         let place = Place {
             app: None,
             socket_dir: match reader.word("--socket-dir")? {
@@ -271,18 +197,11 @@ impl Reader<'_> {
     /// The verb among the first words, if there is one.
     fn verb(&mut self) -> Result<Option<Command>, Usage> {
         let rest = self.flags.clone().finish();
-        let place = Place {
-            app: None,
-            socket_dir: PathBuf::new(),
-            variant: String::new(),
-            socket_prefix: None,
-        };
+        let place =
+            Place { app: None, socket_dir: PathBuf::new(), variant: String::new(), socket_prefix: None };
         let verb = match rest.first().and_then(|word| word.to_str()) {
             Some(CGI_WORKER) if rest.len() == 1 => return Ok(Some(Command::CgiWorker)),
-            Some("status") => Verb::Status {
-                json: false,
-                watch: false,
-            },
+            Some("status") => Verb::Status { json: false, watch: false },
             Some("reload") => Verb::Reload,
             Some("stop") => Verb::Stop,
             _ => return Ok(None),
@@ -294,10 +213,9 @@ impl Reader<'_> {
 
     fn ask(mut self, verb: Option<Verb>, mut place: Place, carries_app: bool) -> Result<Command, Usage> {
         let verb = match verb {
-            Some(Verb::Status { .. }) => Verb::Status {
-                json: self.flags.contains("--json"),
-                watch: self.flags.contains("--watch"),
-            },
+            Some(Verb::Status { .. }) => {
+                Verb::Status { json: self.flags.contains("--json"), watch: self.flags.contains("--watch") }
+            }
             Some(verb) => verb,
             None => Verb::Reload,
         };
@@ -325,9 +243,7 @@ impl Reader<'_> {
             Some("process") => HotReload::Process,
             Some("module") => HotReload::Module,
             Some(other) => {
-                return Err(Usage(format!(
-                    "--hot-reload takes none, process or module, not '{other}'"
-                )));
+                return Err(Usage(format!("--hot-reload takes none, process or module, not '{other}'")));
             }
         };
         let mut config = Config {
@@ -361,10 +277,7 @@ impl Reader<'_> {
                 Some(word) => words::trust("--trust-proxy", &word)?,
                 None => Vec::new(),
             },
-            preload: self
-                .flags
-                .values_from_str("--preload")
-                .map_err(|error| Usage(error.to_string()))?,
+            preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
             spool_dir: (self.environment)("TMPDIR")
                 .filter(|dir| !dir.is_empty())
@@ -376,22 +289,23 @@ impl Reader<'_> {
                 Some(("w", count)) => config.workers = words::workers(count)?,
                 Some(("r", count)) => config.max_requests = words::number("r:", count, 0..=u64::MAX)?,
                 Some(("http", address)) => config.listen.push(words::listen("http", address)?),
+                Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
                 Some((token, _)) if !word.contains('/') && !std::path::Path::new(&word).exists() => {
-                    let meant =
-                        words::near_miss(token, ["w", "r", "http", "workers", "worker", "port"].into_iter());
+                    let meant = words::near_miss(
+                        token,
+                        ["w", "r", "http", "metrics", "workers", "worker", "port"].into_iter(),
+                    );
                     let meant = match meant {
                         Some("workers" | "worker") => "w:4",
                         Some("port") | None => "http:5002",
                         Some(known) => known,
                     };
                     return Err(Usage(format!(
-                        "unknown token '{word}'; w:, r: and http: are known ({meant}?)"
+                        "unknown token '{word}'; w:, r:, http: and metrics: are known ({meant}?)"
                     )));
                 }
                 _ if carries_app => {
-                    return Err(Usage(format!(
-                        "'{word}' is one word too many: this program is the app"
-                    )));
+                    return Err(Usage(format!("'{word}' is one word too many: this program is the app")));
                 }
                 _ => match &place.app {
                     None => place.app = Some(word.into()),
@@ -454,18 +368,15 @@ impl Reader<'_> {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<u64, Usage> {
-        self.word(name)?
-            .map_or(Ok(default), |word| words::number(name, &word, range))
+        self.word(name)?.map_or(Ok(default), |word| words::number(name, &word, range))
     }
 
     fn milliseconds(&mut self, name: &'static str, default: u64, least: u64) -> Result<Duration, Usage> {
-        self.number(name, default, least..=MOST_MS)
-            .map(Duration::from_millis)
+        self.number(name, default, least..=MOST_MS).map(Duration::from_millis)
     }
 
     fn size(&mut self, name: &'static str, default: u64) -> Result<u64, Usage> {
-        self.word(name)?
-            .map_or(Ok(default), |word| words::size(name, &word))
+        self.word(name)?.map_or(Ok(default), |word| words::size(name, &word))
     }
 }
 

@@ -175,10 +175,8 @@ mod tests {
     use std::collections::HashMap;
 
     fn parse_with(line: &str, environment: &[(&str, &str)]) -> Result<Command, Usage> {
-        let environment: HashMap<String, String> = environment
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
+        let environment: HashMap<String, String> =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         read(
             line.split_whitespace().map(OsString::from).collect(),
             &|name| environment.get(name).cloned(),
@@ -204,14 +202,8 @@ mod tests {
     fn tokens_and_flags_come_in_any_order() {
         let config =
             config("--max-queue 4 w:2..8 --json http:127.0.0.1:80 ./app r:20 --max-body=10k http:unix:/s");
-        assert_eq!(
-            (config.workers, config.max_requests),
-            (Workers { min: 2, max: 8 }, 20)
-        );
-        assert_eq!(
-            (config.max_queue, config.max_body_bytes, config.json_logging),
-            (4, 10 * 1024, true)
-        );
+        assert_eq!((config.workers, config.max_requests), (Workers { min: 2, max: 8 }, 20));
+        assert_eq!((config.max_queue, config.max_body_bytes, config.json_logging), (4, 10 * 1024, true));
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.place.app, Some(PathBuf::from("./app")));
     }
@@ -236,10 +228,7 @@ mod tests {
         assert_eq!(mode(&[]), HotReload::Module);
         assert_eq!(mode(&[("NODE_ENV", "dev")]), HotReload::Module);
         assert_eq!(mode(&[("NODE_ENV", "production")]), HotReload::None);
-        assert_eq!(
-            mode(&[("NODE_ENV", "production"), ("RIP_HOT_RELOAD", "process")]),
-            HotReload::Process
-        );
+        assert_eq!(mode(&[("NODE_ENV", "production"), ("RIP_HOT_RELOAD", "process")]), HotReload::Process);
     }
 
     #[test]
@@ -284,21 +273,12 @@ mod tests {
     #[test]
     fn verbs_take_the_app_and_where_its_sockets_lie() {
         match parse_with("reload app --socket-dir=/s --variant=blue", &[]) {
-            Ok(Command::Ask {
-                verb: Verb::Reload,
-                place,
-            }) => {
-                assert_eq!(
-                    (place.socket_dir, place.variant.as_str()),
-                    (PathBuf::from("/s"), "blue")
-                );
+            Ok(Command::Ask { verb: Verb::Reload, place }) => {
+                assert_eq!((place.socket_dir, place.variant.as_str()), (PathBuf::from("/s"), "blue"));
             }
             other => panic!("{other:?}"),
         }
-        assert!(matches!(
-            parse_with("--stop app", &[]),
-            Ok(Command::Ask { verb: Verb::Stop, .. })
-        ));
+        assert!(matches!(parse_with("--stop app", &[]), Ok(Command::Ask { verb: Verb::Stop, .. })));
         assert!(complaint("reload app --max-queue=4").contains("--max-queue"));
     }
 

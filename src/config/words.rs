@@ -11,24 +11,15 @@ pub fn number(name: &str, word: &str, range: RangeInclusive<u64>) -> Result<u64,
             u64::MAX => String::from("up"),
             end => format!("to {end}"),
         };
-        Usage(format!(
-            "{name} takes a number from {} {upper}, not '{word}'",
-            range.start()
-        ))
+        Usage(format!("{name} takes a number from {} {upper}, not '{word}'", range.start()))
     };
-    word.parse()
-        .ok()
-        .filter(|number| range.contains(number))
-        .ok_or_else(complaint)
+    word.parse().ok().filter(|number| range.contains(number)).ok_or_else(complaint)
 }
 
 /// Bytes, or with k, m, g for powers of 1024.
 pub fn size(name: &str, word: &str) -> Result<u64, Usage> {
-    let complaint = || {
-        Usage(format!(
-            "{name} takes a number of bytes, or with k, m or g as in 100m, not '{word}'"
-        ))
-    };
+    let complaint =
+        || Usage(format!("{name} takes a number of bytes, or with k, m or g as in 100m, not '{word}'"));
     let lower = word.to_ascii_lowercase();
     let (digits, shift) = match lower.as_bytes().last() {
         Some(b'k') => (&lower[..lower.len() - 1], 10),
@@ -54,15 +45,9 @@ pub fn workers(word: &str) -> Result<Workers, Usage> {
         return Ok(cpus());
     }
     match word.split_once("..") {
-        None => count(word).map(|count| Workers {
-            min: count,
-            max: count,
-        }),
+        None => count(word).map(|count| Workers { min: count, max: count }),
         Some((min, max)) => {
-            let workers = Workers {
-                min: count(min)?,
-                max: count(max)?,
-            };
+            let workers = Workers { min: count(min)?, max: count(max)? };
             if workers.min == 0 || workers.min > workers.max {
                 return Err(complaint("needs a min of at least 1 and no larger than its max"));
             }
@@ -73,13 +58,8 @@ pub fn workers(word: &str) -> Result<Workers, Usage> {
 
 /// As many as CPUs that this process may use: affinity and the cgroup's quota, not the host's count.
 pub fn cpus() -> Workers {
-    let count = std::thread::available_parallelism()
-        .map_or(1, |count| count.get())
-        .min(MAX_WORKERS);
-    Workers {
-        min: count,
-        max: count,
-    }
+    let count = std::thread::available_parallelism().map_or(1, |count| count.get()).min(MAX_WORKERS);
+    Workers { min: count, max: count }
 }
 
 /// What stands behind `http:` and `metrics:`.
@@ -96,20 +76,13 @@ pub fn listen(token: &str, word: &str) -> Result<Listen, Usage> {
         None => (None, word),
         Some((address, port)) => (Some(address), port),
     };
-    let port = port
-        .parse()
-        .map_err(|_| complaint("has no port from 0 to 65535"))?;
+    let port = port.parse().map_err(|_| complaint("has no port from 0 to 65535"))?;
     let address = match address {
         None | Some("" | "*") => None,
         Some("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         Some(text) => {
-            let bare = text
-                .strip_prefix('[')
-                .and_then(|text| text.strip_suffix(']'))
-                .unwrap_or(text);
-            let address = bare
-                .parse()
-                .map_err(|_| complaint("has no numeric address and no localhost"))?;
+            let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+            let address = bare.parse().map_err(|_| complaint("has no numeric address and no localhost"))?;
             Some(address)
         }
     };
@@ -123,14 +96,8 @@ pub fn trust(name: &str, word: &str) -> Result<Vec<Trust>, Usage> {
         match part {
             "all" => all.push(Trust::All),
             "loopback" => {
-                all.push(Trust::Network {
-                    address: Ipv4Addr::new(127, 0, 0, 0).into(),
-                    prefix_bits: 8,
-                });
-                all.push(Trust::Network {
-                    address: Ipv6Addr::LOCALHOST.into(),
-                    prefix_bits: 128,
-                });
+                all.push(Trust::Network { address: Ipv4Addr::new(127, 0, 0, 0).into(), prefix_bits: 8 });
+                all.push(Trust::Network { address: Ipv6Addr::LOCALHOST.into(), prefix_bits: 128 });
             }
             _ => {
                 let complaint = || {
@@ -146,11 +113,7 @@ pub fn trust(name: &str, word: &str) -> Result<Vec<Trust>, Usage> {
                 let most = if address.is_ipv4() { 32 } else { 128 };
                 let prefix_bits = match bits {
                     None => most,
-                    Some(bits) => bits
-                        .parse()
-                        .ok()
-                        .filter(|bits| *bits <= most)
-                        .ok_or_else(complaint)?,
+                    Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(complaint)?,
                 };
                 all.push(Trust::Network { address, prefix_bits });
             }

@@ -28,11 +28,7 @@ enum State {
     /// A head is on its way since then, and was looked at that far.
     Head { since: Instant, scanned: usize },
     /// The body is on its way.
-    Body {
-        request: Request,
-        body: Body,
-        taken_bytes: u64,
-    },
+    Body { request: Request, body: Body, taken_bytes: u64 },
     /// A request is with the balancer or with a worker; what comes behind it waits.
     Busy,
     /// After a 101: bytes are only passed on.
@@ -75,11 +71,7 @@ pub struct Step {
 
 impl Default for Client {
     fn default() -> Self {
-        Client {
-            state: State::Idle,
-            inbox: Inbox::default(),
-            has_ended: false,
-        }
+        Client { state: State::Idle, inbox: Inbox::default(), has_ended: false }
     }
 }
 
@@ -128,20 +120,11 @@ impl Client {
                 let blank = blank_lines(bytes);
                 if bytes.len() <= blank || &bytes[blank..] == b"\r" {
                     let event = if self.has_ended { Event::End } else { Event::More };
-                    return Step {
-                        consumed: blank,
-                        event,
-                    };
+                    return Step { consumed: blank, event };
                 }
-                self.enter(State::Head {
-                    since: now,
-                    scanned: 0,
-                });
+                self.enter(State::Head { since: now, scanned: 0 });
                 let step = self.advance(&mut bytes[blank..], origin, max_body_bytes, buffer, now);
-                Step {
-                    consumed: blank + step.consumed,
-                    event: shifted(step.event, blank),
-                }
+                Step { consumed: blank + step.consumed, event: shifted(step.event, blank) }
             }
             State::Head { since, scanned } => {
                 let since = *since;
@@ -156,33 +139,21 @@ impl Client {
                     Ok(head::Look::Partial) if self.has_ended => {
                         self.refuse(Reason::BadRequest(Bad::Incomplete), bytes, buffer(), since)
                     }
-                    Ok(head::Look::Partial) => Step {
-                        consumed: 0,
-                        event: Event::More,
-                    },
+                    Ok(head::Look::Partial) => Step { consumed: 0, event: Event::More },
                     Err(bad) => self.refuse(Reason::BadRequest(bad), bytes, buffer(), since),
                 }
             }
             State::Body { .. } => self.read_body(bytes, max_body_bytes),
-            State::Busy => Step {
-                consumed: 0,
-                event: Event::More,
-            },
+            State::Busy => Step { consumed: 0, event: Event::More },
             State::Tunnel if bytes.is_empty() => {
                 let event = if self.has_ended { Event::End } else { Event::More };
                 Step { consumed: 0, event }
             }
-            State::Tunnel => Step {
-                consumed: bytes.len(),
-                event: Event::Tunnel(0..bytes.len()),
-            },
+            State::Tunnel => Step { consumed: bytes.len(), event: Event::Tunnel(0..bytes.len()) },
             State::Lingering { left_bytes } => {
                 let is_over = self.has_ended || bytes.len() > *left_bytes;
                 *left_bytes = left_bytes.saturating_sub(bytes.len());
-                Step {
-                    consumed: bytes.len(),
-                    event: if is_over { Event::End } else { Event::More },
-                }
+                Step { consumed: bytes.len(), event: if is_over { Event::End } else { Event::More } }
             }
         }
     }
@@ -202,20 +173,13 @@ impl Client {
     /// The last answer of this connection is on its way: what still comes is no request.
     pub fn linger(&mut self) {
         self.inbox.take();
-        self.enter(State::Lingering {
-            left_bytes: LINGER_BYTES,
-        });
+        self.enter(State::Lingering { left_bytes: LINGER_BYTES });
     }
 
     /// Gives up a request that is still arriving, for the log line of its end.
     pub fn abandon(&mut self, buffer: Vec<u8>, now: Instant) -> Option<Request> {
         let kept = self.inbox.take();
-        match std::mem::replace(
-            &mut self.state,
-            State::Lingering {
-                left_bytes: LINGER_BYTES,
-            },
-        ) {
+        match std::mem::replace(&mut self.state, State::Lingering { left_bytes: LINGER_BYTES }) {
             State::Head { since, .. } => Some(Request::refused(first_line(&kept), buffer, since)),
             State::Body { request, .. } => Some(request),
             State::Busy => Some(Request::refused(b"", buffer, now)),
@@ -242,14 +206,9 @@ impl Client {
     }
 
     fn refuse(&mut self, reason: Reason, bytes: &[u8], buffer: Vec<u8>, since: Instant) -> Step {
-        self.enter(State::Lingering {
-            left_bytes: LINGER_BYTES,
-        });
+        self.enter(State::Lingering { left_bytes: LINGER_BYTES });
         let request = Request::refused(first_line(bytes), buffer, since);
-        Step {
-            consumed: bytes.len(),
-            event: Event::Refused(reason, request),
-        }
+        Step { consumed: bytes.len(), event: Event::Refused(reason, request) }
     }
 
     fn read_head(
@@ -272,39 +231,17 @@ impl Client {
             Framing::Empty | Framing::Length(_) | Framing::UntilClose => {
                 request.seal(0);
                 self.enter(State::Busy);
-                return Step {
-                    consumed: bytes.len(),
-                    event: Event::Request(request),
-                };
+                return Step { consumed: bytes.len(), event: Event::Request(request) };
             }
         };
-        let event = if head.expects_continue {
-            Event::Continue
-        } else {
-            Event::Body(0..0)
-        };
-        self.enter(State::Body {
-            request,
-            body,
-            taken_bytes: 0,
-        });
-        Step {
-            consumed: bytes.len(),
-            event,
-        }
+        let event = if head.expects_continue { Event::Continue } else { Event::Body(0..0) };
+        self.enter(State::Body { request, body, taken_bytes: 0 });
+        Step { consumed: bytes.len(), event }
     }
 
     fn read_body(&mut self, bytes: &mut [u8], max_body_bytes: u64) -> Step {
-        let State::Body {
-            request,
-            body,
-            taken_bytes,
-        } = &mut self.state
-        else {
-            return Step {
-                consumed: 0,
-                event: Event::More,
-            };
+        let State::Body { request, body, taken_bytes } = &mut self.state else {
+            return Step { consumed: 0, event: Event::More };
         };
         let is_whole = matches!(body, Body::Length { left: 0 });
         if is_whole {
@@ -316,20 +253,14 @@ impl Client {
             if self.has_ended {
                 return self.refuse_body(Reason::BadRequest(Bad::Incomplete), 0);
             }
-            return Step {
-                consumed: 0,
-                event: Event::More,
-            };
+            return Step { consumed: 0, event: Event::More };
         }
         let refusal = match body {
             Body::Length { left } => {
                 let take = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
                 *left -= take as u64;
                 *taken_bytes += take as u64;
-                return Step {
-                    consumed: take,
-                    event: Event::Body(0..take),
-                };
+                return Step { consumed: take, event: Event::Body(0..take) };
             }
             Body::Chunked(decoder) => match decoder.decode(bytes) {
                 Ok(decoded) => {
@@ -339,10 +270,7 @@ impl Client {
                         *body = Body::Length { left: 0 };
                     }
                     if !is_too_large {
-                        return Step {
-                            consumed: decoded.consumed,
-                            event: Event::Body(decoded.data),
-                        };
+                        return Step { consumed: decoded.consumed, event: Event::Body(decoded.data) };
                     }
                     Reason::BodyTooLarge
                 }
@@ -353,9 +281,7 @@ impl Client {
     }
 
     fn refuse_body(&mut self, reason: Reason, consumed: usize) -> Step {
-        let event = match self.leave_body(State::Lingering {
-            left_bytes: LINGER_BYTES,
-        }) {
+        let event = match self.leave_body(State::Lingering { left_bytes: LINGER_BYTES }) {
             Some(request) => Event::Refused(reason, request),
             None => Event::More,
         };
@@ -377,10 +303,7 @@ fn blank_lines(bytes: &[u8]) -> usize {
 }
 
 fn first_line(bytes: &[u8]) -> &[u8] {
-    bytes
-        .split(|&byte| byte == b'\r' || byte == b'\n')
-        .next()
-        .unwrap_or(b"")
+    bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or(b"")
 }
 
 fn shifted(event: Event, by: usize) -> Event {

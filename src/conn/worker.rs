@@ -24,18 +24,9 @@ enum State {
     #[default]
     Quiet,
     /// A request was sent, and its answer's head is on its way.
-    Head {
-        asked: Asked,
-        scanned: usize,
-        interims: u8,
-        was_heard: bool,
-    },
+    Head { asked: Asked, scanned: usize, interims: u8, was_heard: bool },
     /// The answer's body is on its way.
-    Body {
-        source: Source,
-        onward: Framing,
-        keep_alive: bool,
-    },
+    Body { source: Source, onward: Framing, keep_alive: bool },
     /// After a 101.
     Tunnel,
     /// The connection has lost its place and is used no more.
@@ -155,13 +146,7 @@ pub enum End {
 
 impl Step {
     fn new(consumed: usize, outcome: Outcome) -> Self {
-        Step {
-            consumed,
-            data: 0..0,
-            suffix: b"",
-            answer: None,
-            outcome,
-        }
+        Step { consumed, data: 0..0, suffix: b"", answer: None, outcome }
     }
 }
 
@@ -186,12 +171,7 @@ impl Worker {
 impl Worker {
     /// A request goes out on this connection.
     pub fn ask(&mut self, asked: Asked) {
-        self.enter(State::Head {
-            asked,
-            scanned: 0,
-            interims: 0,
-            was_heard: false,
-        });
+        self.enter(State::Head { asked, scanned: 0, interims: 0, was_heard: false });
     }
 
     /// The client's connection is to end with this answer, if its head is not out already.
@@ -211,10 +191,7 @@ impl Worker {
             }
             State::Head { .. } => self.receive_head(bytes, date, prefix),
             State::Body { .. } => self.receive_body(bytes, prefix),
-            State::Tunnel => Step {
-                data: 0..bytes.len(),
-                ..Step::new(bytes.len(), Outcome::Going)
-            },
+            State::Tunnel => Step { data: 0..bytes.len(), ..Step::new(bytes.len(), Outcome::Going) },
         }
     }
 
@@ -224,15 +201,9 @@ impl Worker {
             State::Quiet | State::Spent => End::Quiet,
             State::Head { was_heard: false, .. } => End::Unheard,
             State::Head { .. } => End::InHead,
-            State::Body {
-                source: Source::UntilClose,
-                onward,
-                ..
-            } if !is_reset => End::Whole(if *onward == Framing::Chunked {
-                b"0\r\n\r\n"
-            } else {
-                b""
-            }),
+            State::Body { source: Source::UntilClose, onward, .. } if !is_reset => {
+                End::Whole(if *onward == Framing::Chunked { b"0\r\n\r\n" } else { b"" })
+            }
             State::Body { .. } => End::InBody,
             State::Tunnel => End::Tunnel,
         };
@@ -258,13 +229,7 @@ impl Worker {
     }
 
     fn receive_head(&mut self, bytes: &mut [u8], date: &[u8], prefix: &mut Vec<u8>) -> Step {
-        let State::Head {
-            asked,
-            scanned,
-            interims,
-            was_heard,
-        } = &mut self.state
-        else {
+        let State::Head { asked, scanned, interims, was_heard } = &mut self.state else {
             return Step::new(0, Outcome::Going);
         };
         let asked = *asked;
@@ -289,18 +254,10 @@ impl Worker {
             let onward = forward::onward(&head, asked);
             if head.status == 101 {
                 forward::write_response_head(prefix, &head, asked, onward, date);
-                let answer = Answer {
-                    may_idle: true,
-                    keep_alive: false,
-                    ..Answer::new(&head, onward)
-                };
+                let answer = Answer { may_idle: true, keep_alive: false, ..Answer::new(&head, onward) };
                 self.enter(State::Tunnel);
                 let step = Step::new(bytes.len(), Outcome::Upgraded);
-                return Step {
-                    data: at..bytes.len(),
-                    answer: Some(answer),
-                    ..step
-                };
+                return Step { data: at..bytes.len(), answer: Some(answer), ..step };
             }
             if head.status < 200 {
                 *interims += 1;
@@ -324,11 +281,7 @@ impl Worker {
             if !is_busy {
                 forward::write_response_head(prefix, &head, asked, onward, date);
             }
-            self.enter(State::Body {
-                source,
-                onward: onward.framing,
-                keep_alive,
-            });
+            self.enter(State::Body { source, onward: onward.framing, keep_alive });
             let step = self.receive_body(&mut bytes[at..], prefix);
             let outcome = match step.outcome {
                 // A busy answer is short; one that is not here in full is not worth waiting for.
@@ -350,12 +303,7 @@ impl Worker {
     }
 
     fn receive_body(&mut self, bytes: &mut [u8], prefix: &mut Vec<u8>) -> Step {
-        let State::Body {
-            source,
-            onward,
-            keep_alive,
-        } = &mut self.state
-        else {
+        let State::Body { source, onward, keep_alive } = &mut self.state else {
             return Step::new(0, Outcome::Going);
         };
         let (onward, keep_alive) = (*onward, *keep_alive);
@@ -380,11 +328,7 @@ impl Worker {
         if onward == Framing::Chunked && !data.is_empty() {
             forward::write_chunk_size(prefix, data.len());
         }
-        let mut step = Step {
-            data,
-            suffix,
-            ..Step::new(consumed, Outcome::Going)
-        };
+        let mut step = Step { data, suffix, ..Step::new(consumed, Outcome::Going) };
         if ended {
             let reusable = keep_alive && consumed == bytes.len();
             self.enter(if reusable { State::Quiet } else { State::Spent });

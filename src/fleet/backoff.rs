@@ -40,9 +40,6 @@ mod tests {
     fn waits_double_up_to_half_a_minute() {
         let (mut backoff, now) = (Backoff::default(), Instant::now());
         let waits_ms: Vec<u128> = (0..11).map(|_| (backoff.fail(now) - now).as_millis()).collect();
-        assert_eq!(
-            waits_ms,
-            [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]
-        );
+        assert_eq!(waits_ms, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
     }
 }

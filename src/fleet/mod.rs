@@ -136,10 +136,7 @@ impl Fleet {
 
     /// Slots that are to hold a worker.
     pub fn size(&self) -> usize {
-        self.slots
-            .iter()
-            .filter(|slot| slot.front != Front::Closed)
-            .count()
+        self.slots.iter().filter(|slot| slot.front != Front::Closed).count()
     }
 
     pub fn serving(&self) -> usize {
@@ -156,14 +153,11 @@ impl Fleet {
 
     /// Slots without a process, and when they are tried again.
     pub fn empty_slots(&self) -> impl Iterator<Item = (usize, Option<Instant>)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| match slot.front {
-                Front::Empty { retry_at } => Some((index, Some(retry_at))),
-                Front::Spawning => Some((index, None)),
-                Front::Held(_) | Front::Closed => None,
-            })
+        self.slots.iter().enumerate().filter_map(|(index, slot)| match slot.front {
+            Front::Empty { retry_at } => Some((index, Some(retry_at))),
+            Front::Spawning => Some((index, None)),
+            Front::Held(_) | Front::Closed => None,
+        })
     }
 
     /// The booting worker of that slot and generation: only that one may join.
@@ -180,9 +174,7 @@ impl Fleet {
     }
 
     fn find(&self, worker: WorkerKey) -> Option<(usize, Member)> {
-        self.members()
-            .find(|(_, member)| member.worker == worker)
-            .map(|(slot, &member)| (slot, member))
+        self.members().find(|(_, member)| member.worker == worker).map(|(slot, &member)| (slot, member))
     }
 }
 
@@ -196,19 +188,10 @@ impl Fleet {
     pub fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
         let until = now + self.plan.boot_timeout;
         let version = self.slots[slot].version;
-        let member = Member {
-            worker,
-            version,
-            phase: Phase::Booting { until },
-        };
+        let member = Member { worker, version, phase: Phase::Booting { until } };
         let place = &mut self.slots[slot];
         match place.succession {
-            Succession::Spawning { why } => {
-                place.succession = Succession::Booting {
-                    why,
-                    successor: member,
-                }
-            }
+            Succession::Spawning { why } => place.succession = Succession::Booting { why, successor: member },
             _ if place.front == Front::Spawning => place.front = Front::Held(member),
             // The slot was closed while the process was being started.
             _ => {
@@ -238,10 +221,7 @@ impl Fleet {
             return;
         }
         self.ever_joined = true;
-        let member = Member {
-            phase: Phase::Serving { since: now },
-            ..member
-        };
+        let member = Member { phase: Phase::Serving { since: now }, ..member };
         let slot = &mut self.slots[index];
         match slot.succession {
             Succession::Booting { why, successor } if successor.worker == worker => {
@@ -284,14 +264,7 @@ impl Fleet {
 
     /// A withdrawn worker has nothing left to do.
     pub fn idle(&mut self, worker: WorkerKey, now: Instant) {
-        if let Some((
-            slot,
-            Member {
-                phase: Phase::Leaving { .. },
-                ..
-            },
-        )) = self.find(worker)
-        {
+        if let Some((slot, Member { phase: Phase::Leaving { .. }, .. })) = self.find(worker) {
             self.terminate(slot, worker, now + self.plan.drain_timeout);
         }
         self.pump(now);
@@ -319,10 +292,7 @@ impl Fleet {
         if is_front && matches!(member.phase, Phase::Serving { .. }) {
             self.vacate(index, member, now);
             let until = now + self.plan.drain_timeout;
-            self.slots[index].leaving.push(Member {
-                phase: Phase::Leaving { until },
-                ..member
-            });
+            self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..member });
             self.actions.push_back(Action::Withdraw { worker });
         }
         self.pump(now);
@@ -393,10 +363,7 @@ impl Fleet {
             slot.front = Front::Closed;
             slot.succession = Succession::None;
             let until = now + self.plan.drain_timeout;
-            slot.leaving.push(Member {
-                phase: Phase::Leaving { until },
-                ..member
-            });
+            slot.leaving.push(Member { phase: Phase::Leaving { until }, ..member });
             self.actions.push_back(Action::Withdraw { worker });
             self.pump(now);
         }
@@ -429,12 +396,7 @@ impl Fleet {
             {
                 slot.leaving.push(successor);
             }
-            for worker in slot
-                .leaving
-                .iter()
-                .map(|member| member.worker)
-                .collect::<Vec<_>>()
-            {
+            for worker in slot.leaving.iter().map(|member| member.worker).collect::<Vec<_>>() {
                 self.terminate(index, worker, kill_at);
             }
         }
@@ -522,21 +484,14 @@ impl Fleet {
     fn spawn(&mut self, index: usize, why: Option<Why>) {
         self.slots[index].version += 1;
         let version = self.slots[index].version;
-        self.actions.push_back(Action::Spawn {
-            slot: index,
-            version,
-            why,
-        });
+        self.actions.push_back(Action::Spawn { slot: index, version, why });
     }
 
     /// The successor serves: the old worker leaves as soon as it is idle, a stuck one at once.
     fn dismiss(&mut self, index: usize, old: Member, why: Why, now: Instant) {
         let until = now + self.plan.drain_timeout;
         let worker = old.worker;
-        self.slots[index].leaving.push(Member {
-            phase: Phase::Leaving { until },
-            ..old
-        });
+        self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..old });
         self.actions.push_back(Action::Withdraw { worker });
         if why == Why::Stuck {
             self.terminate(index, worker, now + KILL_AFTER);
@@ -544,11 +499,7 @@ impl Fleet {
     }
 
     fn terminate(&mut self, index: usize, worker: WorkerKey, kill_at: Instant) {
-        let Some(member) = self.slots[index]
-            .leaving
-            .iter_mut()
-            .find(|member| member.worker == worker)
-        else {
+        let Some(member) = self.slots[index].leaving.iter_mut().find(|member| member.worker == worker) else {
             return;
         };
         match &mut member.phase {
@@ -617,10 +568,7 @@ impl Fleet {
         slot.front = Front::Empty { retry_at };
         if self.lane == Some(index) && !was_serving {
             self.lane = None;
-            self.end_roll(RollEnd::Failed {
-                slot: index,
-                worker: who.map(|(member, _)| member.worker),
-            });
+            self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|(member, _)| member.worker) });
         }
         let is_hopeless = |slot: &Slot| slot.backoff.failures() >= HOPELESS_FAILURES;
         let has_hope = self.ever_joined || self.plan.keep_trying || !self.slots.iter().all(is_hopeless);
@@ -636,18 +584,14 @@ impl Fleet {
         let retry_at = slot.backoff.fail(now);
         slot.succession = match why {
             Why::Reload | Why::Stuck => Succession::None,
-            Why::Requests | Why::Memory | Why::Asked | Why::Deaf => Succession::Wanted {
-                why,
-                not_before: retry_at,
-            },
+            Why::Requests | Why::Memory | Why::Asked | Why::Deaf => {
+                Succession::Wanted { why, not_before: retry_at }
+            }
         };
         if self.lane == Some(index) {
             self.lane = None;
             if self.roll.as_ref().is_some_and(|roll| roll.current == Some(index)) {
-                self.end_roll(RollEnd::Failed {
-                    slot: index,
-                    worker: who.map(|member| member.worker),
-                });
+                self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|member| member.worker) });
             }
         }
         if why == Why::Stuck
@@ -677,10 +621,8 @@ impl Fleet {
                     .all(|member| !matches!(member.phase, Phase::Booting { .. } | Phase::Serving { .. })),
                 "a leaving worker neither boots nor serves"
             );
-            let is_coming = matches!(
-                slot.succession,
-                Succession::Spawning { .. } | Succession::Booting { .. }
-            );
+            let is_coming =
+                matches!(slot.succession, Succession::Spawning { .. } | Succession::Booting { .. });
             debug_assert!(
                 !is_coming || slot.is_serving() || slot.front == Front::Closed,
                 "a successor to nobody"

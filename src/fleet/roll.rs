@@ -44,13 +44,7 @@ impl Fleet {
             (slot.front != Front::Closed).then_some(index)
         };
         let pending: VecDeque<usize> = self.slots.iter_mut().enumerate().filter_map(open).collect();
-        self.roll = Some(Roll {
-            replaced: 0,
-            of: pending.len(),
-            pending,
-            current: None,
-            again: false,
-        });
+        self.roll = Some(Roll { replaced: 0, of: pending.len(), pending, current: None, again: false });
     }
 
     /// Takes up the next slot of the roll, or ends it.
@@ -93,10 +87,7 @@ impl Fleet {
         {
             roll.current = None;
             roll.replaced += 1;
-            self.actions.push_back(Action::RollProgress {
-                replaced: roll.replaced,
-                of: roll.of,
-            });
+            self.actions.push_back(Action::RollProgress { replaced: roll.replaced, of: roll.of });
         }
     }
 

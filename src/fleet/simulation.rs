@@ -66,12 +66,8 @@ impl World {
     }
 
     fn pick(&mut self, fits: impl Fn(Life) -> bool) -> Option<usize> {
-        let fit: Vec<usize> = self
-            .alive
-            .iter()
-            .filter(|(_, (_, life))| fits(*life))
-            .map(|(&key, _)| key)
-            .collect();
+        let fit: Vec<usize> =
+            self.alive.iter().filter(|(_, (_, life))| fits(*life)).map(|(&key, _)| key).collect();
         (!fit.is_empty()).then(|| fit[(next(&mut self.random) % fit.len() as u64) as usize])
     }
 
@@ -107,10 +103,7 @@ impl World {
                     }
                 }
                 Action::Terminate { worker } | Action::Kill { worker } => {
-                    assert!(
-                        self.alive.contains_key(&worker.0),
-                        "signals only children not yet reaped"
-                    );
+                    assert!(self.alive.contains_key(&worker.0), "signals only children not yet reaped");
                 }
                 Action::RollProgress { replaced, of } => assert!(replaced <= of, "{replaced} of {of}"),
                 Action::RollEnded(_) => {
@@ -149,11 +142,7 @@ impl World {
         assert!(succeeding.count() <= 1, "one slot at a time");
         if let Some(deadline) = self.fleet.next_deadline() {
             let is_over = self.has_given_up;
-            assert!(
-                is_over || deadline > self.now,
-                "overdue after a tick: {:?}",
-                self.now - deadline
-            );
+            assert!(is_over || deadline > self.now, "overdue after a tick: {:?}", self.now - deadline);
         }
     }
 
@@ -262,11 +251,7 @@ impl World {
                 let before = self.alive.len();
                 self.fleet.joined(WorkerKey(key), self.now);
                 self.obey();
-                if self
-                    .alive
-                    .get(&key)
-                    .is_some_and(|(_, life)| *life == Life::Booting)
-                {
+                if self.alive.get(&key).is_some_and(|(_, life)| *life == Life::Booting) {
                     // Already on its way out.
                     self.exit(key);
                     self.obey();
@@ -309,10 +294,7 @@ impl World {
             self.obey();
         }
         assert!(self.fleet.is_gone(), "nobody is left after a stop");
-        assert!(
-            !self.rolls_asked,
-            "whoever waited for a roll has heard of its end"
-        );
+        assert!(!self.rolls_asked, "whoever waited for a roll has heard of its end");
     }
 }
 
@@ -366,12 +348,7 @@ fn every_history_keeps_the_fleet_whole() {
 /// A fleet of one with an app that boots at once, for the sentences below.
 fn serving(workers: usize) -> World {
     let mut world = World::new(7);
-    let plan = Plan {
-        min_workers: workers,
-        max_workers: workers,
-        keep_trying: false,
-        ..world.plan
-    };
+    let plan = Plan { min_workers: workers, max_workers: workers, keep_trying: false, ..world.plan };
     world.plan = plan;
     world.alive.clear();
     world.is_kind = true;
@@ -391,18 +368,11 @@ fn the_old_worker_is_withdrawn_only_after_its_successor_is_admitted() {
     let old = world.pick(|_| true).expect("one");
     world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
     world.obey();
-    assert_eq!(
-        world.alive[&old].1,
-        Life::Admitted,
-        "still at work while the successor boots"
-    );
+    assert_eq!(world.alive[&old].1, Life::Admitted, "still at work while the successor boots");
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
     world.fleet.joined(WorkerKey(successor), world.now);
     world.obey();
-    assert_eq!(
-        (world.alive[&successor].1, world.alive[&old].1),
-        (Life::Admitted, Life::Withdrawn)
-    );
+    assert_eq!((world.alive[&successor].1, world.alive[&old].1), (Life::Admitted, Life::Withdrawn));
 }
 
 #[test]
@@ -441,9 +411,7 @@ fn if_nobody_ever_joins_it_gives_up_after_three_failures_each() {
 #[test]
 fn request_limits_are_drawn_between_90_and_100_percent() {
     let mut world = serving(1);
-    let limits: Vec<u64> = (0..100)
-        .filter_map(|_| world.fleet.draw_request_limit())
-        .collect();
+    let limits: Vec<u64> = (0..100).filter_map(|_| world.fleet.draw_request_limit()).collect();
     assert!(limits.iter().all(|limit| (18..=20).contains(limit)), "{limits:?}");
     assert!(limits.iter().any(|limit| *limit != limits[0]), "they differ");
 }

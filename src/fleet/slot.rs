@@ -22,14 +22,7 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Why; 6] = [
-        Why::Requests,
-        Why::Memory,
-        Why::Asked,
-        Why::Reload,
-        Why::Stuck,
-        Why::Deaf,
-    ];
+    pub const ALL: [Why; 6] = [Why::Requests, Why::Memory, Why::Asked, Why::Reload, Why::Stuck, Why::Deaf];
 
     pub const fn word(self) -> &'static str {
         match self {
@@ -153,13 +146,7 @@ impl Slot {
     }
 
     pub fn is_serving(&self) -> bool {
-        matches!(
-            self.front,
-            Front::Held(Member {
-                phase: Phase::Serving { .. },
-                ..
-            })
-        )
+        matches!(self.front, Front::Held(Member { phase: Phase::Serving { .. }, .. }))
     }
 
     /// A worker serves, and no successor is on its way.
@@ -180,10 +167,6 @@ impl Slot {
             | Succession::Booting { .. }
             | Succession::Handing => None,
         };
-        self.members()
-            .filter_map(|member| member.phase.deadline())
-            .chain(retry)
-            .chain(succession)
-            .min()
+        self.members().filter_map(|member| member.phase.deadline()).chain(retry).chain(succession).min()
     }
 }

@@ -63,12 +63,7 @@ pub struct Decoded {
 
 impl Default for Chunked {
     fn default() -> Self {
-        Chunked {
-            state: State::Size {
-                value: 0,
-                line_bytes: 0,
-            },
-        }
+        Chunked { state: State::Size { value: 0, line_bytes: 0 } }
     }
 }
 
@@ -100,21 +95,13 @@ impl Chunked {
                 }
                 at += take;
                 let left = left - take as u64;
-                self.state = if left == 0 {
-                    State::DataCr
-                } else {
-                    State::Data { left }
-                };
+                self.state = if left == 0 { State::DataCr } else { State::Data { left } };
             } else {
                 self.state = self.state.step(bytes[at])?;
                 at += 1;
             }
         }
-        Ok(Decoded {
-            consumed: at,
-            data,
-            ended: self.state == State::Ended,
-        })
+        Ok(Decoded { consumed: at, data, ended: self.state == State::Ended })
     }
 }
 
@@ -129,24 +116,15 @@ impl State {
             Size { value, line_bytes } => match (char::from(byte).to_digit(16), byte) {
                 (Some(digit), _) => {
                     let value = value.checked_mul(16).ok_or(Bad::ChunkSize)? + u64::from(digit);
-                    Size {
-                        value,
-                        line_bytes: line_bytes + 1,
-                    }
+                    Size { value, line_bytes: line_bytes + 1 }
                 }
                 (None, b'\r') if line_bytes > 0 => SizeLf { value },
-                (None, b';') if line_bytes > 0 => Extension {
-                    value,
-                    line_bytes: line_bytes + 1,
-                },
+                (None, b';') if line_bytes > 0 => Extension { value, line_bytes: line_bytes + 1 },
                 (None, _) => return Err(Bad::ChunkSize),
             },
             Extension { value, line_bytes } => match byte {
                 b'\r' => SizeLf { value },
-                _ if field::is_value(&[byte]) => Extension {
-                    value,
-                    line_bytes: line_bytes + 1,
-                },
+                _ if field::is_value(&[byte]) => Extension { value, line_bytes: line_bytes + 1 },
                 _ => return Err(Bad::ChunkSize),
             },
             SizeLf { value } => match (byte, value) {
@@ -155,10 +133,7 @@ impl State {
                 _ => return Err(Bad::ChunkSize),
             },
             DataCr if byte == b'\r' => DataLf,
-            DataLf if byte == b'\n' => Size {
-                value: 0,
-                line_bytes: 0,
-            },
+            DataLf if byte == b'\n' => Size { value: 0, line_bytes: 0 },
             DataCr | DataLf => return Err(Bad::ChunkData),
             TrailerStart { bytes } | TrailerName { bytes } | TrailerValue { bytes } | TrailerLf { bytes }
                 if bytes >= MAX_TRAILER_BYTES =>
@@ -211,16 +186,8 @@ mod tests {
 
     #[test]
     fn sizes_are_hexadecimal_digits_and_nothing_else() {
-        for bad in [
-            " 5\r\n",
-            "5 \r\n",
-            "+5\r\n",
-            "0x5\r\n",
-            "\r\n",
-            ";a\r\n",
-            "10000000000000005\r\n",
-            "5\n",
-        ] {
+        for bad in [" 5\r\n", "5 \r\n", "+5\r\n", "0x5\r\n", "\r\n", ";a\r\n", "10000000000000005\r\n", "5\n"]
+        {
             assert_eq!(decode(&[bad.as_bytes()]), Err(Bad::ChunkSize), "{bad:?}");
         }
         assert_eq!(decode(&[b"5;a\rb=c\r\n"]), Err(Bad::ChunkSize));

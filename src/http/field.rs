@@ -9,9 +9,7 @@ pub const fn is_token_byte(byte: u8) -> bool {
 
 /// RFC 9110 §5.5: visible bytes, blanks and bytes from 80 to FF; never CR, LF, NUL or another control byte.
 pub fn is_value(value: &[u8]) -> bool {
-    value
-        .iter()
-        .all(|&byte| (byte >= 0x20 && byte != 0x7f) || byte == b'\t')
+    value.iter().all(|&byte| (byte >= 0x20 && byte != 0x7f) || byte == b'\t')
 }
 
 /// Takes the optional blank space (SP and HTAB, nothing else) off both ends.
@@ -56,9 +54,7 @@ pub fn is_hop_by_hop(name: &str) -> bool {
         "http2-settings",
     ];
     // Lengths differ from nearly every other field's, so most names are settled without a comparison.
-    NAMES
-        .iter()
-        .any(|known| known.len() == name.len() && known.eq_ignore_ascii_case(name))
+    NAMES.iter().any(|known| known.len() == name.len() && known.eq_ignore_ascii_case(name))
 }
 
 /// The words between the server and its workers (`Rip-Worker-Busy` …), which stop here in both directions.
@@ -69,9 +65,7 @@ pub fn is_internal(name: &str) -> bool {
 /// What a proxy says about the client behind it: believed only of those whom `--trust-proxy` names.
 pub fn is_forwarded(name: &str) -> bool {
     starts_with(name, "x-forwarded-")
-        || ["forwarded", "x-real-ip"]
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(name))
+        || ["forwarded", "x-real-ip"].iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Whether `name` is the underscore spelling of a field that the server sets or reads. CGI, WSGI and Rack turn
@@ -84,16 +78,9 @@ pub fn is_underscore_twin(name: &str) -> bool {
     is_hop_by_hop(&dashed)
         || is_internal(&dashed)
         || is_forwarded(&dashed)
-        || [
-            "host",
-            "content-length",
-            "expect",
-            "proxy",
-            "x-request-id",
-            "x-request-start",
-        ]
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(&dashed))
+        || ["host", "content-length", "expect", "proxy", "x-request-id", "x-request-start"]
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(&dashed))
 }
 
 /// Whether `name` begins with `prefix`, ASCII case aside.
@@ -108,28 +95,15 @@ mod tests {
     #[test]
     fn decimal_takes_digits_alone() {
         assert_eq!(decimal(b"010"), Some(10));
-        for odd in [
-            &b""[..],
-            b"+5",
-            b"-1",
-            b"0x5",
-            b"1_0",
-            b"1 0",
-            b"18446744073709551616",
-        ] {
+        for odd in [&b""[..], b"+5", b"-1", b"0x5", b"1_0", b"1 0", b"18446744073709551616"] {
             assert_eq!(decimal(odd), None, "{odd:?}");
         }
     }
 
     #[test]
     fn underscore_twins_of_what_the_server_says_are_known() {
-        for twin in [
-            "X_Forwarded_For",
-            "X-Forwarded_For",
-            "Content_Length",
-            "Rip_Probe",
-            "transfer_encoding",
-        ] {
+        for twin in ["X_Forwarded_For", "X-Forwarded_For", "Content_Length", "Rip_Probe", "transfer_encoding"]
+        {
             assert!(is_underscore_twin(twin), "{twin}");
         }
         for other in ["X-Forwarded-For", "my_header", "user_agent"] {

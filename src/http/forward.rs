@@ -26,15 +26,7 @@ pub fn write_request_head(
     head: &RequestHead<'_, '_>,
     origin: Origin<'_>,
 ) -> std::ops::Range<usize> {
-    push(
-        out,
-        &[
-            head.method.as_bytes(),
-            b" ",
-            head.target_lead.as_bytes(),
-            head.target.as_bytes(),
-        ],
-    );
+    push(out, &[head.method.as_bytes(), b" ", head.target_lead.as_bytes(), head.target.as_bytes()]);
     push(out, &[b" HTTP/1.1\r\nHost: ", head.host, b"\r\n"]);
     let mut told = Told::default();
     for header in head.fields {
@@ -158,10 +150,7 @@ pub fn onward(head: &ResponseHead<'_, '_>, asked: Asked) -> Onward {
         (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
         (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
     };
-    Onward {
-        framing,
-        keep_alive: asked.keep_alive && framing != Framing::UntilClose,
-    }
+    Onward { framing, keep_alive: asked.keep_alive && framing != Framing::UntilClose }
 }
 
 /// Serialises an answer's head for the client. `date` is a whole line, for answers that bring no valid one.
@@ -256,14 +245,7 @@ impl Canned<'_> {
     /// Serialises head and body.
     pub fn write(&self, out: &mut Vec<u8>) {
         write_status_line(out, self.status, reason::phrase(self.status).as_bytes());
-        push(
-            out,
-            &[
-                b"Content-Type: ",
-                self.content_type.as_bytes(),
-                b"\r\nContent-Length: ",
-            ],
-        );
+        push(out, &[b"Content-Type: ", self.content_type.as_bytes(), b"\r\nContent-Length: "]);
         push_decimal(out, self.body.len() as u64);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(self.date);
@@ -343,12 +325,8 @@ mod tests {
     use super::super::request::room;
     use super::*;
 
-    const STRANGER: Origin<'_> = Origin {
-        address: "192.0.2.7",
-        is_trusted: false,
-        fresh_id: "fresh",
-        start_us: 1_000_000,
-    };
+    const STRANGER: Origin<'_> =
+        Origin { address: "192.0.2.7", is_trusted: false, fresh_id: "fresh", start_us: 1_000_000 };
 
     fn forwarded(head: &str, origin: Origin<'_>) -> String {
         let mut out = Vec::new();
@@ -379,15 +357,9 @@ mod tests {
         let worker = forwarded(
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
              X-Forwarded-Proto: https\r\nX-Request-Id: theirs\r\nConnection: X-Forwarded-Proto\r\n\r\n",
-            Origin {
-                is_trusted: true,
-                ..STRANGER
-            },
+            Origin { is_trusted: true, ..STRANGER },
         );
-        assert!(
-            worker.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n"),
-            "{worker}"
-        );
+        assert!(worker.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n"), "{worker}");
         assert!(worker.contains("X-Forwarded-Proto: https\r\n"), "{worker}");
         assert!(worker.contains("X-Request-Id: theirs\r\n"), "{worker}");
         assert_eq!(worker.matches("X-Forwarded-Proto").count(), 1);
@@ -404,10 +376,7 @@ mod tests {
             !worker.contains("Secret") && !worker.contains("Keep-Alive") && !worker.contains("TE:"),
             "{worker}"
         );
-        assert!(
-            worker.contains("Host: a\r\n") && worker.ends_with("Content-Length: 5\r\n\r\n"),
-            "{worker}"
-        );
+        assert!(worker.contains("Host: a\r\n") && worker.ends_with("Content-Length: 5\r\n\r\n"), "{worker}");
     }
 
     #[test]

@@ -26,11 +26,7 @@ pub fn look(bytes: &[u8], scanned: &mut usize) -> Result<Look, Bad> {
         };
         *scanned += at + 1;
         if *scanned > MAX_HEAD_BYTES {
-            return Err(if *scanned == at + 1 {
-                Bad::TargetTooLong
-            } else {
-                Bad::HeadTooLong
-            });
+            return Err(if *scanned == at + 1 { Bad::TargetTooLong } else { Bad::HeadTooLong });
         }
         if line.is_empty() {
             return Ok(Look::Whole(*scanned));

@@ -57,48 +57,27 @@ impl Reason {
     const fn row(self) -> (u16, &'static str, &'static str) {
         use Reason::*;
         match self {
-            QueueFull => (
-                503,
-                "queue_full",
-                "Too many requests are waiting; please try again in a second.",
-            ),
+            QueueFull => (503, "queue_full", "Too many requests are waiting; please try again in a second."),
             QueueTimeout => (504, "queue_timeout", "No worker became free in time."),
             ReadTimeout => (504, "read_timeout", "The app took too long to answer."),
             ClientTimeout => (408, "client_timeout", "The request took too long to arrive."),
-            BodyTooLarge => (
-                413,
-                "body_too_large",
-                "The request's body is larger than this server takes.",
-            ),
-            SpoolFull => (
-                503,
-                "spool_full",
-                "There is no room to hold the request's body; please try again later.",
-            ),
-            WorkerBusy => (
-                503,
-                "worker_busy",
-                "The workers were busy; please try again in a second.",
-            ),
+            BodyTooLarge => (413, "body_too_large", "The request's body is larger than this server takes."),
+            SpoolFull => {
+                (503, "spool_full", "There is no room to hold the request's body; please try again later.")
+            }
+            WorkerBusy => (503, "worker_busy", "The workers were busy; please try again in a second."),
             ConnectFailed => (502, "connect_failed", "The app's worker could not be reached."),
-            BadResponse => (
-                502,
-                "bad_response",
-                "The app gave an answer that is not valid HTTP.",
-            ),
-            WorkerDied => (
-                502,
-                "worker_died",
-                "The app's worker ended before it had answered.",
-            ),
-            Stopping => (
-                503,
-                "stopping",
-                "The server is stopping; please try again in a second.",
-            ),
+            BadResponse => (502, "bad_response", "The app gave an answer that is not valid HTTP."),
+            WorkerDied => (502, "worker_died", "The app's worker ended before it had answered."),
+            Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
             ClientGone => (499, "client_gone", "The client went away."),
             BadRequest(bad) => bad.row(),
         }
+    }
+
+    /// The log's word, without the details of a bad request.
+    pub const fn word(self) -> &'static str {
+        self.row().1
     }
 
     pub const fn status(self) -> u16 {
@@ -112,10 +91,7 @@ impl Reason {
 
     /// Whether the same request may well succeed a second later, so that `Retry-After: 1` goes out.
     pub const fn passes_soon(self) -> bool {
-        matches!(
-            self,
-            Reason::QueueFull | Reason::WorkerBusy | Reason::Stopping | Reason::SpoolFull
-        )
+        matches!(self, Reason::QueueFull | Reason::WorkerBusy | Reason::Stopping | Reason::SpoolFull)
     }
 
     /// Whether the client's connection has lost its place, or its body is unread: then it is closed.
@@ -138,71 +114,33 @@ impl Bad {
             Method => (400, "method", "The method is not a token."),
             MethodNotServed => (501, "method_not_served", "CONNECT and TRACE are not served here."),
             Target => (400, "target", "The request target is not valid."),
-            TargetTooLong => (
-                414,
-                "target_too_long",
-                "The request target is longer than 16 KiB.",
-            ),
+            TargetTooLong => (414, "target_too_long", "The request target is longer than 16 KiB."),
             Host => (400, "host", "The Host is not a host with an optional port."),
             HostMissing => (400, "host_missing", "HTTP/1.1 requires a Host field."),
             HostTwice => (400, "host_twice", "There is more than one Host field."),
-            LineEnd => (
-                400,
-                "line_end",
-                "A line of the head does not end with CR LF, or there is a bare CR or LF.",
-            ),
-            FieldName => (
-                400,
-                "field_name",
-                "A field name is not a token, or is not followed by a colon.",
-            ),
-            FieldValue => (
-                400,
-                "field_value",
-                "A field value contains a control character, or is folded.",
-            ),
+            LineEnd => {
+                (400, "line_end", "A line of the head does not end with CR LF, or there is a bare CR or LF.")
+            }
+            FieldName => (400, "field_name", "A field name is not a token, or is not followed by a colon."),
+            FieldValue => (400, "field_value", "A field value contains a control character, or is folded."),
             HeadTooLong => (431, "head_too_long", "The head is longer than 64 KiB."),
             TooManyFields => (431, "too_many_fields", "The head has more than 200 fields."),
-            LengthInvalid => (
-                400,
-                "length_invalid",
-                "The Content-Length is not a decimal number.",
-            ),
+            LengthInvalid => (400, "length_invalid", "The Content-Length is not a decimal number."),
             LengthTwice => (400, "length_twice", "There is more than one Content-Length."),
-            LengthAndCoding => (
-                400,
-                "length_and_coding",
-                "Content-Length and Transfer-Encoding are both there.",
-            ),
-            CodingInvalid => (
-                400,
-                "coding_invalid",
-                "The Transfer-Encoding does not end with chunked, once.",
-            ),
-            CodingNotServed => (
-                501,
-                "coding_not_served",
-                "The only transfer coding served here is chunked.",
-            ),
+            LengthAndCoding => {
+                (400, "length_and_coding", "Content-Length and Transfer-Encoding are both there.")
+            }
+            CodingInvalid => {
+                (400, "coding_invalid", "The Transfer-Encoding does not end with chunked, once.")
+            }
+            CodingNotServed => (501, "coding_not_served", "The only transfer coding served here is chunked."),
             CodingInHttp10 => (400, "coding_in_http10", "HTTP/1.0 has no Transfer-Encoding."),
-            Expectation => (
-                417,
-                "expectation",
-                "The only expectation known here is 100-continue.",
-            ),
+            Expectation => (417, "expectation", "The only expectation known here is 100-continue."),
             ChunkSize => (400, "chunk_size", "A chunk-size line is not valid."),
-            ChunkLineTooLong => (
-                400,
-                "chunk_line_too_long",
-                "A chunk-size line is longer than 4 KiB.",
-            ),
+            ChunkLineTooLong => (400, "chunk_line_too_long", "A chunk-size line is longer than 4 KiB."),
             ChunkData => (400, "chunk_data", "A chunk is longer than it says."),
             Trailer => (400, "trailer", "A trailer field is not valid."),
-            TrailerTooLong => (
-                431,
-                "trailer_too_long",
-                "The trailer section is longer than 16 KiB.",
-            ),
+            TrailerTooLong => (431, "trailer_too_long", "The trailer section is longer than 16 KiB."),
             Incomplete => (400, "incomplete", "The request ended before it was whole."),
         }
     }

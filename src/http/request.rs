@@ -50,11 +50,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(Reason::BadRequest(Bad::RequestLine));
         };
-        let version = if minor == 0 {
-            Version::Http10
-        } else {
-            Version::Http11
-        };
+        let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
         let fields: &'h [Header<'b>] = parsed.headers;
 
         let mut seen = Seen::default();
@@ -167,11 +163,7 @@ impl<'b> Seen<'b> {
             }
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                 // Two lines are one list, so whatever the second says, the first is not the last coding.
-                let coding = if self.coding.is_some() {
-                    Coding::Invalid
-                } else {
-                    coding(value)
-                };
+                let coding = if self.coding.is_some() { Coding::Invalid } else { coding(value) };
                 self.coding = Some(coding);
             }
             10 if header.name.eq_ignore_ascii_case("connection") => self.take_connection(value),
@@ -261,11 +253,7 @@ fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Opt
         return Ok(("", target, None));
     }
     if target == "*" {
-        return if method == "OPTIONS" {
-            Ok(("", target, None))
-        } else {
-            Err(BAD)
-        };
+        return if method == "OPTIONS" { Ok(("", target, None)) } else { Err(BAD) };
     }
     let scheme = |name: &str| field::starts_with(target, name).then(|| &target[name.len()..]);
     let Some(rest) = scheme("http://").or_else(|| scheme("https://")) else {
@@ -298,10 +286,7 @@ fn is_host(host: &[u8]) -> bool {
     let end = host.iter().position(|&byte| byte == b':').unwrap_or(host.len());
     let is_name = |byte: &u8| {
         byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')'
-            )
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')')
             || matches!(byte, b'*' | b'+' | b',' | b';' | b'=')
     };
     host[..end].iter().all(is_name) && is_port(&host[end..])
@@ -342,9 +327,7 @@ mod tests {
     use super::*;
 
     fn refusal(head: &str) -> Reason {
-        RequestHead::parse(head.as_bytes(), &mut room(), 1000)
-            .map(|head| head.method.to_owned())
-            .unwrap_err()
+        RequestHead::parse(head.as_bytes(), &mut room(), 1000).map(|head| head.method.to_owned()).unwrap_err()
     }
 
     fn with(fields: &str) -> String {
@@ -354,18 +337,12 @@ mod tests {
     #[test]
     fn framing_that_two_readers_could_read_in_two_ways_is_refused() {
         for (fields, bad) in [
-            (
-                "Content-Length: 5\r\nTransfer-Encoding: chunked",
-                Bad::LengthAndCoding,
-            ),
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked", Bad::LengthAndCoding),
             ("Content-Length: 5\r\nContent-Length: 5", Bad::LengthTwice),
             ("Content-Length: 5, 5", Bad::LengthTwice),
             ("Content-Length: +5", Bad::LengthInvalid),
             ("Transfer-Encoding: chunked, identity", Bad::CodingInvalid),
-            (
-                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-                Bad::CodingInvalid,
-            ),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", Bad::CodingInvalid),
             ("Transfer-Encoding: gzip, chunked", Bad::CodingNotServed),
             ("Transfer-Encoding: \u{a0}chunked", Bad::CodingInvalid),
             ("Expect: 200-ok", Bad::Expectation),
@@ -373,10 +350,7 @@ mod tests {
             assert_eq!(refusal(&with(fields)), Reason::BadRequest(bad), "{fields}");
         }
         assert_eq!(refusal(&with("Content-Length: 1001")), Reason::BodyTooLarge);
-        assert_eq!(
-            refusal(&with("Content-Length: 99999999999999999999999")),
-            Reason::BodyTooLarge
-        );
+        assert_eq!(refusal(&with("Content-Length: 99999999999999999999999")), Reason::BodyTooLarge);
     }
 
     #[test]
@@ -392,27 +366,17 @@ mod tests {
             ("GET /a#b HTTP/1.1", Bad::Target),
             ("TRACE / HTTP/1.1", Bad::MethodNotServed),
         ] {
-            assert_eq!(
-                refusal(&format!("{line}\r\nHost: a\r\n\r\n")),
-                Reason::BadRequest(bad),
-                "{line}"
-            );
+            assert_eq!(refusal(&format!("{line}\r\nHost: a\r\n\r\n")), Reason::BadRequest(bad), "{line}");
         }
     }
 
     #[test]
     fn absolute_form_gives_its_own_host_and_an_origin_form() {
         let mut fields = room();
-        let head = RequestHead::parse(
-            b"GET http://b.example?x=1 HTTP/1.1\r\nHost: a\r\n\r\n",
-            &mut fields,
-            0,
-        );
+        let head =
+            RequestHead::parse(b"GET http://b.example?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", &mut fields, 0);
         let head = head.expect("absolute form is to be accepted");
-        assert_eq!(
-            (head.target_lead, head.target, head.host),
-            ("/", "?x=1", &b"b.example"[..])
-        );
+        assert_eq!((head.target_lead, head.target, head.host), ("/", "?x=1", &b"b.example"[..]));
     }
 
     #[test]
@@ -420,9 +384,7 @@ mod tests {
         for good in ["", "a", "a:80", "[::1]:5002", "a.example:"] {
             assert!(is_host(good.as_bytes()), "{good}");
         }
-        for bad in [
-            "a@evil", "a evil", "a/evil", "a:b", "[", "[]", "a:80:80", "\u{e9}",
-        ] {
+        for bad in ["a@evil", "a evil", "a/evil", "a:b", "[", "[]", "a:80:80", "\u{e9}"] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
         }
     }
@@ -435,9 +397,7 @@ mod tests {
                 .unwrap_or(false)
         };
         let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
-        assert!(offers(&get(
-            "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket"
-        )));
+        assert!(offers(&get("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket")));
         assert!(!offers(&get("Upgrade: websocket")));
         assert!(!offers(&get("Connection: upgrade\r\nUpgrade: h2c")));
         assert!(!offers(&with("Connection: upgrade\r\nUpgrade: websocket")));

@@ -120,10 +120,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
 
     /// The value of the first field of that name (given in lower case).
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
-        self.fields
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name))
-            .map(|header| header.value)
+        self.fields.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     }
 
     /// Server-sent events: a stream that may be quiet for long.
@@ -140,12 +137,8 @@ mod tests {
     use super::super::request::room;
     use super::*;
 
-    const GET: Asked = Asked {
-        is_head: false,
-        wants_websocket: false,
-        version: Version::Http11,
-        keep_alive: true,
-    };
+    const GET: Asked =
+        Asked { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
 
     fn framing(head: &str, asked: Asked) -> Result<Framing, Invalid> {
         ResponseHead::parse(head.as_bytes(), &mut room(), asked).map(|head| head.framing)
@@ -154,24 +147,12 @@ mod tests {
     #[test]
     fn answers_frame_their_body_in_one_way() {
         let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
-        assert_eq!(
-            framing(&head("Content-Length: 5\r\n"), GET),
-            Ok(Framing::Length(5))
-        );
-        assert_eq!(
-            framing(&head("Content-Length: 5\r\nContent-Length: 5\r\n"), GET),
-            Ok(Framing::Length(5))
-        );
-        assert_eq!(
-            framing(&head("Transfer-Encoding: chunked\r\n"), GET),
-            Ok(Framing::Chunked)
-        );
+        assert_eq!(framing(&head("Content-Length: 5\r\n"), GET), Ok(Framing::Length(5)));
+        assert_eq!(framing(&head("Content-Length: 5\r\nContent-Length: 5\r\n"), GET), Ok(Framing::Length(5)));
+        assert_eq!(framing(&head("Transfer-Encoding: chunked\r\n"), GET), Ok(Framing::Chunked));
         assert_eq!(framing(&head(""), GET), Ok(Framing::UntilClose));
         let head_request = Asked { is_head: true, ..GET };
-        assert_eq!(
-            framing(&head("Content-Length: 5\r\n"), head_request),
-            Ok(Framing::Empty)
-        );
+        assert_eq!(framing(&head("Content-Length: 5\r\n"), head_request), Ok(Framing::Empty));
         for bad in [
             "Content-Length: 5\r\nContent-Length: 6\r\n",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -186,15 +167,6 @@ mod tests {
     fn a_switch_that_nobody_asked_for_is_invalid() {
         let head = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
         assert!(framing(head, GET).is_err());
-        assert!(
-            framing(
-                head,
-                Asked {
-                    wants_websocket: true,
-                    ..GET
-                }
-            )
-            .is_ok()
-        );
+        assert!(framing(head, Asked { wants_websocket: true, ..GET }).is_ok());
     }
 }

@@ -41,11 +41,7 @@ pub struct AccessLog {
 impl AccessLog {
     pub fn new(json: bool, app: &str) -> Self {
         // No zone data means UTC.
-        let zone = if json {
-            jiff::tz::TimeZone::UTC
-        } else {
-            jiff::tz::TimeZone::system()
-        };
+        let zone = if json { jiff::tz::TimeZone::UTC } else { jiff::tz::TimeZone::system() };
         AccessLog {
             json,
             app: app.to_owned(),
@@ -59,11 +55,7 @@ impl AccessLog {
     /// Adds one line. `unix`: the time of the answer's end, since 1970.
     pub fn write(&mut self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
         self.set_second(unix.as_secs() as i64);
-        if self.json {
-            self.write_json(out, record, unix)
-        } else {
-            self.write_human(out, record, unix)
-        }
+        if self.json { self.write_json(out, record, unix) } else { self.write_human(out, record, unix) }
     }
 
     fn set_second(&mut self, second: i64) {
@@ -73,17 +65,9 @@ impl AccessLog {
         self.second = Some(second);
         let stamp = jiff::Timestamp::from_second(second).unwrap_or_default();
         let local = stamp.to_zoned_datetime(self.zone.clone());
-        let format = if self.json {
-            "%Y-%m-%dT%H:%M:%S"
-        } else {
-            "%Y-%m-%d %H:%M:%S"
-        };
+        let format = if self.json { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
         self.date = local.strftime(format).to_string();
-        self.offset = if self.json {
-            "Z".into()
-        } else {
-            local.strftime(" %z").to_string()
-        };
+        self.offset = if self.json { "Z".into() } else { local.strftime(" %z").to_string() };
     }
 
     /// `[2026-03-01 12:00:00.123 +0000  1.2ms  0.9ms] GET /ping → 200 plain 4B`
@@ -99,11 +83,7 @@ impl AccessLog {
         out.extend_from_slice(" → ".as_bytes());
         push_decimal(out, u64::from(record.status));
         out.push(b' ');
-        let subtype = record
-            .media_type
-            .iter()
-            .position(|&byte| byte == b'/')
-            .map_or(0, |slash| slash + 1);
+        let subtype = record.media_type.iter().position(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
         push_visible(out, or_dash(&record.media_type[subtype..]));
         out.push(b' ');
         push_size(out, record.body_bytes);
@@ -244,10 +224,7 @@ fn is_invisible(letter: char) -> bool {
 
 /// The inside of a JSON string; bytes that are not UTF-8 become U+FFFD.
 fn push_json(out: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes
-        .iter()
-        .all(|byte| (byte.is_ascii_graphic() || *byte == b' ') && !matches!(byte, b'"' | b'\\'))
-    {
+    if bytes.iter().all(|byte| (byte.is_ascii_graphic() || *byte == b' ') && !matches!(byte, b'"' | b'\\')) {
         return out.extend_from_slice(bytes);
     }
     for letter in String::from_utf8_lossy(bytes).chars() {
@@ -301,13 +278,7 @@ mod tests {
     #[test]
     fn json_lines_are_as_documented() {
         assert_eq!(
-            line(
-                true,
-                &Record {
-                    reason: Some(Reason::QueueFull),
-                    ..RECORD
-                }
-            ),
+            line(true, &Record { reason: Some(Reason::QueueFull), ..RECORD }),
             "{\"t\":\"2026-03-01T12:00:00.123Z\",\"app\":\"shop\",\"method\":\"GET\",\"path\":\"/ping\",\
              \"status\":200,\"totalSeconds\":0.001234,\"workerSeconds\":0.000900,\"type\":\"text/plain\",\
              \"length\":4,\"queueSeconds\":0.000000,\"worker\":3,\"pid\":42,\"id\":\"abc\",\
@@ -317,36 +288,18 @@ mod tests {
 
     #[test]
     fn every_json_line_parses_whatever_the_client_sends() {
-        for path in [
-            &b"/\"quote\"\\"[..],
-            b"/\x1b[31m",
-            b"/caf\xc3\xa9",
-            b"/\xff\xfe",
-            b"/\0\n\r\x7f",
-        ] {
+        for path in [&b"/\"quote\"\\"[..], b"/\x1b[31m", b"/caf\xc3\xa9", b"/\xff\xfe", b"/\0\n\r\x7f"] {
             let text = line(true, &Record { path, ..RECORD });
             assert_eq!(text.matches('\n').count(), 1, "{text}");
             let value: serde_json::Value = serde_json::from_str(&text).expect(&text);
-            assert!(
-                value["path"].as_str().is_some_and(|path| path.starts_with('/')),
-                "{text}"
-            );
+            assert!(value["path"].as_str().is_some_and(|path| path.starts_with('/')), "{text}");
         }
     }
 
     #[test]
     fn human_lines_carry_no_control_bytes() {
-        let text = line(
-            false,
-            &Record {
-                path: b"/\x1b[31m\n\xff\xe2\x80\xa8\xc2\x9b",
-                ..RECORD
-            },
-        );
-        assert!(
-            text.contains("/\\x1b[31m\\x0a\\xff\\xe2\\x80\\xa8\\xc2\\x9b →"),
-            "{text}"
-        );
+        let text = line(false, &Record { path: b"/\x1b[31m\n\xff\xe2\x80\xa8\xc2\x9b", ..RECORD });
+        assert!(text.contains("/\\x1b[31m\\x0a\\xff\\xe2\\x80\\xa8\\xc2\\x9b →"), "{text}");
     }
 
     #[test]

@@ -1,3 +1,5 @@
 //! What operators see: the access log, status, metrics.
 
 pub mod access;
+pub mod metrics;
+pub mod status;

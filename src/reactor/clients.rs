@@ -58,10 +58,7 @@ impl Reactor {
         let interests = Interest::READABLE | Interest::WRITABLE;
         let stream = &mut self.clients[client.0].stream;
         if let Err(error) = self.poll.registry().register(stream, token, interests) {
-            log::warn!(
-                "a connection from {} cannot be watched: {error}",
-                self.clients[client.0].address
-            );
+            log::warn!("a connection from {} cannot be watched: {error}", self.clients[client.0].address);
             return self.kill_client(client);
         }
         self.quiet(client);
@@ -72,11 +69,7 @@ impl Reactor {
 
     /// A connection waits for its next request: long, but at a stop only as long as one may be on its way.
     fn quiet(&mut self, client: ClientKey) {
-        let kind = if self.is_stopping() {
-            ClientDeadline::Grace
-        } else {
-            ClientDeadline::Idle
-        };
+        let kind = if self.is_stopping() { ClientDeadline::Grace } else { ClientDeadline::Idle };
         self.client_deadlines.arm(client.0, kind, self.clock.now);
     }
 
@@ -84,10 +77,7 @@ impl Reactor {
     fn close_oldest_quiet(&mut self) {
         let quiet = self.client_deadlines.oldest(ClientDeadline::Idle).map(ClientKey);
         if let Some(client) = quiet
-            && self
-                .clients
-                .get(client.0)
-                .is_some_and(|entry| entry.conn.is_idle() && entry.out.is_read())
+            && self.clients.get(client.0).is_some_and(|entry| entry.conn.is_idle() && entry.out.is_read())
         {
             self.kill_client(client);
         }
@@ -142,7 +132,7 @@ impl Reactor {
             match entry.stream.receive(&mut scratch) {
                 Io::Bytes(bytes) => {
                     budget = budget.saturating_sub(bytes);
-                    entry.received_bytes += bytes as u64;
+                    self.metrics.received_bytes += bytes as u64;
                     // A short read means drained, unless the peer has closed: then the end is still to be read.
                     entry.is_readable = bytes == scratch.len() || entry.is_closing;
                     self.feed(client, &mut scratch[..bytes]);
@@ -181,9 +171,7 @@ impl Reactor {
                 start_us: self.clock.unix().as_micros() as u64,
             };
             let buffer = || self.buffers.pop().unwrap_or_default();
-            let step = entry
-                .conn
-                .advance(unread.rest(), origin, self.config.max_body_bytes, buffer, now);
+            let step = entry.conn.advance(unread.rest(), origin, self.config.max_body_bytes, buffer, now);
             let is_over = match step.event {
                 Event::More => true,
                 Event::Continue => {
@@ -254,13 +242,7 @@ impl Reactor {
         };
         let body = std::mem::replace(&mut entry.body, super::spool::Spool::new(&self.room));
         let deadline = self.balancer.deadline(now);
-        let job = Job {
-            request,
-            body,
-            submitted: now,
-            deadline,
-            tries: 1,
-        };
+        let job = Job { request, body, submitted: now, deadline, tries: 1 };
         match self.balancer.submit(client, now) {
             Decision::Assign { worker } => self.assign(worker, client, job),
             Decision::Enqueue => {
@@ -285,10 +267,7 @@ impl Reactor {
 
     pub(super) fn queue_timed_out(&mut self, client: ClientKey) {
         if let Some(job) = self.take_job(client) {
-            let times = Times {
-                queue: self.clock.now - job.submitted,
-                ..Times::default()
-            };
+            let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
             self.refuse(client, job.request, Reason::QueueTimeout, times, None);
         }
     }
@@ -303,16 +282,7 @@ impl Reactor {
                 (status, "application/json", status_body.as_bytes())
             }
         };
-        self.answer(
-            client,
-            request,
-            status,
-            content_type,
-            body,
-            None,
-            Times::default(),
-            None,
-        );
+        self.answer(client, request, status, content_type, body, None, Times::default(), None);
     }
 
     /// Answers a request with a reason instead of an app's answer.
@@ -384,20 +354,9 @@ impl Reactor {
             None => Delivery::Gone,
         };
         self.prefix = bytes;
-        let body_bytes = if request.asked.is_head {
-            0
-        } else {
-            body.len() as u64
-        };
+        let body_bytes = if request.asked.is_head { 0 } else { body.len() as u64 };
         let answer = Answer::ours(status, content_type, keep_alive);
-        let finished = Finished {
-            request,
-            answer,
-            reason,
-            body_bytes,
-            times,
-            worker,
-        };
+        let finished = Finished { request, answer, reason, body_bytes, times, worker };
         let then = if keep_alive { Then::Keep } else { Then::Close };
         self.finish(client, finished, then, delivery);
     }
@@ -408,20 +367,12 @@ impl Reactor {
             Delivery::Sent => self.complete(client, finished, then),
             Delivery::Waits => {
                 if let Some(entry) = self.clients.get_mut(client.0) {
-                    entry.phase = Phase::Finishing {
-                        finished: Some(finished),
-                        then,
-                    };
-                    self.client_deadlines
-                        .arm(client.0, ClientDeadline::Take, self.clock.now);
+                    entry.phase = Phase::Finishing { finished: Some(finished), then };
+                    self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
                 }
             }
             Delivery::Gone | Delivery::SpoolFull => {
-                let reason = if delivery == Delivery::Gone {
-                    Reason::ClientGone
-                } else {
-                    Reason::SpoolFull
-                };
+                let reason = if delivery == Delivery::Gone { Reason::ClientGone } else { Reason::SpoolFull };
                 self.log_gone(client, finished, reason);
                 self.kill_client(client);
             }
@@ -452,8 +403,7 @@ impl Reactor {
                     entry.stream.shutdown_write();
                     entry.conn.linger();
                     entry.phase = Phase::Lingering;
-                    self.client_deadlines
-                        .arm(client.0, ClientDeadline::Linger, self.clock.now);
+                    self.client_deadlines.arm(client.0, ClientDeadline::Linger, self.clock.now);
                     self.again.push(Target::Client(client));
                 } else {
                     self.kill_client(client);
@@ -481,8 +431,7 @@ impl Reactor {
             }
             Ok(false) => {
                 if entry.out.unread_bytes() < before {
-                    self.client_deadlines
-                        .arm(client.0, ClientDeadline::Take, self.clock.now);
+                    self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
                 }
             }
             Err(_) => self.client_gone(client),
@@ -511,10 +460,7 @@ impl Reactor {
 
     /// Bytes of the server's own in the middle of things.
     fn send(&mut self, client: ClientKey, bytes: &[u8]) {
-        let delivery = self
-            .clients
-            .get_mut(client.0)
-            .map(|entry| entry.deliver([bytes, b"", b""]));
+        let delivery = self.clients.get_mut(client.0).map(|entry| entry.deliver([bytes, b"", b""]));
         if matches!(delivery, Some(Delivery::Gone | Delivery::SpoolFull)) {
             self.client_gone(client);
         }
@@ -545,21 +491,15 @@ impl Reactor {
         let phase = std::mem::replace(&mut entry.phase, Phase::Lingering);
         match phase {
             Phase::Reading => {
-                let arriving = entry
-                    .conn
-                    .is_receiving()
-                    .then(|| entry.conn.abandon(Vec::new(), now))
-                    .flatten();
+                let arriving =
+                    entry.conn.is_receiving().then(|| entry.conn.abandon(Vec::new(), now)).flatten();
                 if let Some(request) = arriving {
                     self.log_gone_request(client, request, Times::default());
                 }
             }
             Phase::Queued(job) => {
                 self.balancer.forget(client);
-                let times = Times {
-                    queue: now - job.submitted,
-                    ..Times::default()
-                };
+                let times = Times { queue: now - job.submitted, ..Times::default() };
                 self.log_gone_request(client, job.request, times);
             }
             Phase::Assigned { worker } => self.exchange_lost_its_client(worker, client),
@@ -588,14 +528,7 @@ impl Reactor {
 
     fn log_gone_request(&mut self, client: ClientKey, request: Request, times: Times) {
         let answer = Answer::ours(Reason::ClientGone.status(), "", false);
-        let finished = Finished {
-            request,
-            answer,
-            reason: None,
-            body_bytes: 0,
-            times,
-            worker: None,
-        };
+        let finished = Finished { request, answer, reason: None, body_bytes: 0, times, worker: None };
         self.log_gone(client, finished, Reason::ClientGone);
     }
 
@@ -615,7 +548,5 @@ impl Reactor {
 
 /// Whether accepting failed for want of something that comes back.
 fn is_shortage(code: i32) -> bool {
-    [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM]
-        .iter()
-        .any(|errno| *errno as i32 == code)
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM].iter().any(|errno| *errno as i32 == code)
 }

@@ -50,9 +50,7 @@ impl Clock {
     fn ask_wall(&mut self) {
         self.wall_asked = self.now;
         // A clock before 1970 is no clock.
-        self.wall = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        self.wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.set_date(self.wall.as_secs());
     }
 
@@ -72,10 +70,7 @@ pub struct Ids {
 
 impl Ids {
     pub fn new() -> Self {
-        Ids {
-            state: seed(),
-            text: [b'0'; 16],
-        }
+        Ids { state: seed(), text: [b'0'; 16] }
     }
 
     pub fn next(&mut self) -> &str {

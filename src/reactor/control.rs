@@ -4,7 +4,6 @@ use super::listen::{Listener, bind_unix};
 use super::stream::{Io, Stream, classify};
 use super::token::Target;
 use super::{Names, Reactor, Source, StartError};
-use crate::config::HotReload;
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
 use crate::conn::{self, Request};
@@ -18,10 +17,15 @@ use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::{Value, json};
 use slab::Slab;
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 
+/// Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Scrapers are few; one more connection ends the oldest.
+const MOST_SCRAPERS: usize = 64;
 /// A message is a line of JSON; more is none of ours.
 const MOST_BODY_BYTES: usize = 64 * 1024;
 /// Each worker says its word and goes; verbs are few.
@@ -49,6 +53,9 @@ struct Connection {
     closes: bool,
     /// Who is on the other side, as the kernel says.
     peer_pid: i32,
+    /// Came by the metrics' listener, and gets nothing else.
+    is_stranger: bool,
+    since: Instant,
 }
 
 impl ControlSocket {
@@ -97,15 +104,9 @@ fn already_running(names: &Names, source: &Source) -> String {
         .and_then(|status| status["pid"].as_u64())
         .map(|pid| format!(" (pid {pid})"))
         .unwrap_or_default();
-    let path = theirs
-        .as_ref()
-        .and_then(|status| status["path"].as_str())
-        .unwrap_or("?");
-    if Path::new(path) == source_path(source) {
-        format!(
-            "'{}' is served already{pid}; rip-server stop would end that",
-            names.app
-        )
+    let path = theirs.as_ref().and_then(|status| status["path"].as_str()).unwrap_or("?");
+    if Path::new(path) == source.path() {
+        format!("'{}' is served already{pid}; rip-server stop would end that", names.app)
     } else {
         format!(
             "another app '{}' is served already, from '{path}'{pid}; --variant=<name> tells the two apart",
@@ -114,17 +115,10 @@ fn already_running(names: &Names, source: &Source) -> String {
     }
 }
 
-fn source_path(source: &Source) -> &Path {
-    match source {
-        Source::Path { path, .. } => path,
-        Source::Own { program } => program,
-    }
-}
-
 impl Reactor {
     pub(super) fn accept_control(&mut self) {
         loop {
-            let (mut stream, _) = match self.control.listener.accept() {
+            let (stream, _) = match self.control.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -133,32 +127,54 @@ impl Reactor {
                 }
             };
             let own_user = nix::unistd::geteuid().as_raw();
-            let peer = getsockopt(&stream, sockopt::PeerCredentials)
-                .ok()
-                .filter(|peer| peer.uid() == own_user);
+            let peer =
+                getsockopt(&stream, sockopt::PeerCredentials).ok().filter(|peer| peer.uid() == own_user);
             let Some(peer) = peer.filter(|_| self.control.connections.len() < MOST_CONNECTIONS) else {
                 log::warn!("the control socket: a connection of another user, or one too many, was refused");
                 continue;
             };
-            let entry = self.control.connections.vacant_entry();
-            let token = Target::Control(entry.key()).token();
-            if self
-                .poll
-                .registry()
-                .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
-                .is_ok()
+            self.watch_control(stream, peer.pid(), false);
+        }
+    }
+
+    /// Takes connections of those who ask for metrics alone.
+    pub(super) fn accept_scraper(&mut self, index: usize) {
+        while let Some(listener) = self.metrics_listeners.get(index) {
+            let Ok((stream, _)) = listener.accept() else { return };
+            let strangers: Vec<usize> = self
+                .control
+                .connections
+                .iter()
+                .filter(|(_, other)| other.is_stranger)
+                .map(|(key, _)| key)
+                .collect();
+            if strangers.len() >= MOST_SCRAPERS
+                && let Some(oldest) =
+                    strangers.into_iter().min_by_key(|key| self.control.connections[*key].since)
             {
-                entry.insert(Connection {
-                    stream,
-                    conn: conn::Client::default(),
-                    body: Vec::new(),
-                    out: Vec::new(),
-                    watches_roll: false,
-                    watches_end: false,
-                    closes: false,
-                    peer_pid: peer.pid(),
-                });
+                self.control.connections.remove(oldest);
             }
+            self.watch_control(stream, 0, true);
+        }
+    }
+
+    fn watch_control(&mut self, mut stream: Stream, peer_pid: i32, is_stranger: bool) {
+        let entry = self.control.connections.vacant_entry();
+        let token = Target::Control(entry.key()).token();
+        if self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_ok()
+        {
+            entry.insert(Connection {
+                stream,
+                conn: conn::Client::default(),
+                body: Vec::new(),
+                out: Vec::new(),
+                watches_roll: false,
+                watches_end: false,
+                closes: false,
+                peer_pid,
+                is_stranger,
+                since: self.clock.now,
+            });
         }
     }
 
@@ -191,20 +207,13 @@ impl Reactor {
             return;
         };
         let mut unread = Unread::join(connection.conn.inbox.take(), fresh);
-        let origin = Origin {
-            address: "",
-            is_trusted: false,
-            fresh_id: "",
-            start_us: 0,
-        };
+        let origin = Origin { address: "", is_trusted: false, fresh_id: "", start_us: 0 };
         loop {
             let Some(connection) = self.control.connections.get_mut(key) else {
                 return;
             };
             let bound = MOST_BODY_BYTES as u64;
-            let step = connection
-                .conn
-                .advance(unread.rest(), origin, bound, Vec::new, self.clock.now);
+            let step = connection.conn.advance(unread.rest(), origin, bound, Vec::new, self.clock.now);
             match step.event {
                 Event::More | Event::End | Event::Tunnel(_) => {
                     unread.consume(step.consumed);
@@ -240,8 +249,23 @@ impl Reactor {
     }
 
     fn handle_control(&mut self, key: usize, request: &Request, body: &[u8]) {
+        let is_stranger = self.control.connections.get(key).is_none_or(|connection| connection.is_stranger);
         match (request.method(), request.path()) {
-            (b"GET" | b"HEAD", b"/server") => self.respond_with(key, request, 200, "text/plain", b"ok"),
+            (b"GET" | b"HEAD", b"/server") if !is_stranger => {
+                self.respond_with(key, request, 200, "text/plain", b"ok")
+            }
+            (b"GET" | b"HEAD", b"/metrics") => {
+                let text = self.metrics_text();
+                self.respond_with(key, request, 200, METRICS_TYPE, text.as_bytes());
+            }
+            _ if is_stranger => {
+                self.respond(
+                    key,
+                    request,
+                    404,
+                    &json!({"ok": false, "error": "GET /metrics is all there is"}),
+                );
+            }
             (b"GET" | b"HEAD", b"/status") => {
                 let details = self.status_details();
                 self.respond(key, request, 200, &details);
@@ -254,29 +278,20 @@ impl Reactor {
                 key,
                 request,
                 404,
-                &json!({"ok": false, "error": "POST /worker, GET /status, GET /server"}),
+                &json!({"ok": false, "error": "POST /worker, GET /status, GET /metrics, GET /server"}),
             ),
         }
     }
 
     fn obey(&mut self, key: usize, request: &Request, message: Message) {
         let now = self.clock.now;
-        let peer_pid = self
-            .control
-            .connections
-            .get(key)
-            .map_or(0, |connection| connection.peer_pid);
+        let peer_pid = self.control.connections.get(key).map_or(0, |connection| connection.peer_pid);
         let result = match message {
-            Message::Join {
-                worker_id,
-                pid,
-                socket,
-                version,
-            } => self.join(worker_id, pid, &socket, version),
+            Message::Join { worker_id, pid, socket, version } => self.join(worker_id, pid, &socket, version),
             Message::Quit { worker_id } => self.speaker(worker_id, peer_pid).map(|worker| self.quit(worker)),
-            Message::Retire { worker_id } => self
-                .speaker(worker_id, peer_pid)
-                .map(|worker| self.fleet.retire(worker, Why::Asked, now)),
+            Message::Retire { worker_id } => {
+                self.speaker(worker_id, peer_pid).map(|worker| self.fleet.retire(worker, Why::Asked, now))
+            }
             Message::Reload => {
                 if let Some(connection) = self.control.connections.get_mut(key) {
                     connection.watches_roll = true;
@@ -313,9 +328,7 @@ impl Reactor {
             return Ok(());
         }
         let Some(worker) = self.fleet.booting(worker_id, version) else {
-            return Err(format!(
-                "no worker {worker_id} of generation {version} is booting"
-            ));
+            return Err(format!("no worker {worker_id} of generation {version} is booting"));
         };
         let expected = self.workers.get(worker.0).map(|entry| entry.socket.as_path());
         if expected != Some(Path::new(socket)) {
@@ -434,93 +447,6 @@ impl Reactor {
                 }
             }
             self.flush_control(key);
-        }
-    }
-
-    /// What `GET /status` answers to anybody: the status code and a line of JSON.
-    pub(super) fn status_summary(&self) -> (u16, String) {
-        let joined = self.joined_workers();
-        let (status, word) = match (joined, self.control.was_ever_healthy) {
-            (0, false) => (503, "starting"),
-            (0, true) => (503, "degraded"),
-            (_, _) => (200, "healthy"),
-        };
-        let port = self.listeners.iter().find_map(super::listen::Listener::port);
-        let value = json!({
-            "status": word,
-            "app": self.names.app,
-            "workers": joined,
-            "ports": {"http": port},
-            "uptime": self.clock.now.duration_since(self.started).as_secs(),
-        });
-        (status, format!("{value}\n"))
-    }
-
-    fn joined_workers(&self) -> usize {
-        self.workers
-            .iter()
-            .filter(|(_, entry)| entry.has_joined && !entry.is_dead)
-            .count()
-    }
-
-    /// What the control socket tells: everything.
-    fn status_details(&self) -> Value {
-        let (_, summary) = self.status_summary();
-        let mut value: Value = serde_json::from_str(&summary).unwrap_or_default();
-        let workers: Vec<Value> = self
-            .workers
-            .iter()
-            .map(|(key, _)| self.worker_details(WorkerKey(key)))
-            .collect();
-        let addresses: Vec<String> = self.listeners.iter().map(Listener::address).collect();
-        value["pid"] = std::process::id().into();
-        value["path"] = source_path(&self.source).to_string_lossy().into_owned().into();
-        value["listeners"] = addresses.into();
-        value["queue"] = json!({"now": self.balancer.waiting(), "deepest": self.balancer.longest_queue()});
-        value["hotReload"] = match self.config.hot_reload {
-            HotReload::None => "none",
-            HotReload::Process => "process",
-            HotReload::Module => "module",
-        }
-        .into();
-        value["needed"] = json!({"workers": self.needed_workers(), "of": self.fleet.size()});
-        value["clients"] = self.clients.len().into();
-        value["droppedLogLines"] = self.logs.dropped_lines().into();
-        value["workerList"] = workers.into();
-        value
-    }
-
-    fn worker_details(&self, worker: WorkerKey) -> Value {
-        let Some(entry) = self.workers.get(worker.0) else {
-            return Value::Null;
-        };
-        let member = self.fleet.members().find(|(_, member)| member.worker == worker);
-        let slot = entry.origin.worker_id();
-        let state = match (member.map(|(_, member)| member.phase), &entry.exchange) {
-            _ if entry.is_stuck => "stuck",
-            (Some(crate::fleet::Phase::Booting { .. }), _) => "booting",
-            (Some(crate::fleet::Phase::Serving { .. }) | None, None) => "idle",
-            (Some(crate::fleet::Phase::Serving { .. }) | None, Some(_)) => "busy",
-            (Some(_), _) => "leaving",
-        };
-        json!({
-            "slot": slot,
-            "generation": member.map(|(_, member)| member.version),
-            "pid": entry.pid.as_raw(),
-            "state": state,
-            "request": self.describe_of(worker),
-            "requests": entry.requests,
-            "ageSeconds": self.clock.now.duration_since(entry.started).as_secs(),
-            "lastExit": self.control.last_exit(slot).map(|exit| exit.to_string()),
-        })
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.read(bytes),
-            Stream::Unix(stream) => stream.read(bytes),
         }
     }
 }

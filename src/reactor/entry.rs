@@ -75,7 +75,6 @@ pub struct ClientEntry {
     pub is_readable: bool,
     /// The peer has closed its side, so a short read does not mean that there is no more.
     pub is_closing: bool,
-    pub received_bytes: u64,
 }
 
 /// Where a client stands.
@@ -164,6 +163,8 @@ pub struct WorkerEntry {
     pub is_stuck: bool,
     /// How the process ended; from then on it is reaped, and its pid may be somebody else's.
     pub exit: Option<crate::process::Exit>,
+    /// Module reloads, as it says itself.
+    pub reloads: Option<u64>,
     /// When its memory was last looked at, and what it was.
     pub weighed: Option<Instant>,
     pub resident_bytes: Option<u64>,
@@ -246,16 +247,12 @@ impl ClientEntry {
             phase: Phase::Reading,
             is_readable: false,
             is_closing: false,
-            received_bytes: 0,
         }
     }
 
     /// Whether bytes that come now can be used.
     pub fn wants_bytes(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Reading | Phase::Tunnel { .. } | Phase::Lingering
-        )
+        matches!(self.phase, Phase::Reading | Phase::Tunnel { .. } | Phase::Lingering)
     }
 
     pub fn is_dead(&self) -> bool {
@@ -266,11 +263,7 @@ impl ClientEntry {
     pub fn deliver(&mut self, parts: [&[u8]; 3]) -> Delivery {
         let all: usize = parts.iter().map(|part| part.len()).sum();
         if all == 0 {
-            return if self.out.is_read() {
-                Delivery::Sent
-            } else {
-                Delivery::Waits
-            };
+            return if self.out.is_read() { Delivery::Sent } else { Delivery::Waits };
         }
         let mut sent = 0;
         if self.out.is_read() {

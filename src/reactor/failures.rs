@@ -20,9 +20,7 @@ impl Reactor {
         };
         let exchange = entry.exchange.take();
         if exchange.as_ref().is_some_and(|exchange| exchange.is_probe) {
-            return self
-                .worker_deadlines
-                .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
         }
         if is_refused {
             self.discard(worker);
@@ -63,19 +61,16 @@ impl Reactor {
             return;
         };
         if exchange.is_probe {
-            return self
-                .worker_deadlines
-                .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
         }
         let failure = match end {
-            End::Unheard if !exchange.is_connection_new => Failure::ClosedUnheard {
-                nothing_sent: exchange.head_sent_bytes == 0,
-            },
+            End::Unheard if !exchange.is_connection_new => {
+                Failure::ClosedUnheard { nothing_sent: exchange.head_sent_bytes == 0 }
+            }
             _ => Failure::Other,
         };
         // It has probably died, and its end will be reaped in a moment; if not, it is fit again then.
-        self.worker_deadlines
-            .arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
         self.try_again(worker, exchange, failure, Reason::WorkerDied);
     }
 
@@ -91,8 +86,7 @@ impl Reactor {
         match exchange {
             // Any answer at all shows that a command is there, but this one speaks no HTTP.
             Some(exchange) if exchange.is_probe => {
-                self.worker_deadlines
-                    .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+                self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
             }
             Some(exchange) => {
                 self.give_up(worker, exchange, Reason::BadResponse);
@@ -119,11 +113,8 @@ impl Reactor {
         if exchange.answer.is_some() || !may_retry(failure, exchange.job.tries, is_idempotent) {
             return self.give_up(worker, exchange, reason);
         }
-        log::warn!(
-            "{}: {} once more after {reason}",
-            self.label(worker),
-            self.describe(&exchange)
-        );
+        log::warn!("{}: {} once more after {reason}", self.label(worker), self.describe(&exchange));
+        self.metrics.retries += 1;
         exchange.job.tries += 1;
         exchange.job.body.rewind();
         let lives = self.workers.get(worker.0).is_some_and(|entry| !entry.is_dead);
@@ -165,11 +156,7 @@ impl Reactor {
 
     /// The client gets `reason` as its answer, or a cut connection if a head is out.
     fn give_up(&mut self, worker: WorkerKey, exchange: Exchange, reason: Reason) {
-        log::warn!(
-            "{}: {} failed: {reason}",
-            self.label(worker),
-            self.describe(&exchange)
-        );
+        log::warn!("{}: {} failed: {reason}", self.label(worker), self.describe(&exchange));
         let Some(client) = exchange.client else {
             return self.give_back(exchange.job.request.head);
         };
@@ -180,17 +167,7 @@ impl Reactor {
             Some(answer) => {
                 let (request, body_bytes) = (exchange.job.request, exchange.body_bytes);
                 let reason = Some(reason);
-                self.cut(
-                    client,
-                    Finished {
-                        request,
-                        answer,
-                        reason,
-                        body_bytes,
-                        times,
-                        worker: culprit,
-                    },
-                );
+                self.cut(client, Finished { request, answer, reason, body_bytes, times, worker: culprit });
             }
         }
     }
@@ -207,26 +184,19 @@ impl Reactor {
         if exchange.is_probe {
             entry.exchange = None;
             self.close_connection(worker);
-            return self
-                .worker_deadlines
-                .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
         }
         if exchange.tunnel.is_some() {
             return self.cut_tunnel(worker);
         }
         self.part_from_client(worker, Reason::ReadTimeout);
-        self.worker_deadlines
-            .arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
         self.shut_down_for_sending(worker);
     }
 
     /// The server's time is up: the client of an exchange is told so.
     pub(super) fn cut_exchange(&mut self, worker: WorkerKey) {
-        match self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref())
-        {
+        match self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()) {
             Some(exchange) if exchange.tunnel.is_some() => self.cut_tunnel(worker),
             Some(_) => self.part_from_client(worker, Reason::Stopping),
             None => {}
@@ -240,11 +210,7 @@ impl Reactor {
         }
         let times = self.times_of(worker);
         let culprit = self.identity(worker);
-        let Some(exchange) = self
-            .workers
-            .get_mut(worker.0)
-            .and_then(|entry| entry.exchange.as_mut())
-        else {
+        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
             return;
         };
         let Some(client) = exchange.client.take() else {
@@ -256,17 +222,7 @@ impl Reactor {
             None => self.refuse(client, request, reason, times, culprit),
             Some(answer) => {
                 let reason = Some(reason);
-                self.cut(
-                    client,
-                    Finished {
-                        request,
-                        answer,
-                        reason,
-                        body_bytes,
-                        times,
-                        worker: culprit,
-                    },
-                );
+                self.cut(client, Finished { request, answer, reason, body_bytes, times, worker: culprit });
             }
         }
     }
@@ -274,10 +230,7 @@ impl Reactor {
     /// Ends a client's connection so that its answer cannot look whole, behind what it is still to get.
     fn cut(&mut self, client: ClientKey, finished: Finished) {
         let reset = Self::must_reset(&finished.answer, finished.request.asked.version);
-        let waits = self
-            .clients
-            .get(client.0)
-            .is_some_and(|waiting| !waiting.out.is_read());
+        let waits = self.clients.get(client.0).is_some_and(|waiting| !waiting.out.is_read());
         let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
         self.finish(client, finished, Then::Cut { reset }, delivery);
     }
@@ -317,30 +270,22 @@ impl Reactor {
 
     /// Where nothing says that the answer will end, the worker is told that nobody waits, and its time runs.
     pub(super) fn notice_departure(&mut self, worker: WorkerKey) {
-        let answer = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref()?.answer);
+        let answer = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.answer);
         let ends_by_itself = match answer {
             None => return,
-            Some(answer) => matches!(
-                answer.onward,
-                crate::http::Framing::Length(_) | crate::http::Framing::Empty
-            ),
+            Some(answer) => {
+                matches!(answer.onward, crate::http::Framing::Length(_) | crate::http::Framing::Empty)
+            }
         };
         if !ends_by_itself {
             self.shut_down_for_sending(worker);
-            self.worker_deadlines
-                .arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+            self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
         }
     }
 
     /// A piece of an answer could not be given to its client.
     pub(super) fn delivery_failed(&mut self, worker: WorkerKey, delivery: Delivery) {
-        let Some(client) = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref()?.client)
+        let Some(client) = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.client)
         else {
             return;
         };
@@ -366,34 +311,20 @@ impl Reactor {
     fn log_lost(&mut self, worker: WorkerKey, client: ClientKey, reason: Reason) {
         let times = self.times_of(worker);
         let culprit = self.identity(worker);
-        let exchange = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref());
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
         let (answer, body_bytes) =
             exchange.map_or((None, 0), |exchange| (exchange.answer, exchange.body_bytes));
         let Some(request) = self.copy_request(worker) else {
             return;
         };
         let answer = answer.unwrap_or(crate::conn::worker::Answer::ours(reason.status(), "", false));
-        let finished = Finished {
-            request,
-            answer,
-            reason: None,
-            body_bytes,
-            times,
-            worker: culprit,
-        };
+        let finished = Finished { request, answer, reason: None, body_bytes, times, worker: culprit };
         self.log_gone(client, finished, reason);
     }
 
     /// For the log: the exchange keeps its own, since its worker may still be at it.
     fn copy_request(&self, worker: WorkerKey) -> Option<crate::conn::Request> {
-        self.workers
-            .get(worker.0)?
-            .exchange
-            .as_ref()
-            .map(|exchange| exchange.job.request.clone())
+        self.workers.get(worker.0)?.exchange.as_ref().map(|exchange| exchange.job.request.clone())
     }
 
     pub(super) fn times(&self, exchange: &Exchange) -> Times {
@@ -404,17 +335,9 @@ impl Reactor {
     }
 
     fn times_of(&self, worker: WorkerKey) -> Times {
-        let exchange = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref());
-        exchange.map_or(
-            Times {
-                queue: Duration::ZERO,
-                worker: Duration::ZERO,
-            },
-            |exchange| self.times(exchange),
-        )
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+        exchange
+            .map_or(Times { queue: Duration::ZERO, worker: Duration::ZERO }, |exchange| self.times(exchange))
     }
 
     /// `GET /path (id abc, 12 ms)`

@@ -36,10 +36,7 @@ impl Listener {
     /// The kernel's, for the message that names `at`.
     pub fn bind(at: &Listen) -> io::Result<Self> {
         match at {
-            Listen::Tcp {
-                address: Some(address),
-                port,
-            } => bind_tcp(SocketAddr::new(*address, *port)),
+            Listen::Tcp { address: Some(address), port } => bind_tcp(SocketAddr::new(*address, *port)),
             Listen::Tcp { address: None, port } => {
                 match bind_tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port)) {
                     // Without IPv6, IPv4 alone.
@@ -61,10 +58,7 @@ impl Listener {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
                 // An IPv4 address in IPv6 clothes counts as IPv4.
-                Ok((
-                    super::stream::Stream::Tcp(stream),
-                    Peer::Ip(address.ip().to_canonical()),
-                ))
+                Ok((super::stream::Stream::Tcp(stream), Peer::Ip(address.ip().to_canonical())))
             }
             Listener::Unix { listener, .. } => {
                 let (stream, _) = listener.accept()?;
@@ -155,20 +149,14 @@ pub fn bind_unix(path: &Path) -> io::Result<Listener> {
     let listener = std::os::unix::net::UnixListener::bind(path)?;
     listener.set_nonblocking(true)?;
     listen(&listener, Backlog::new(BACKLOG)?)?;
-    Ok(Listener::Unix {
-        listener: UnixListener::from_std(listener),
-        path: path.to_path_buf(),
-    })
+    Ok(Listener::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf() })
 }
 
 /// The process that listens on a port, where `/proc` tells.
 pub fn owner_of_port(port: u16) -> Option<u32> {
     const LISTENING: &str = "0A";
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let text: String = tables
-        .iter()
-        .filter_map(|table| std::fs::read_to_string(table).ok())
-        .collect();
+    let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
     let inode = text.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);

@@ -7,6 +7,7 @@ use super::token::Target;
 use super::{LOG_BYTES, LOG_DELAY, Reactor};
 use crate::keys::{ClientKey, WorkerKey};
 use crate::observe::access::{AccessLog, Record};
+use crate::observe::metrics::Served;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::collections::VecDeque;
@@ -32,10 +33,7 @@ struct Words;
 
 impl io::Write for Words {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        WORDS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(bytes);
+        WORDS.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -52,12 +50,7 @@ fn start_logger() {
         .target(env_logger::Target::Pipe(Box::new(Words)))
         .format(|out, record| match record.level() {
             log::Level::Info => writeln!(out, "rip-server: {}", record.args()),
-            level => writeln!(
-                out,
-                "rip-server: {}: {}",
-                level.as_str().to_ascii_lowercase(),
-                record.args()
-            ),
+            level => writeln!(out, "rip-server: {}: {}", level.as_str().to_ascii_lowercase(), record.args()),
         })
         .try_init();
     // A program that carries the server may have a logger of its own; its lines then go where it wants them.
@@ -81,23 +74,12 @@ impl Logs {
         let stderr = Output::new(io::stderr().as_fd().try_clone_to_owned()?, 2);
         stdout.register(registry, Target::Stdout.token());
         stderr.register(registry, Target::Stderr.token());
-        Ok(Logs {
-            access,
-            lines: Vec::new(),
-            lines_since: None,
-            is_json,
-            stdout,
-            stderr,
-        })
+        Ok(Logs { access, lines: Vec::new(), lines_since: None, is_json, stdout, stderr })
     }
 
     /// The line at the start: on stdout, but in JSON mode that has access lines only.
     pub fn announce(&mut self, line: &[u8]) {
-        if self.is_json {
-            self.stderr.push(line)
-        } else {
-            self.stdout.push(line)
-        }
+        if self.is_json { self.stderr.push(line) } else { self.stdout.push(line) }
     }
 
     fn access(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
@@ -114,11 +96,7 @@ impl Logs {
         }
         out.extend_from_slice(line);
         out.push(b'\n');
-        if is_stderr || self.is_json {
-            self.stderr.push(&out)
-        } else {
-            self.stdout.push(&out)
-        }
+        if is_stderr || self.is_json { self.stderr.push(&out) } else { self.stdout.push(&out) }
     }
 
     /// When lines must be written at the latest.
@@ -132,9 +110,7 @@ impl Logs {
 
     /// Writes what is due, without waiting for anybody.
     pub fn flush(&mut self, now: Instant) {
-        let is_due = self
-            .lines_since
-            .is_some_and(|since| now.duration_since(since) >= LOG_DELAY);
+        let is_due = self.lines_since.is_some_and(|since| now.duration_since(since) >= LOG_DELAY);
         if is_due || self.lines.len() >= LOG_BYTES {
             self.stdout.push(&self.lines);
             self.lines.clear();
@@ -184,13 +160,7 @@ pub struct Pipe {
 
 impl Pipe {
     pub fn new(fd: OwnedFd, worker: WorkerKey, label: String, is_stderr: bool) -> Self {
-        Pipe {
-            fd,
-            worker,
-            label,
-            is_stderr,
-            partial: Vec::new(),
-        }
+        Pipe { fd, worker, label, is_stderr, partial: Vec::new() }
     }
 
     pub fn worker(&self) -> WorkerKey {
@@ -291,6 +261,16 @@ impl Reactor {
             client: self.clients.get(client.0).map_or("", |entry| &entry.address),
             reason: finished.reason,
         };
+        self.metrics.served(Served {
+            status: record.status,
+            reason: record.reason,
+            queue: record.queue_time,
+            worker: record.worker_time,
+            total: record.total,
+            body_bytes: record.body_bytes,
+            reached_worker: record.worker.is_some(),
+        });
+        self.longest_wait = self.longest_wait.max(record.queue_time);
         self.logs.access(&record, self.clock.unix(), now);
     }
 

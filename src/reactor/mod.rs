@@ -15,6 +15,7 @@ mod logs;
 mod processes;
 mod sizing;
 mod spool;
+mod status;
 mod stdio;
 mod stopping;
 mod stream;
@@ -30,13 +31,14 @@ use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::observe::access::AccessLog;
+use crate::observe::metrics::Metrics;
 use crate::process::{self, DescriptorLimit};
 use crate::runtime;
 use clock::{Clock, Ids};
 use entry::{ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
 use listen::Listener;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Registry};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use slab::Slab;
@@ -107,6 +109,7 @@ pub struct Reactor {
     started: Instant,
 
     listeners: Vec<Listener>,
+    metrics_listeners: Vec<Listener>,
     accept_again: Option<Instant>,
     clients: Slab<ClientEntry>,
     workers: Slab<WorkerEntry>,
@@ -123,6 +126,8 @@ pub struct Reactor {
     fleet: Fleet,
     stage: Stage,
     depth: sizing::Depth,
+    metrics: Metrics,
+    longest_wait: Duration,
     watch: Option<watch::Watch>,
 
     room: Rc<Room>,
@@ -147,10 +152,7 @@ pub struct Names {
 
 impl Names {
     pub fn new(place: &crate::config::Place, app: &str) -> Self {
-        let prefix = place
-            .socket_prefix
-            .clone()
-            .unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
+        let prefix = place.socket_prefix.clone().unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
         let dir = app::absolute(&place.socket_dir);
         Names {
             app: app.to_owned(),
@@ -167,6 +169,14 @@ impl Names {
 }
 
 impl Source {
+    /// As typed, absolute.
+    fn path(&self) -> &Path {
+        match self {
+            Source::Path { path, .. } => path,
+            Source::Own { program } => program,
+        }
+    }
+
     /// # Errors
     /// Why there is no app, for people.
     fn find(&self) -> Result<App, String> {
@@ -202,10 +212,9 @@ impl Reactor {
         let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
         let source = match (carried, &config.place.app) {
             (Some(program), _) => Source::Own { program },
-            (None, Some(path)) => Source::Path {
-                path: app::absolute(path),
-                is_command: config.command.is_some(),
-            },
+            (None, Some(path)) => {
+                Source::Path { path: app::absolute(path), is_command: config.command.is_some() }
+            }
             (None, None) => return Err(StartError::Usage("no app given".into())),
         };
         let app = source.find().map_err(StartError::Usage)?;
@@ -230,27 +239,15 @@ impl Reactor {
             .map_err(|error| trouble("signals", error.into()))?;
         let signal_fd = signals.as_fd().as_raw_fd();
         poll.registry()
-            .register(
-                &mut SourceFd(&signal_fd),
-                Target::Signals.token(),
-                Interest::READABLE,
-            )
+            .register(&mut SourceFd(&signal_fd), Target::Signals.token(), Interest::READABLE)
             .map_err(|error| trouble("signals", error))?;
 
         let control = control::ControlSocket::bind(&names, &source, poll.registry())?;
-        let mut listeners = Vec::new();
-        for (index, at) in config.listen.iter().enumerate() {
-            let mut listener = Listener::bind(at).map_err(|error| cannot_listen(at, &error))?;
-            poll.registry()
-                .register(&mut listener, Target::Listener(index).token(), Interest::READABLE)
-                .map_err(|error| trouble("the listening socket", error))?;
-            listeners.push(listener);
-        }
+        let listeners = listen_on(&config.listen, poll.registry(), Target::Listener)?;
+        let metrics_listeners = listen_on(&config.metrics, poll.registry(), Target::MetricsListener)?;
         let clock = Clock::new();
         let now = clock.now;
-        let access = config
-            .access_log
-            .then(|| AccessLog::new(config.json_logging, &names.app));
+        let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
         let logs = logs::Logs::open(access, config.json_logging, poll.registry())
             .map_err(|error| trouble("standard output", error))?;
         Ok(Reactor {
@@ -274,6 +271,8 @@ impl Reactor {
             fleet: Fleet::new(config.plan(clock::seed()), now),
             stage: Stage::Running,
             depth: sizing::Depth::new(now),
+            metrics: Metrics::default(),
+            longest_wait: Duration::ZERO,
             watch: None,
             room: Room::new(config.spool_dir.clone()),
             config,
@@ -284,6 +283,7 @@ impl Reactor {
             started: now,
             clock,
             listeners,
+            metrics_listeners,
             accept_again: None,
             clients: Slab::new(),
             workers: Slab::new(),
@@ -304,17 +304,12 @@ impl Reactor {
 
     /// The one line at the start.
     fn announce(&mut self) {
-        let addresses: Vec<String> = self
-            .listeners
-            .iter()
-            .map(|listener| format!("http={}", listener.address()))
-            .collect();
+        let addresses: Vec<String> =
+            self.listeners.iter().map(|listener| format!("http={}", listener.address())).collect();
+        let metrics = self.metrics_listeners.iter().map(|listener| format!("metrics={}", listener.address()));
+        let addresses: Vec<String> = addresses.into_iter().chain(metrics).collect();
         let workers = self.config.workers.min;
-        let line = format!(
-            "rip-server: app={} {} workers={workers}\n",
-            self.names.app,
-            addresses.join(" ")
-        );
+        let line = format!("rip-server: app={} {} workers={workers}\n", self.names.app, addresses.join(" "));
         self.logs.announce(line.as_bytes());
         self.start_watch();
         self.perform_fleet_actions();
@@ -329,7 +324,9 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
+            let before = self.clock.now;
             self.clock.read();
+            self.metrics.busy_for(self.balancer.busy(), self.clock.now - before);
             self.turn(&events);
             if let Some(code) = self.exit {
                 return Ok(code);
@@ -351,6 +348,7 @@ impl Reactor {
                 Some(Target::Client(client)) => self.client_event(client, event),
                 Some(Target::Worker(_)) | None => {}
                 Some(Target::Listener(index)) => self.accept(index),
+                Some(Target::MetricsListener(index)) => self.accept_scraper(index),
                 Some(Target::ControlListener) => self.accept_control(),
                 Some(Target::Control(key)) => self.control_event(key, event),
                 Some(Target::Pipe(key)) => self.read_pipe(key),
@@ -446,6 +444,22 @@ impl Reactor {
     }
 }
 
+fn listen_on(
+    places: &[Listen],
+    registry: &Registry,
+    target: impl Fn(usize) -> Target,
+) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Vec::new();
+    for (index, at) in places.iter().enumerate() {
+        let mut listener = Listener::bind(at).map_err(|error| cannot_listen(at, &error))?;
+        registry
+            .register(&mut listener, target(index).token(), Interest::READABLE)
+            .map_err(|error| StartError::Trouble(format!("the listening socket: {error}")))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
 /// The folder for the sockets: made if missing, ours alone, and no symlink that somebody planted.
 fn prepare_dir(dir: &Path) -> Result<(), StartError> {
     let refuse = |what: String| {
@@ -492,10 +506,7 @@ fn check_lengths(names: &Names) -> Result<(), StartError> {
 fn cannot_listen(at: &Listen, error: &io::Error) -> StartError {
     let (place, port) = match at {
         Listen::Tcp { address: None, port } => (format!("port {port}"), Some(*port)),
-        Listen::Tcp {
-            address: Some(address),
-            port,
-        } => (format!("{address} port {port}"), Some(*port)),
+        Listen::Tcp { address: Some(address), port } => (format!("{address} port {port}"), Some(*port)),
         Listen::Unix(path) => (format!("'{}'", path.display()), None),
     };
     let what_to_do = match (error.kind(), port) {
@@ -504,17 +515,11 @@ fn cannot_listen(at: &Listen, error: &io::Error) -> StartError {
                 Some(pid) => format!(" by pid {pid}"),
                 None => String::new(),
             };
-            format!(
-                "is in use{owner}; http:{} or http:0 would do",
-                port.wrapping_add(1).max(1024)
-            )
+            format!("is in use{owner}; http:{} or http:0 would do", port.wrapping_add(1).max(1024))
         }
         (io::ErrorKind::AddrInUse, None) => "is in use; another path would do".to_owned(),
         (io::ErrorKind::PermissionDenied, Some(port)) if port < 1024 => {
-            format!(
-                "needs a right that this user lacks (below 1024); http:{} would do",
-                8000 + port % 1000
-            )
+            format!("needs a right that this user lacks (below 1024); http:{} would do", 8000 + port % 1000)
         }
         _ => format!("cannot be listened on: {error}"),
     };

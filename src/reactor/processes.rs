@@ -50,14 +50,16 @@ impl Reactor {
     fn spawn(&mut self, slot: usize, version: u64, why: Option<Why>) {
         match self.start_process(slot, version) {
             Ok(worker) => {
-                let why = why
-                    .map(|why| format!(", successor after {}", why.word()))
-                    .unwrap_or_default();
+                let replaces = why;
+                let why = why.map(|why| format!(", successor after {}", why.word())).unwrap_or_default();
                 log::info!("{}: started, generation {version}{why}", self.label(worker));
+                self.metrics.worker_starts += 1;
+                if let Some(why) = replaces {
+                    self.metrics.replaced(why);
+                }
                 self.fleet.spawned(slot, worker, self.clock.now);
                 if self.workers.get(worker.0).is_some_and(|entry| entry.is_command) {
-                    self.worker_deadlines
-                        .arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+                    self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
                 }
             }
             Err(complaint) => {
@@ -85,19 +87,11 @@ impl Reactor {
         let launch = runtime::launch(&app, &self.config, &identity)?;
         let child = process::spawn(&launch, self.limit)
             .map_err(|error| format!("'{}': {error}", launch.program.display()))?;
-        Ok(self.add_worker(
-            Origin::Slot { slot, version },
-            socket,
-            child,
-            app.runtime == Runtime::Command,
-        ))
+        Ok(self.add_worker(Origin::Slot { slot, version }, socket, child, app.runtime == Runtime::Command))
     }
 
     fn add_worker(&mut self, origin: Origin, socket: PathBuf, child: Child, is_command: bool) -> WorkerKey {
-        let worker = WorkerKey(
-            self.workers
-                .insert(self.new_worker(origin, child.pid, socket, is_command)),
-        );
+        let worker = WorkerKey(self.workers.insert(self.new_worker(origin, child.pid, socket, is_command)));
         let label = Self::output_label(origin);
         for (fd, is_stderr) in [(child.stdout, false), (child.stderr, true)] {
             let pipe = Pipe::new(fd, worker, label.clone(), is_stderr);
@@ -132,6 +126,7 @@ impl Reactor {
             last_words: VecDeque::new(),
             is_stuck: false,
             exit: None,
+            reloads: None,
             weighed: None,
             resident_bytes: None,
         }
@@ -242,22 +237,14 @@ impl Reactor {
         // What it had written before its end is still to be read: an answer may be whole.
         self.balancer_keeps_away(worker);
         self.read_worker(worker);
-        let pipes: Vec<usize> = self
-            .pipes
-            .iter()
-            .filter(|(_, pipe)| pipe.worker() == worker)
-            .map(|(key, _)| key)
-            .collect();
+        let pipes: Vec<usize> =
+            self.pipes.iter().filter(|(_, pipe)| pipe.worker() == worker).map(|(key, _)| key).collect();
         for key in pipes {
             self.read_pipe(key);
             self.close_pipe(key);
         }
         self.worker_deadlines.disarm(worker.0);
-        if self
-            .workers
-            .get(worker.0)
-            .is_some_and(|entry| entry.exchange.is_some())
-        {
+        if self.workers.get(worker.0).is_some_and(|entry| entry.exchange.is_some()) {
             self.close_connection(worker);
             self.died_with_request(worker, End::InHead);
             self.worker_deadlines.disarm(worker.0);
@@ -270,15 +257,9 @@ impl Reactor {
         let lived_ms = self.clock.now.duration_since(entry.started).as_millis();
         let requests = entry.requests;
         if exit == Exit::Code(0) {
-            log::info!(
-                "{}: ended after {requests} requests and {lived_ms} ms",
-                self.label(worker)
-            );
+            log::info!("{}: ended after {requests} requests and {lived_ms} ms", self.label(worker));
         } else {
-            log::warn!(
-                "{}: {exit} after {requests} requests and {lived_ms} ms",
-                self.label(worker)
-            );
+            log::warn!("{}: {exit} after {requests} requests and {lived_ms} ms", self.label(worker));
         }
         if let Origin::Slot { slot, .. } = entry.origin {
             self.control.note_exit(slot, exit);
@@ -297,11 +278,7 @@ impl Reactor {
     /// Why a successor failed, for whoever asked for the reload.
     pub(super) fn roll_failure(&self, slot: usize, worker: Option<WorkerKey>) -> String {
         let Some(entry) = worker.and_then(|worker| self.workers.get(worker.0)) else {
-            let why = self
-                .control
-                .last_spawn_error
-                .as_deref()
-                .unwrap_or("the reason is in the log");
+            let why = self.control.last_spawn_error.as_deref().unwrap_or("the reason is in the log");
             return format!("the successor of worker {slot} could not be started: {why}");
         };
         let how = match entry.exit {
@@ -312,15 +289,8 @@ impl Reactor {
             None => "failed".to_owned(),
         };
         let words: Vec<&str> = entry.last_words.iter().map(String::as_str).collect();
-        let words = if words.is_empty() {
-            String::new()
-        } else {
-            format!("\n  {}", words.join("\n  "))
-        };
-        format!(
-            "the successor of worker {slot} (pid {}) {how}; the old workers go on{words}",
-            entry.pid
-        )
+        let words = if words.is_empty() { String::new() } else { format!("\n  {}", words.join("\n  ")) };
+        format!("the successor of worker {slot} (pid {}) {how}; the old workers go on{words}", entry.pid)
     }
 
     fn tell_roll_end(&mut self, end: RollEnd) {

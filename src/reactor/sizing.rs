@@ -52,9 +52,7 @@ impl Reactor {
         if self.fleet.size() <= self.config.workers.min || self.is_stopping() || self.fleet.is_rolling() {
             return None;
         }
-        self.balancer
-            .bottom()
-            .map(|(_, since)| since + self.config.shrink_after)
+        self.balancer.bottom().map(|(_, since)| since + self.config.shrink_after)
     }
 
     fn turn_window(&mut self, now: Instant) {
@@ -63,15 +61,9 @@ impl Reactor {
         }
         let needed = self.balancer.take_deepest();
         if needed != self.depth.last {
-            log::info!(
-                "needed {needed} of {} workers in the last minute",
-                self.fleet.size()
-            );
+            log::info!("needed {needed} of {} workers in the last minute", self.fleet.size());
         }
-        self.depth = Depth {
-            since: now,
-            last: needed,
-        };
+        self.depth = Depth { since: now, last: needed };
     }
 
     /// The most workers that were at work at once within the last minute or two.
@@ -88,9 +80,7 @@ impl Reactor {
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
-        let was_just_weighed = entry
-            .weighed
-            .is_some_and(|at| now.duration_since(at) < WEIGH_EVERY);
+        let was_just_weighed = entry.weighed.is_some_and(|at| now.duration_since(at) < WEIGH_EVERY);
         if was_just_weighed || !matches!(entry.origin, Origin::Slot { .. }) {
             return;
         }
@@ -99,11 +89,7 @@ impl Reactor {
             Some(bytes) => {
                 entry.resident_bytes = Some(bytes);
                 if bytes > most_bytes {
-                    log::info!(
-                        "{}: {} MiB resident, above --max-memory",
-                        self.label(worker),
-                        bytes >> 20
-                    );
+                    log::info!("{}: {} MiB resident, above --max-memory", self.label(worker), bytes >> 20);
                     self.fleet.retire(worker, Why::Memory, now);
                 }
             }

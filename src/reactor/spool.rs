@@ -35,11 +35,7 @@ pub struct Full;
 impl Room {
     /// `folder`: where temporary files are made.
     pub fn new(folder: PathBuf) -> Rc<Self> {
-        Rc::new(Room {
-            folder,
-            memory_bytes: Cell::new(0),
-            memfd_bytes: Cell::new(0),
-        })
+        Rc::new(Room { folder, memory_bytes: Cell::new(0), memfd_bytes: Cell::new(0) })
     }
 }
 
@@ -62,12 +58,7 @@ struct Overflow {
 
 impl Spool {
     pub fn new(room: &Rc<Room>) -> Self {
-        Spool {
-            room: room.clone(),
-            memory: Vec::new(),
-            file: None,
-            read_bytes: 0,
-        }
+        Spool { room: room.clone(), memory: Vec::new(), file: None, read_bytes: 0 }
     }
 
     /// All bytes, read or not.
@@ -91,9 +82,7 @@ impl Spool {
 
     /// The unread part that stands in memory.
     pub fn memory(&self) -> &[u8] {
-        let from = usize::try_from(self.read_bytes)
-            .unwrap_or(usize::MAX)
-            .min(self.memory.len());
+        let from = usize::try_from(self.read_bytes).unwrap_or(usize::MAX).min(self.memory.len());
         &self.memory[from..]
     }
 
@@ -112,11 +101,7 @@ impl Spool {
             Some(file) => file,
             None => {
                 let (file, is_memfd) = unnamed::open(&self.room.folder).map_err(|_| Full)?;
-                self.file.insert(Overflow {
-                    file,
-                    bytes: 0,
-                    is_memfd,
-                })
+                self.file.insert(Overflow { file, bytes: 0, is_memfd })
             }
         };
         if file.is_memfd {
@@ -128,11 +113,7 @@ impl Spool {
         }
         let written = file.file.write_all_at(bytes, file.bytes);
         // Counted even after a failure, so that what was reserved is given back with the rest.
-        file.bytes += if written.is_ok() || file.is_memfd {
-            bytes.len() as u64
-        } else {
-            0
-        };
+        file.bytes += if written.is_ok() || file.is_memfd { bytes.len() as u64 } else { 0 };
         written.map_err(|_| Full)
     }
 
@@ -143,16 +124,9 @@ impl Spool {
 
     /// Forgets everything, and gives memory and file back.
     pub fn clear(&mut self) {
-        self.room
-            .memory_bytes
-            .set(self.room.memory_bytes.get() - self.memory.len());
+        self.room.memory_bytes.set(self.room.memory_bytes.get() - self.memory.len());
         self.memory = Vec::new();
-        if let Some(Overflow {
-            bytes,
-            is_memfd: true,
-            ..
-        }) = self.file
-        {
+        if let Some(Overflow { bytes, is_memfd: true, .. }) = self.file {
             self.room.memfd_bytes.set(self.room.memfd_bytes.get() - bytes);
         }
         self.file = None;
@@ -175,9 +149,7 @@ impl Spool {
             let result = if memory.is_empty() {
                 self.send_file(stream)
             } else {
-                stream
-                    .write_vectored(&[IoSlice::new(memory)])
-                    .map(|bytes| bytes as u64)
+                stream.write_vectored(&[IoSlice::new(memory)]).map(|bytes| bytes as u64)
             };
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -61,12 +61,7 @@ impl Output {
             Ok(_) => Way::File(file),
             Err(_) => Way::Closed,
         };
-        Output {
-            way,
-            waiting: Vec::new(),
-            dropped_lines: 0,
-            all_dropped_lines: 0,
-        }
+        Output { way, waiting: Vec::new(), dropped_lines: 0, all_dropped_lines: 0 }
     }
 
     /// Watches it for room, where that can be watched; registered once, edge-triggered.

@@ -40,9 +40,8 @@ impl Reactor {
 
     pub(super) fn take_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            let signal = i32::try_from(signal.ssi_signo)
-                .ok()
-                .and_then(|number| Signal::try_from(number).ok());
+            let signal =
+                i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             match signal {
                 Some(Signal::SIGCHLD) => self.has_ended_children = true,
                 Some(Signal::SIGHUP) => match self.config.hot_reload {
@@ -69,30 +68,20 @@ impl Reactor {
             log::warn!("{why} once more: ending at once");
             return self.end_now(1);
         }
-        log::info!(
-            "{why}: stopping; {} at work, {} waiting",
-            self.balancer.busy(),
-            self.balancer.waiting()
-        );
+        log::info!("{why}: stopping; {} at work, {} waiting", self.balancer.busy(), self.balancer.waiting());
         // What the kernel had already accepted is taken, then nothing more.
         self.accept_again = None;
         for index in 0..self.listeners.len() {
             self.accept(index);
         }
         self.listeners.clear();
-        self.stage = Stage::Draining {
-            until: now + self.config.drain_timeout,
-        };
+        self.stage = Stage::Draining { until: now + self.config.drain_timeout };
         self.fleet.drain(now);
         for (_, entry) in &mut self.workers {
             entry.conn.close_client();
         }
-        let quiet: Vec<usize> = self
-            .clients
-            .iter()
-            .filter(|(_, entry)| entry.conn.is_idle())
-            .map(|(key, _)| key)
-            .collect();
+        let quiet: Vec<usize> =
+            self.clients.iter().filter(|(_, entry)| entry.conn.is_idle()).map(|(key, _)| key).collect();
         for key in quiet {
             self.client_deadlines.arm(key, ClientDeadline::Grace, now);
         }
@@ -140,10 +129,7 @@ impl Reactor {
                 Some(Phase::Queued(_)) => {
                     self.balancer.forget(client);
                     if let Some(job) = self.take_job(client) {
-                        let times = Times {
-                            queue: self.clock.now - job.submitted,
-                            ..Times::default()
-                        };
+                        let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
                         self.refuse(client, job.request, Reason::Stopping, times, None);
                     }
                 }

@@ -71,11 +71,17 @@ impl Stream {
 
     /// Makes closing a reset, which no reader takes for an orderly end.
     pub fn reset_on_close(&self) {
-        let linger = nix::libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         let _ = setsockopt(self, sockopt::Linger, &linger);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(bytes),
+            Stream::Unix(stream) => stream.read(bytes),
+        }
     }
 }
 

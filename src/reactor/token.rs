@@ -17,6 +17,7 @@ pub enum Target {
     Stderr,
     /// Changes in the app's sources.
     Watch,
+    MetricsListener(usize),
 }
 
 const KIND_BITS: u32 = 4;
@@ -34,6 +35,7 @@ impl Target {
             Target::Stdout => (7, 0),
             Target::Stderr => (8, 0),
             Target::Watch => (9, 0),
+            Target::MetricsListener(index) => (10, index),
         };
         Token(key << KIND_BITS | kind)
     }
@@ -51,6 +53,7 @@ impl Target {
             7 => Target::Stdout,
             8 => Target::Stderr,
             9 => Target::Watch,
+            10 => Target::MetricsListener(key),
             _ => return None,
         })
     }
@@ -62,11 +65,7 @@ mod tests {
 
     #[test]
     fn tokens_lead_back_to_their_targets() {
-        for target in [
-            Target::Client(ClientKey(123_456)),
-            Target::Worker(WorkerKey(0)),
-            Target::Stderr,
-        ] {
+        for target in [Target::Client(ClientKey(123_456)), Target::Worker(WorkerKey(0)), Target::Stderr] {
             assert_eq!(Target::of(target.token()), Some(target));
         }
     }

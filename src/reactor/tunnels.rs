@@ -18,16 +18,9 @@ impl Reactor {
         let Some(exchange) = &mut entry.exchange else {
             return;
         };
-        exchange.tunnel = Some(Tunnel {
-            out: Spool::new(&self.room),
-            client_has_ended: false,
-        });
-        self.worker_deadlines
-            .arm(worker.0, WorkerDeadline::Idle, self.clock.now);
-        match exchange
-            .client
-            .and_then(|client| self.clients.get_mut(client.0).map(|entry| (client, entry)))
-        {
+        exchange.tunnel = Some(Tunnel { out: Spool::new(&self.room), client_has_ended: false });
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
+        match exchange.client.and_then(|client| self.clients.get_mut(client.0).map(|entry| (client, entry))) {
             Some((client, entry)) => {
                 entry.conn.upgraded();
                 entry.phase = Phase::Tunnel { worker };
@@ -41,11 +34,7 @@ impl Reactor {
         let Some(worker) = self.tunnel_of(client) else {
             return;
         };
-        let Some(exchange) = self
-            .workers
-            .get_mut(worker.0)
-            .and_then(|entry| entry.exchange.as_mut())
-        else {
+        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
             return;
         };
         let Some(tunnel) = &mut exchange.tunnel else {
@@ -54,8 +43,7 @@ impl Reactor {
         if tunnel.out.push(bytes).is_err() {
             return self.cut_tunnel(worker);
         }
-        self.worker_deadlines
-            .arm(worker.0, WorkerDeadline::Idle, self.clock.now);
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
         self.send_request(worker);
     }
 
@@ -64,20 +52,14 @@ impl Reactor {
         let Some(worker) = self.tunnel_of(client) else {
             return false;
         };
-        let exchange = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref());
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
         exchange
             .and_then(|exchange| exchange.tunnel.as_ref())
             .is_some_and(|tunnel| tunnel.out.unread_bytes() >= MOST_WAITING_BYTES)
     }
 
     pub(super) fn tunnel_has_room(&mut self, worker: WorkerKey) {
-        let exchange = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref());
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
         if let Some(exchange) = exchange
             && let (Some(tunnel), Some(client)) = (&exchange.tunnel, exchange.client)
             && tunnel.out.unread_bytes() < MOST_WAITING_BYTES
@@ -91,11 +73,7 @@ impl Reactor {
         let Some(worker) = self.tunnel_of(client) else {
             return;
         };
-        let Some(exchange) = self
-            .workers
-            .get_mut(worker.0)
-            .and_then(|entry| entry.exchange.as_mut())
-        else {
+        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
             return;
         };
         if let Some(tunnel) = &mut exchange.tunnel
@@ -113,11 +91,8 @@ impl Reactor {
 
     /// The client's connection has broken.
     pub(super) fn tunnel_broke(&mut self, worker: WorkerKey, client: ClientKey) {
-        let is_its = self
-            .workers
-            .get(worker.0)
-            .and_then(|entry| entry.exchange.as_ref()?.client)
-            == Some(client);
+        let is_its =
+            self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.client) == Some(client);
         if is_its {
             self.end_tunnel(worker, false);
         }
@@ -149,10 +124,7 @@ impl Reactor {
                 worker: self.identity(worker),
             };
             if is_client_there {
-                let waits = self
-                    .clients
-                    .get(client.0)
-                    .is_some_and(|entry| !entry.out.is_read());
+                let waits = self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read());
                 let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
                 self.finish(client, finished, Then::Close, delivery);
             } else {

@@ -34,17 +34,15 @@ pub struct Watch {
 
 /// The endings of a runtime's own sources.
 fn endings(runtime: Runtime) -> &'static [&'static str] {
-    const JAVASCRIPT: &[&str] = &[
-        "rip", "ts", "tsx", "mts", "cts", "js", "jsx", "mjs", "cjs", "json",
-    ];
+    const JAVASCRIPT: &[&str] = &["rip", "ts", "tsx", "mts", "cts", "js", "jsx", "mjs", "cjs", "json"];
     match runtime {
         Runtime::JavaScript => JAVASCRIPT,
         Runtime::Python => &["py"],
         Runtime::Ruby => &["rb", "ru", "erb"],
         // A command may be of any runtime.
-        Runtime::Command => &[
-            "py", "rb", "ru", "rip", "ts", "tsx", "mts", "js", "jsx", "mjs", "cjs", "php", "pl", "lua",
-        ],
+        Runtime::Command => {
+            &["py", "rb", "ru", "rip", "ts", "tsx", "mts", "js", "jsx", "mjs", "cjs", "php", "pl", "lua"]
+        }
         Runtime::Cgi | Runtime::Executable => &[],
     }
 }
@@ -70,13 +68,7 @@ impl Watch {
         let fd = inotify.as_fd().as_raw_fd();
         registry.register(&mut SourceFd(&fd), Target::Watch.token(), Interest::READABLE)?;
         let is_entry_alone = app.runtime == Runtime::Executable;
-        let mut watch = Watch {
-            inotify,
-            folders: HashMap::new(),
-            app,
-            is_entry_alone,
-            changed: None,
-        };
+        let mut watch = Watch { inotify, folders: HashMap::new(), app, is_entry_alone, changed: None };
         if is_entry_alone {
             let folder = watch.app.entry.parent().unwrap_or(Path::new("/")).to_path_buf();
             watch.add(&folder)?;
@@ -138,9 +130,7 @@ impl Watch {
         };
         let path = folder.join(name);
         if event.mask.contains(AddWatchFlags::IN_ISDIR) {
-            let has_come = event
-                .mask
-                .intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
+            let has_come = event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
             if has_come && !self.is_entry_alone && !is_passed_over(name) {
                 let _ = self.add_all(&path);
             }
@@ -163,9 +153,7 @@ impl Watch {
             return !swaps_in_place(self.app.runtime);
         }
         let ending = path.extension().and_then(OsStr::to_str);
-        let is_hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         !self.is_entry_alone
             && !is_hidden
             && ending.is_some_and(|ending| endings(self.app.runtime).contains(&ending))
@@ -205,10 +193,9 @@ impl Reactor {
             return;
         };
         let name = match &self.source {
-            Source::Path { .. } => self
-                .watch
-                .as_ref()
-                .and_then(|watch| changed.strip_prefix(&watch.app.dir).ok()),
+            Source::Path { .. } => {
+                self.watch.as_ref().and_then(|watch| changed.strip_prefix(&watch.app.dir).ok())
+            }
             Source::Own { .. } => None,
         };
         log::info!(
@@ -225,15 +212,8 @@ mod tests {
 
     fn watch(runtime: Runtime, dir: &Path, entry: &str) -> Watch {
         let poll = mio::Poll::new().expect("epoll");
-        let app = App {
-            name: "app".into(),
-            dir: dir.to_path_buf(),
-            entry: dir.join(entry),
-            runtime,
-        };
-        Watch::start(app, poll.registry())
-            .expect("inotify")
-            .expect("is watched")
+        let app = App { name: "app".into(), dir: dir.to_path_buf(), entry: dir.join(entry), runtime };
+        Watch::start(app, poll.registry()).expect("inotify").expect("is watched")
     }
 
     #[test]
@@ -241,13 +221,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(dir.path().join("node_modules/x")).expect("made");
         let mut watch = watch(Runtime::JavaScript, dir.path(), "index.js");
-        for name in [
-            "app.log",
-            "index.js",
-            ".index.js.swp",
-            "node_modules/x/a.js",
-            "data.db",
-        ] {
+        for name in ["app.log", "index.js", ".index.js.swp", "node_modules/x/a.js", "data.db"] {
             std::fs::write(dir.path().join(name), "x").expect("written");
             watch.read();
             assert_eq!(watch.changed, None, "{name}");

@@ -171,11 +171,8 @@ impl Reactor {
         }
         if is_full != entry.is_watched_for_room {
             entry.is_watched_for_room = is_full;
-            let interests = if is_full {
-                Interest::READABLE | Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
+            let interests =
+                if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let token = Target::Worker(worker).token();
             if self.poll.registry().reregister(stream, token, interests).is_err() {
                 exchange.is_send_broken = true;
@@ -192,8 +189,7 @@ impl Reactor {
             self.send_request(worker);
             // It takes the request, so it lives.
             if self.worker_deadlines.armed(worker.0) == Some(WorkerDeadline::Read) {
-                self.worker_deadlines
-                    .arm(worker.0, WorkerDeadline::Read, self.clock.now);
+                self.worker_deadlines.arm(worker.0, WorkerDeadline::Read, self.clock.now);
             }
             self.tunnel_has_room(worker);
         }
@@ -246,9 +242,7 @@ impl Reactor {
         let mut prefix = std::mem::take(&mut self.prefix);
         prefix.clear();
         let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
-        let step = entry
-            .conn
-            .receive(unread.rest(), &self.clock.date_line, &mut prefix);
+        let step = entry.conn.receive(unread.rest(), &self.clock.date_line, &mut prefix);
         let mut delivery = Delivery::Sent;
         let mut client = None;
         if let Some(exchange) = &mut entry.exchange {
@@ -285,18 +279,11 @@ impl Reactor {
         match step.outcome {
             Outcome::Ended { reusable } => self.answer_ended(worker, reusable, delivery),
             Outcome::Going => {
-                let may_idle = entry
-                    .exchange
-                    .as_ref()
-                    .and_then(|exchange| exchange.answer)
-                    .is_some_and(|a| a.may_idle);
+                let may_idle =
+                    entry.exchange.as_ref().and_then(|exchange| exchange.answer).is_some_and(|a| a.may_idle);
                 // Once nobody waits, the stall's clock runs and is not set back by more bytes.
                 if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Stall) {
-                    let kind = if may_idle {
-                        WorkerDeadline::Idle
-                    } else {
-                        WorkerDeadline::Read
-                    };
+                    let kind = if may_idle { WorkerDeadline::Idle } else { WorkerDeadline::Read };
                     self.worker_deadlines.arm(worker.0, kind, now);
                 }
                 if lost_client {
@@ -314,10 +301,7 @@ impl Reactor {
                 }
             }
             Outcome::Unasked => {
-                log::warn!(
-                    "{}: bytes that nobody asked for; the connection is closed",
-                    self.label(worker)
-                );
+                log::warn!("{}: bytes that nobody asked for; the connection is closed", self.label(worker));
                 self.close_connection(worker);
             }
         }
@@ -356,11 +340,7 @@ impl Reactor {
                 reason: None,
                 body_bytes: exchange.body_bytes,
             };
-            let then = if answer.keep_alive {
-                Then::Keep
-            } else {
-                Then::Close
-            };
+            let then = if answer.keep_alive { Then::Keep } else { Then::Close };
             self.finish(client, finished, then, delivery);
         } else {
             self.give_back(exchange.job.request.head);
@@ -404,17 +384,11 @@ impl Reactor {
         }
         log::warn!("{}: answered busy", self.label(worker));
         // It counts as busy for a while, so that nobody meets it again at once.
-        self.worker_deadlines
-            .arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
         if is_deaf {
             self.fleet.retire(worker, Why::Deaf, self.clock.now);
         }
-        self.try_again(
-            worker,
-            exchange,
-            crate::balancer::Failure::Busy,
-            Reason::WorkerBusy,
-        );
+        self.try_again(worker, exchange, crate::balancer::Failure::Busy, Reason::WorkerBusy);
     }
 
     /// The connection to a worker has ended, by its doing.
@@ -426,18 +400,12 @@ impl Reactor {
         self.close_connection(worker);
         match end {
             End::Quiet => {
-                let is_busy = self
-                    .workers
-                    .get(worker.0)
-                    .is_some_and(|entry| entry.exchange.is_some());
+                let is_busy = self.workers.get(worker.0).is_some_and(|entry| entry.exchange.is_some());
                 debug_assert!(!is_busy, "a quiet connection with a request");
             }
             End::Unheard | End::InHead | End::InBody => self.died_with_request(worker, end),
             End::Whole(suffix) => {
-                let client = self
-                    .workers
-                    .get(worker.0)
-                    .and_then(|entry| entry.exchange.as_ref()?.client);
+                let client = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.client);
                 let delivery = match client.and_then(|client| self.clients.get_mut(client.0)) {
                     Some(waiting) => waiting.deliver([suffix, b"", b""]),
                     None => Delivery::Sent,

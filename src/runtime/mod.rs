@@ -37,14 +37,7 @@ impl<'a> Identity<'a> {
     /// For a look, before anything is started, whether all that is needed is there.
     pub fn probe(prefix: &'a str, harness_dir: &'a Path) -> Self {
         let none = Path::new("/");
-        Identity {
-            slot: 0,
-            version: 0,
-            socket: none,
-            control_socket: none,
-            prefix,
-            harness_dir,
-        }
+        Identity { slot: 0, version: 0, socket: none, control_socket: none, prefix, harness_dir }
     }
 }
 
@@ -92,24 +85,11 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         ("RIP_VERSION".into(), identity.version.to_string().into()),
         ("RIP_HOT_RELOAD".into(), config.hot_reload.word().into()),
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
-        (
-            "RIP_LOG_JSON".into(),
-            if config.json_logging { "1" } else { "0" }.into(),
-        ),
+        ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
     ];
     // A command has children of its own to tell; everything else dies at once with the server.
-    let death_signal = if app.runtime == Runtime::Command {
-        Signal::SIGTERM
-    } else {
-        Signal::SIGKILL
-    };
-    Ok(Launch {
-        program,
-        arguments,
-        environment,
-        dir: app.dir.clone(),
-        death_signal,
-    })
+    let death_signal = if app.runtime == Runtime::Command { Signal::SIGTERM } else { Signal::SIGKILL };
+    Ok(Launch { program, arguments, environment, dir: app.dir.clone(), death_signal })
 }
 
 fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
@@ -127,10 +107,7 @@ fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(Path
     };
     match found {
         Some(found) => Ok((found, words.collect())),
-        None => Err(format!(
-            "the command '{}' is not there, or not executable",
-            program.display()
-        )),
+        None => Err(format!("the command '{}' is not there, or not executable", program.display())),
     }
 }
 
@@ -139,39 +116,20 @@ fn javascript(
     config: &Config,
     identity: &Identity<'_>,
 ) -> Result<(PathBuf, Vec<OsString>), String> {
-    let is_for_bun_alone = app.entry.extension().is_some_and(|ending| {
-        ["rip", "ts", "mts", "tsx", "jsx"]
-            .iter()
-            .any(|other| ending == *other)
-    });
+    let is_for_bun_alone = app
+        .entry
+        .extension()
+        .is_some_and(|ending| ["rip", "ts", "mts", "tsx", "jsx"].iter().any(|other| ending == *other));
     if let Some(bun) = find_program("bun") {
-        let preloads = config
-            .preload
-            .iter()
-            .flat_map(|module| ["--preload".into(), module.into()]);
+        let preloads = config.preload.iter().flat_map(|module| ["--preload".into(), module.into()]);
         let harness = identity.harness_dir.join("bun.mjs").into();
         // Bun's own bound is 16 KiB; the front end has its own.
         let head_bound = OsString::from("--max-http-header-size=262144");
-        return Ok((
-            bun,
-            [head_bound]
-                .into_iter()
-                .chain(preloads)
-                .chain([harness])
-                .collect(),
-        ));
+        return Ok((bun, [head_bound].into_iter().chain(preloads).chain([harness]).collect()));
     }
     if let Some(node) = find_program("node").filter(|_| !is_for_bun_alone || !config.preload.is_empty()) {
-        let imports = config
-            .preload
-            .iter()
-            .flat_map(|module| ["--import".into(), module.into()]);
-        return Ok((
-            node,
-            imports
-                .chain([identity.harness_dir.join("node.mjs").into()])
-                .collect(),
-        ));
+        let imports = config.preload.iter().flat_map(|module| ["--import".into(), module.into()]);
+        return Ok((node, imports.chain([identity.harness_dir.join("node.mjs").into()]).collect()));
     }
     Err(format!(
         "'{}' needs Bun, which is not in PATH{}; npm install -g bun, or bun.sh, would do",
@@ -183,9 +141,7 @@ fn javascript(
 /// `$VIRTUAL_ENV`, an environment beside the app, else `python3`.
 fn python(app: &App, identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
     let environments = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
-    let environments = environments
-        .into_iter()
-        .chain([app.dir.join(".venv"), app.dir.join("venv")]);
+    let environments = environments.into_iter().chain([app.dir.join(".venv"), app.dir.join("venv")]);
     let interpreter = environments
         .map(|environment| environment.join("bin/python3"))
         .find(|python| is_executable(python))
@@ -194,10 +150,7 @@ fn python(app: &App, identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>)
             "python3 is not in PATH, and there is no .venv beside the app; apt install python3 would do",
         )?;
     // -B: Python compares whole seconds and sizes for its .pyc, so a quick edit could go unseen.
-    Ok((
-        interpreter,
-        vec!["-B".into(), identity.harness_dir.join("main.py").into()],
-    ))
+    Ok((interpreter, vec!["-B".into(), identity.harness_dir.join("main.py").into()]))
 }
 
 fn ruby(identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
@@ -208,12 +161,9 @@ fn ruby(identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
 /// A program by its bare name, as the shell would find it.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| is_executable(file))
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_executable(file))
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

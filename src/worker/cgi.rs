@@ -113,11 +113,7 @@ impl Script {
             .process_group(0);
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
-        Ok(Script {
-            child,
-            stdout,
-            rest: Vec::new(),
-        })
+        Ok(Script { child, stdout, rest: Vec::new() })
     }
 
     /// Reads until the empty line. Lines may end with LF alone here.
@@ -165,11 +161,7 @@ impl Script {
     }
 
     fn into_response(mut self, head: Head, connection: UnixStream) -> Response {
-        let status = head.status.unwrap_or(if head.field("location").is_some() {
-            302
-        } else {
-            200
-        });
+        let status = head.status.unwrap_or(if head.field("location").is_some() { 302 } else { 200 });
         let length = head.field("content-length").and_then(|value| value.parse().ok());
         let mut response = Response::new(status);
         for (name, value) in head.fields {
@@ -209,10 +201,7 @@ impl Head {
     fn parse(bytes: &[u8]) -> io::Result<Head> {
         let bad = |what: &str| io::Error::other(format!("{what} in its head"));
         let text = String::from_utf8_lossy(bytes);
-        let mut head = Head {
-            status: None,
-            fields: Vec::new(),
-        };
+        let mut head = Head { status: None, fields: Vec::new() };
         for (number, line) in text.lines().enumerate() {
             // A script that writes whole answers ("nph").
             if number == 0 && line.starts_with("HTTP/") {
@@ -220,9 +209,7 @@ impl Head {
                 head.status = Some(code.ok_or_else(|| bad("no status code"))?);
                 continue;
             }
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| bad("a line without a colon"))?;
+            let (name, value) = line.split_once(':').ok_or_else(|| bad("a line without a colon"))?;
             let value = value.trim();
             if name.is_empty()
                 || !name.bytes().all(field::is_token_byte)
@@ -233,8 +220,7 @@ impl Head {
             if name.eq_ignore_ascii_case("status") {
                 let code = value.split(' ').next().and_then(|code| code.parse().ok());
                 head.status = Some(
-                    code.filter(|code| (200..1000).contains(code))
-                        .ok_or_else(|| bad("no status code"))?,
+                    code.filter(|code| (200..1000).contains(code)).ok_or_else(|| bad("no status code"))?,
                 );
             }
             head.fields.push((name.to_owned(), value.to_owned()));
@@ -289,20 +275,14 @@ fn variables(
         }
         _ => (host, if is_https { "443" } else { "80" }),
     };
-    let peer = request
-        .header("x-forwarded-for")
-        .and_then(|chain| chain.rsplit(',').next())
-        .unwrap_or("")
-        .trim();
+    let peer =
+        request.header("x-forwarded-for").and_then(|chain| chain.rsplit(',').next()).unwrap_or("").trim();
     let is_redirected = target != request.target;
     let mut all: Vec<(OsString, OsString)> = Vec::new();
     let mut set = |name: &str, value: &[u8]| all.push((name.into(), OsString::from_vec(value.to_vec())));
     set("GATEWAY_INTERFACE", b"CGI/1.1");
     set("SERVER_PROTOCOL", b"HTTP/1.1");
-    set(
-        "SERVER_SOFTWARE",
-        concat!("rip-server/", env!("CARGO_PKG_VERSION")).as_bytes(),
-    );
+    set("SERVER_SOFTWARE", concat!("rip-server/", env!("CARGO_PKG_VERSION")).as_bytes());
     set("SERVER_NAME", name.as_bytes());
     set("SERVER_PORT", port.as_bytes());
     set("REQUEST_METHOD", method.as_bytes());
@@ -310,15 +290,8 @@ fn variables(
     set("SCRIPT_NAME", b"");
     set("SCRIPT_FILENAME", script.as_os_str().as_encoded_bytes());
     set("PATH_INFO", &path_info);
-    let translated = [
-        script
-            .parent()
-            .unwrap_or(Path::new(""))
-            .as_os_str()
-            .as_encoded_bytes(),
-        &path_info[..],
-    ]
-    .concat();
+    let translated =
+        [script.parent().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes(), &path_info[..]].concat();
     set("PATH_TRANSLATED", &translated);
     set("QUERY_STRING", query.as_bytes());
     set("REMOTE_ADDR", peer.as_bytes());
@@ -335,10 +308,7 @@ fn variables(
             "content-type" => set("CONTENT_TYPE", value),
             // Credentials are the server's business (§4.1.18), and `Proxy` would become HTTP_PROXY.
             "authorization" | "proxy-authorization" | "proxy" | "connection" => {}
-            _ => set(
-                &format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_")),
-                value,
-            ),
+            _ => set(&format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_")), value),
         }
     }
     Ok(all)
@@ -349,13 +319,8 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let digits = bytes
-            .get(at + 1..at + 3)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits
-            .filter(|_| bytes[at] == b'%')
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-        {
+        let digits = bytes.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.filter(|_| bytes[at] == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) => {
                 decoded.push(byte);
                 at += 3;
@@ -376,10 +341,7 @@ mod tests {
     #[test]
     fn heads_say_status_and_fields() {
         let head = Head::parse(b"Status: 404 Not Found\r\nContent-Type: text/plain").expect("valid");
-        assert_eq!(
-            (head.status, head.field("content-type")),
-            (Some(404), Some("text/plain"))
-        );
+        assert_eq!((head.status, head.field("content-type")), (Some(404), Some("text/plain")));
         let nph = Head::parse(b"HTTP/1.1 201 Created\nX-A: b").expect("valid");
         assert_eq!((nph.status, nph.field("x-a")), (Some(201), Some("b")));
         assert!(Head::parse(b"hello world").is_err());
@@ -387,12 +349,7 @@ mod tests {
 
     #[test]
     fn a_path_alone_is_a_local_redirect() {
-        let local = |text: &[u8]| {
-            Head::parse(text)
-                .expect("valid")
-                .local_redirect()
-                .map(str::to_owned)
-        };
+        let local = |text: &[u8]| Head::parse(text).expect("valid").local_redirect().map(str::to_owned);
         assert_eq!(local(b"Location: /other?x=1"), Some("/other?x=1".into()));
         assert_eq!(local(b"Location: http://example.com/"), None);
         assert_eq!(local(b"Status: 303 See Other\nLocation: /other"), None);

@@ -41,18 +41,13 @@ impl Request<'_> {
 
     /// The first field of that name, if its value is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self
-            .fields
-            .iter()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))?;
+        let (_, value) = self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(value).ok()
     }
 
     /// All fields in order, names as the client wrote them.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
     /// The server's connection: its end tells that nobody waits for the answer.
@@ -88,9 +83,7 @@ impl Body<'_> {
 
 impl Read for Body<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left_bytes)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
+        let most = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(bytes.len());
         if most == 0 {
             return Ok(0);
         }
@@ -123,18 +116,12 @@ enum Content {
 
 impl Response {
     pub fn new(status: u16) -> Self {
-        Response {
-            status,
-            fields: Vec::new(),
-            content: Content::Bytes(Vec::new()),
-        }
+        Response { status, fields: Vec::new(), content: Content::Bytes(Vec::new()) }
     }
 
     /// 200, `text/plain`.
     pub fn text(text: impl Into<String>) -> Self {
-        Response::new(200)
-            .with_header("Content-Type", "text/plain; charset=utf-8")
-            .with_body(text.into())
+        Response::new(200).with_header("Content-Type", "text/plain; charset=utf-8").with_body(text.into())
     }
 
     pub fn with_status(self, status: u16) -> Self {
@@ -154,21 +141,12 @@ impl Response {
     }
 
     pub fn with_body(self, body: impl Into<Vec<u8>>) -> Self {
-        Response {
-            content: Content::Bytes(body.into()),
-            ..self
-        }
+        Response { content: Content::Bytes(body.into()), ..self }
     }
 
     /// A body that is written piece by piece; each write reaches the client at once.
     pub fn with_stream(self, write: impl FnOnce(&mut dyn Write) -> io::Result<()> + 'static) -> Self {
-        Response {
-            content: Content::Stream {
-                write: Box::new(write),
-                length_bytes: None,
-            },
-            ..self
-        }
+        Response { content: Content::Stream { write: Box::new(write), length_bytes: None }, ..self }
     }
 
     /// The same, of a length that is known before. Writing another amount cuts the answer.
@@ -178,10 +156,7 @@ impl Response {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()> + 'static,
     ) -> Self {
         Response {
-            content: Content::Stream {
-                write: Box::new(write),
-                length_bytes: Some(length_bytes),
-            },
+            content: Content::Stream { write: Box::new(write), length_bytes: Some(length_bytes) },
             ..self
         }
     }
@@ -189,12 +164,7 @@ impl Response {
     /// Writes the answer.
     pub(super) fn send(self, to: &mut dyn Write, is_head: bool) -> io::Result<()> {
         let mut head = Vec::with_capacity(256);
-        write!(
-            head,
-            "HTTP/1.1 {} {}\r\n",
-            self.status,
-            reason::phrase(self.status)
-        )?;
+        write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason::phrase(self.status))?;
         for (name, value) in &self.fields {
             write!(head, "{name}: {value}\r\n")?;
         }
@@ -224,16 +194,9 @@ impl Response {
                 match length_bytes {
                     _ if !has_body => Ok(()),
                     Some(bytes) => {
-                        let mut sized = Announced {
-                            to,
-                            left_bytes: bytes,
-                        };
+                        let mut sized = Announced { to, left_bytes: bytes };
                         write(&mut sized)?;
-                        if sized.left_bytes == 0 {
-                            Ok(())
-                        } else {
-                            Err(io::ErrorKind::UnexpectedEof.into())
-                        }
+                        if sized.left_bytes == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
                     }
                     None => {
                         write(&mut Chunks(to))?;

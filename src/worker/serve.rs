@@ -48,9 +48,7 @@ where
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    signals
-        .thread_block()
-        .map_err(|error| format!("signals: {error}"))?;
+    signals.thread_block().map_err(|error| format!("signals: {error}"))?;
     let signals = SignalFd::new(&signals).map_err(|error| format!("signals: {error}"))?;
 
     let _ = std::fs::remove_file(&identity.socket);
@@ -100,19 +98,14 @@ fn join(identity: &Identity) -> Result<(), String> {
         .map_err(|error| format!("cannot join at '{}': {error}", identity.control.display()))?;
     match answer.status {
         200 => Ok(()),
-        _ => Err(format!(
-            "the server refused this worker: {}",
-            answer.body.trim_end()
-        )),
+        _ => Err(format!("the server refused this worker: {}", answer.body.trim_end())),
     }
 }
 
 /// No new request comes after the answer to `quit`; what is on the connections is served until the server closes
 /// them. Without a server the request in hand is finished.
 fn leave<F>(identity: &Identity, connections: Vec<std::thread::JoinHandle<()>>, handler: &Mutex<F>) {
-    let message = Message::Quit {
-        worker_id: identity.worker_id,
-    };
+    let message = Message::Quit { worker_id: identity.worker_id };
     if client::ask(&identity.control, "POST", "/worker", &message.to_json()).is_ok() {
         for connection in connections {
             // A connection's panic was a handler's, and was answered.
@@ -162,15 +155,8 @@ where
     let mut request = Request {
         method: head.method.to_owned(),
         target: head.target.to_owned(),
-        fields: head
-            .fields
-            .iter()
-            .map(|field| (field.name.to_owned(), field.value.to_vec()))
-            .collect(),
-        body: Body {
-            source: reader,
-            left_bytes,
-        },
+        fields: head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect(),
+        body: Body { source: reader, left_bytes },
         connection: stream,
     };
     let response = match handler.try_lock() {
@@ -178,9 +164,9 @@ where
         Ok(mut handler) => call(&mut *handler, &mut request),
         // An earlier panic was answered; the handler goes on.
         Err(TryLockError::Poisoned(poisoned)) => call(&mut *poisoned.into_inner(), &mut request),
-        Err(TryLockError::WouldBlock) => Response::text("busy")
-            .with_status(503)
-            .with_header("Rip-Worker-Busy", "1"),
+        Err(TryLockError::WouldBlock) => {
+            Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1")
+        }
     };
     // A body that the handler did not want is still on the connection.
     io::copy(&mut request.body, &mut io::sink())?;
@@ -211,11 +197,7 @@ fn read_head(reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Vec<u8>>>
         }
         let room = (crate::http::MAX_HEAD_BYTES * 2).saturating_sub(bytes.len()) as u64;
         if reader.by_ref().take(room).read_until(b'\n', &mut bytes)? == 0 {
-            return if bytes.is_empty() {
-                Ok(None)
-            } else {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            };
+            return if bytes.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
     }
 }

@@ -1,0 +1,313 @@
+//! Counters and histograms, and their Prometheus text. Pure: what happened comes in, text goes out.
+
+use crate::fleet::Why;
+use crate::http::Reason;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Upper bounds of the latency buckets, in seconds: from a local answer to the longest timeout that makes sense.
+const BOUNDS_S: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Bad requests are counted under one word, since their details are the log's.
+const BAD_REQUEST: &str = "bad_request";
+
+/// One request that has had its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Served {
+    pub status: u16,
+    pub reason: Option<Reason>,
+    pub queue: Duration,
+    pub worker: Duration,
+    pub total: Duration,
+    pub body_bytes: u64,
+    /// A worker had it.
+    pub reached_worker: bool,
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    by_class: [u64; 5],
+    refusals: BTreeMap<&'static str, u64>,
+    total: Histogram,
+    queue: Histogram,
+    worker: Histogram,
+    sent_body_bytes: u64,
+    pub received_bytes: u64,
+    pub retries: u64,
+    pub worker_starts: u64,
+    pub worker_crashes: u64,
+    pub worker_boot_failures: u64,
+    replacements: BTreeMap<&'static str, u64>,
+    /// How long exactly so many workers were busy at once; the index is their number.
+    busy: Vec<Duration>,
+}
+
+/// What is asked at the moment of the answer.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub app: String,
+    pub uptime: Duration,
+    pub waiting: usize,
+    pub longest_queue: usize,
+    pub longest_wait: Duration,
+    pub connections: usize,
+    pub dropped_log_lines: u64,
+    /// By state: idle, busy, booting, leaving, stuck.
+    pub workers: Vec<(&'static str, usize)>,
+    pub needed_workers: usize,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    counts: [u64; BOUNDS_S.len()],
+    count: u64,
+    sum: Duration,
+}
+
+impl Histogram {
+    fn observe(&mut self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        if let Some(bucket) = BOUNDS_S.iter().position(|bound| seconds <= *bound) {
+            self.counts[bucket] += 1;
+        }
+        self.count += 1;
+        self.sum += time;
+    }
+}
+
+impl Metrics {
+    pub fn served(&mut self, served: Served) {
+        let class = usize::from(served.status / 100).clamp(1, 5) - 1;
+        self.by_class[class] += 1;
+        if let Some(reason) = served.reason {
+            *self.refusals.entry(word(reason)).or_default() += 1;
+        }
+        self.total.observe(served.total);
+        if served.reached_worker {
+            self.queue.observe(served.queue);
+            self.worker.observe(served.worker);
+        }
+        self.sent_body_bytes += served.body_bytes;
+    }
+
+    pub fn replaced(&mut self, why: Why) {
+        *self.replacements.entry(why.word()).or_default() += 1;
+    }
+
+    /// `busy` workers were at work for that long.
+    pub fn busy_for(&mut self, busy: usize, time: Duration) {
+        if self.busy.len() <= busy {
+            self.busy.resize(busy + 1, Duration::ZERO);
+        }
+        self.busy[busy] += time;
+    }
+
+    /// Prometheus' text format, version 0.0.4.
+    pub fn render(&self, now: &Snapshot) -> String {
+        let mut text = Text(String::with_capacity(8192));
+        text.head("rip_info", "gauge", "The app that is served.");
+        text.line("rip_info", &[("app", &now.app), ("version", env!("CARGO_PKG_VERSION"))], 1);
+        text.single("rip_uptime_seconds", "gauge", "Since the start of the server.", now.uptime.as_secs());
+
+        text.head(
+            "rip_requests_total",
+            "counter",
+            "Requests that have had an answer, by class of its status.",
+        );
+        for (class, count) in self.by_class.iter().enumerate() {
+            text.line("rip_requests_total", &[("status", &format!("{}xx", class + 1))], *count);
+        }
+        text.head(
+            "rip_refusals_total",
+            "counter",
+            "Requests that ended with an answer of the server's own, by reason.",
+        );
+        for reason in ALL_REASONS {
+            let count = self.refusals.get(word(reason)).copied().unwrap_or(0);
+            text.line("rip_refusals_total", &[("reason", word(reason))], count);
+        }
+        let histograms = [
+            (
+                "rip_request_duration_seconds",
+                "From a request's first byte to its answer's last.",
+                &self.total,
+            ),
+            ("rip_queue_duration_seconds", "What requests waited for a worker.", &self.queue),
+            ("rip_worker_duration_seconds", "What workers took for an answer.", &self.worker),
+        ];
+        for (name, help, histogram) in histograms {
+            text.histogram(name, help, histogram);
+        }
+        text.single("rip_queue_depth", "gauge", "Requests that wait for a worker now.", now.waiting as u64);
+        text.single(
+            "rip_queue_depth_max",
+            "gauge",
+            "The most that ever waited at once.",
+            now.longest_queue as u64,
+        );
+        text.head(
+            "rip_queue_wait_max_seconds",
+            "gauge",
+            "The longest that a request ever waited for a worker.",
+        );
+        text.line("rip_queue_wait_max_seconds", &[], now.longest_wait.as_secs_f64());
+        text.single("rip_retries_total", "counter", "Requests that were tried once more.", self.retries);
+        text.single(
+            "rip_client_connections",
+            "gauge",
+            "Open connections of clients.",
+            now.connections as u64,
+        );
+
+        text.head("rip_workers", "gauge", "Workers, by state.");
+        for (state, count) in &now.workers {
+            text.line("rip_workers", &[("state", state)], *count);
+        }
+        let needed = now.needed_workers as u64;
+        text.single(
+            "rip_workers_needed",
+            "gauge",
+            "The most workers at work at once in the last minute.",
+            needed,
+        );
+        text.head(
+            "rip_worker_busy_seconds_total",
+            "counter",
+            "How long at least so many workers were at work at once: what the Nth of them was needed for.",
+        );
+        let mut at_least = Duration::ZERO;
+        let mut lines = Vec::new();
+        for (depth, time) in self.busy.iter().enumerate().skip(1).rev() {
+            at_least += *time;
+            lines.push((depth, at_least));
+        }
+        for (depth, time) in lines.into_iter().rev() {
+            text.line("rip_worker_busy_seconds_total", &[("depth", &depth.to_string())], time.as_secs_f64());
+        }
+        text.single(
+            "rip_worker_starts_total",
+            "counter",
+            "Worker processes that were started.",
+            self.worker_starts,
+        );
+        text.head("rip_worker_restarts_total", "counter", "Workers that were replaced or died, by reason.");
+        for why in Why::ALL {
+            let count = self.replacements.get(why.word()).copied().unwrap_or(0);
+            text.line("rip_worker_restarts_total", &[("reason", why.word())], count);
+        }
+        text.line("rip_worker_restarts_total", &[("reason", "crash")], self.worker_crashes);
+        text.line("rip_worker_restarts_total", &[("reason", "boot_failure")], self.worker_boot_failures);
+
+        text.single(
+            "rip_received_bytes_total",
+            "counter",
+            "Bytes that came from clients.",
+            self.received_bytes,
+        );
+        let sent = self.sent_body_bytes;
+        text.single("rip_sent_body_bytes_total", "counter", "Bytes of answers' bodies.", sent);
+        let dropped = now.dropped_log_lines;
+        text.single("rip_log_lines_dropped_total", "counter", "Log lines that nobody read.", dropped);
+        text.0
+    }
+}
+
+/// Every reason, so that each has its line from the start and alerts need no special case.
+const ALL_REASONS: [Reason; 13] = [
+    Reason::QueueFull,
+    Reason::QueueTimeout,
+    Reason::ReadTimeout,
+    Reason::ClientTimeout,
+    Reason::BodyTooLarge,
+    Reason::SpoolFull,
+    Reason::WorkerBusy,
+    Reason::ConnectFailed,
+    Reason::BadResponse,
+    Reason::WorkerDied,
+    Reason::Stopping,
+    Reason::ClientGone,
+    Reason::BadRequest(crate::http::reason::Bad::RequestLine),
+];
+
+fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::BadRequest(_) => BAD_REQUEST,
+        other => other.word(),
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        for (place, (label, content)) in labels.iter().enumerate() {
+            let content = content.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{content}\"", if place == 0 { '{' } else { ',' });
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.head(name, kind, help);
+        self.line(name, &[], value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        let mut below = 0;
+        for (bound, count) in BOUNDS_S.iter().zip(histogram.counts) {
+            below += count;
+            self.line(&format!("{name}_bucket"), &[("le", &bound.to_string())], below);
+        }
+        self.line(&format!("{name}_bucket"), &[("le", "+Inf")], histogram.count);
+        self.line(&format!("{name}_sum"), &[], histogram.sum.as_secs_f64());
+        self.line(&format!("{name}_count"), &[], histogram.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_cumulative_and_depths_too() {
+        let mut metrics = Metrics::default();
+        for (ms, reason) in [(1, None), (3, None), (60_000, Some(Reason::QueueTimeout))] {
+            let time = Duration::from_millis(ms);
+            metrics.served(Served {
+                status: if reason.is_some() { 504 } else { 200 },
+                reason,
+                queue: Duration::ZERO,
+                worker: time,
+                total: time,
+                body_bytes: 4,
+                reached_worker: reason.is_none(),
+            });
+        }
+        metrics.busy_for(1, Duration::from_secs(3));
+        metrics.busy_for(2, Duration::from_secs(2));
+        let text = metrics.render(&Snapshot { app: "a\"b".into(), ..Snapshot::default() });
+        for line in [
+            "rip_requests_total{status=\"2xx\"} 2",
+            "rip_refusals_total{reason=\"queue_timeout\"} 1",
+            "rip_refusals_total{reason=\"bad_request\"} 0",
+            "rip_request_duration_seconds_bucket{le=\"0.005\"} 2",
+            "rip_request_duration_seconds_bucket{le=\"+Inf\"} 3",
+            "rip_worker_duration_seconds_count 2",
+            "rip_worker_busy_seconds_total{depth=\"1\"} 5",
+            "rip_worker_busy_seconds_total{depth=\"2\"} 2",
+            "rip_sent_body_bytes_total 12",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("app=\"a\\\"b\""));
+    }
+}

@@ -1,0 +1,119 @@
+//! `rip-server status` for people: a table that is read in five seconds. Pure: the control socket's JSON comes in.
+
+use serde_json::Value;
+use std::fmt::Write;
+
+/// The whole table, ended with a line end.
+pub fn table(status: &Value) -> String {
+    let text = |name: &str| status[name].as_str().unwrap_or("?").to_owned();
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let mut out = String::new();
+    let listeners: Vec<&str> =
+        status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let queue = &status["queue"];
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(
+        out,
+        "{}  {}  up {}  pid {}",
+        text("app"),
+        text("status"),
+        age(number(&status["uptime"])),
+        status["pid"]
+    );
+    let _ = writeln!(out, "  app      {}", text("release"));
+    let _ = writeln!(out, "  http     {}", listeners.join(", "));
+    let _ = writeln!(
+        out,
+        "  queue    {} now, {} at the deepest, {} ms at the longest",
+        number(&queue["now"]),
+        number(&queue["deepest"]),
+        number(&queue["longestMs"])
+    );
+    let _ = writeln!(
+        out,
+        "  workers  needed {} of {} in the last minute; {} connections",
+        number(&status["needed"]["workers"]),
+        number(&status["needed"]["of"]),
+        number(&status["clients"])
+    );
+    out.push('\n');
+    let mut rows = vec![
+        ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "age", "last exit"].map(str::to_owned),
+    ];
+    for worker in status["workerList"].as_array().into_iter().flatten() {
+        let or_dash = |value: &Value| match value {
+            Value::Null => "-".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let state = match (worker["state"].as_str(), worker["request"].as_str()) {
+            (Some(state), Some(request)) => format!("{state} {request}"),
+            (state, _) => state.unwrap_or("?").to_owned(),
+        };
+        rows.push([
+            or_dash(&worker["slot"]),
+            or_dash(&worker["generation"]),
+            or_dash(&worker["pid"]),
+            state,
+            or_dash(&worker["requests"]),
+            or_dash(&worker["reloads"]),
+            worker["rssBytes"]
+                .as_u64()
+                .map_or("-".into(), |bytes| format!("{:.1}M", bytes as f64 / 1_048_576.0)),
+            age(number(&worker["ageSeconds"])),
+            or_dash(&worker["lastExit"]),
+        ]);
+    }
+    let widths: Vec<usize> = (0..rows[0].len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "  {}", cells.join("  ").trim_end());
+    }
+    out
+}
+
+/// `12s`, `5m 3s`, `2h 7m`, `3d 4h`
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let text = table(&json!({
+            "app": "shop", "status": "healthy", "uptime": 3725, "pid": 7, "release": "/srv/shop/r7", "clients": 3,
+            "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120},
+            "needed": {"workers": 3, "of": 8},
+            "workerList": [
+                {"slot": 0, "generation": 1, "pid": 42, "state": "idle", "requests": 12345, "ageSeconds": 59,
+                 "rssBytes": 3_145_728},
+                {"slot": 1, "generation": 12, "pid": 43, "state": "busy", "request": "1.2s GET /x", "requests": 7,
+                 "ageSeconds": 61, "lastExit": "SIGKILL"},
+            ],
+        }));
+        let expected = "\
+shop  healthy  up 1h 2m  pid 7
+  app      /srv/shop/r7
+  http     [::]:5002
+  queue    0 now, 4 at the deepest, 120 ms at the longest
+  workers  needed 3 of 8 in the last minute; 3 connections
+
+  slot  gen  pid  state             requests  reloads  rss   age    last exit
+  0     1    42   idle              12345     -        3.0M  59s    -
+  1     12   43   busy 1.2s GET /x  7         -        -     1m 1s  SIGKILL
+";
+        assert_eq!(text, expected);
+    }
+}

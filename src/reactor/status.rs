@@ -1,0 +1,125 @@
+//! What the server tells of itself: to anybody, to the command line, to Prometheus.
+
+use super::Reactor;
+use super::listen::Listener;
+use crate::fleet::Phase;
+use crate::keys::WorkerKey;
+use crate::observe::metrics::Snapshot;
+use crate::process;
+use serde_json::{Value, json};
+
+impl Reactor {
+    /// What `GET /status` answers to anybody: the status code and a line of JSON.
+    pub(super) fn status_summary(&self) -> (u16, String) {
+        let (status, value) = self.summary();
+        (status, format!("{value}\n"))
+    }
+
+    fn summary(&self) -> (u16, Value) {
+        let joined = self.workers.iter().filter(|(_, entry)| entry.has_joined && !entry.is_dead).count();
+        let (status, word) = match (joined, self.control.was_ever_healthy) {
+            (0, false) => (503, "starting"),
+            (0, true) => (503, "degraded"),
+            (_, _) => (200, "healthy"),
+        };
+        let port = self.listeners.iter().find_map(Listener::port);
+        let value = json!({
+            "status": word,
+            "app": self.names.app,
+            "workers": joined,
+            "ports": {"http": port},
+            "uptime": self.clock.now.duration_since(self.started).as_secs(),
+        });
+        (status, value)
+    }
+
+    /// What the control socket tells: everything.
+    pub(super) fn status_details(&self) -> Value {
+        let (_, mut value) = self.summary();
+        let workers: Vec<Value> =
+            self.workers.iter().map(|(key, _)| self.worker_details(WorkerKey(key))).collect();
+        let addresses: Vec<String> = self.listeners.iter().map(Listener::address).collect();
+        let release = match self.source.find() {
+            Ok(app) => app.entry.to_string_lossy().into_owned(),
+            Err(complaint) => complaint,
+        };
+        value["pid"] = std::process::id().into();
+        value["path"] = self.source.path().to_string_lossy().into_owned().into();
+        value["release"] = release.into();
+        value["listeners"] = addresses.into();
+        value["queue"] = json!({
+            "now": self.balancer.waiting(),
+            "deepest": self.balancer.longest_queue(),
+            "longestMs": self.longest_wait.as_millis() as u64,
+        });
+        value["hotReload"] = self.config.hot_reload.word().into();
+        value["needed"] = json!({"workers": self.needed_workers(), "of": self.fleet.size()});
+        value["clients"] = self.clients.len().into();
+        value["tunnels"] = self.tunnels().into();
+        value["droppedLogLines"] = self.logs.dropped_lines().into();
+        value["workerList"] = workers.into();
+        value
+    }
+
+    fn tunnels(&self) -> usize {
+        let has_tunnel = |entry: &super::entry::WorkerEntry| {
+            entry.exchange.as_ref().is_some_and(|exchange| exchange.tunnel.is_some())
+        };
+        self.workers.iter().filter(|(_, entry)| has_tunnel(entry)).count()
+    }
+
+    fn state_of(&self, worker: WorkerKey) -> &'static str {
+        let Some(entry) = self.workers.get(worker.0) else { return "gone" };
+        let member = self.fleet.members().find(|(_, member)| member.worker == worker);
+        match (member.map(|(_, member)| member.phase), &entry.exchange) {
+            _ if entry.is_stuck => "stuck",
+            (Some(Phase::Booting { .. }), _) => "booting",
+            (Some(Phase::Serving { .. }) | None, None) => "idle",
+            (Some(Phase::Serving { .. }) | None, Some(_)) => "busy",
+            (Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed), _) => "leaving",
+        }
+    }
+
+    fn worker_details(&self, worker: WorkerKey) -> Value {
+        let Some(entry) = self.workers.get(worker.0) else { return Value::Null };
+        let member = self.fleet.members().find(|(_, member)| member.worker == worker);
+        let slot = entry.origin.worker_id();
+        let request = entry.exchange.as_ref().map(|exchange| {
+            let request = &exchange.job.request;
+            let seconds = self.clock.now.saturating_duration_since(exchange.assigned).as_secs_f64();
+            format!("{seconds:.1}s {} {}", request.method().escape_ascii(), request.path().escape_ascii())
+        });
+        json!({
+            "slot": slot,
+            "generation": member.map(|(_, member)| member.version),
+            "pid": entry.pid.as_raw(),
+            "state": self.state_of(worker),
+            "request": request,
+            "requests": entry.requests,
+            "reloads": entry.reloads,
+            "rssBytes": process::resident_bytes(entry.pid),
+            "ageSeconds": self.clock.now.duration_since(entry.started).as_secs(),
+            "lastExit": self.control.last_exit(slot).map(|exit| exit.to_string()),
+        })
+    }
+
+    /// Prometheus' text.
+    pub(super) fn metrics_text(&self) -> String {
+        let states = ["idle", "busy", "booting", "leaving", "stuck"];
+        let count = |state: &str| {
+            self.workers.iter().filter(|(key, _)| self.state_of(WorkerKey(*key)) == state).count()
+        };
+        let workers = states.into_iter().map(|state| (state, count(state))).collect();
+        self.metrics.render(&Snapshot {
+            app: self.names.app.clone(),
+            uptime: self.clock.now.duration_since(self.started),
+            waiting: self.balancer.waiting(),
+            longest_queue: self.balancer.longest_queue(),
+            longest_wait: self.longest_wait,
+            connections: self.clients.len(),
+            dropped_log_lines: self.logs.dropped_lines(),
+            workers,
+            needed_workers: self.needed_workers(),
+        })
+    }
+}
