@@ -9,6 +9,8 @@ pub enum Message {
     Join { worker_id: u64, pid: i32, socket: String, version: u64 },
     /// A worker leaves by itself.
     Quit { worker_id: u64 },
+    /// A worker has taken over its changed entry, for status.
+    Reloaded { worker_id: u64 },
     /// A worker asks for a successor.
     Retire { worker_id: u64 },
     /// A rolling restart.
@@ -40,11 +42,12 @@ impl Message {
                 version: number("version")?,
             }),
             Some("quit") => Ok(Message::Quit { worker_id: worker_id? }),
+            Some("reloaded") => Ok(Message::Reloaded { worker_id: worker_id? }),
             Some("retire") => Ok(Message::Retire { worker_id: worker_id? }),
             Some("reload") => Ok(Message::Reload),
             Some("stop") => Ok(Message::Stop),
             Some(other) => {
-                Err(format!("unknown op '{other}'; join, quit, retire, reload and stop are known"))
+                Err(format!("unknown op '{other}'; join, quit, retire, reloaded, reload and stop are known"))
             }
             None => Err("'op' is missing".into()),
         }
@@ -57,6 +60,7 @@ impl Message {
                 json!({"op": "join", "workerId": worker_id, "pid": pid, "socket": socket, "version": version})
             }
             Message::Quit { worker_id } => json!({"op": "quit", "workerId": worker_id}),
+            Message::Reloaded { worker_id } => json!({"op": "reloaded", "workerId": worker_id}),
             Message::Retire { worker_id } => json!({"op": "retire", "workerId": worker_id}),
             Message::Reload => json!({"op": "reload"}),
             Message::Stop => json!({"op": "stop"}),

@@ -289,6 +289,11 @@ impl Reactor {
         let result = match message {
             Message::Join { worker_id, pid, socket, version } => self.join(worker_id, pid, &socket, version),
             Message::Quit { worker_id } => self.speaker(worker_id, peer_pid).map(|worker| self.quit(worker)),
+            Message::Reloaded { worker_id } => self.speaker(worker_id, peer_pid).map(|worker| {
+                if let Some(entry) = self.workers.get_mut(worker.0) {
+                    entry.reloads += 1;
+                }
+            }),
             Message::Retire { worker_id } => {
                 self.speaker(worker_id, peer_pid).map(|worker| self.fleet.retire(worker, Why::Asked, now))
             }

@@ -163,8 +163,8 @@ pub struct WorkerEntry {
     pub is_stuck: bool,
     /// How the process ended; from then on it is reaped, and its pid may be somebody else's.
     pub exit: Option<crate::process::Exit>,
-    /// Module reloads, as it says itself.
-    pub reloads: Option<u64>,
+    /// Module reloads, as it tells.
+    pub reloads: u64,
     /// When its memory was last looked at, and what it was.
     pub weighed: Option<Instant>,
     pub resident_bytes: Option<u64>,

@@ -126,7 +126,7 @@ impl Reactor {
             last_words: VecDeque::new(),
             is_stuck: false,
             exit: None,
-            reloads: None,
+            reloads: 0,
             weighed: None,
             resident_bytes: None,
         }

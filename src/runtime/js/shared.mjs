@@ -167,7 +167,8 @@ export function reload(swapped) {
     return // an editor is about to put the new one there
   }
   return load().then((app) => {
-    if (++reloads >= Number(env.RIP_MAX_RELOADS)) retire()
+    tell('reloaded')
+    if (++reloads === Number(env.RIP_MAX_RELOADS)) retire() // 0: never
     // Fetch and (req, res) apps need different servers under them: that takes a new process.
     if (!app.fetch !== !worker.app.fetch) return retire()
     worker.app = app

@@ -115,6 +115,10 @@ class Worker:
     def swapped(self):
         """A changed app has taken over."""
         self.reloads += 1
+        try:
+            self.tell("reloaded")  # for `rip-server status`
+        except OSError:
+            pass
         if self.reloads == self.max_reloads:
             self.retire()
 

@@ -77,6 +77,7 @@ class Worker
     @seen = seen
     @app = load
     @reloads += 1
+    reloaded
     retire if @reloads == @max_reloads
   rescue Exception => error
     say("can't load the changed #{@entry}, the last good one goes on", error)
@@ -101,6 +102,13 @@ class Worker
     tell("quit").first
   rescue SystemCallError, IOError
     false
+  end
+
+  # For `rip-server status`.
+  def reloaded
+    tell("reloaded")
+  rescue SystemCallError, IOError
+    nil
   end
 
   def retire
