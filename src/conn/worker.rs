@@ -283,6 +283,10 @@ impl Worker {
             }
             self.enter(State::Body { source, onward: onward.framing, keep_alive });
             let step = self.receive_body(&mut bytes[at..], prefix);
+            if let Outcome::Invalid(_) = step.outcome {
+                // Nothing of this answer has gone out, so the client can still be told.
+                return step;
+            }
             let outcome = match step.outcome {
                 // A busy answer is short; one that is not here in full is not worth waiting for.
                 Outcome::Ended { reusable } if is_busy => Outcome::Busy { reusable },

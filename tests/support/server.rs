@@ -1,0 +1,393 @@
+//! The real server as a child process, with folders of its own.
+
+use super::client::Client;
+use super::message::Response;
+use super::{PATIENCE, Signal};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A reload waits for every worker's successor.
+const VERB_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a server is started with.
+#[derive(Debug)]
+pub struct ServerBuilder {
+    program: PathBuf,
+    app: Option<PathBuf>,
+    http: Vec<String>,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, Option<OsString>)>,
+}
+
+/// A running server; ended with SIGKILL when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    exit: Option<ExitStatus>,
+    dir: TempDir,
+    program: PathBuf,
+    app_path: Option<PathBuf>,
+    stdout: Lines,
+    stderr: Lines,
+    /// As the first line says.
+    app: String,
+    listeners: Vec<String>,
+    workers: usize,
+}
+
+/// What a command that has ended left behind.
+#[derive(Debug)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl ServerBuilder {
+    /// Without this one, `http:127.0.0.1:0`. May be given more than once: `unix:/path`, `[::1]:0`.
+    pub fn http(mut self, at: &str) -> Self {
+        self.http.push(at.to_owned());
+        self
+    }
+
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub fn args<T: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// For the server and its workers.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), Some(value.into())));
+        self
+    }
+
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.environment.push((name.to_owned(), None));
+        self
+    }
+
+    /// Starts the server and waits until it listens.
+    pub fn start(self) -> Server {
+        let dir = temporary_dir();
+        let mut command = command(&self.program, dir.path());
+        command.args(&self.app).arg("--socket-dir").arg(dir.path().join("s"));
+        match &self.http[..] {
+            [] => drop(command.arg("http:127.0.0.1:0")),
+            places => drop(command.args(places.iter().map(|at| format!("http:{at}")))),
+        }
+        // Last, since everything behind `--` is the app's command.
+        command.args(&self.arguments);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server can be started");
+        let stdout = Lines::collect(child.stdout.take().expect("stdout is piped"));
+        let stderr = Lines::collect(child.stderr.take().expect("stderr is piped"));
+        let mut server = Server {
+            child,
+            exit: None,
+            dir,
+            program: self.program,
+            app_path: self.app,
+            stdout,
+            stderr,
+            app: String::new(),
+            listeners: Vec::new(),
+            workers: 0,
+        };
+        server.wait_for_announcement();
+        server
+    }
+}
+
+impl Server {
+    /// A server for the app at that path.
+    pub fn builder(app: impl Into<PathBuf>) -> ServerBuilder {
+        ServerBuilder {
+            program: super::server_program(),
+            app: Some(app.into()),
+            http: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// A server for the test worker.
+    pub fn with_test_worker(arguments: &[&str]) -> Server {
+        Server::builder(super::test_worker()).args(arguments).start()
+    }
+
+    /// A program that carries the server: its own app, so it takes no app path.
+    pub fn carried_by(program: impl Into<PathBuf>) -> ServerBuilder {
+        ServerBuilder { program: program.into(), app: None, ..Server::builder("") }
+    }
+
+    /// A server that starts no workers: [`super::RawWorker`]s join it.
+    pub fn without_workers(arguments: &[&str]) -> Server {
+        // Never run, but an app has to be there.
+        Server::builder("/bin/true").arg("w:0").args(arguments).start()
+    }
+
+    fn wait_for_announcement(&mut self) {
+        let mut line = None;
+        let is_it = |line: &String| line.starts_with("rip-server: app=");
+        self.wait_until("the line at the start", |server| {
+            // With --json-logging it goes to stderr.
+            let lines = server.stdout.all().into_iter().chain(server.stderr.all());
+            line = lines.into_iter().find(is_it);
+            assert!(line.is_some() || !server.has_exited(), "the server ended:\n{}", server.stderr_text());
+            line.is_some()
+        });
+        for word in line.unwrap_or_default().split(' ') {
+            match word.split_once('=') {
+                Some(("app", name)) => self.app = name.to_owned(),
+                Some(("http", at)) => self.listeners.push(at.to_owned()),
+                Some(("workers", count)) => self.workers = count.parse().expect("a number of workers"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until `condition` holds; what the server said on stderr is printed if it does not.
+    pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&mut Server) -> bool) {
+        let holds = super::comes_true(PATIENCE, || condition(self));
+        assert!(holds, "waited {} s in vain: {what}\nstderr:\n{}", PATIENCE.as_secs(), self.stderr_text());
+    }
+
+    /// The name of the app.
+    pub fn app(&self) -> &str {
+        &self.app
+    }
+
+    /// How many workers the first line names.
+    pub fn announced_workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Where it listens, as the first line says: `127.0.0.1:4711`, `unix:/path`.
+    pub fn listeners(&self) -> &[String] {
+        &self.listeners
+    }
+
+    /// The first TCP listener.
+    pub fn address(&self) -> SocketAddr {
+        let mut address = self.listeners.iter().find_map(|at| at.parse::<SocketAddr>().ok());
+        if let Some(address) = &mut address
+            && address.ip().is_unspecified()
+        {
+            address.set_ip([127, 0, 0, 1].into());
+        }
+        address.expect("a TCP listener")
+    }
+
+    /// A new connection to it.
+    pub fn client(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// One exchange on a new connection.
+    pub fn get(&self, target: &str) -> Response {
+        self.client().get(target)
+    }
+
+    /// Its folder: `s` has the sockets, `t` is its TMPDIR; the rest is free for tests.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn socket_dir(&self) -> PathBuf {
+        self.dir().join("s")
+    }
+
+    /// Its TMPDIR.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.dir().join("t")
+    }
+
+    pub fn control_socket(&self) -> PathBuf {
+        let sockets = std::fs::read_dir(self.socket_dir()).expect("the socket folder");
+        let is_it = |path: &PathBuf| path.to_string_lossy().ends_with(".ctl.sock");
+        sockets.filter_map(|entry| Some(entry.ok()?.path())).find(is_it).expect("a control socket")
+    }
+
+    /// Asks on the control socket; `body` is a message in JSON.
+    pub fn control(&self, method: &str, path: &str, body: &str) -> Response {
+        let mut client = Client::connect_unix(&self.control_socket());
+        client.send_request(method, path, "Connection: close\r\n", body.as_bytes());
+        client.read_response()
+    }
+
+    /// What the control socket tells: the summary and every worker (`workerList`).
+    pub fn details(&self) -> serde_json::Value {
+        self.control("GET", "/status", "").json()
+    }
+
+    /// The pids of all its workers, in whatever state.
+    pub fn worker_pids(&self) -> Vec<i32> {
+        let details = self.details();
+        let workers = details["workerList"].as_array().expect("a list of workers");
+        workers.iter().filter_map(|worker| i32::try_from(worker["pid"].as_i64()?).ok()).collect()
+    }
+
+    /// Waits until so many workers have joined.
+    pub fn wait_for_workers(&mut self, count: u64) {
+        self.wait_until(&format!("{count} workers"), |server| {
+            server.get("/status").json()["workers"] == count
+        });
+    }
+
+    pub fn stdout_lines(&self) -> Vec<String> {
+        self.stdout.all()
+    }
+
+    pub fn stderr_lines(&self) -> Vec<String> {
+        self.stderr.all()
+    }
+
+    pub fn stderr_text(&self) -> String {
+        self.stderr.all().join("\n")
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    pub fn rss_kib(&self) -> u64 {
+        super::rss_kib(self.pid())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        assert!(self.exit.is_none(), "the server has ended");
+        kill(Pid::from_raw(self.pid()), signal).expect("a signal can be sent");
+    }
+
+    pub fn has_exited(&mut self) -> bool {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().expect("a child can be waited for");
+        }
+        self.exit.is_some()
+    }
+
+    /// Waits for its end. The exit code, or the negative number of the signal that ended it.
+    pub fn wait_exit(&mut self) -> i32 {
+        self.wait_until("the server's end", Server::has_exited);
+        self.exit.map_or(0, exit_code)
+    }
+
+    /// Runs `rip-server <verb> <app-path> …` against this server.
+    pub fn verb<T: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = T>) -> Output {
+        let mut words = words.into_iter();
+        let mut command = command(&self.program, self.dir());
+        command.args(words.next()).args(&self.app_path).args(words);
+        command.arg("--socket-dir").arg(self.socket_dir());
+        output(command)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.has_exited() {
+            // Its workers end with it.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs the server's program with these arguments until it ends: for wrong words, `--help` and the like. It gets a
+/// folder for sockets of its own.
+pub fn run<T: AsRef<OsStr>>(arguments: impl IntoIterator<Item = T>) -> Output {
+    let dir = temporary_dir();
+    let mut command = command(&super::server_program(), dir.path());
+    command.args(arguments).env("RIP_SOCKET_DIR", dir.path().join("s"));
+    output(command)
+}
+
+/// Runs a command to its end, with a deadline.
+pub fn output(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the command can be started");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = receiver.recv_timeout(VERB_WITHIN) else {
+        // Not reaped, since its thread still waits for it, so the pid is still its own.
+        let _ = kill(pid, Signal::SIGKILL);
+        panic!("{command:?} did not end within {} s", VERB_WITHIN.as_secs());
+    };
+    let output = output.expect("a child can be waited for");
+    Output {
+        code: exit_code(output.status),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
+}
+
+/// Short, since a Unix socket's path has room for 107 bytes.
+fn temporary_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("rip").tempdir().expect("a temporary folder");
+    std::fs::create_dir(dir.path().join("t")).expect("a folder in it");
+    dir
+}
+
+/// The program, in an environment that does not depend on who runs the tests.
+fn command(program: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RIP_") {
+            command.env_remove(name);
+        }
+    }
+    for name in ["PORT", "WORKER_ID", "SOCKET_PATH", "CONTROL_SOCKET", "XDG_RUNTIME_DIR", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command.env("NODE_ENV", "production").env("TMPDIR", dir.join("t"));
+    command
+}
+
+/// The lines of a pipe, collected by a thread.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn collect(pipe: impl Read + Send + 'static) -> Lines {
+        let lines = Lines::default();
+        let collected = lines.clone();
+        std::thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while pipe.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                collected.0.lock().expect("no panic holds the lock").push(text);
+                line.clear();
+            }
+        });
+        lines
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().expect("no panic holds the lock").clone()
+    }
+}
