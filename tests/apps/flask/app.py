@@ -1,0 +1,73 @@
+import hashlib
+import os
+import time
+
+from flask import Flask, Response, request
+
+app = Flask(__name__)
+
+
+@app.get("/hello")
+def hello():
+    return Response("hello", mimetype="text/plain")
+
+
+@app.get("/pid")
+def pid():
+    return str(os.getpid())
+
+
+@app.post("/sha")
+def sha():
+    body = request.get_data()
+    return "%d %s" % (len(body), hashlib.sha256(body).hexdigest())
+
+
+@app.get("/stream")
+def stream():
+    gate = request.args["gate"]
+
+    def pieces():
+        yield "first\n"
+        while not os.path.exists(gate):
+            time.sleep(0.005)
+        yield "last\n"
+
+    return pieces()
+
+
+@app.get("/endless")
+def endless():
+    def pieces():
+        while True:
+            yield "tick\n"
+            time.sleep(0.005)
+
+    return pieces()
+
+
+@app.get("/fail")
+def fail():
+    raise RuntimeError("told to fail")
+
+
+@app.get("/break")
+def broken():
+    def pieces():
+        yield "first\n"
+        raise RuntimeError("told to fail")
+
+    return pieces()
+
+
+@app.get("/cookies")
+def cookies():
+    response = Response()
+    response.set_cookie("a", "1")
+    response.set_cookie("b", "2", path=None, expires="Thu, 01 Jan 2032 00:00:00 GMT")
+    return response
+
+
+@app.get("/echo/<name>")
+def echo(name):
+    return "/echo/" + name, {"X-Echo": request.headers["X-Name"]}

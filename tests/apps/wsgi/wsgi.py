@@ -1,0 +1,57 @@
+"""A bare WSGI app."""
+
+import hashlib
+import os
+import time
+from urllib.parse import parse_qs
+
+
+def gated(gate):
+    yield b"first\n"
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+    yield b"last\n"
+
+
+def endless():
+    while True:
+        yield b"tick\n"
+        time.sleep(0.005)
+
+
+def broken():
+    yield b"first\n"
+    raise RuntimeError("told to fail")
+
+
+def sha(file):
+    body = file.read()
+    return "%d %s" % (len(body), hashlib.sha256(body).hexdigest())
+
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"].encode("latin-1").decode()
+    headers = [("Content-Type", "text/plain")]
+    body = None
+    if path == "/hello":
+        body = [b"hello"]
+    elif path == "/pid":
+        body = [str(os.getpid()).encode()]
+    elif path == "/sha":
+        body = [sha(environ["wsgi.input"]).encode()]
+    elif path == "/stream":
+        body = gated(parse_qs(environ["QUERY_STRING"])["gate"][0])
+    elif path == "/endless":
+        body = endless()
+    elif path == "/fail":
+        raise RuntimeError("told to fail")
+    elif path == "/break":
+        body = broken()
+    elif path == "/cookies":
+        headers += [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT")]
+        body = []
+    elif path.startswith("/echo/"):
+        headers.append(("X-Echo", environ["HTTP_X_NAME"]))
+        body = [path.encode()]
+    start_response("404 Not Found" if body is None else "200 OK", headers)
+    return body or []

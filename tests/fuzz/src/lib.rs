@@ -1,0 +1,336 @@
+//! What is checked of the HTTP code for any bytes, by `tests/http_properties.rs` and by the fuzz targets: that their
+//! meaning does not depend on segments, and that what goes out is what our own strict readers take.
+
+use rip_server::conn::client::Event;
+use rip_server::conn::inbox::Unread;
+use rip_server::conn::request::Local;
+use rip_server::conn::worker::{Answer, End, Outcome};
+use rip_server::conn::{Client, Request, Worker};
+use rip_server::http::forward::{self, Origin};
+use rip_server::http::reason::Bad;
+use rip_server::http::request::room;
+use rip_server::http::response::Asked;
+use rip_server::http::{Chunked, Framing, Reason, RequestHead, ResponseHead, Version, field, head};
+use std::time::Instant;
+
+/// More than the bodies here have, so that only announced sizes go beyond it.
+pub const MAX_BODY_BYTES: u64 = 1 << 20;
+const DATE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+const ORIGIN: Origin<'_> =
+    Origin { address: "192.0.2.7", is_trusted: true, fresh_id: "fresh", start_us: 1_000_000 };
+
+// A client's connection.
+
+/// All that came of a client's bytes.
+#[derive(Debug, Default, PartialEq)]
+pub struct Heard {
+    pub requests: Vec<Whole>,
+    pub refused: Option<Reason>,
+    continues: usize,
+    tunnel: Vec<u8>,
+    has_ended: bool,
+}
+
+/// A request as the rest of the server gets it, in what a person can read.
+#[derive(Debug, PartialEq)]
+pub struct Whole {
+    pub method: String,
+    pub body: Vec<u8>,
+    pub asked: Asked,
+    path: String,
+    id: String,
+    framing: Framing,
+    is_idempotent: bool,
+    local: Option<Local>,
+    head: String,
+}
+
+/// What is heard of `bytes` in one piece, which is what is heard of them in `pieces`, and byte by byte.
+pub fn read_alike(bytes: &[u8], pieces: &[&[u8]]) -> Heard {
+    let whole = read(&[bytes]);
+    assert_eq!(read(pieces), whole, "in {} pieces", pieces.len());
+    assert_eq!(read(&bytes.chunks(1).collect::<Vec<_>>()), whole, "byte by byte");
+    whole
+}
+
+fn read(segments: &[&[u8]]) -> Heard {
+    let (mut client, mut heard, mut body) = (Client::default(), Heard::default(), Vec::new());
+    for segment in segments.iter().chain([&&b""[..]]) {
+        client.has_ended = segment.is_empty();
+        let mut fresh = segment.to_vec();
+        // What stands behind a request is looked at when that has been answered, as in the reactor.
+        while let Some(request) = feed(&mut client, &mut fresh, &mut heard, &mut body) {
+            match request.asked {
+                Asked { wants_websocket: true, .. } => client.upgraded(),
+                Asked { keep_alive: true, .. } => client.answered(),
+                _ => client.linger(),
+            }
+            heard.requests.push(Whole {
+                method: text(request.method()),
+                body: std::mem::take(&mut body),
+                asked: request.asked,
+                path: text(request.path()),
+                id: text(request.id()),
+                framing: request.framing,
+                is_idempotent: request.is_idempotent,
+                local: request.local,
+                head: text(&request.head),
+            });
+            fresh.clear();
+        }
+    }
+    heard
+}
+
+/// As the reactor's: steps until a request is whole or more bytes are needed.
+fn feed(client: &mut Client, fresh: &mut [u8], heard: &mut Heard, body: &mut Vec<u8>) -> Option<Request> {
+    let mut unread = Unread::join(client.inbox.take(), fresh);
+    let (mut request, mut is_over) = (None, false);
+    while !is_over {
+        let step = client.advance(unread.rest(), ORIGIN, MAX_BODY_BYTES, Vec::new, Instant::now());
+        match step.event {
+            Event::More => is_over = true,
+            Event::Continue => heard.continues += 1,
+            Event::Body(range) => body.extend_from_slice(&unread.rest()[range]),
+            Event::Request(whole) => (request, is_over) = (Some(whole), true),
+            Event::Refused(reason, _) => heard.refused = Some(reason),
+            Event::Tunnel(range) => heard.tunnel.extend_from_slice(&unread.rest()[range]),
+            Event::End => (heard.has_ended, is_over) = (true, true),
+        }
+        unread.consume(step.consumed);
+    }
+    client.inbox.keep(unread);
+    request
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+// A worker's connection.
+
+/// All that came of an answer's bytes.
+#[derive(Debug, PartialEq)]
+pub struct Passed {
+    pub status: Option<u16>,
+    /// What the worker's body is decoded to.
+    pub body: Vec<u8>,
+    outcome: Outcome,
+    end: Option<End>,
+    heads: String,
+}
+
+/// What is passed on of an answer in one piece, which is what is passed on of it in `pieces`, and byte by byte.
+pub fn pass_alike(bytes: &[u8], pieces: &[&[u8]], asked: Asked) -> Passed {
+    let whole = pass(&[bytes], asked);
+    assert_eq!(pass(pieces, asked), whole, "in {} pieces", pieces.len());
+    assert_eq!(pass(&bytes.chunks(1).collect::<Vec<_>>(), asked), whole, "byte by byte");
+    whole
+}
+
+fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
+    let mut worker = Worker::default();
+    worker.ask(asked);
+    let (mut sent, mut body, mut outcome) = (Vec::new(), Vec::new(), Outcome::Going);
+    let mut answer: Option<Answer> = None;
+    for segment in segments.iter().filter(|segment| !segment.is_empty()) {
+        let mut fresh = segment.to_vec();
+        let mut unread = Unread::join(worker.inbox.take(), &mut fresh);
+        let mut prefix = Vec::new();
+        let step = worker.receive(unread.rest(), DATE, &mut prefix);
+        outcome = match (outcome, step.outcome) {
+            // What comes behind an answer, at once or later, takes the connection out of use.
+            (Outcome::Ended { .. }, _) => Outcome::Ended { reusable: false },
+            (Outcome::Upgraded, Outcome::Going) => Outcome::Upgraded,
+            // A busy answer is not waited for, so how much of it has come depends on the segments.
+            (_, Outcome::Busy { .. }) => Outcome::Busy { reusable: false },
+            (_, now) => now,
+        };
+        if matches!(outcome, Outcome::Busy { .. } | Outcome::Invalid(_)) {
+            // What had gone out before depends on the segments; that this is no answer does not.
+            return Passed { status: None, body: Vec::new(), outcome, end: None, heads: String::new() };
+        }
+        let data = &unread.rest()[step.data];
+        sent.extend([&prefix, data, step.suffix].concat());
+        body.extend_from_slice(data);
+        answer = answer.or(step.answer);
+        unread.consume(step.consumed);
+        worker.inbox.keep(unread);
+    }
+    let end = (!matches!(outcome, Outcome::Ended { .. })).then(|| worker.end(false));
+    if let Some(End::Whole(suffix)) = end {
+        sent.extend_from_slice(suffix);
+    }
+    let is_whole = matches!((outcome, end), (Outcome::Ended { .. }, _) | (_, Some(End::Whole(_))));
+    let framed = sent.split_off(heads_bytes(&sent));
+    match answer.map(|answer| answer.onward) {
+        // A whole body decodes to what the worker said; a cut one has no end.
+        Some(Framing::Chunked) => {
+            assert_eq!(decode_naively(&framed), is_whole.then(|| (body.clone(), framed.len())));
+        }
+        Some(Framing::Length(length)) if is_whole => {
+            assert_eq!((length, &framed), (body.len() as u64, &body));
+        }
+        _ => assert_eq!(framed, body),
+    }
+    Passed { status: answer.map(|answer| answer.status), body, outcome, end, heads: text(&sent) }
+}
+
+/// The bytes of all heads that were sent: interim ones, and a final one or a 101.
+fn heads_bytes(sent: &[u8]) -> usize {
+    let mut at = 0;
+    while let Ok(head::Look::Whole(length)) = head::look(&sent[at..], &mut 0) {
+        let is_interim = sent[at..].starts_with(b"HTTP/1.1 1") && !sent[at..].starts_with(b"HTTP/1.1 101");
+        at += length;
+        if !is_interim {
+            break;
+        }
+    }
+    at
+}
+
+// Heads that go out.
+
+/// What a worker gets of a request head that is accepted, if `bytes` begin with one.
+pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
+    let mut fields = room();
+    let Some(head) = whole_head(bytes).and_then(|head| RequestHead::parse(head, &mut fields, u64::MAX).ok())
+    else {
+        return;
+    };
+    let (framing, body_bytes) = match head.framing {
+        Framing::Length(bytes) => (head.framing, bytes),
+        Framing::Chunked => (Framing::Length(7), 7),
+        Framing::Empty | Framing::UntilClose => (Framing::Empty, 0),
+    };
+    let written = write_request_head(&head, Origin { is_trusted, ..ORIGIN }, body_bytes);
+    let mut fields = room();
+    let again = RequestHead::parse(&written, &mut fields, u64::MAX).expect("what goes to a worker is valid");
+    let target = [head.target_lead, head.target].concat();
+    assert_eq!((again.method, again.target, again.host), (head.method, &*target, head.host));
+    assert_eq!((again.framing, again.wants_websocket), (framing, head.wants_websocket));
+    let count =
+        |name: &str| again.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+    let lengths = usize::from(framing != Framing::Empty);
+    assert_eq!([count("host"), count("content-length"), count("transfer-encoding")], [1, lengths, 0]);
+
+    // Serialised once more, only the chain of addresses grows.
+    let rewritten = write_request_head(&again, ORIGIN, body_bytes);
+    assert_eq!(lines_but_the_chain(&rewritten), lines_but_the_chain(&written));
+}
+
+fn write_request_head(head: &RequestHead<'_, '_>, origin: Origin<'_>, body_bytes: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    let id = forward::write_request_head(&mut out, head, origin);
+    assert!(out[..id.start].ends_with(b"X-Request-Id: ") && out[id.end..] == *b"\r\n", "{}", text(&out));
+    forward::end_request_head(&mut out, head.framing, body_bytes);
+    check_lines(&out);
+    out
+}
+
+fn lines_but_the_chain(head: &[u8]) -> Vec<&[u8]> {
+    let lines = head.split(|&byte| byte == b'\n').filter(|line| !line.starts_with(b"X-Forwarded-For: "));
+    let mut lines: Vec<&[u8]> = lines.collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// What a client gets of an answer's head that is accepted, if `bytes` begin with one.
+pub fn check_answer_head(bytes: &[u8], asked: Asked) {
+    let mut fields = room();
+    let Some(head) = whole_head(bytes).and_then(|head| ResponseHead::parse(head, &mut fields, asked).ok())
+    else {
+        return;
+    };
+    let onward = forward::onward(&head, asked);
+    let mut out = Vec::new();
+    forward::write_response_head(&mut out, &head, asked, onward, DATE);
+    check_lines(&out);
+    let mut fields = room();
+    let again = ResponseHead::parse(&out, &mut fields, asked).expect("what goes to a client is valid");
+    assert_eq!((again.status, again.phrase, again.framing), (head.status, head.phrase, onward.framing));
+    let dates = again.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("date")).count();
+    assert_eq!(dates, usize::from(head.status >= 200));
+    for field in again.fields {
+        let may_stand = match (field.name, field.value) {
+            ("Connection", b"Upgrade") | ("Upgrade", b"websocket") => head.status == 101,
+            ("Connection", b"close") => asked.version == Version::Http11 && !onward.keep_alive,
+            ("Connection", b"keep-alive") => asked.version == Version::Http10 && onward.keep_alive,
+            ("Transfer-Encoding", b"chunked") => onward.framing == Framing::Chunked,
+            (name, _) => !field::is_hop_by_hop(name) && !field::is_internal(name),
+        };
+        assert!(may_stand, "{field:?}");
+    }
+}
+
+fn whole_head(bytes: &[u8]) -> Option<&[u8]> {
+    match head::look(bytes, &mut 0) {
+        Ok(head::Look::Whole(length)) => Some(&bytes[..length]),
+        Ok(head::Look::Partial) | Err(_) => None,
+    }
+}
+
+/// Lines end with CR LF, the head with an empty one, and no control byte stands anywhere else.
+fn check_lines(head: &[u8]) {
+    assert_eq!(whole_head(head), Some(head));
+    let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    assert!(lines.all(field::is_value), "{}", text(head));
+}
+
+// The chunked coding.
+
+/// The data and the bytes of a whole body; nothing of a cut one.
+type Decoded = Option<(Vec<u8>, usize)>;
+
+/// `bytes` decode in one piece, in `pieces` and byte by byte to what a naive reader makes of them.
+pub fn decode_alike(bytes: &[u8], pieces: &[&[u8]]) {
+    let whole = decode(&[bytes]);
+    assert_eq!(decode(pieces), whole, "in {} pieces", pieces.len());
+    assert_eq!(decode(&bytes.chunks(1).collect::<Vec<_>>()), whole, "byte by byte");
+    assert_eq!(decode_naively(bytes), whole.ok().flatten());
+}
+
+fn decode(segments: &[&[u8]]) -> Result<Decoded, Bad> {
+    let (mut decoder, mut data, mut consumed, mut has_ended) = (Chunked::default(), Vec::new(), 0, false);
+    for segment in segments {
+        let mut bytes = segment.to_vec();
+        let decoded = decoder.decode(&mut bytes)?;
+        assert_eq!(bytes[decoded.consumed..], segment[decoded.consumed..], "what is behind stays as it was");
+        data.extend_from_slice(&bytes[decoded.data]);
+        consumed += decoded.consumed;
+        has_ended = decoded.ended;
+    }
+    Ok(has_ended.then_some((data, consumed)))
+}
+
+/// RFC 9112 §7.1 read line by line, with the whole body at hand.
+fn decode_naively(bytes: &[u8]) -> Decoded {
+    let (mut data, mut rest) = (Vec::new(), bytes);
+    loop {
+        let digits = take_line(&mut rest)?.split(|&byte| byte == b';').next()?;
+        if !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        match usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()? {
+            0 => break,
+            size => data.extend_from_slice(rest.split_off(..size)?),
+        }
+        rest = rest.strip_prefix(b"\r\n")?;
+    }
+    loop {
+        let trailer = take_line(&mut rest)?;
+        if trailer.is_empty() {
+            return Some((data, bytes.len() - rest.len()));
+        }
+        let name = trailer.split(|&byte| byte == b':').next()?;
+        if name.is_empty() || name.len() == trailer.len() || !name.iter().copied().all(field::is_token_byte) {
+            return None;
+        }
+    }
+}
+
+fn take_line<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
+    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+    let line = rest.split_off(..end + 2)?.strip_suffix(b"\r\n")?;
+    field::is_value(line).then_some(line)
+}

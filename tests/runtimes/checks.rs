@@ -1,0 +1,227 @@
+//! What every runtime must do, asked of its app (`tests/apps/README.md`) through the server.
+
+use super::fixture::{Fixture, Needs};
+use super::support::{Client, PATIENCE, Response, Server};
+use std::time::{Duration, Instant};
+
+/// An app and what can be asked of it.
+#[derive(Debug)]
+pub struct App {
+    /// In `tests/apps`.
+    pub folder: &'static str,
+    /// Where the folder's own entry is not meant.
+    pub entry: Option<&'static str>,
+    pub needs: Needs,
+    /// Behind `--`.
+    pub command: &'static [&'static str],
+    pub exceptions: Exceptions,
+    /// The app has a `/break`, and a framework that does not end such an answer as if it were whole.
+    pub breaks: bool,
+    pub leavers: Leavers,
+}
+
+/// Whose an exception of the app is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exceptions {
+    /// The harness answers, and prints the trace with the request's id.
+    Harness,
+    /// The framework answers and lets the harness print.
+    Passed,
+    /// The framework answers and prints a trace, which does not have the request's id.
+    Framework,
+    /// No trace: a script says what it says.
+    Script,
+}
+
+/// What becomes of a worker whose client has gone in the middle of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leavers {
+    /// The same process goes on with the next request.
+    Noticed,
+    /// It cannot notice: it is replaced when the drain timeout is over.
+    Replaced,
+}
+
+/// Most apps: started by their folder, their exceptions left to the harness.
+pub const fn app(folder: &'static str, needs: Needs) -> App {
+    App {
+        folder,
+        entry: None,
+        needs,
+        command: &[],
+        exceptions: Exceptions::Harness,
+        breaks: true,
+        leavers: Leavers::Noticed,
+    }
+}
+
+const REQUEST_ID: &str = "the-id-of-this-request";
+
+impl App {
+    fn start(&self, fixture: &Fixture, node_env: &str) -> Server {
+        let server = fixture.server(self.entry).env("NODE_ENV", node_env);
+        let server = server.args(["w:1", "--trust-proxy=loopback", "--hot-reload=none", "--json-logging"]);
+        let server = match self.leavers {
+            Leavers::Noticed => server,
+            Leavers::Replaced => server.args(["--drain-timeout-ms=300", "--queue-timeout-ms=15000"]),
+        };
+        let server = if self.command.is_empty() { server } else { server.arg("--").args(self.command) };
+        let mut server = server.start();
+        server.wait_for_workers(1);
+        server
+    }
+
+    /// Everything.
+    pub fn check(&self) {
+        let Some(fixture) = Fixture::copy_of(&self.needs, &format!("tests/apps/{}", self.folder)) else {
+            return;
+        };
+        let mut server = self.start(&fixture, "production");
+        answers_get_and_head(&server);
+        takes_bodies(&server);
+        streams(&server, &fixture);
+        passes_cookies_and_utf8(&server);
+        self.fails_quietly(&mut server);
+        if self.breaks {
+            cuts_what_breaks(&mut server);
+        }
+        self.is_freed_by_a_leaver(&server);
+        drop(server);
+        if self.exceptions == Exceptions::Harness {
+            shows_traces(&self.start(&fixture, "development"));
+        }
+    }
+
+    fn fails_quietly(&self, server: &mut Server) {
+        let response = fail(server, "Accept: text/html\r\n");
+        assert_eq!(response.status, 500);
+        assert!(!response.text().contains("told to fail"), "{}", response.text());
+        let (exceptions, entry) = (self.exceptions, self.entry.unwrap_or_default());
+        server.wait_until("the exception on stderr", |server| {
+            let text = server.stderr_text();
+            let has_trace = exceptions == Exceptions::Script || has_frame(&text, entry);
+            let has_id = exceptions == Exceptions::Framework || text.contains(REQUEST_ID);
+            text.contains("told to fail") && has_trace && has_id
+        });
+    }
+
+    fn is_freed_by_a_leaver(&self, server: &Server) {
+        let before = server.get("/pid").text();
+        let mut client = server.client();
+        client.send_request("GET", "/endless", "", b"");
+        read_until(&mut client, "tick");
+        client.reset();
+        let after = server.get("/pid");
+        assert_eq!(after.status, 200, "{}\n{}", after.text(), server.stderr_text());
+        assert_eq!(after.text() == before, self.leavers == Leavers::Noticed, "{before}, {}", after.text());
+    }
+}
+
+fn answers_get_and_head(server: &Server) {
+    let mut client = server.client();
+    let got = client.get("/hello");
+    assert_eq!((got.status, got.text().as_str()), (200, "hello"), "{}", server.stderr_text());
+    let media_type = got.header("content-type").unwrap_or_default().to_lowercase();
+    assert!(media_type.starts_with("text/plain"), "{media_type}");
+    client.send_request("HEAD", "/hello", "", b"");
+    let head = client.read_response_to_head();
+    assert_eq!(head.status, 200);
+    assert_eq!(head.header("content-type"), got.header("content-type"));
+    // Not one byte of a body is between that head and the next one.
+    assert_eq!(client.get("/hello").text(), "hello");
+}
+
+/// 300,000 bytes that repeat late; their SHA-256 is sha256sum's.
+const BODY_SHA: &str = "a66d397a4ebf35119b801e438af707aa632b9baea51356d16213fecd4c09abcd";
+
+fn takes_bodies(server: &Server) {
+    let body: Vec<u8> = (0..300_000_u32).flat_map(|at| at.to_le_bytes()).take(300_000).collect();
+    let expected = format!("{} {BODY_SHA}", body.len());
+    let mut client = server.client();
+    client.send_request("POST", "/sha", "Content-Type: application/octet-stream\r\n", &body);
+    assert_eq!(client.read_response().text(), expected);
+    client.send("POST /sha HTTP/1.1\r\nHost: a\r\nContent-Type: application/octet-stream\r\n");
+    client.send("Transfer-Encoding: chunked\r\n\r\n");
+    for piece in body.chunks(7_777) {
+        client.send(format!("{:x}\r\n", piece.len()));
+        client.send(piece);
+        client.send("\r\n");
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.read_response().text(), expected);
+}
+
+/// The last piece is made only when the first one has been seen.
+fn streams(server: &Server, fixture: &Fixture) {
+    let gate = fixture.dir().join("gate");
+    let mut client = server.client();
+    client.send_request("GET", &format!("/stream?gate={}", gate.display()), "", b"");
+    read_until(&mut client, "first");
+    std::fs::write(&gate, "").expect("the gate opens");
+    assert_eq!(client.read_response().text(), "first\nlast\n");
+}
+
+fn passes_cookies_and_utf8(server: &Server) {
+    let mut client = server.client();
+    let response = client.get("/cookies");
+    // Frameworks order and spell a cookie's attributes in their own ways.
+    let cookies: Vec<String> = response.head.values("set-cookie").map(str::to_lowercase).collect();
+    assert_eq!(cookies.len(), 2, "{cookies:?}");
+    assert!(cookies[0].starts_with("a=1") && cookies[0].contains("path=/"), "{cookies:?}");
+    assert!(cookies[1].starts_with("b=2") && cookies[1].contains("01 jan 2032 00:00:00 gmt"), "{cookies:?}");
+    // Escaped, and as it is.
+    for path in ["/echo/gr%C3%BC%C3%9Fe-%E2%82%AC", "/echo/grüße-€"] {
+        client.send_request("GET", path, "X-Name: Zoë €\r\n", b"");
+        let response = client.read_response();
+        assert_eq!((response.status, response.text().as_str()), (200, "/echo/grüße-€"), "{path}");
+        // Heads are read as Latin-1.
+        let echoed = response.header("x-echo").unwrap_or_default();
+        assert_eq!(echoed, super::support::latin1("Zoë €".as_bytes()), "{path}");
+    }
+}
+
+fn fail(server: &Server, fields: &str) -> Response {
+    let mut client = server.client();
+    client.send_request("GET", "/fail", &format!("X-Request-Id: {REQUEST_ID}\r\n{fields}"), b"");
+    let response = client.read_response();
+    // The worker serves on.
+    assert_eq!(client.get("/hello").text(), "hello");
+    response
+}
+
+/// Whether a trace's line names the app's file.
+fn has_frame(stderr: &str, entry: &str) -> bool {
+    let names = [entry, "index.mjs", "index.ts", "handler.mjs", "app.py", "wsgi.py", "asgi.py", "config.ru"];
+    names.iter().any(|name| !name.is_empty() && stderr.contains(&format!("/{name}")))
+}
+
+fn shows_traces(server: &Server) {
+    let page = fail(server, "Accept: text/html\r\n");
+    assert_eq!(page.status, 500);
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{page:?}");
+    let text = page.text();
+    assert!(text.contains("<pre>") && text.contains("told to fail") && has_frame(&text, ""), "{text}");
+    let plain = fail(server, "Accept: application/json\r\n");
+    assert!(plain.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")), "{plain:?}");
+    assert!(plain.text().contains("told to fail") && has_frame(&plain.text(), ""), "{}", plain.text());
+}
+
+fn cuts_what_breaks(server: &mut Server) {
+    let mut client = server.client();
+    let id = "X-Request-Id: the-id-of-what-breaks\r\n";
+    client.send_request("GET", "/break", id, b"");
+    let broken = client.read_response_within(PATIENCE);
+    let response = broken.map(|response| response.text()).expect_err("not whole").response;
+    assert_eq!((response.status, response.text().as_str()), (200, "first\n"));
+    assert_eq!(server.get("/hello").text(), "hello");
+}
+
+/// Reads without taking.
+pub fn read_until(client: &mut Client, text: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !String::from_utf8_lossy(client.wire.unread()).contains(text) {
+        let came = client.wire.fill(deadline);
+        let unread = String::from_utf8_lossy(client.wire.unread()).into_owned();
+        came.unwrap_or_else(|trouble| panic!("no {text:?} ({trouble:?}): {unread}"));
+    }
+}

@@ -1,0 +1,49 @@
+//! Servers that know of no Rip Server, started as commands.
+
+use super::checks::{App, Exceptions, Leavers, app};
+use super::fixture::{Needs, node, python, ruby};
+
+#[test]
+fn uvicorn_serves_as_a_command() {
+    App {
+        needs: Needs { programs: &["uvicorn"], ..python(&["uvicorn"]) },
+        command: &["uvicorn", "--no-access-log", "--uds", "{socket}", "asgi:app"],
+        exceptions: Exceptions::Framework,
+        ..app("asgi", python(&[]))
+    }
+    .check();
+}
+
+#[test]
+fn gunicorn_serves_as_a_command() {
+    App {
+        needs: Needs { programs: &["gunicorn"], ..python(&["gunicorn"]) },
+        command: &["gunicorn", "-b", "unix:{socket}", "wsgi:application"],
+        exceptions: Exceptions::Framework,
+        leavers: Leavers::Replaced,
+        ..app("wsgi", python(&[]))
+    }
+    .check();
+}
+
+#[test]
+fn puma_serves_as_a_command() {
+    App {
+        needs: Needs { programs: &["ruby", "puma"], ..ruby(&["rack", "puma"]) },
+        command: &["puma", "-q", "-e", "production", "-b", "unix://{socket}"],
+        exceptions: Exceptions::Framework,
+        leavers: Leavers::Replaced,
+        ..app("rack", ruby(&[]))
+    }
+    .check();
+}
+
+#[test]
+fn a_node_server_serves_as_a_command() {
+    App {
+        command: &["node", "server.mjs"],
+        exceptions: Exceptions::Framework,
+        ..app("node-http", node(&[]))
+    }
+    .check();
+}

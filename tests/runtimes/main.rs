@@ -1,0 +1,13 @@
+//! Every runtime serves an app in its own way; all of them are asked the same. What a runtime needs is installed by
+//! `.ci/run`; without it the test says so and passes.
+
+mod checks;
+mod commands;
+mod fixture;
+mod javascript;
+mod python;
+mod ruby;
+mod scripts;
+#[path = "../support/mod.rs"]
+mod support;
+mod websocket;
