@@ -1,1 +1,158 @@
+//! Seeded histories of the balancer against a model that is obviously right: two vectors, searched from end to end.
+//!
+//! `RIP_SIMULATIONS=100000 cargo test balancer` plays more; a failure prints its seed, and `RIP_SEED=<seed>` plays
+//! that history alone.
 
+use super::*;
+
+const MAX_QUEUE: usize = 4;
+const TIMEOUT: Duration = Duration::from_millis(300);
+
+/// The obvious balancer.
+#[derive(Default)]
+struct Model {
+    /// The top of the stack is the last.
+    idle: Vec<WorkerKey>,
+    busy: Vec<WorkerKey>,
+    withdrawn: Vec<WorkerKey>,
+    waiting: Vec<(ClientKey, Instant)>,
+}
+
+impl Model {
+    fn submit(&mut self, client: ClientKey, deadline: Instant, is_second_try: bool) -> Decision {
+        if let Some(worker) = self.idle.pop() {
+            self.busy.push(worker);
+            return Decision::Assign { worker };
+        }
+        if !is_second_try && self.waiting.len() >= MAX_QUEUE {
+            return Decision::Reject;
+        }
+        // By deadline; those that wait already go first among equals.
+        let at = self.waiting.iter().position(|(_, other)| *other > deadline).unwrap_or(self.waiting.len());
+        self.waiting.insert(at, (client, deadline));
+        Decision::Enqueue
+    }
+
+    fn release(&mut self, worker: WorkerKey) -> Next {
+        if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
+            self.withdrawn.remove(at);
+            return Next::Leave;
+        }
+        if !self.waiting.is_empty() {
+            return Next::Serve { client: self.waiting.remove(0).0 };
+        }
+        self.busy.retain(|other| *other != worker);
+        self.idle.push(worker);
+        Next::Rest
+    }
+
+    fn remove(&mut self, worker: WorkerKey) {
+        for list in [&mut self.idle, &mut self.busy, &mut self.withdrawn] {
+            list.retain(|other| *other != worker);
+        }
+    }
+
+    fn everybody(&self) -> Vec<WorkerKey> {
+        [&self.idle[..], &self.busy, &self.withdrawn].concat()
+    }
+}
+
+fn play(seed: u64) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 11) as usize % below.max(1)
+    };
+    let (mut balancer, mut model) = (Balancer::new(MAX_QUEUE, TIMEOUT), Model::default());
+    let (mut now, mut clients) = (Instant::now(), 0);
+    for step in 0..150 {
+        let context = format!("seed {seed}, step {step}");
+        let at_work = [&model.busy[..], &model.withdrawn].concat();
+        match next(12) {
+            0..=3 => {
+                let client = ClientKey(clients);
+                clients += 1;
+                let expected = model.submit(client, now + TIMEOUT, false);
+                assert_eq!(balancer.submit(client, now), expected, "{context}");
+            }
+            4..=6 if !at_work.is_empty() => {
+                let worker = at_work[next(at_work.len())];
+                assert_eq!(balancer.release(worker, now), model.release(worker), "{context}");
+            }
+            7 if model.everybody().len() < 6 => {
+                let worker =
+                    (0..).map(WorkerKey).find(|key| !model.everybody().contains(key)).expect("a free key");
+                model.busy.push(worker);
+                assert_eq!(balancer.join(worker, now), model.release(worker), "{context}");
+            }
+            8 => {
+                let everybody = model.everybody();
+                if !everybody.is_empty() {
+                    let worker = everybody[next(everybody.len())];
+                    if next(2) == 0 {
+                        model.remove(worker);
+                        balancer.remove(worker);
+                    } else {
+                        let was_idle = model.idle.contains(&worker);
+                        if was_idle {
+                            model.remove(worker);
+                        } else if model.busy.contains(&worker) {
+                            model.remove(worker);
+                            model.withdrawn.push(worker);
+                        }
+                        assert_eq!(balancer.withdraw(worker), was_idle, "{context}");
+                    }
+                }
+            }
+            9 if !model.waiting.is_empty() => {
+                let (client, _) = model.waiting.remove(next(model.waiting.len()));
+                assert!(balancer.forget(client), "{context}");
+                assert!(!balancer.forget(client), "{context}: forgotten once");
+            }
+            10 => {
+                // A second try, under a deadline from before.
+                let client = ClientKey(clients);
+                clients += 1;
+                let deadline = now + TIMEOUT - Duration::from_millis(next(300) as u64);
+                let expected = model.submit(client, deadline, true);
+                assert_eq!(balancer.resubmit(client, deadline), expected, "{context}");
+            }
+            _ => {
+                // To the edge of a deadline, or a little on.
+                now = match balancer.next_deadline() {
+                    Some(deadline) if next(2) == 0 => deadline,
+                    _ => now + Duration::from_millis(next(40) as u64),
+                };
+                let is_due = |(_, deadline): &(ClientKey, Instant)| *deadline <= now;
+                while model.waiting.first().is_some_and(is_due) {
+                    assert_eq!(balancer.expire(now), Some(model.waiting.remove(0).0), "{context}");
+                }
+                assert_eq!(balancer.expire(now), None, "{context}");
+                assert!(!model.waiting.iter().any(is_due), "{context}: nobody waits beyond its deadline");
+            }
+        }
+        assert!(
+            balancer.waiting() == 0 || balancer.idle() == 0,
+            "{context}: waiting and idle never exist together"
+        );
+        let counts = (model.idle.len(), model.busy.len() + model.withdrawn.len(), model.waiting.len());
+        assert_eq!((balancer.idle(), balancer.busy(), balancer.waiting()), counts, "{context}");
+        assert_eq!(
+            balancer.next_deadline(),
+            model.waiting.first().map(|(_, deadline)| *deadline),
+            "{context}"
+        );
+    }
+}
+
+#[test]
+fn every_history_is_that_of_the_obvious_balancer() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("RIP_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RIP_SIMULATIONS").unwrap_or(10_000),
+    };
+    seeds.for_each(play);
+}
