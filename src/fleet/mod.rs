@@ -16,12 +16,12 @@ mod roll;
 #[cfg(test)]
 mod simulation;
 mod slot;
+mod succession;
 
 pub use roll::RollEnd;
 pub use slot::{Member, Phase, Why};
 
 use crate::keys::WorkerKey;
-use backoff::SOUND_LIFE;
 use roll::Roll;
 use slot::{Front, Slot, Succession};
 use std::collections::VecDeque;
@@ -29,8 +29,6 @@ use std::time::{Duration, Instant};
 
 /// Between the SIGTERM and the SIGKILL of a worker that has had its time.
 const KILL_AFTER: Duration = Duration::from_secs(1);
-/// If at the start every slot has failed so often and nobody ever joined, the app is broken.
-const HOPELESS_FAILURES: u32 = 3;
 
 /// What the reactor is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,205 +426,5 @@ impl Fleet {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         (most > 0).then(|| (most - self.random % (most / 10 + 1)).max(1))
-    }
-}
-
-/// The mechanism.
-impl Fleet {
-    /// Starts whatever may be started now, and notes when to look again.
-    fn pump(&mut self, now: Instant) {
-        if matches!(self.stage, Stage::Running | Stage::Draining) {
-            for index in 0..self.slots.len() {
-                if matches!(self.slots[index].front, Front::Empty { retry_at } if retry_at <= now) {
-                    self.slots[index].front = Front::Spawning;
-                    self.spawn(index, None);
-                }
-            }
-        }
-        self.close_lane();
-        if self.stage == Stage::Running && self.lane.is_none() {
-            self.open_lane(now);
-        }
-        let deadlines = self.slots.iter().filter_map(|slot| match slot.deadline() {
-            // Due, but the lane is not free: whoever frees it looks again.
-            Some(deadline) if deadline <= now && matches!(slot.succession, Succession::Wanted { .. }) => {
-                slot.members().filter_map(|member| member.phase.deadline()).min()
-            }
-            deadline => deadline,
-        });
-        self.next_deadline = deadlines.min();
-        self.check();
-    }
-
-    /// The next slot to be replaced: a roll's before a cycle's.
-    fn open_lane(&mut self, now: Instant) {
-        if self.roll.is_some() {
-            return self.continue_roll(now);
-        }
-        let is_due = |slot: &Slot| {
-            slot.is_serving()
-                && matches!(slot.succession, Succession::Wanted { not_before, .. } if not_before <= now)
-        };
-        let Some(index) = self.slots.iter().position(is_due) else {
-            return;
-        };
-        if let Succession::Wanted { why, .. } = self.slots[index].succession {
-            self.lane = Some(index);
-            self.start_successor(index, why);
-        }
-    }
-
-    fn start_successor(&mut self, index: usize, why: Why) {
-        self.slots[index].succession = Succession::Spawning { why };
-        self.spawn(index, Some(why));
-    }
-
-    fn spawn(&mut self, index: usize, why: Option<Why>) {
-        self.slots[index].version += 1;
-        let version = self.slots[index].version;
-        self.actions.push_back(Action::Spawn { slot: index, version, why });
-    }
-
-    /// The successor serves: the old worker leaves as soon as it is idle, a stuck one at once.
-    fn dismiss(&mut self, index: usize, old: Member, why: Why, now: Instant) {
-        let until = now + self.plan.drain_timeout;
-        let worker = old.worker;
-        self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..old });
-        self.actions.push_back(Action::Withdraw { worker });
-        if why == Why::Stuck {
-            self.terminate(index, worker, now + KILL_AFTER);
-        }
-    }
-
-    fn terminate(&mut self, index: usize, worker: WorkerKey, kill_at: Instant) {
-        let Some(member) = self.slots[index].leaving.iter_mut().find(|member| member.worker == worker) else {
-            return;
-        };
-        match &mut member.phase {
-            Phase::Terminating { kill_at: earlier } => *earlier = kill_at.min(*earlier),
-            Phase::Killed => {}
-            Phase::Booting { .. } | Phase::Serving { .. } | Phase::Leaving { .. } => {
-                member.phase = Phase::Terminating { kill_at };
-                self.actions.push_back(Action::Terminate { worker });
-            }
-        }
-    }
-
-    fn kill(&mut self, index: usize, worker: WorkerKey) {
-        let slot = &mut self.slots[index];
-        let front = match &mut slot.front {
-            Front::Held(member) => Some(member),
-            Front::Empty { .. } | Front::Spawning | Front::Closed => None,
-        };
-        let successor = match &mut slot.succession {
-            Succession::Booting { successor, .. } => Some(successor),
-            _ => None,
-        };
-        let mut members = front.into_iter().chain(successor).chain(&mut slot.leaving);
-        if let Some(member) = members.find(|member| member.worker == worker) {
-            member.phase = Phase::Killed;
-            self.actions.push_back(Action::Kill { worker });
-        }
-    }
-
-    /// The worker at the front of a slot is gone, or goes by itself. Its successor takes the place, if one is on
-    /// its way; else the slot is tried again, after a wait if the life was short.
-    fn vacate(&mut self, index: usize, member: Member, now: Instant) {
-        let slot = &mut self.slots[index];
-        let was_serving = match member.phase {
-            Phase::Serving { since } => {
-                if now.saturating_duration_since(since) >= SOUND_LIFE {
-                    slot.backoff.reset();
-                }
-                true
-            }
-            Phase::Booting { .. } | Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {
-                false
-            }
-        };
-        match std::mem::replace(&mut slot.succession, Succession::None) {
-            Succession::Booting { successor, .. } => slot.front = Front::Held(successor),
-            Succession::Spawning { .. } => slot.front = Front::Spawning,
-            Succession::Handing => {
-                slot.succession = Succession::Handing;
-                self.front_failed(index, Some((member, was_serving)), now);
-            }
-            Succession::None | Succession::Wanted { .. } => {
-                self.front_failed(index, Some((member, was_serving)), now);
-            }
-        }
-    }
-
-    /// Nobody is at the front of the slot: tried again with backoff.
-    fn front_failed(&mut self, index: usize, who: Option<(Member, bool)>, now: Instant) {
-        let was_serving = who.is_some_and(|(_, was_serving)| was_serving);
-        let slot = &mut self.slots[index];
-        let is_sound = was_serving
-            && matches!(who, Some((Member { phase: Phase::Serving { since }, .. }, _))
-                if now.saturating_duration_since(since) >= SOUND_LIFE);
-        let retry_at = if is_sound { now } else { slot.backoff.fail(now) };
-        slot.front = Front::Empty { retry_at };
-        if self.lane == Some(index) && !was_serving {
-            self.lane = None;
-            self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|(member, _)| member.worker) });
-        }
-        let is_hopeless = |slot: &Slot| slot.backoff.failures() >= HOPELESS_FAILURES;
-        let has_hope = self.ever_joined || self.plan.keep_trying || !self.slots.iter().all(is_hopeless);
-        if !has_hope && self.stage == Stage::Running {
-            self.stage = Stage::GivenUp;
-            self.actions.push_back(Action::GiveUp);
-        }
-    }
-
-    /// A successor did not make it: the old worker goes on, unless it is stuck.
-    fn successor_failed(&mut self, index: usize, why: Why, who: Option<Member>, now: Instant) {
-        let slot = &mut self.slots[index];
-        let retry_at = slot.backoff.fail(now);
-        slot.succession = match why {
-            Why::Reload | Why::Stuck => Succession::None,
-            Why::Requests | Why::Memory | Why::Asked | Why::Deaf => {
-                Succession::Wanted { why, not_before: retry_at }
-            }
-        };
-        if self.lane == Some(index) {
-            self.lane = None;
-            if self.roll.as_ref().is_some_and(|roll| roll.current == Some(index)) {
-                self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|member| member.worker) });
-            }
-        }
-        if why == Why::Stuck
-            && let Front::Held(stuck) = self.slots[index].front
-        {
-            self.slots[index].front = Front::Empty { retry_at };
-            self.dismiss(index, stuck, why, now);
-        }
-    }
-
-    /// The slot at hand is done when its new worker serves and nobody else is left in it.
-    fn close_lane(&mut self) {
-        let Some(index) = self.lane else { return };
-        let slot = &self.slots[index];
-        let is_settled = matches!(slot.succession, Succession::None | Succession::Wanted { .. });
-        if is_settled && slot.leaving.is_empty() && (slot.is_serving() || slot.front == Front::Closed) {
-            self.lane = None;
-            self.roll_replaced(index);
-        }
-    }
-
-    fn check(&self) {
-        for slot in &self.slots {
-            debug_assert!(
-                slot.leaving
-                    .iter()
-                    .all(|member| !matches!(member.phase, Phase::Booting { .. } | Phase::Serving { .. })),
-                "a leaving worker neither boots nor serves"
-            );
-            let is_coming =
-                matches!(slot.succession, Succession::Spawning { .. } | Succession::Booting { .. });
-            debug_assert!(
-                !is_coming || slot.is_serving() || slot.front == Front::Closed,
-                "a successor to nobody"
-            );
-        }
     }
 }

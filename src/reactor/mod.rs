@@ -2,9 +2,10 @@
 //! `conn`, asks `balancer` who meets whom and `fleet` who should exist, and does what they say.
 //!
 //! A request's way through the files of this room: `clients` reads it and submits it, `workers` sends it and passes
-//! the answer on, `failures` has what is done when a worker fails, `processes` starts and reaps workers, `stopping`
+//! the answer on, `answers` sees to its end, `failures` has what is done when a worker fails, `processes` starts and reaps workers, `stopping`
 //! is the end. The state that they share is in this file; what the slabs hold is in `entry`.
 
+mod answers;
 mod clients;
 mod clock;
 mod control;
@@ -15,6 +16,7 @@ mod logs;
 mod processes;
 mod sizing;
 mod spool;
+mod start;
 mod status;
 mod stdio;
 mod stopping;
@@ -24,29 +26,22 @@ mod tunnels;
 mod watch;
 mod workers;
 
-use crate::app::{self, App};
 use crate::balancer::Balancer;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::observe::access::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::process::{self, DescriptorLimit};
-use crate::runtime;
 use clock::{Clock, Ids};
 use entry::{ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
 use listen::Listener;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use mio::{Events, Poll};
+use nix::sys::signalfd::SignalFd;
 use slab::Slab;
 use spool::Room;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use stopping::Stage;
@@ -80,23 +75,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Descriptors that are kept free for spool files, workers and the control socket.
 const SPARE_DESCRIPTORS: u64 = 64;
 
-/// Where the app comes from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A path, absolute and as typed; looked at anew at each spawn.
-    Path { path: PathBuf, is_command: bool },
-    /// This program is the app.
-    Own { program: PathBuf },
-}
-
-/// Why the server could not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// Wrong words: exit 2.
-    Usage(String),
-    /// The machine's trouble: exit 1.
-    Trouble(String),
-}
+pub use start::{Names, Source, StartError};
 
 pub struct Reactor {
     poll: Poll,
@@ -140,60 +119,6 @@ pub struct Reactor {
     exit: Option<u8>,
 }
 
-/// The server's names on disk.
-#[derive(Debug, Clone)]
-pub struct Names {
-    pub app: String,
-    pub prefix: String,
-    pub dir: PathBuf,
-    pub control: PathBuf,
-    pub harness_dir: PathBuf,
-}
-
-impl Names {
-    pub fn new(place: &crate::config::Place, app: &str) -> Self {
-        let prefix = place.socket_prefix.clone().unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
-        let dir = app::absolute(&place.socket_dir);
-        Names {
-            app: app.to_owned(),
-            control: dir.join(format!("{prefix}.ctl.sock")),
-            harness_dir: dir.join(format!("{prefix}.harness")),
-            prefix,
-            dir,
-        }
-    }
-
-    pub fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
-        self.dir.join(format!("{}.{slot}.{version}.sock", self.prefix))
-    }
-}
-
-impl Source {
-    /// As typed, absolute.
-    fn path(&self) -> &Path {
-        match self {
-            Source::Path { path, .. } => path,
-            Source::Own { program } => program,
-        }
-    }
-
-    /// # Errors
-    /// Why there is no app, for people.
-    fn find(&self) -> Result<App, String> {
-        match self {
-            Source::Path { path, is_command } => {
-                App::find(path, *is_command).map_err(|no_app| no_app.to_string())
-            }
-            Source::Own { program } => Ok(App {
-                name: app::name(program),
-                dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-                entry: program.clone(),
-                runtime: app::Runtime::Executable,
-            }),
-        }
-    }
-}
-
 /// Starts and runs the server; the exit code.
 ///
 /// # Errors
@@ -208,100 +133,6 @@ pub fn serve(config: Config, carried: Option<PathBuf>) -> Result<u8, StartError>
 }
 
 impl Reactor {
-    fn start(config: Config, carried: Option<PathBuf>, limit: DescriptorLimit) -> Result<Self, StartError> {
-        let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
-        let source = match (carried, &config.place.app) {
-            (Some(program), _) => Source::Own { program },
-            (None, Some(path)) => {
-                Source::Path { path: app::absolute(path), is_command: config.command.is_some() }
-            }
-            (None, None) => return Err(StartError::Usage("no app given".into())),
-        };
-        let app = source.find().map_err(StartError::Usage)?;
-        let names = Names::new(&config.place, &app.name);
-        prepare_dir(&names.dir)?;
-        check_lengths(&names)?;
-        if runtime::needs_harness(app.runtime) {
-            runtime::write_harnesses(&names.harness_dir)
-                .map_err(|error| trouble("the harness folder", error))?;
-        }
-        let identity = runtime::Identity::probe(&names.prefix, &names.harness_dir);
-        runtime::launch(&app, &config, &identity).map_err(StartError::Usage)?;
-
-        let poll = Poll::new().map_err(|error| trouble("epoll", error))?;
-        let mut signal_set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
-            signal_set.add(signal);
-        }
-        let signals = signal_set
-            .thread_block()
-            .and_then(|()| SignalFd::with_flags(&signal_set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
-            .map_err(|error| trouble("signals", error.into()))?;
-        let signal_fd = signals.as_fd().as_raw_fd();
-        poll.registry()
-            .register(&mut SourceFd(&signal_fd), Target::Signals.token(), Interest::READABLE)
-            .map_err(|error| trouble("signals", error))?;
-
-        let control = control::ControlSocket::bind(&names, &source, poll.registry())?;
-        let listeners = listen_on(&config.listen, poll.registry(), Target::Listener)?;
-        let metrics_listeners = listen_on(&config.metrics, poll.registry(), Target::MetricsListener)?;
-        let clock = Clock::new();
-        let now = clock.now;
-        let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
-        let logs = logs::Logs::open(access, config.json_logging, poll.registry())
-            .map_err(|error| trouble("standard output", error))?;
-        Ok(Reactor {
-            poll,
-            client_deadlines: Deadlines::new(&[
-                config.idle_timeout,
-                config.idle_timeout,
-                config.client_timeout,
-                LINGER,
-                GRACE,
-            ]),
-            worker_deadlines: Deadlines::new(&[
-                config.read_timeout,
-                config.idle_timeout,
-                config.drain_timeout,
-                CONNECT_AGAIN,
-                REST,
-                PROBE_EVERY,
-            ]),
-            balancer: Balancer::new(config.max_queue, config.queue_timeout),
-            fleet: Fleet::new(config.plan(clock::seed()), now),
-            stage: Stage::Running,
-            depth: sizing::Depth::new(now),
-            metrics: Metrics::default(),
-            longest_wait: Duration::ZERO,
-            watch: None,
-            room: Room::new(config.spool_dir.clone()),
-            config,
-            source,
-            names,
-            limit,
-            signals,
-            started: now,
-            clock,
-            listeners,
-            metrics_listeners,
-            accept_again: None,
-            clients: Slab::new(),
-            workers: Slab::new(),
-            control,
-            pipes: Slab::new(),
-            dead_clients: Vec::new(),
-            dead_workers: Vec::new(),
-            again: Vec::new(),
-            scratch: vec![0; READ_BYTES],
-            prefix: Vec::new(),
-            buffers: Vec::new(),
-            ids: Ids::new(),
-            logs,
-            has_ended_children: false,
-            exit: None,
-        })
-    }
-
     /// The one line at the start.
     fn announce(&mut self) {
         let addresses: Vec<String> =
@@ -442,86 +273,4 @@ impl Reactor {
         self.logs.finish();
         let _ = std::fs::remove_dir_all(&self.names.harness_dir);
     }
-}
-
-fn listen_on(
-    places: &[Listen],
-    registry: &Registry,
-    target: impl Fn(usize) -> Target,
-) -> Result<Vec<Listener>, StartError> {
-    let mut listeners = Vec::new();
-    for (index, at) in places.iter().enumerate() {
-        let mut listener = Listener::bind(at).map_err(|error| cannot_listen(at, &error))?;
-        registry
-            .register(&mut listener, target(index).token(), Interest::READABLE)
-            .map_err(|error| StartError::Trouble(format!("the listening socket: {error}")))?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
-/// The folder for the sockets: made if missing, ours alone, and no symlink that somebody planted.
-fn prepare_dir(dir: &Path) -> Result<(), StartError> {
-    let refuse = |what: String| {
-        StartError::Trouble(format!(
-            "the socket folder '{}' {what}; --socket-dir names another",
-            dir.display()
-        ))
-    };
-    if std::fs::symlink_metadata(dir).is_err() {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|error| refuse(format!("cannot be made: {error}")))?;
-    }
-    let metadata =
-        std::fs::symlink_metadata(dir).map_err(|error| refuse(format!("cannot be looked at: {error}")))?;
-    if !metadata.is_dir() {
-        return Err(refuse("is not a folder".into()));
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(refuse(format!("belongs to user {}", metadata.uid())));
-    }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(refuse(format!(
-            "is open to others (mode {:o}, not 700)",
-            metadata.permissions().mode() & 0o777
-        )));
-    }
-    Ok(())
-}
-
-/// A Unix socket's path has room for 107 bytes.
-fn check_lengths(names: &Names) -> Result<(), StartError> {
-    const MOST_BYTES: usize = 107;
-    let longest = names.worker_socket(crate::config::MAX_WORKERS, 1_000_000_000);
-    let bytes = longest.as_os_str().len();
-    if bytes > MOST_BYTES {
-        return Err(StartError::Usage(format!(
-            "'{}' is too long for a Unix socket ({bytes} bytes, {MOST_BYTES} fit); a shorter --socket-dir would do",
-            longest.display()
-        )));
-    }
-    Ok(())
-}
-
-fn cannot_listen(at: &Listen, error: &io::Error) -> StartError {
-    let (place, port) = match at {
-        Listen::Tcp { address: None, port } => (format!("port {port}"), Some(*port)),
-        Listen::Tcp { address: Some(address), port } => (format!("{address} port {port}"), Some(*port)),
-        Listen::Unix(path) => (format!("'{}'", path.display()), None),
-    };
-    let what_to_do = match (error.kind(), port) {
-        (io::ErrorKind::AddrInUse, Some(port)) => {
-            let owner = match listen::owner_of_port(port) {
-                Some(pid) => format!(" by pid {pid}"),
-                None => String::new(),
-            };
-            format!("is in use{owner}; http:{} or http:0 would do", port.wrapping_add(1).max(1024))
-        }
-        (io::ErrorKind::AddrInUse, None) => "is in use; another path would do".to_owned(),
-        (io::ErrorKind::PermissionDenied, Some(port)) if port < 1024 => {
-            format!("needs a right that this user lacks (below 1024); http:{} would do", 8000 + port % 1000)
-        }
-        _ => format!("cannot be listened on: {error}"),
-    };
-    StartError::Trouble(format!("{place} {what_to_do}"))
 }

@@ -151,11 +151,13 @@ impl Script {
                 Err(nix::errno::Errno::EINTR) => continue,
                 result => result?,
             };
+            // First, since a script that never stops writing has to end as well. `nix` has no name for POLLRDHUP, and
+            // answers None where it is set.
+            if asked[1].any() != Some(false) {
+                return Err(io::Error::other("nobody waits for the answer any more"));
+            }
             if asked[0].any().unwrap_or(false) {
                 return self.stdout.read(buffer);
-            }
-            if asked[1].any().unwrap_or(false) {
-                return Err(io::Error::other("nobody waits for the answer any more"));
             }
         }
     }

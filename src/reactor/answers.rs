@@ -1,0 +1,225 @@
+//! Answers on their way to the client: the server's own, and what follows when an answer is whole, taken, or lost.
+
+use super::Reactor;
+use super::entry::{ClientDeadline, Delivery, Finished, Phase, Then, Times};
+use super::token::Target;
+use crate::conn::Request;
+use crate::conn::request::Local;
+use crate::conn::worker::Answer;
+use crate::http::forward::{Canned, refusal_body};
+use crate::http::{Framing, Reason, Version};
+use crate::keys::ClientKey;
+
+/// A whole answer of the server's own.
+struct Ours<'a> {
+    status: u16,
+    content_type: &'static str,
+    body: &'a [u8],
+    /// Why it is not an app's.
+    reason: Option<Reason>,
+    times: Times,
+    /// The slot and process that failed.
+    worker: Option<(usize, i32)>,
+}
+
+impl Reactor {
+    pub(super) fn answer_locally(&mut self, client: ClientKey, request: Request, local: Local) {
+        let status_body;
+        let (status, content_type, body) = match local {
+            Local::Server => (200, "text/plain", &b"ok"[..]),
+            Local::Status => {
+                let (status, text) = self.status_summary();
+                status_body = text;
+                (status, "application/json", status_body.as_bytes())
+            }
+        };
+        let ours = Ours { status, content_type, body, reason: None, times: Times::default(), worker: None };
+        self.answer(client, request, ours);
+    }
+
+    /// Answers a request with a reason instead of an app's answer.
+    pub(super) fn refuse(
+        &mut self,
+        client: ClientKey,
+        request: Request,
+        reason: Reason,
+        times: Times,
+        worker: Option<(usize, i32)>,
+    ) {
+        let body = refusal_body(reason);
+        let (status, body) = (reason.status(), body.as_bytes());
+        self.answer(
+            client,
+            request,
+            Ours { status, content_type: "text/plain", body, reason: Some(reason), times, worker },
+        );
+    }
+
+    /// Refuses a request that is still arriving.
+    pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        if let Some(request) = entry.conn.abandon(buffer, self.clock.now) {
+            self.refuse(client, request, reason, Times::default(), None);
+        }
+    }
+
+    /// A whole answer of the server's own.
+    fn answer(&mut self, client: ClientKey, request: Request, ours: Ours<'_>) {
+        let Ours { status, content_type, body, reason, times, worker } = ours;
+        let ends = reason.is_some_and(Reason::ends_connection);
+        let keep_alive = request.asked.keep_alive && !ends && !self.is_stopping();
+        let canned = Canned {
+            status,
+            content_type,
+            body,
+            retry_soon: reason.is_some_and(Reason::passes_soon),
+            is_head: request.asked.is_head,
+            version: request.asked.version,
+            keep_alive,
+            date: &self.clock.date_line,
+        };
+        let mut bytes = std::mem::take(&mut self.prefix);
+        bytes.clear();
+        canned.write(&mut bytes);
+        let delivery = match self.clients.get_mut(client.0) {
+            Some(entry) => {
+                entry.body.clear();
+                entry.deliver([&bytes, b"", b""])
+            }
+            None => Delivery::Gone,
+        };
+        self.prefix = bytes;
+        let body_bytes = if request.asked.is_head { 0 } else { body.len() as u64 };
+        let answer = Answer::ours(status, content_type, keep_alive);
+        let finished = Finished { request, answer, reason, body_bytes, times, worker };
+        let then = if keep_alive { Then::Keep } else { Then::Close };
+        self.finish(client, finished, then, delivery);
+    }
+
+    /// All of an answer is there. What follows waits until the client has taken it.
+    pub(super) fn finish(&mut self, client: ClientKey, finished: Finished, then: Then, delivery: Delivery) {
+        match delivery {
+            Delivery::Sent => self.complete(client, finished, then),
+            Delivery::Waits => {
+                if let Some(entry) = self.clients.get_mut(client.0) {
+                    entry.phase = Phase::Finishing { finished: Some(finished), then };
+                    self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
+                }
+            }
+            Delivery::Gone | Delivery::SpoolFull => {
+                let reason = if delivery == Delivery::Gone { Reason::ClientGone } else { Reason::SpoolFull };
+                self.log_gone(client, finished, reason);
+                self.kill_client(client);
+            }
+        }
+    }
+
+    /// The client has all of its answer.
+    fn complete(&mut self, client: ClientKey, finished: Finished, then: Then) {
+        self.log(client, &finished);
+        self.give_back(finished.request.head);
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        match then {
+            Then::Keep => {
+                entry.phase = Phase::Reading;
+                entry.conn.answered();
+                let has_more = !entry.conn.inbox.is_empty() || entry.is_readable || entry.conn.has_ended;
+                self.quiet(client);
+                if has_more {
+                    self.again.push(Target::Client(client));
+                }
+            }
+            Then::Close => {
+                let may_still_send =
+                    !entry.conn.inbox.is_empty() || entry.is_readable || entry.conn.is_lingering();
+                if may_still_send && !entry.conn.has_ended {
+                    entry.stream.shutdown_write();
+                    entry.conn.linger();
+                    entry.phase = Phase::Lingering;
+                    self.client_deadlines.arm(client.0, ClientDeadline::Linger, self.clock.now);
+                    self.again.push(Target::Client(client));
+                } else {
+                    self.kill_client(client);
+                }
+            }
+            Then::Cut { reset } => {
+                if reset {
+                    entry.stream.reset_on_close();
+                }
+                self.kill_client(client);
+            }
+        }
+    }
+
+    /// Writes what waits for the client, now that there is room.
+    pub(super) fn flush_client(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        let before = entry.out.unread_bytes();
+        match entry.out.write_to(&mut entry.stream) {
+            Ok(true) => {
+                entry.out.clear();
+                self.client_has_taken_all(client);
+            }
+            Ok(false) => {
+                if entry.out.unread_bytes() < before {
+                    self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
+                }
+            }
+            Err(_) => self.client_gone(client),
+        }
+    }
+
+    pub(super) fn client_has_taken_all(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        match &mut entry.phase {
+            Phase::Finishing { finished, then } => {
+                let (finished, then) = (finished.take(), *then);
+                if let Some(finished) = finished {
+                    self.complete(client, finished, then);
+                }
+            }
+            Phase::Assigned { worker } | Phase::Tunnel { worker } => {
+                let worker = *worker;
+                self.client_deadlines.disarm(client.0);
+                self.release_held_back(worker);
+            }
+            Phase::Reading | Phase::Queued(_) | Phase::Lingering | Phase::Dead => {}
+        }
+    }
+
+    /// Bytes of the server's own in the middle of things.
+    pub(super) fn send(&mut self, client: ClientKey, bytes: &[u8]) {
+        let delivery = self.clients.get_mut(client.0).map(|entry| entry.deliver([bytes, b"", b""]));
+        if matches!(delivery, Some(Delivery::Gone | Delivery::SpoolFull)) {
+            self.client_gone(client);
+        }
+    }
+
+    pub(super) fn log_gone_request(&mut self, client: ClientKey, request: Request, times: Times) {
+        let answer = Answer::ours(Reason::ClientGone.status(), "", false);
+        let finished = Finished { request, answer, reason: None, body_bytes: 0, times, worker: None };
+        self.log_gone(client, finished, Reason::ClientGone);
+    }
+
+    /// The one line of a request whose client has not got its whole answer.
+    pub(super) fn log_gone(&mut self, client: ClientKey, mut finished: Finished, reason: Reason) {
+        finished.reason = Some(reason);
+        finished.answer.status = reason.status();
+        self.log(client, &finished);
+        self.give_back(finished.request.head);
+    }
+
+    /// Whether a 1.0 client or an unframed body makes a plain close look like an end.
+    pub(super) fn must_reset(answer: &Answer, version: Version) -> bool {
+        version == Version::Http10 || answer.onward == Framing::UntilClose
+    }
+}
