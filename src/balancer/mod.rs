@@ -176,7 +176,10 @@ impl Balancer {
     pub fn release(&mut self, worker: WorkerKey, now: Instant) -> Next {
         let next = match self.standing.get(worker.0).copied().flatten() {
             Some(Standing::Busy) => match self.queue.pop_front() {
-                Some(client) => Next::Serve { client: ClientKey(client) },
+                Some(client) => {
+                    self.deepest = self.deepest.max(self.busy);
+                    Next::Serve { client: ClientKey(client) }
+                }
                 None => {
                     self.busy -= 1;
                     self.standing[worker.0] = Some(Standing::Idle { since: now });

@@ -111,6 +111,10 @@ impl Reactor {
             }
             Delivery::Gone | Delivery::SpoolFull => {
                 let reason = if delivery == Delivery::Gone { Reason::ClientGone } else { Reason::SpoolFull };
+                if let Some(entry) = self.clients.get(client.0) {
+                    // What it has is not all, and must not look so.
+                    entry.stream.reset_on_close();
+                }
                 self.log_gone(client, finished, reason);
                 self.kill_client(client);
             }

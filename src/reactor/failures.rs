@@ -42,6 +42,8 @@ impl Reactor {
         let (origin, has_joined) = (entry.origin, entry.has_joined);
         self.close_connection(worker);
         self.balancer.remove(worker);
+        // It is not to come back to the stack after a rest.
+        self.worker_deadlines.disarm(worker.0);
         if was_known || !has_joined {
             return;
         }
@@ -67,7 +69,9 @@ impl Reactor {
             End::Unheard if !exchange.is_connection_new => {
                 Failure::ClosedUnheard { nothing_sent: exchange.head_sent_bytes == 0 }
             }
-            _ => Failure::Other,
+            // It never had a connection to be asked on.
+            End::Quiet => Failure::Connect,
+            End::Unheard | End::InHead | End::InBody | End::Whole(_) | End::Tunnel => Failure::Other,
         };
         // It has probably died, and its end will be reaped in a moment; if not, it is fit again then.
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);

@@ -121,7 +121,10 @@ impl Logs {
         self.write();
     }
 
+    /// One of the two outputs has room again.
     pub fn has_room(&mut self) {
+        self.stdout.has_room();
+        self.stderr.has_room();
         self.write();
     }
 

@@ -6,7 +6,6 @@ use super::logs::Pipe;
 use super::token::Target;
 use crate::app::Runtime;
 use crate::balancer::Next;
-use crate::conn::worker::End;
 use crate::conn::{self, Request};
 use crate::fleet::{Action, RollEnd, Why};
 use crate::keys::WorkerKey;
@@ -244,9 +243,11 @@ impl Reactor {
             self.close_pipe(key);
         }
         self.worker_deadlines.disarm(worker.0);
-        if self.workers.get(worker.0).is_some_and(|entry| entry.exchange.is_some()) {
+        if let Some(entry) = self.workers.get_mut(worker.0).filter(|entry| entry.exchange.is_some()) {
+            // Somebody else still holds its connection, but nobody will answer on it.
+            let end = entry.conn.end(true);
             self.close_connection(worker);
-            self.died_with_request(worker, End::InHead);
+            self.died_with_request(worker, end);
             self.worker_deadlines.disarm(worker.0);
         }
         self.balancer.remove(worker);

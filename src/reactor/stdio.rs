@@ -24,6 +24,8 @@ const PIPE_BYTES: usize = 4096;
 pub struct Output {
     way: Way,
     waiting: Vec<u8>,
+    /// The last write found no room; an event will tell when there is some.
+    is_full: bool,
     dropped_lines: u64,
     /// All that were ever dropped, for the metrics.
     all_dropped_lines: u64,
@@ -61,7 +63,7 @@ impl Output {
             Ok(_) => Way::File(file),
             Err(_) => Way::Closed,
         };
-        Output { way, waiting: Vec::new(), dropped_lines: 0, all_dropped_lines: 0 }
+        Output { way, waiting: Vec::new(), is_full: false, dropped_lines: 0, all_dropped_lines: 0 }
     }
 
     /// Watches it for room, where that can be watched; registered once, edge-triggered.
@@ -73,6 +75,11 @@ impl Output {
         };
         // What epoll refuses (/dev/null) never lacks room.
         let _ = registry.register(&mut SourceFd(&fd), token, Interest::WRITABLE);
+    }
+
+    /// An event says that there is room.
+    pub fn has_room(&mut self) {
+        self.is_full = false;
     }
 
     /// Whether a look by the clock is needed: something waits, and no event will tell of room.
@@ -100,7 +107,7 @@ impl Output {
 
     /// Writes what can be written without waiting. Returns how many lines were dropped, once there is room again.
     pub fn flush(&mut self) -> Option<u64> {
-        while !self.waiting.is_empty() {
+        while !self.waiting.is_empty() && !self.is_full {
             let result = match &mut self.way {
                 Way::File(file) | Way::Own(file) => file.write(&self.waiting),
                 Way::Socket(fd) => {
@@ -118,7 +125,10 @@ impl Output {
                     self.waiting.drain(..written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_full = !matches!(self.way, Way::Shared(_));
+                    return None;
+                }
                 // A full disk: these lines are lost, later ones may not be.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     let count = memchr::memchr_iter(b'\n', &self.waiting).count() as u64;
@@ -134,6 +144,9 @@ impl Output {
                     return None;
                 }
             }
+        }
+        if !self.waiting.is_empty() {
+            return None;
         }
         // A burst leaves no memory behind.
         const KEPT_BYTES: usize = 128 * 1024;

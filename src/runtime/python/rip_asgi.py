@@ -10,7 +10,7 @@ import signal
 from urllib.parse import unquote_to_bytes
 
 from rip_websocket import WebSocket
-from rip_worker import HOP_BY_HOP, Gone, accepts, host_and_port, last_hop
+from rip_worker import HOP_BY_HOP, Gone, accepts, host_and_port, last_hop, told
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)
@@ -315,7 +315,7 @@ class Exchange:
         connection, worker = self.connection, self.server.worker
         if self.complete:
             if error:
-                worker.say("%s failed after its answer" % self.scope["path"], error)
+                worker.say("%s failed after its answer" % told(self.scope), error)
             return
         if not self.gone:
             if error is None:
@@ -325,9 +325,7 @@ class Exchange:
 
     def cut(self, error):
         # Half an answer must not look whole.
-        fields = dict(self.scope["headers"])
-        request_id = fields.get(b"x-request-id", b"-").decode("latin-1")
-        self.server.worker.say("%s (request %s) failed in its answer" % (self.scope["path"], request_id), error)
+        self.server.worker.say("%s failed in its answer" % told(self.scope), error)
         self.connection.transport.close()
 
     def finish(self):

@@ -5,7 +5,7 @@ import base64
 import hashlib
 from collections import deque
 
-from rip_worker import Gone
+from rip_worker import Gone, told
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 QUEUED_BYTES = 262144  # what is read ahead of the app
@@ -49,7 +49,7 @@ class WebSocket:
         connection = self.connection
         if self.accepted:
             if error and not isinstance(error, Gone):
-                self.server.worker.say("WebSocket %s failed" % self.scope["path"], error)
+                self.server.worker.say("WebSocket %s failed" % told(self.scope), error)
             if not self.closed:
                 self.close(APP_FAILED if error else 1000)
         else:

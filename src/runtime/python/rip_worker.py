@@ -251,6 +251,12 @@ def last_hop(forwarded_for):
     return forwarded_for.rpartition(",")[2].strip()
 
 
+def told(scope):
+    """An ASGI request, as logs name it."""
+    request_id = dict(scope["headers"]).get(b"x-request-id", b"-").decode("latin-1")
+    return "%s (request %s)" % (scope["path"], request_id)
+
+
 def host_and_port(host, secure):
     name, colon, port = host.rpartition(":")
     if colon and port.isdecimal():
