@@ -117,9 +117,10 @@ class Lab:
         return sockets
 
     def rip(self, server, app, workers, *flags, name="rip", env=None, prefix=(), slow=1):
-        """`rip-server <app> w:N http:127.0.0.1:PORT <flags>`, when all its workers have joined."""
+        """`rip-server <app> w:N r:0 http:127.0.0.1:PORT <flags>`, when all its workers have joined."""
         port = free_port()
-        process = self.spawn([*prefix, server, app, f"w:{workers}", f"http:127.0.0.1:{port}", *flags],
+        # r:0: none of the others replaces its workers either.
+        process = self.spawn([*prefix, server, app, f"w:{workers}", "r:0", f"http:127.0.0.1:{port}", *flags],
                              env={**os.environ, "NODE_ENV": "production", "RIP_SOCKET_DIR": self.new_path("rip"), **(env or {})})
         announced = re.compile(rf"^rip-server: app=\S+ http=\S*:{port}\b.* workers=\d+", re.M)
         # With --json-logging the line goes to stderr, so look at both.

@@ -3,8 +3,8 @@
 use crate::app;
 use crate::config::{Place, Verb};
 use crate::control::Message;
+use crate::names::Names;
 use crate::observe::status;
-use crate::reactor::Names;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;

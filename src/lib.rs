@@ -36,6 +36,7 @@ pub mod fleet;
 pub mod http;
 pub mod keys;
 pub mod list;
+pub mod names;
 pub mod observe;
 pub mod process;
 pub mod reactor;

@@ -3,7 +3,7 @@
 use super::listen::{Listener, bind_unix};
 use super::stream::{Io, Stream, classify};
 use super::token::Target;
-use super::{Names, Reactor, Source, StartError};
+use super::{Reactor, Source, StartError};
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
 use crate::conn::{self, Request};
@@ -11,6 +11,7 @@ use crate::control::Message;
 use crate::fleet::Why;
 use crate::http::forward::{Canned, Origin};
 use crate::keys::WorkerKey;
+use crate::names::Names;
 use crate::process::Exit;
 use mio::{Interest, Registry};
 use nix::sys::socket::{getsockopt, sockopt};

@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
 use crate::keys::{ClientKey, WorkerKey};
+use crate::names::Names;
 use crate::observe::metrics::Metrics;
 use crate::process::{self, DescriptorLimit};
 use clock::{Clock, Ids};
@@ -75,7 +76,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Descriptors that are kept free for spool files, workers and the control socket.
 const SPARE_DESCRIPTORS: u64 = 64;
 
-pub use start::{Names, Source, StartError};
+pub use start::{Source, StartError};
 
 pub struct Reactor {
     poll: Poll,

@@ -11,6 +11,7 @@ use crate::balancer::Balancer;
 use crate::config::{Config, Listen};
 use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
+use crate::names::Names;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::process::DescriptorLimit;
@@ -42,34 +43,6 @@ pub enum StartError {
     Usage(String),
     /// The machine's trouble: exit 1.
     Trouble(String),
-}
-
-/// The server's names on disk.
-#[derive(Debug, Clone)]
-pub struct Names {
-    pub app: String,
-    pub prefix: String,
-    pub dir: PathBuf,
-    pub control: PathBuf,
-    pub harness_dir: PathBuf,
-}
-
-impl Names {
-    pub fn new(place: &crate::config::Place, app: &str) -> Self {
-        let prefix = place.socket_prefix.clone().unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
-        let dir = app::absolute(&place.socket_dir);
-        Names {
-            app: app.to_owned(),
-            control: dir.join(format!("{prefix}.ctl.sock")),
-            harness_dir: dir.join(format!("{prefix}.harness")),
-            prefix,
-            dir,
-        }
-    }
-
-    pub fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
-        self.dir.join(format!("{}.{slot}.{version}.sock", self.prefix))
-    }
 }
 
 impl Source {
