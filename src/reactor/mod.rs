@@ -143,6 +143,8 @@ impl Reactor {
         let workers = self.config.workers.min;
         let line = format!("rip-server: app={} {} workers={workers}\n", self.names.app, addresses.join(" "));
         self.logs.announce(line.as_bytes());
+        // Said before the workers are started: from here on requests are taken, and wait.
+        self.logs.flush(self.clock.now);
         self.start_watch();
         self.perform_fleet_actions();
         self.logs.flush(self.clock.now);
