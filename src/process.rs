@@ -135,6 +135,19 @@ pub fn kill_group(pid: Pid) {
     let _ = kill(pid, Signal::SIGKILL);
 }
 
+/// Whether a process is on its way out, reaped or not, as only `/proc` tells. A dying process closes its connections
+/// before its listener, so a connect that succeeds proves nothing.
+pub fn is_ending(pid: Pid) -> Option<bool> {
+    /// The kernel's PF_EXITING.
+    const EXITING: u64 = 0x4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so what follows is counted from its end.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    Some(matches!(state, "Z" | "X") || flags & EXITING != 0)
+}
+
 /// Resident memory in bytes, as only `/proc` tells.
 pub fn resident_bytes(pid: Pid) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;

@@ -4,10 +4,13 @@
 mod load;
 mod support;
 
-use load::{Event, Gate, Load, events, tell, workers};
+use load::{Event, Gate, Load, PATIENT, events, tell, workers};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::{Server, is_alive, test_worker};
 
@@ -30,7 +33,7 @@ fn pid_that_answers(server: &Server) -> i32 {
 
 #[test]
 fn workers_of_r_20_under_load_are_cycled_one_at_a_time_and_nothing_is_lost() {
-    let mut server = Server::with_test_worker(&["w:3", "r:20", "--no-access-log"]);
+    let mut server = Server::builder(test_worker()).args(["w:3", "r:20"]).args(PATIENT).start();
     server.wait_for_workers(3);
     let load = Load::start(&server, "/ping");
     server.wait_until("each slot is cycled four times", |server| {
@@ -67,14 +70,14 @@ fn worker_of_r_100_gets_its_successor_at_90_to_100_requests_each_at_a_draw_of_it
 
 #[test]
 fn worker_above_max_memory_after_an_answer_is_replaced_and_a_light_one_is_not() {
-    let server = Server::with_test_worker(&["w:1", "--max-memory=100m", "--no-access-log"]);
+    let server = Server::builder(test_worker()).args(["w:1", "--max-memory=40m"]).args(PATIENT).start();
     let first = pid_that_answers(&server);
-    assert_eq!(server.get("/leak?bytes=10000000").status, 200);
+    assert_eq!(server.get("/leak?bytes=5000000").status, 200);
     // It is looked at once a second; it is still there after two looks.
     let is_first = || pid_that_answers(&server) == first;
     assert!(load::stays(Duration::from_millis(1500), is_first), "{}", server.stderr_text());
     let load = Load::start(&server, "/ping");
-    assert_eq!(server.get("/leak?bytes=200000000").status, 200);
+    assert_eq!(server.get("/leak?bytes=50000000").status, 200);
     support::wait_until("the heavy worker is gone", || !is_alive(first));
     assert_ne!(pid_that_answers(&server), first);
     load.end();
@@ -84,7 +87,7 @@ fn worker_above_max_memory_after_an_answer_is_replaced_and_a_light_one_is_not() 
 #[test]
 fn retired_worker_serves_on_until_its_successor_has_joined() {
     let gate = Gate::new();
-    let mut server = Server::builder(gate.app()).args(["w:1", "--no-access-log"]).start();
+    let mut server = Server::builder(gate.app()).arg("w:1").args(PATIENT).start();
     server.wait_for_workers(1);
     let old = pid_that_answers(&server);
     let load = Load::start(&server, "/pid");
@@ -102,8 +105,9 @@ fn retired_worker_serves_on_until_its_successor_has_joined() {
     server.wait_until("the old worker is gone", |_| !is_alive(old));
     assert_ne!(pid_that_answers(&server), old);
     load.end();
-    assert_eq!(states(&server), [(0, 2, "idle".to_owned())]);
-    assert!(load::has_line(&server, "ended after"), "SIGTERM was enough: {}", server.stderr_text());
+    server.wait_until("one worker is left", |server| states(server) == [(0, 2, "idle".to_owned())]);
+    server
+        .wait_until("its end is logged, and was of its own", |server| load::has_line(server, "ended after"));
 }
 
 #[test]
@@ -132,9 +136,29 @@ fn worker_that_quits_finishes_its_request_and_gets_no_new_one() {
 }
 
 #[test]
+fn quit_of_an_old_worker_that_leaves_spares_its_successor() {
+    let mut server = Server::builder(test_worker()).arg("w:1").args(PATIENT).start();
+    server.wait_for_workers(1);
+    let mut client = server.client();
+    client.send_request("GET", "/sleep?ms=1500", "", b"");
+    server.wait_until("it is at work", |server| workers(server)[0].state == "busy");
+    tell(&server, r#"{"op":"retire","workerId":0}"#);
+    let serving = |server: &Server| {
+        workers(server).into_iter().find(|worker| worker.generation == 2 && worker.state == "idle")
+    };
+    server.wait_until("its successor has joined", |server| serving(server).is_some());
+    let successor = serving(&server).map(|worker| worker.pid);
+    // Both have this number; the one that leaves is meant.
+    assert_eq!(tell(&server, r#"{"op":"quit","workerId":0}"#).status, 200);
+    assert_eq!(client.read_response().text(), "slept");
+    server.wait_until("the old one is gone", |server| workers(server).len() == 1);
+    assert_eq!(Some(pid_that_answers(&server)), successor);
+}
+
+#[test]
 fn successor_that_fails_leaves_the_old_worker_at_work_and_is_tried_again_with_backoff() {
     let gate = Gate::new();
-    let mut server = Server::builder(gate.app()).args(["w:1", "--no-access-log"]).start();
+    let mut server = Server::builder(gate.app()).arg("w:1").args(PATIENT).start();
     server.wait_for_workers(1);
     let old = pid_that_answers(&server);
     let load = Load::of(&server, "/ping", 1, 1);
@@ -156,8 +180,7 @@ fn successor_that_fails_leaves_the_old_worker_at_work_and_is_tried_again_with_ba
 #[test]
 fn fleet_of_1_to_4_grows_while_requests_wait_and_shrinks_from_the_bottom() {
     let server = Server::builder(test_worker()).args(["w:1..4", "--no-access-log"]);
-    let mut server =
-        server.arg("--queue-timeout-ms=60000").env("RIP_SHRINK_AFTER_MS", "400").start();
+    let mut server = server.arg("--queue-timeout-ms=60000").env("RIP_SHRINK_AFTER_MS", "1500").start();
     server.wait_for_workers(1);
     assert_eq!(server.announced_workers(), 1);
     // Twice as many clients as there may be workers: some wait, always.
@@ -165,15 +188,18 @@ fn fleet_of_1_to_4_grows_while_requests_wait_and_shrinks_from_the_bottom() {
     server.wait_for_workers(4);
     load.wait_for_answers(50);
     load.end();
+    // One of them works on for a while, and is on top of the stack then.
     let mut client = server.client();
-    let top = client.get("/pid").text();
-    // All the while the top of the stack works, and nothing is lost.
-    server.wait_until("the rest has retired", |server| {
-        assert_eq!(client.get("/pid").text(), top);
-        workers(server).len() == 1
+    client.send_request("GET", "/sleep?ms=1000", "", b"");
+    let mut top = None;
+    server.wait_until("one is at work", |server| {
+        top = workers(server).into_iter().find(|worker| worker.state == "busy").map(|worker| worker.pid);
+        top.is_some()
     });
-    assert_eq!(workers(&server)[0].pid.to_string(), top);
-    assert_eq!(server.worker_pids().len(), 1);
+    assert_eq!(client.read_response().text(), "slept");
+    server.wait_until("the rest has retired", |server| workers(server).len() == 1);
+    assert_eq!(server.worker_pids().first(), top.as_ref());
+    assert_eq!(client.get("/ping").text(), "pong");
     let lives = events(&server);
     assert_eq!(lives.iter().filter(|event| matches!(event, Event::Started { .. })).count(), 4);
     let mut is_booting = false;
@@ -204,9 +230,8 @@ fn status_of_a_fleet_says_how_deep_the_stack_was_used() {
 }
 
 #[test]
-#[ignore = "finding: a worker that goes from its join, or from one request, straight to a waiting one is not counted"]
 fn status_of_a_fleet_that_grew_says_that_all_of_it_was_needed() {
-    let mut server = Server::with_test_worker(&["w:1..3", "--queue-timeout-ms=60000", "--no-access-log"]);
+    let mut server = Server::builder(test_worker()).arg("w:1..3").args(PATIENT).start();
     let load = Load::of(&server, "/sleep?ms=20", 6, 0);
     server.wait_for_workers(3);
     load.wait_for_answers(50);
@@ -231,6 +256,54 @@ fn w_auto_on_one_cpu_is_1() {
         Server::with_test_worker(&["w:auto"]).announced_workers()
     });
     assert_eq!(pinned.join().expect("the server starts"), 1);
+}
+
+/// A cgroup with a quota of one CPU; nothing where this machine lets none be made.
+struct OneCpu(PathBuf);
+
+impl OneCpu {
+    fn new() -> Option<OneCpu> {
+        let name = format!("rip-test-{}", std::process::id());
+        let versions = [
+            ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
+            ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
+        ];
+        versions.into_iter().find_map(|(parent, file, quota)| {
+            let group = Path::new(parent).join(&name);
+            // Without this file the folder is not a cgroup's.
+            fs::metadata(Path::new(parent).join("cgroup.procs")).ok()?;
+            fs::create_dir(&group).ok()?;
+            let group = OneCpu(group);
+            fs::OpenOptions::new()
+                .write(true)
+                .open(group.0.join(file))
+                .ok()?
+                .write_all(quota.as_bytes())
+                .ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for OneCpu {
+    fn drop(&mut self) {
+        // Its processes may be on their way out.
+        support::comes_true(support::PATIENCE, || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn w_auto_in_a_cgroup_with_a_quota_of_one_cpu_is_1() {
+    let Some(group) = OneCpu::new() else {
+        return load::skip("w:auto with a quota", "no cgroup for CPU time can be made");
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let enter = format!("echo $$ > {}/cgroup.procs && exec", group.0.display());
+    let server = Server::carried_by(load::started_by(dir.path(), &enter)).arg(test_worker());
+    let server = server.arg("w:auto").start();
+    assert_eq!(server.announced_workers(), 1);
+    // Its end comes before the group's.
+    drop(server);
 }
 
 #[test]

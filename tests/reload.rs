@@ -4,7 +4,7 @@
 mod load;
 mod support;
 
-use load::{Event, Gate, Load, events, workers};
+use load::{Event, Gate, Load, PATIENT, events, workers};
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn pid_that_answers(server: &Server) -> i32 {
 fn gated(workers: u64, arguments: &[&str]) -> (Gate, Server) {
     let gate = Gate::new();
     let server = Server::builder(gate.app()).arg(format!("w:{workers}")).args(arguments);
-    let mut server = server.arg("--no-access-log").start();
+    let mut server = server.args(PATIENT).start();
     server.wait_for_workers(workers);
     (gate, server)
 }
@@ -43,7 +43,7 @@ fn lines_of(mut reload: Client) -> Vec<String> {
 
 #[test]
 fn fleet_of_4_under_load_is_replaced_one_at_a_time_and_nothing_is_lost() {
-    let mut server = Server::with_test_worker(&["w:4", "--no-access-log"]);
+    let mut server = Server::builder(test_worker()).arg("w:4").args(PATIENT).start();
     server.wait_for_workers(4);
     let old = pids(&server);
     let load = Load::start(&server, "/ping");
@@ -69,7 +69,7 @@ fn fleet_of_4_under_load_is_replaced_one_at_a_time_and_nothing_is_lost() {
 
 #[test]
 fn five_reloads_in_a_row_under_load_lose_nothing() {
-    let mut server = Server::with_test_worker(&["w:2", "r:20", "--no-access-log"]);
+    let mut server = Server::builder(test_worker()).args(["w:2", "r:20"]).args(PATIENT).start();
     server.wait_for_workers(2);
     let load = Load::start(&server, "/bytes?n=20000");
     for _ in 0..5 {
@@ -161,6 +161,27 @@ fn slow_boot_of_the_only_workers_successor_delays_no_request() {
     load.end();
 }
 
+#[test]
+fn successor_of_a_worker_that_dies_meanwhile_takes_its_place_and_the_reload_goes_on() {
+    let (gate, mut server) = gated(1, &[]);
+    let old = pid_that_answers(&server);
+    gate.hold();
+    let reload = ask_for_reload(&server);
+    server.wait_until("the successor boots", |_| gate.starts().len() == 2);
+    assert_eq!(server.client().post("/die", b"").status, 502);
+    let mut waiting = server.client();
+    waiting.send_request("GET", "/pid", "", b"");
+    server.wait_until("it waits", |server| {
+        server.details()["queue"]["now"] == 1 && server.get("/status").json()["status"] == "degraded"
+    });
+    gate.let_go();
+    assert_eq!(lines_of(reload), [r#"{"of":1,"replaced":1}"#, r#"{"ok":true,"replaced":1}"#]);
+    let new = waiting.read_response().text();
+    assert_ne!(new, old.to_string());
+    // It is the successor itself, and nobody was started beside it.
+    assert_eq!((pid_that_answers(&server).to_string(), gate.starts().len()), (new, 2));
+}
+
 /// A release whose workers say its name.
 fn write_release(dir: &Path, name: &str) {
     std::fs::create_dir(dir.join(name)).expect("a folder");
@@ -180,21 +201,21 @@ fn current_symlink_that_moved_is_followed_by_each_new_worker() {
         write_release(dir.path(), name);
     }
     point_to(dir.path(), "one");
-    let mut server = Server::builder(dir.path().join("current")).arg("w:1").start();
+    let server = Server::builder(dir.path().join("current")).arg("w:1").start();
     let release = |server: &Server| {
         let text = server.get("/env").text();
-        text.lines().find_map(|line| line.strip_prefix("TEST_RELEASE=").map(str::to_owned)).unwrap_or_default()
+        text.lines()
+            .find_map(|line| line.strip_prefix("TEST_RELEASE=").map(str::to_owned))
+            .unwrap_or_default()
     };
     assert_eq!(release(&server), "one");
-    let old = pid_that_answers(&server);
     point_to(dir.path(), "two");
     assert_eq!(release(&server), "one");
     assert_eq!(server.verb(["reload"]).code, 0);
     assert_eq!(release(&server), "two");
     // After a crash as well.
     point_to(dir.path(), "three");
-    server.get("/die");
-    server.wait_until("the slot is filled again", |server| pids(server).len() == 1 && !is_alive(old));
+    assert_eq!(server.client().post("/die", b"").status, 502);
     assert_eq!(release(&server), "three");
 }
 
@@ -241,6 +262,36 @@ fn reload_of_a_server_that_stops_fails() {
     assert_eq!(server.wait_exit(), 0);
 }
 
+#[test]
+fn stop_during_a_reload_ends_both() {
+    let (gate, mut server) = gated(2, &[]);
+    gate.hold();
+    let reload = ask_for_reload(&server);
+    server.wait_until("a successor boots", |_| gate.starts().len() == 3);
+    let pids = pids(&server);
+    assert_eq!(pids.len(), 3);
+    server.signal(Signal::SIGTERM);
+    let lines = lines_of(reload);
+    assert_eq!(lines, [r#"{"error":"the server is stopping","ok":false}"#]);
+    assert_eq!(server.wait_exit(), 0);
+    assert!(!pids.iter().any(|&pid| is_alive(pid)));
+}
+
+#[test]
+fn reload_of_a_degraded_server_starts_the_missing_worker_at_once() {
+    let (gate, mut server) = gated(1, &[]);
+    gate.break_build();
+    assert_eq!(server.client().post("/die", b"").status, 502);
+    server.wait_until("the next wait is long", |_| gate.starts().len() >= 6);
+    let output = server.verb(["reload"]);
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("the build is broken"), "{}", output.stderr);
+    gate.mend_build();
+    let output = server.verb(["reload"]);
+    assert_eq!((output.code, output.stdout.as_str()), (0, "1 of 1 replaced\n"), "{}", output.stderr);
+    assert_eq!(server.get("/ping").text(), "pong");
+}
+
 /// What a server holds: descriptors, children (zombies too), files.
 fn holdings(server: &Server) -> (usize, usize, usize, usize) {
     (
@@ -253,7 +304,7 @@ fn holdings(server: &Server) -> (usize, usize, usize, usize) {
 
 #[test]
 fn thirty_reloads_under_load_leave_no_more_behind_than_two() {
-    let mut server = Server::with_test_worker(&["w:2", "--no-access-log"]);
+    let mut server = Server::builder(test_worker()).arg("w:2").args(PATIENT).start();
     server.wait_for_workers(2);
     let reload_times = |times: usize| {
         // Bodies large enough for a temporary file, on the way to the worker and back.
@@ -279,7 +330,7 @@ fn thirty_reloads_under_load_leave_no_more_behind_than_two() {
     assert_eq!((before.1, before.3), (2, 0), "children and temporary files");
     let grown_kib = server.rss_kib().saturating_sub(memory_kib);
     assert!(grown_kib < 4096, "{grown_kib} KiB more than after two reloads");
-    let lives = events(&server);
-    let alive = |event: &&Event| matches!(event, Event::Ended { .. });
-    assert_eq!(lives.iter().filter(alive).count(), 64);
+    support::wait_until("all 64 ends are logged", || {
+        events(&server).iter().filter(|event| matches!(event, Event::Ended { .. })).count() == 64
+    });
 }

@@ -169,12 +169,12 @@ impl Raw {
         let mut reader = Reader { flags: self.flags, environment };
         let place = Place {
             app: None,
-            socket_dir: match reader.word("--socket-dir")? {
+            socket_dir: match reader.text("--socket-dir")? {
                 Some(dir) => dir.into(),
                 None => default_socket_dir(environment),
             },
-            variant: reader.word("--variant")?.unwrap_or_else(|| "server2".into()),
-            socket_prefix: reader.word("--socket-prefix")?,
+            variant: reader.text("--variant")?.unwrap_or_else(|| "server2".into()),
+            socket_prefix: reader.text("--socket-prefix")?,
         };
         let wants_stop = reader.flags.contains("--stop");
         if wants_stop {
@@ -186,6 +186,12 @@ impl Raw {
             _ => reader.serve(place, self.command, carries_app),
         }
     }
+}
+
+/// A word that was given, and by what.
+struct Word {
+    name: &'static str,
+    text: String,
 }
 
 struct Reader<'a> {
@@ -237,13 +243,15 @@ impl Reader<'_> {
     ) -> Result<Command, Usage> {
         let node_env = (self.environment)("NODE_ENV").unwrap_or_default();
         let is_development = matches!(node_env.as_str(), "" | "dev" | "development");
-        let hot_reload = match self.word("--hot-reload")?.as_deref() {
+        let word = self.word("--hot-reload")?;
+        let hot_reload = match word.as_ref().map(|word| word.text.as_str()) {
             None if is_development => HotReload::Module,
             None | Some("none") => HotReload::None,
             Some("process") => HotReload::Process,
             Some("module") => HotReload::Module,
             Some(other) => {
-                return Err(Usage(format!("--hot-reload takes none, process or module, not '{other}'")));
+                let name = word.as_ref().map_or("--hot-reload", |word| word.name);
+                return Err(Usage(format!("{name} takes none, process or module, not '{other}'")));
             }
         };
         let mut config = Config {
@@ -274,7 +282,7 @@ impl Reader<'_> {
                 1..=MOST_MS,
             )?),
             trust_proxy: match self.word("--trust-proxy")? {
-                Some(word) => words::trust("--trust-proxy", &word)?,
+                Some(word) => words::trust(word.name, &word.text)?,
                 None => Vec::new(),
             },
             preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
@@ -350,16 +358,24 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    /// A flag's value, else its variable's.
-    fn word(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
+    /// A flag's value, else its variable's, with the name of whichever it was, for complaints.
+    fn word(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
         let known = FLAGS.iter().find(|flag| flag.name == name);
         debug_assert!(known.is_some(), "{name} is not in the table");
         let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| {
             let value = known.map_or("", |flag| flag.value);
             Usage(format!("{name} needs a value: {name}={value} ({error})"))
         })?;
-        let variable = known.map(|flag| flag.env).filter(|env| !env.is_empty());
-        Ok(given.or_else(|| (self.environment)(variable?).filter(|value| !value.is_empty())))
+        if let Some(text) = given {
+            return Ok(Some(Word { name, text }));
+        }
+        let variable = known.map_or("", |flag| flag.env);
+        let text = (self.environment)(variable).filter(|text| !variable.is_empty() && !text.is_empty());
+        Ok(text.map(|text| Word { name: variable, text }))
+    }
+
+    fn text(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
+        Ok(self.word(name)?.map(|word| word.text))
     }
 
     fn number(
@@ -368,7 +384,7 @@ impl Reader<'_> {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<u64, Usage> {
-        self.word(name)?.map_or(Ok(default), |word| words::number(name, &word, range))
+        self.word(name)?.map_or(Ok(default), |word| words::number(word.name, &word.text, range))
     }
 
     fn milliseconds(&mut self, name: &'static str, default: u64, least: u64) -> Result<Duration, Usage> {
@@ -376,7 +392,7 @@ impl Reader<'_> {
     }
 
     fn size(&mut self, name: &'static str, default: u64) -> Result<u64, Usage> {
-        self.word(name)?.map_or(Ok(default), |word| words::size(name, &word))
+        self.word(name)?.map_or(Ok(default), |word| words::size(word.name, &word.text))
     }
 }
 

@@ -1,9 +1,10 @@
 //! The client's side of a connection: from bytes to requests, one at a time.
 
 use super::{Inbox, Request};
+use crate::http::chunked::Fault;
 use crate::http::forward::Origin;
 use crate::http::reason::Bad;
-use crate::http::{Chunked, Framing, Reason, RequestHead, field, head, request};
+use crate::http::{Chunked, Framing, MAX_FIELDS, Reason, RequestHead, field, head, request};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -224,6 +225,9 @@ impl Client {
             Ok(head) => head,
             Err(reason) => return self.refuse(reason, bytes, buffer, since),
         };
+        if head.fields.len() > MAX_FIELDS {
+            return self.refuse(Reason::BadRequest(Bad::TooManyFields), bytes, buffer, since);
+        }
         let mut request = Request::new(&head, buffer, origin, since);
         let body = match head.framing {
             Framing::Length(left) if left > 0 => Body::Length { left },
@@ -262,19 +266,16 @@ impl Client {
                 *taken_bytes += take as u64;
                 return Step { consumed: take, event: Event::Body(0..take) };
             }
-            Body::Chunked(decoder) => match decoder.decode(bytes) {
+            Body::Chunked(decoder) => match decoder.decode(bytes, max_body_bytes - *taken_bytes) {
                 Ok(decoded) => {
                     *taken_bytes += decoded.data.len() as u64;
-                    let is_too_large = taken_bytes.saturating_add(decoder.announced_bytes()) > max_body_bytes;
-                    if decoded.ended && !is_too_large {
+                    if decoded.ended {
                         *body = Body::Length { left: 0 };
                     }
-                    if !is_too_large {
-                        return Step { consumed: decoded.consumed, event: Event::Body(decoded.data) };
-                    }
-                    Reason::BodyTooLarge
+                    return Step { consumed: decoded.consumed, event: Event::Body(decoded.data) };
                 }
-                Err(bad) => Reason::BadRequest(bad),
+                Err(Fault::TooLarge) => Reason::BodyTooLarge,
+                Err(Fault::Bad(bad)) => Reason::BadRequest(bad),
             },
         };
         self.refuse_body(refusal, bytes.len())

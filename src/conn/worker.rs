@@ -283,7 +283,7 @@ impl Worker {
             }
             self.enter(State::Body { source, onward: onward.framing, keep_alive });
             let step = self.receive_body(&mut bytes[at..], prefix);
-            if let Outcome::Invalid(_) = step.outcome {
+            if matches!(step.outcome, Outcome::Invalid(_)) && !is_busy {
                 // Nothing of this answer has gone out, so the client can still be told.
                 return step;
             }
@@ -317,7 +317,7 @@ impl Worker {
                 *left -= take as u64;
                 (take, 0..take, *left == 0)
             }
-            Source::Chunked(decoder) => match decoder.decode(bytes) {
+            Source::Chunked(decoder) => match decoder.decode(bytes, u64::MAX) {
                 Ok(decoded) => (decoded.consumed, decoded.data, decoded.ended),
                 Err(_) => return self.invalid(Invalid("a chunk that is not valid")),
             },

@@ -50,6 +50,20 @@ enum State {
     Ended,
 }
 
+/// Why a body cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Bad(Bad),
+    /// A chunk announces more than there is room for.
+    TooLarge,
+}
+
+impl From<Bad> for Fault {
+    fn from(bad: Bad) -> Self {
+        Fault::Bad(bad)
+    }
+}
+
 /// What one call of [`Chunked::decode`] made of its input.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded {
@@ -68,19 +82,12 @@ impl Default for Chunked {
 }
 
 impl Chunked {
-    /// How many bytes the chunk at hand still announces, so that too large a one is refused before it is read.
-    pub fn announced_bytes(&self) -> u64 {
-        match self.state {
-            State::Data { left } => left,
-            _ => 0,
-        }
-    }
-
     /// Decodes `bytes` in place. Data of several chunks is moved together; that of one chunk stays where it is.
+    /// `room_bytes`: how much data may still come in all; a chunk beyond it is refused by its size line alone.
     ///
     /// # Errors
-    /// What is wrong with the coding; the message has then lost its end.
-    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, Bad> {
+    /// What is wrong; the message has then lost its end.
+    pub fn decode(&mut self, bytes: &mut [u8], room_bytes: u64) -> Result<Decoded, Fault> {
         let mut data = 0..0;
         let mut at = 0;
         while at < bytes.len() && self.state != State::Ended {
@@ -99,6 +106,11 @@ impl Chunked {
             } else {
                 self.state = self.state.step(bytes[at])?;
                 at += 1;
+                if let State::Data { left } = self.state
+                    && left > room_bytes.saturating_sub(data.len() as u64)
+                {
+                    return Err(Fault::TooLarge);
+                }
             }
         }
         Ok(Decoded { consumed: at, data, ended: self.state == State::Ended })
@@ -162,12 +174,12 @@ mod tests {
     use super::*;
 
     /// Decodes in the given segmentation: the data, what was left over, or the complaint.
-    fn decode(segments: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>, bool), Bad> {
+    fn decode(segments: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>, bool), Fault> {
         let (mut decoder, mut data, mut rest, mut ended) =
             (Chunked::default(), Vec::new(), Vec::new(), false);
         for segment in segments {
             let mut bytes = segment.to_vec();
-            let decoded = decoder.decode(&mut bytes)?;
+            let decoded = decoder.decode(&mut bytes, u64::MAX)?;
             data.extend_from_slice(&bytes[decoded.data]);
             rest.extend_from_slice(&bytes[decoded.consumed..]);
             ended = decoded.ended;
@@ -188,16 +200,23 @@ mod tests {
     fn sizes_are_hexadecimal_digits_and_nothing_else() {
         for bad in [" 5\r\n", "5 \r\n", "+5\r\n", "0x5\r\n", "\r\n", ";a\r\n", "10000000000000005\r\n", "5\n"]
         {
-            assert_eq!(decode(&[bad.as_bytes()]), Err(Bad::ChunkSize), "{bad:?}");
+            assert_eq!(decode(&[bad.as_bytes()]), Err(Fault::Bad(Bad::ChunkSize)), "{bad:?}");
         }
-        assert_eq!(decode(&[b"5;a\rb=c\r\n"]), Err(Bad::ChunkSize));
-        assert_eq!(decode(&[b"5\r\nhelloo\r\n"]), Err(Bad::ChunkData));
+        assert_eq!(decode(&[b"5;a\rb=c\r\n"]), Err(Fault::Bad(Bad::ChunkSize)));
+        assert_eq!(decode(&[b"5\r\nhelloo\r\n"]), Err(Fault::Bad(Bad::ChunkData)));
+    }
+
+    #[test]
+    fn a_chunk_beyond_the_room_is_refused_by_its_size_line() {
+        let mut decoder = Chunked::default();
+        assert_eq!(decoder.decode(&mut b"5\r\nhello\r\n4\r\n".to_vec(), 8), Err(Fault::TooLarge));
+        assert!(Chunked::default().decode(&mut b"5\r\nhello\r\n3\r\n".to_vec(), 8).is_ok());
     }
 
     #[test]
     fn endless_lines_hit_their_bounds() {
-        assert_eq!(decode(&[b"5;", &[b'a'; 5000]]), Err(Bad::ChunkLineTooLong));
-        assert_eq!(decode(&[b"0\r\nX: ", &[b't'; 17_000]]), Err(Bad::TrailerTooLong));
-        assert_eq!(decode(&[b"0\r\nno colon here\r\n"]), Err(Bad::Trailer));
+        assert_eq!(decode(&[b"5;", &[b'a'; 5000]]), Err(Fault::Bad(Bad::ChunkLineTooLong)));
+        assert_eq!(decode(&[b"0\r\nX: ", &[b't'; 17_000]]), Err(Fault::Bad(Bad::TrailerTooLong)));
+        assert_eq!(decode(&[b"0\r\nno colon here\r\n"]), Err(Fault::Bad(Bad::Trailer)));
     }
 }

@@ -12,33 +12,34 @@ pub enum Look {
     Partial,
 }
 
+/// More of a first line than a method, a target at its bound and a version can take.
+const MAX_FIRST_LINE_BYTES: usize = MAX_TARGET_BYTES + 128;
+
 /// Looks for the end of the head in `bytes`. `scanned` remembers how far earlier looks came, always to the start
 /// of a line, so that a dripped head costs no more than a whole one.
 ///
 /// # Errors
 /// [`Bad::LineEnd`] for an LF without CR before it (RFC 9112 §2.2 lets a server accept it, but two readers then
-/// disagree about where a line ends), [`Bad::HeadTooLong`], [`Bad::TargetTooLong`].
+/// disagree about where a line ends), [`Bad::HeadTooLong`], [`Bad::TargetTooLong`]. The same in any segmentation.
 pub fn look(bytes: &[u8], scanned: &mut usize) -> Result<Look, Bad> {
-    while let Some(at) = memchr(b'\n', &bytes[*scanned..]) {
-        let line = &bytes[*scanned..*scanned + at];
-        let Some((b'\r', line)) = line.split_last() else {
+    loop {
+        let at = memchr(b'\n', &bytes[*scanned..]);
+        // A line without an end by now is measured as one that has come whole: by what it takes at least.
+        let end = at.map_or(bytes.len(), |at| *scanned + at + 1);
+        if *scanned == 0 && end > MAX_FIRST_LINE_BYTES {
+            return Err(Bad::TargetTooLong);
+        }
+        if end > MAX_HEAD_BYTES {
+            return Err(Bad::HeadTooLong);
+        }
+        let Some(at) = at else { return Ok(Look::Partial) };
+        let Some((b'\r', line)) = bytes[*scanned..*scanned + at].split_last() else {
             return Err(Bad::LineEnd);
         };
-        *scanned += at + 1;
-        if *scanned > MAX_HEAD_BYTES {
-            return Err(if *scanned == at + 1 { Bad::TargetTooLong } else { Bad::HeadTooLong });
-        }
+        *scanned = end;
         if line.is_empty() {
-            return Ok(Look::Whole(*scanned));
+            return Ok(Look::Whole(end));
         }
-    }
-    // A request line without an end: beyond the target's bound, no version can follow in time.
-    const METHOD_AND_VERSION_BYTES: usize = 128;
-    let first_line_bound = MAX_TARGET_BYTES + METHOD_AND_VERSION_BYTES;
-    match *scanned {
-        0 if bytes.len() > first_line_bound => Err(Bad::TargetTooLong),
-        _ if bytes.len() > MAX_HEAD_BYTES => Err(Bad::HeadTooLong),
-        _ => Ok(Look::Partial),
     }
 }
 

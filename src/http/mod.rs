@@ -21,6 +21,8 @@ pub use response::ResponseHead;
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The most fields of a head: enough behind several proxies, too few to attack a hash table with (431).
 pub const MAX_FIELDS: usize = 200;
+/// The fields that the server adds for the worker, on top of the client's.
+pub const OWN_FIELDS: usize = 8;
 /// The most bytes of a request target: twice what RFC 9112 §3 asks everybody to support (414).
 pub const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// The most bytes of a chunk-size line, extensions included: nobody uses them, so they get no more (400).

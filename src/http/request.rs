@@ -1,15 +1,15 @@
 //! A request's head, read once and judged strictly.
 
-use super::{Framing, MAX_FIELDS, MAX_TARGET_BYTES, Reason, Version, field, reason::Bad};
+use super::{Framing, MAX_FIELDS, MAX_TARGET_BYTES, OWN_FIELDS, Reason, Version, field, reason::Bad};
 use httparse::{Error, Header, Status};
 use std::mem::MaybeUninit;
 
-/// Room for the fields of one head; lives on the stack of whoever parses.
-pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+/// Room for the fields of one head, a client's or, with the server's own, a worker's; lives on the stack of whoever parses.
+pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS + OWN_FIELDS];
 
 /// Empty room for [`RequestHead::parse`] and [`super::ResponseHead::parse`].
 pub const fn room<'b>() -> Fields<'b> {
-    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+    [const { MaybeUninit::uninit() }; MAX_FIELDS + OWN_FIELDS]
 }
 
 /// A request head that every strict reader understands alike. Borrows the bytes that it was read from.

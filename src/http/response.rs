@@ -52,7 +52,9 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         let (Some(minor), Some(status)) = (parsed.version, parsed.code) else {
             return Err(Invalid("no status line"));
         };
-        debug_assert!(parsed.headers.len() <= MAX_FIELDS);
+        if parsed.headers.len() > MAX_FIELDS {
+            return Err(Invalid("more than 200 fields"));
+        }
         let fields: &'h [Header<'b>] = parsed.headers;
         let (mut length, mut chunked, mut close, mut keep, mut nominates, mut busy) =
             (None, false, false, false, false, false);

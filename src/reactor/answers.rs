@@ -195,6 +195,7 @@ impl Reactor {
                 let worker = *worker;
                 self.client_deadlines.disarm(client.0);
                 self.release_held_back(worker);
+                self.pass_end_to_client(client, worker);
             }
             Phase::Reading | Phase::Queued(_) | Phase::Lingering | Phase::Dead => {}
         }

@@ -15,6 +15,7 @@ use crate::keys::ClientKey;
 use mio::Interest;
 use nix::errno::Errno;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 impl Reactor {
     /// Takes all connections that the kernel has ready.
@@ -23,24 +24,23 @@ impl Reactor {
             return;
         }
         loop {
-            let Some(listener) = self.listeners.get(index) else {
-                return;
-            };
-            let (stream, peer) = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.raw_os_error().is_some_and(is_shortage) => {
-                    // Accepting again at once would only fail again; the backlog keeps them meanwhile.
-                    log::warn!("accepting pauses: {error}");
-                    self.close_oldest_quiet();
-                    self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
-                    return;
+            let is_near_bound = self.clients.len() as u64 + SPARE_DESCRIPTORS >= self.limit.raised();
+            if is_near_bound && !self.make_room() {
+                return self.pause_accepting(&"none that is quiet can make room");
+            }
+            let Some(listener) = self.listeners.get(index) else { return };
+            match listener.accept() {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if is_shortage(&error) => {
+                    self.make_room();
+                    return self.pause_accepting(&error);
                 }
                 // That connection is gone already; the next may be there.
-                Err(_) => continue,
-            };
-            self.admit(stream, peer);
+                Err(_) => {}
+            }
         }
+        self.is_short_of_descriptors = false;
     }
 
     fn admit(&mut self, stream: super::stream::Stream, peer: Peer) {
@@ -60,9 +60,6 @@ impl Reactor {
             return self.kill_client(client);
         }
         self.quiet(client);
-        if self.clients.len() as u64 + SPARE_DESCRIPTORS > self.limit.raised() {
-            self.close_oldest_quiet();
-        }
     }
 
     /// A connection waits for its next request: long, but at a stop only as long as one may be on its way.
@@ -71,14 +68,27 @@ impl Reactor {
         self.client_deadlines.arm(client.0, kind, self.clock.now);
     }
 
-    /// Near the descriptors' bound the connection that has been quiet for the longest time makes room.
-    fn close_oldest_quiet(&mut self) {
-        let quiet = self.client_deadlines.oldest(ClientDeadline::Idle).map(ClientKey);
-        if let Some(client) = quiet
-            && self.clients.get(client.0).is_some_and(|entry| entry.conn.is_idle() && entry.out.is_read())
-        {
-            self.kill_client(client);
+    /// Near the descriptors' bound the connection that has been quiet for the longest time makes room. `false`:
+    /// none has been quiet for long enough, so whoever knocks has to wait.
+    fn make_room(&mut self) -> bool {
+        /// Somebody who has just come, or just had an answer, may have a request on its way.
+        const QUIET: Duration = Duration::from_millis(100);
+        let Some(key) = self.client_deadlines.oldest(ClientDeadline::Idle) else { return false };
+        let since = self.client_deadlines.due(key).map(|due| due - self.config.idle_timeout);
+        let is_quiet = since.is_some_and(|since| self.clock.now.duration_since(since) >= QUIET);
+        if is_quiet {
+            self.kill_client(ClientKey(key));
         }
+        is_quiet
+    }
+
+    /// Accepting again at once would only fail again; the backlog keeps whoever comes meanwhile.
+    pub(super) fn pause_accepting(&mut self, why: &dyn std::fmt::Display) {
+        if !self.is_short_of_descriptors {
+            self.is_short_of_descriptors = true;
+            log::warn!("accepting pauses until there are descriptors again: {why}");
+        }
+        self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
     }
 
     pub(super) fn client_event(&mut self, client: ClientKey, event: &mio::event::Event) {
@@ -332,6 +342,7 @@ impl Reactor {
 }
 
 /// Whether accepting failed for want of something that comes back.
-fn is_shortage(code: i32) -> bool {
-    [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM].iter().any(|errno| *errno as i32 == code)
+pub(super) fn is_shortage(error: &std::io::Error) -> bool {
+    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }

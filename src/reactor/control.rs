@@ -1,5 +1,6 @@
 //! The control socket: workers join and leave here, and the command line's verbs ask here. HTTP/1.1, same user only.
 
+use super::clients::is_shortage;
 use super::listen::{Listener, bind_unix};
 use super::stream::{Io, Stream, classify};
 use super::token::Target;
@@ -122,10 +123,8 @@ impl Reactor {
             let (stream, _) = match self.control.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    log::warn!("the control socket: {error}");
-                    return;
-                }
+                Err(error) if is_shortage(&error) => return self.pause_accepting(&error),
+                Err(_) => continue,
             };
             let own_user = nix::unistd::geteuid().as_raw();
             let peer =

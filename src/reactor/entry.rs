@@ -200,6 +200,8 @@ pub struct Exchange {
     pub is_send_broken: bool,
     /// The connection was made for this request.
     pub is_connection_new: bool,
+    /// On its way to the process that has just closed a connection.
+    pub is_reconnecting: bool,
     pub answer: Option<Answer>,
     /// Of the answer's body.
     pub body_bytes: u64,
@@ -215,6 +217,8 @@ pub struct Tunnel {
     pub out: Spool,
     /// The client has sent its last byte; passed on when all is out.
     pub client_has_ended: bool,
+    /// The worker has sent its last byte; passed on when the client has all of them.
+    pub worker_has_ended: bool,
 }
 
 impl Exchange {

@@ -9,6 +9,7 @@ use crate::conn::worker::End;
 use crate::http::Reason;
 use crate::http::response::Invalid;
 use crate::keys::{ClientKey, WorkerKey};
+use crate::process;
 use std::time::Duration;
 
 impl Reactor {
@@ -26,7 +27,12 @@ impl Reactor {
             self.discard(worker);
         }
         if let Some(exchange) = exchange {
-            self.try_again(worker, exchange, Failure::Connect, Reason::ConnectFailed);
+            if let (true, Some(client)) = (exchange.is_reconnecting, exchange.client) {
+                // It was not even asked this time, so that was no try.
+                self.place(client, exchange);
+            } else {
+                self.try_again(worker, exchange, Failure::Connect, Reason::ConnectFailed);
+            }
         }
         if !is_refused {
             self.worker_is_free(worker);
@@ -65,8 +71,13 @@ impl Reactor {
         if exchange.is_probe {
             return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
         }
+        let pid = entry.pid;
+        if let (End::Quiet, true, Some(client)) = (end, exchange.is_reconnecting, exchange.client) {
+            return self.place(client, exchange);
+        }
         let failure = match end {
-            End::Unheard if !exchange.is_connection_new => {
+            // A dying process still lets the kernel accept; what it closes then was an open connection as well.
+            End::Unheard if !exchange.is_connection_new || process::is_ending(pid) == Some(true) => {
                 Failure::ClosedUnheard { nothing_sent: exchange.head_sent_bytes == 0 }
             }
             // It never had a connection to be asked on.
@@ -121,28 +132,31 @@ impl Reactor {
         self.metrics.retries += 1;
         exchange.job.tries += 1;
         exchange.job.body.rewind();
-        let lives = self.workers.get(worker.0).is_some_and(|entry| !entry.is_dead);
-        if matches!(failure, Failure::ClosedUnheard { .. }) && self.balancer.idle() == 0 && lives {
-            return self.try_same_process(worker, exchange);
+        if matches!(failure, Failure::ClosedUnheard { .. }) && self.balancer.idle() == 0 {
+            let entry = self.workers.get(worker.0).filter(|entry| !entry.is_dead);
+            match entry.map(|entry| process::is_ending(entry.pid)) {
+                Some(Some(false)) => return self.try_same_process(worker, exchange, Duration::ZERO),
+                // Nothing tells: its end, if that is what it is, will be known in a moment.
+                Some(None) => return self.try_same_process(worker, exchange, super::REST),
+                Some(Some(true)) | None => {}
+            }
         }
         self.place(client, exchange);
     }
 
-    /// Over a fresh connection to the process that has just closed one, if it still listens.
-    fn try_same_process(&mut self, worker: WorkerKey, mut exchange: Exchange) {
-        let Some(client) = exchange.client else { return };
+    /// Over a fresh connection to the process that has just closed one.
+    fn try_same_process(&mut self, worker: WorkerKey, mut exchange: Exchange, wait: Duration) {
         exchange.is_connection_new = true;
+        exchange.is_reconnecting = true;
         exchange.head_sent_bytes = 0;
         exchange.is_send_broken = false;
-        match (self.connect(worker), self.workers.get_mut(worker.0)) {
-            (Ok(()), Some(entry)) => {
-                entry.exchange = Some(exchange);
-                return self.start_exchange(worker);
-            }
-            (Err(NoConnection::Refused), _) => self.discard(worker),
-            (Ok(()) | Err(NoConnection::Later | NoConnection::Failed), _) => {}
+        let Some(entry) = self.workers.get_mut(worker.0) else { return };
+        entry.exchange = Some(exchange);
+        if wait.is_zero() {
+            self.start_exchange(worker);
+        } else {
+            self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
         }
-        self.place(client, exchange);
     }
 
     /// With an idle worker, else at the front of the queue under its first deadline.

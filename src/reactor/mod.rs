@@ -91,6 +91,7 @@ pub struct Reactor {
     listeners: Vec<Listener>,
     metrics_listeners: Vec<Listener>,
     accept_again: Option<Instant>,
+    is_short_of_descriptors: bool,
     clients: Slab<ClientEntry>,
     workers: Slab<WorkerEntry>,
     control: control::ControlSocket,
@@ -248,6 +249,10 @@ impl Reactor {
             self.accept_again = None;
             for index in 0..self.listeners.len() {
                 self.accept(index);
+            }
+            self.accept_control();
+            for index in 0..self.metrics_listeners.len() {
+                self.accept_scraper(index);
             }
         }
     }

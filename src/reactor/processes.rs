@@ -199,6 +199,7 @@ impl Reactor {
             head_sent_bytes: 0,
             is_send_broken: false,
             is_connection_new: true,
+            is_reconnecting: false,
             answer: None,
             body_bytes: 0,
             is_probe: true,

@@ -101,7 +101,10 @@ impl Reactor {
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
             signal_set.add(signal);
         }
-        let signals = signal_set
+        // A bound on file sizes is an error of the write that meets it, and no end.
+        let mut blocked = signal_set;
+        blocked.add(Signal::SIGXFSZ);
+        let signals = blocked
             .thread_block()
             .and_then(|()| SignalFd::with_flags(&signal_set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
             .map_err(|error| trouble("signals", error.into()))?;
@@ -153,6 +156,7 @@ impl Reactor {
             listeners,
             metrics_listeners,
             accept_again: None,
+            is_short_of_descriptors: false,
             clients: Slab::new(),
             workers: Slab::new(),
             control,

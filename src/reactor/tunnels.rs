@@ -18,7 +18,8 @@ impl Reactor {
         let Some(exchange) = &mut entry.exchange else {
             return;
         };
-        exchange.tunnel = Some(Tunnel { out: Spool::new(&self.room), client_has_ended: false });
+        exchange.tunnel =
+            Some(Tunnel { out: Spool::new(&self.room), client_has_ended: false, worker_has_ended: false });
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
         match exchange.client.and_then(|client| self.clients.get_mut(client.0).map(|entry| (client, entry))) {
             Some((client, entry)) => {
@@ -80,13 +81,51 @@ impl Reactor {
             && !tunnel.client_has_ended
         {
             tunnel.client_has_ended = true;
+            let is_over = tunnel.worker_has_ended;
             self.send_request(worker);
+            if is_over {
+                self.end_tunnel(worker, true);
+            }
         }
     }
 
-    /// The worker has sent its last byte: the client gets all that is left, then the end.
+    /// The worker has sent its last byte: the client gets all that is left, then the end. What the client still says
+    /// goes on, until it ends as well.
     pub(super) fn tunnel_worker_ended(&mut self, worker: WorkerKey) {
-        self.end_tunnel(worker, true);
+        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
+            return;
+        };
+        let Some(tunnel) = &mut exchange.tunnel else { return };
+        tunnel.worker_has_ended = true;
+        match exchange.client {
+            Some(client) if !tunnel.client_has_ended => self.pass_end_to_client(client, worker),
+            _ => self.end_tunnel(worker, true),
+        }
+    }
+
+    /// The worker has closed altogether, so nothing that the client still says can reach it.
+    pub(super) fn tunnel_worker_hung_up(&mut self, worker: WorkerKey) {
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+        if exchange
+            .and_then(|exchange| exchange.tunnel.as_ref())
+            .is_some_and(|tunnel| tunnel.worker_has_ended)
+        {
+            self.end_tunnel(worker, true);
+        }
+    }
+
+    /// Tells the client of the worker's end as soon as it has everything before it.
+    pub(super) fn pass_end_to_client(&mut self, client: ClientKey, worker: WorkerKey) {
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+        let has_ended = exchange
+            .and_then(|exchange| exchange.tunnel.as_ref())
+            .is_some_and(|tunnel| tunnel.worker_has_ended);
+        if let Some(entry) = self.clients.get(client.0)
+            && has_ended
+            && entry.out.is_read()
+        {
+            entry.stream.shutdown_write();
+        }
     }
 
     /// The client's connection has broken.

@@ -133,6 +133,10 @@ impl Watch {
             let has_come = event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
             if has_come && !self.is_entry_alone && !is_passed_over(name) {
                 let _ = self.add_all(&path);
+                // What it held before it was watched has come with it.
+                if let Some(source) = self.first_source(&path) {
+                    self.changed = Some(source);
+                }
             }
             return;
         }
@@ -146,6 +150,17 @@ impl Watch {
         if self.counts(&path) {
             self.changed = Some(path);
         }
+    }
+
+    /// A source file in a folder or below it.
+    fn first_source(&self, folder: &Path) -> Option<PathBuf> {
+        std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() && !is_passed_over(&entry.file_name()) => {
+                self.first_source(&entry.path())
+            }
+            Ok(kind) if kind.is_file() && self.counts(&entry.path()) => Some(entry.path()),
+            _ => None,
+        })
     }
 
     fn counts(&self, path: &Path) -> bool {
@@ -226,8 +241,11 @@ mod tests {
             watch.read();
             assert_eq!(watch.changed, None, "{name}");
         }
-        std::fs::create_dir(dir.path().join("lib")).expect("made");
+        std::fs::create_dir_all(dir.path().join("outside/lib")).expect("made");
         watch.read();
+        std::fs::rename(dir.path().join("outside/lib"), dir.path().join("lib")).expect("renamed");
+        watch.read();
+        assert_eq!(watch.changed, None, "an empty folder is no source");
         let file = dir.path().join("lib/part.mjs");
         std::fs::write(&file, "x").expect("written");
         watch.read();

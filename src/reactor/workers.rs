@@ -10,6 +10,7 @@ use crate::conn::worker::{End, Outcome};
 use crate::fleet::Why;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
+use crate::process;
 use mio::Interest;
 use mio::net::UnixStream;
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -54,6 +55,7 @@ impl Reactor {
             assigned: now,
             head_sent_bytes: 0,
             is_send_broken: false,
+            is_reconnecting: false,
             answer: None,
             body_bytes: 0,
             is_probe: false,
@@ -84,7 +86,8 @@ impl Reactor {
             return;
         };
         entry.connecting_since = None;
-        let Some(exchange) = &entry.exchange else { return };
+        let Some(exchange) = &mut entry.exchange else { return };
+        exchange.is_reconnecting = false;
         entry.conn.ask(exchange.job.request.asked);
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Read, now);
         self.send_request(worker);
@@ -196,6 +199,9 @@ impl Reactor {
         if event.is_readable() || event.is_read_closed() {
             self.read_worker(worker);
         }
+        if event.is_write_closed() {
+            self.tunnel_worker_hung_up(worker);
+        }
     }
 
     pub(super) fn read_worker(&mut self, worker: WorkerKey) {
@@ -203,7 +209,12 @@ impl Reactor {
         let mut budget = TURN_BYTES;
         while let Some(entry) = self.workers.get_mut(worker.0) {
             let Some(stream) = &mut entry.stream else { break };
-            if entry.is_held_back {
+            // Held back, or a tunnel whose worker has sent its last byte.
+            let exchange = entry.exchange.as_ref();
+            let has_ended = exchange
+                .and_then(|exchange| exchange.tunnel.as_ref())
+                .is_some_and(|tunnel| tunnel.worker_has_ended);
+            if entry.is_held_back || has_ended {
                 break;
             }
             if budget == 0 {
@@ -397,11 +408,18 @@ impl Reactor {
             return;
         };
         let end = entry.conn.end(is_reset);
+        if end == End::Tunnel && !is_reset {
+            return self.tunnel_worker_ended(worker);
+        }
         self.close_connection(worker);
         match end {
             End::Quiet => {
-                let is_busy = self.workers.get(worker.0).is_some_and(|entry| entry.exchange.is_some());
-                debug_assert!(!is_busy, "a quiet connection with a request");
+                debug_assert!(self.workers.get(worker.0).is_none_or(|entry| entry.exchange.is_none()));
+                // Its end will be reaped in a moment; nobody is to meet it before.
+                let is_ending = self.workers.get(worker.0).map(|entry| process::is_ending(entry.pid));
+                if is_ending == Some(Some(true)) {
+                    self.balancer.remove(worker);
+                }
             }
             End::Unheard | End::InHead | End::InBody => self.died_with_request(worker, end),
             End::Whole(suffix) => {
@@ -412,7 +430,7 @@ impl Reactor {
                 };
                 self.answer_ended(worker, false, delivery);
             }
-            End::Tunnel => self.tunnel_worker_ended(worker),
+            End::Tunnel => self.cut_tunnel(worker),
         }
     }
 
@@ -460,6 +478,8 @@ impl Reactor {
             WorkerDeadline::Read | WorkerDeadline::Idle => self.answer_is_late(worker),
             WorkerDeadline::Stall => self.answer_does_not_end(worker),
             WorkerDeadline::Connect => self.start_exchange(worker),
+            // A request that waits for the worker to have rested goes on; else the worker is free.
+            WorkerDeadline::Rest if entry.exchange.is_some() => self.start_exchange(worker),
             WorkerDeadline::Rest => self.worker_is_free(worker),
             WorkerDeadline::Probe => self.probe(worker),
         }

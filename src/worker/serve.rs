@@ -8,7 +8,7 @@ use super::message::{Body, Request, Response};
 use crate::client;
 use crate::control::Message;
 use crate::http::request::room;
-use crate::http::{Framing, RequestHead, head};
+use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -159,14 +159,17 @@ where
         body: Body { source: reader, left_bytes },
         connection: stream,
     };
-    let response = match handler.try_lock() {
-        _ if request.header("rip-probe").is_some() && request.path() == "/ready" => Response::text("ok"),
-        Ok(mut handler) => call(&mut *handler, &mut request),
+    // Held until the answer is written in full: a stream is the handler's work as well.
+    let mut turn = match handler.try_lock() {
+        Ok(handler) => Some(handler),
         // An earlier panic was answered; the handler goes on.
-        Err(TryLockError::Poisoned(poisoned)) => call(&mut *poisoned.into_inner(), &mut request),
-        Err(TryLockError::WouldBlock) => {
-            Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1")
-        }
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    };
+    let response = match &mut turn {
+        _ if request.header("rip-probe").is_some() && request.path() == "/ready" => Response::text("ok"),
+        Some(handler) => call(&mut **handler, &mut request),
+        None => Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1"),
     };
     // A body that the handler did not want is still on the connection.
     io::copy(&mut request.body, &mut io::sink())?;
@@ -186,18 +189,19 @@ where
     })
 }
 
-/// A whole head, or nothing where the connection ended before one.
+/// A whole head, or nothing where the connection ended before one. The server's own fields come on top of a
+/// client's head at its bounds, so twice those will do.
 fn read_head(reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Vec<u8>>> {
+    const MOST_BYTES: u64 = MAX_HEAD_BYTES as u64 * 2;
     let mut bytes = Vec::new();
-    let mut scanned = 0;
     loop {
-        if let Ok(head::Look::Whole(length)) = head::look(&bytes, &mut scanned) {
-            debug_assert_eq!(length, bytes.len());
-            return Ok(Some(bytes));
-        }
-        let room = (crate::http::MAX_HEAD_BYTES * 2).saturating_sub(bytes.len()) as u64;
-        if reader.by_ref().take(room).read_until(b'\n', &mut bytes)? == 0 {
-            return if bytes.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+        let room = MOST_BYTES.saturating_sub(bytes.len() as u64);
+        let line = reader.by_ref().take(room).read_until(b'\n', &mut bytes)?;
+        match &bytes[bytes.len() - line..] {
+            [] if bytes.is_empty() => return Ok(None),
+            [] => return Err(io::ErrorKind::UnexpectedEof.into()),
+            b"\r\n" => return Ok(Some(bytes)),
+            _ => {}
         }
     }
 }

@@ -9,6 +9,7 @@ fn uvicorn_serves_as_a_command() {
         needs: Needs { programs: &["uvicorn"], ..python(&["uvicorn"]) },
         command: &["uvicorn", "--no-access-log", "--uds", "{socket}", "asgi:app"],
         exceptions: Exceptions::Framework,
+        raw_paths: false,
         ..app("asgi", python(&[]))
     }
     .check();
@@ -20,6 +21,7 @@ fn gunicorn_serves_as_a_command() {
         needs: Needs { programs: &["gunicorn"], ..python(&["gunicorn"]) },
         command: &["gunicorn", "-b", "unix:{socket}", "wsgi:application"],
         exceptions: Exceptions::Framework,
+        raw_paths: false,
         leavers: Leavers::Replaced,
         ..app("wsgi", python(&[]))
     }
@@ -31,7 +33,7 @@ fn puma_serves_as_a_command() {
     App {
         needs: Needs { programs: &["ruby", "puma"], ..ruby(&["rack", "puma"]) },
         command: &["puma", "-q", "-e", "production", "-b", "unix://{socket}"],
-        exceptions: Exceptions::Framework,
+        exceptions: Exceptions::Told,
         leavers: Leavers::Replaced,
         ..app("rack", ruby(&[]))
     }
@@ -43,6 +45,7 @@ fn a_node_server_serves_as_a_command() {
     App {
         command: &["node", "server.mjs"],
         exceptions: Exceptions::Framework,
+        raw_paths: false,
         ..app("node-http", node(&[]))
     }
     .check();

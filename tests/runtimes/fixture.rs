@@ -1,6 +1,8 @@
 //! An app in a folder of its own, with the programs and packages that it needs. What is not installed is looked for
 //! in vain: its tests are skipped, unless RIP_TEST_ALL=1 says that all is installed.
 
+#![allow(dead_code)]
+
 use crate::support::{Server, ServerBuilder};
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +12,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// What an app needs, by name.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Needs {
     pub programs: &'static [&'static str],
     /// Packages of npm, of PyPI by the name that is imported, and gems.
@@ -19,24 +21,31 @@ pub struct Needs {
     pub gems: &'static [&'static str],
 }
 
+impl Needs {
+    /// Nothing but these.
+    pub const fn programs(programs: &'static [&'static str]) -> Needs {
+        Needs { programs, npm: &[], python: &[], gems: &[] }
+    }
+}
+
 /// Bun with these packages.
 pub const fn bun(npm: &'static [&'static str]) -> Needs {
-    Needs { programs: &["bun"], npm, python: &[], gems: &[] }
+    Needs { npm, ..Needs::programs(&["bun"]) }
 }
 
 /// Node with these packages, and no Bun, which would be preferred.
 pub const fn node(npm: &'static [&'static str]) -> Needs {
-    Needs { programs: &["node"], ..bun(npm) }
+    Needs { npm, ..Needs::programs(&["node"]) }
 }
 
 /// Python with these packages.
 pub const fn python(packages: &'static [&'static str]) -> Needs {
-    Needs { programs: &[], npm: &[], python: packages, gems: &[] }
+    Needs { python: packages, ..Needs::programs(&[]) }
 }
 
 /// Ruby with these gems.
 pub const fn ruby(gems: &'static [&'static str]) -> Needs {
-    Needs { programs: &["ruby"], npm: &[], python: &[], gems }
+    Needs { gems, ..Needs::programs(&["ruby"]) }
 }
 
 /// A folder with a copy of an app in it, and a `bin` with what runs it.
@@ -85,10 +94,6 @@ impl Fixture {
             return skipped(&format!("Ruby with {}", needs.gems.join(", ")));
         }
         Some(Fixture { dir, app, environment })
-    }
-
-    pub fn app(&self) -> &Path {
-        &self.app
     }
 
     /// Beside the app, for what must not lie in it.

@@ -3,8 +3,12 @@
 
 mod checks;
 mod commands;
+mod examples;
 mod fixture;
 mod javascript;
+mod leavers;
+mod loading;
+mod protocol;
 mod python;
 mod ruby;
 mod scripts;

@@ -17,6 +17,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// What a server under load is started with, so that no stall of a slow machine looks like a loss.
+pub const PATIENT: [&str; 3] = ["--no-access-log", "--queue-timeout-ms=20000", "--read-timeout-ms=20000"];
+
 /// Clients that ask again and again. Whatever is not a whole 200 is a fault.
 pub struct Load {
     shared: Arc<Shared>,
@@ -180,10 +183,22 @@ pub fn tell(server: &Server, message: &str) -> Response {
 /// What the log tells of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    Started { slot: u64, pid: i32, why: Option<String> },
-    Joined { slot: u64, pid: i32 },
+    Started {
+        slot: u64,
+        pid: i32,
+        why: Option<String>,
+    },
+    Joined {
+        slot: u64,
+        pid: i32,
+    },
     /// `exit`: empty for exit code 0.
-    Ended { slot: u64, pid: i32, exit: String, requests: u64 },
+    Ended {
+        slot: u64,
+        pid: i32,
+        exit: String,
+        requests: u64,
+    },
 }
 
 /// The lives of all workers so far, from the server's own lines on stderr.

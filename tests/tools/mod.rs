@@ -67,7 +67,8 @@ pub fn wait_for_load(server: &mut Server, busy: usize, waiting: usize) {
 pub fn wait_for_busy_pid(server: &mut Server) -> i32 {
     wait_for_load(server, 1, 0);
     let details = server.details();
-    let busy = details["workerList"].as_array().into_iter().flatten().find(|worker| worker["state"] == "busy");
+    let busy =
+        details["workerList"].as_array().into_iter().flatten().find(|worker| worker["state"] == "busy");
     let pid = busy.and_then(|worker| worker["pid"].as_i64()).expect("it is still busy");
     i32::try_from(pid).expect("a pid")
 }
@@ -113,10 +114,27 @@ impl Gate {
     }
 }
 
+/// A server on a machine that may be slow: no timeout ends anything unless the test sets it. A flag beats these.
+pub fn patient(app: impl Into<PathBuf>) -> ServerBuilder {
+    with_patience(Server::builder(app))
+}
+
+/// The same for a server that starts no workers.
+pub fn patient_without_workers(words: &[&str]) -> Server {
+    // Never run, but an app has to be there.
+    patient("/bin/true").arg("w:0").args(words).start()
+}
+
+fn with_patience(builder: ServerBuilder) -> ServerBuilder {
+    ["QUEUE", "READ", "CLIENT", "CONNECT", "BOOT", "DRAIN"]
+        .iter()
+        .fold(builder, |builder, name| builder.env(&format!("RIP_{name}_TIMEOUT_MS"), "60000"))
+}
+
 /// A server behind a line of shell, in which `"$@"` is the server's command; it must end in `exec`, so that the
 /// server's pid is the child's.
 pub fn server_behind(shell: &str, app: impl Into<PathBuf>) -> ServerBuilder {
-    Server::carried_by(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/shell"))
+    with_patience(Server::carried_by(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/shell")))
         .env("TEST_SHELL", shell)
         .env("TEST_PROGRAM", crate::support::server_program())
         .arg(app.into())
@@ -137,7 +155,7 @@ pub fn join_with_connection(
             let converse = converse.clone();
             std::thread::spawn(move || {
                 // A connection that ends without a request is none of the test's business.
-                if let Ok(head) = wire.read_head(Instant::now() + 3 * PATIENCE) {
+                if let Ok(head) = wire.read_head(Instant::now() + PATIENCE * 3) {
                     converse(wire, head);
                 }
             });

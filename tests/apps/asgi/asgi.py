@@ -15,7 +15,7 @@ async def app(scope, receive, send):
 async def lifespan(scope, receive, send):
     for event in ("startup", "shutdown"):
         await receive()
-        print("lifespan:", event)
+        print("lifespan:", event, flush=True)
         await send({"type": "lifespan.%s.complete" % event})
 
 
@@ -24,7 +24,7 @@ async def echo_socket(scope, receive, send):
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         await send({**message, "type": "websocket.send"})
-    print("closed with", message["code"])
+    print("closed with", message["code"], flush=True)
 
 
 async def pieces_of(scope, receive):
@@ -41,24 +41,33 @@ async def pieces_of(scope, receive):
         yield b"%d %b" % (len(body), hashlib.sha256(body).hexdigest().encode())
     elif path == "/stream":
         yield b"first\n"
-        gate = parse_qs(scope["query_string"].decode())["gate"][0]
-        while not os.path.exists(gate):
-            await asyncio.sleep(0.005)
+        await gate(scope)
         yield b"last\n"
     elif path == "/endless":
         gone = asyncio.ensure_future(disconnected(receive))
         while not gone.done():
             yield b"tick\n"
             await asyncio.sleep(0.005)
+    elif path == "/wait":
+        print("waiting", flush=True)
+        await disconnected(receive)
+        print("the client has gone", flush=True)
     elif path == "/fail":
         raise RuntimeError("told to fail")
     elif path == "/break":
         yield b"first\n"
+        await gate(scope)
         raise RuntimeError("told to fail")
     elif path.startswith("/echo/"):
         yield path.encode()
     elif path == "/cookies":
         yield b""
+
+
+async def gate(scope):
+    path = parse_qs(scope["query_string"].decode())["gate"][0]
+    while not os.path.exists(path):
+        await asyncio.sleep(0.005)
 
 
 async def disconnected(receive):
@@ -70,12 +79,14 @@ async def answer(scope, receive, send):
     headers = [PLAIN]
     if scope["path"] == "/cookies":
         headers.append((b"set-cookie", b"a=1; Path=/"))
-        headers.append((b"set-cookie", b"b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT"))
+        headers.append((b"set-cookie", b"b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT"))
     headers += [(b"x-echo", value) for name, value in scope["headers"] if name == b"x-name"]
-    started = False
+    status = 404
     async for piece in pieces_of(scope, receive):
-        if not started:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            started = True
+        if status == 404:
+            status = 200
+            await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": piece, "more_body": True})
+    if status == 404:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body"})

@@ -25,7 +25,7 @@ case "$PATH_INFO" in
     ;;
   /cookies)
     printf 'Content-Type: text/plain\nSet-Cookie: a=1; Path=/\n'
-    printf 'Set-Cookie: b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT\n\n'
+    printf 'Set-Cookie: b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT\n\n'
     ;;
   /echo/*) printf 'Content-Type: text/plain\nX-Echo: %s\n\n%s' "$HTTP_X_NAME" "$PATH_INFO" ;;
   # The other kinds of answers that a script may give, and what it is told.

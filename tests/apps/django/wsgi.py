@@ -7,7 +7,19 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
 
-settings.configure(ALLOWED_HOSTS=["*"], DEBUG=False, ROOT_URLCONF=__name__, SECRET_KEY="for tests")
+settings.configure(
+    ALLOWED_HOSTS=["*"],
+    DEBUG=False,
+    # Without DEBUG, Django mails errors to admins and prints nothing.
+    LOGGING={
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+        "root": {"handlers": ["stderr"]},
+    },
+    ROOT_URLCONF=__name__,
+    SECRET_KEY="for tests",
+)
 
 
 def hello(request):
@@ -22,11 +34,15 @@ def sha(request):
     return HttpResponse("%d %s" % (len(request.body), hashlib.sha256(request.body).hexdigest()))
 
 
+def gated(request):
+    yield "first\n"
+    while not os.path.exists(request.GET["gate"]):
+        time.sleep(0.005)
+
+
 def stream(request):
     def pieces():
-        yield "first\n"
-        while not os.path.exists(request.GET["gate"]):
-            time.sleep(0.005)
+        yield from gated(request)
         yield "last\n"
 
     return StreamingHttpResponse(pieces())
@@ -47,7 +63,7 @@ def fail(request):
 
 def broken(request):
     def pieces():
-        yield "first\n"
+        yield from gated(request)
         raise RuntimeError("told to fail")
 
     return StreamingHttpResponse(pieces())
@@ -56,7 +72,7 @@ def broken(request):
 def cookies(request):
     response = HttpResponse()
     response.set_cookie("a", "1")
-    response.set_cookie("b", "2", path=None, expires="Thu, 01 Jan 2032 00:00:00 GMT")
+    response.set_cookie("b", "2", path=None, expires="Thu, 01 Jan 1970 00:00:00 GMT")
     return response
 
 

@@ -29,11 +29,11 @@ app.get('/fail', async () => {
 })
 app.get('/break', async (request, response) => {
   response.write('first\n')
-  await sleep(5)
+  while (!existsSync(request.query.gate)) await sleep(5)
   throw new Error('told to fail')
 })
 app.get('/cookies', (request, response) => {
-  response.cookie('a', '1').cookie('b', '2', { path: '', expires: new Date('2032-01-01') }).end()
+  response.cookie('a', '1').cookie('b', '2', { path: '', expires: new Date(0) }).end()
 })
 app.get('/echo/:name', (request, response) => {
   response.set('X-Echo', request.get('x-name')).send(`/echo/${request.params.name}`)

@@ -24,12 +24,16 @@ async def sha(request: Request):
     return "%d %s" % (len(body), hashlib.sha256(body).hexdigest())
 
 
+async def opened(gate):
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.005)
+
+
 @app.get("/stream")
 async def stream(gate: str):
     async def pieces():
         yield "first\n"
-        while not os.path.exists(gate):
-            await asyncio.sleep(0.005)
+        await opened(gate)
         yield "last\n"
 
     return StreamingResponse(pieces())
@@ -51,9 +55,10 @@ async def fail():
 
 
 @app.get("/break")
-async def broken():
+async def broken(gate: str):
     async def pieces():
         yield "first\n"
+        await opened(gate)
         raise RuntimeError("told to fail")
 
     return StreamingResponse(pieces())
@@ -62,7 +67,7 @@ async def broken():
 @app.get("/cookies")
 async def cookies(response: Response):
     response.set_cookie("a", "1", samesite=None)
-    response.set_cookie("b", "2", path=None, samesite=None, expires="Thu, 01 Jan 2032 00:00:00 GMT")
+    response.set_cookie("b", "2", path=None, samesite=None, expires="Thu, 01 Jan 1970 00:00:00 GMT")
     return ""
 
 

@@ -1,14 +1,14 @@
-// A function (Request) → Response, for Bun and Node alike; under Bun with WebSockets.
+// A function (Request) → Response, for Bun and Node alike.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const text = new TextEncoder()
 
-async function* gated(gate) {
+async function* gated(gate, last) {
   yield 'first\n'
   while (!existsSync(gate)) await sleep(5)
-  yield 'last\n'
+  yield last()
 }
 
 async function* endless() {
@@ -18,8 +18,14 @@ async function* endless() {
   }
 }
 
-async function* broken() {
-  yield 'first\n'
+async function waited(signal) {
+  console.log('waiting')
+  await new Promise((resolve) => signal.addEventListener('abort', resolve))
+  console.log('the client has gone')
+  return new Response()
+}
+
+function fail() {
   throw new Error('told to fail')
 }
 
@@ -42,30 +48,25 @@ async function sha(request) {
   return `${length} ${sum.digest('hex')}`
 }
 
-export default async function (request, server) {
+export default async function (request) {
   const { pathname, searchParams } = new URL(request.url)
   const path = decodeURIComponent(pathname)
   switch (path) {
     case '/hello': return new Response('hello')
     case '/pid': return new Response(`${process.pid}`)
     case '/sha': return new Response(await sha(request))
-    case '/stream': return streamed(gated(searchParams.get('gate')))
+    case '/stream': return streamed(gated(searchParams.get('gate'), () => 'last\n'))
     case '/endless': return streamed(endless())
-    case '/fail': throw new Error('told to fail')
-    case '/break': return streamed(broken())
+    case '/wait': return waited(request.signal)
+    case '/fail': return fail()
+    case '/break': return streamed(gated(searchParams.get('gate'), fail))
     case '/cookies': {
       const response = new Response()
       response.headers.append('Set-Cookie', 'a=1; Path=/')
-      response.headers.append('Set-Cookie', 'b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT')
+      response.headers.append('Set-Cookie', 'b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT')
       return response
     }
-    case '/socket': return server.upgrade(request) ? undefined : new Response('no WebSocket', { status: 400 })
   }
   if (path.startsWith('/echo/')) return new Response(path, { headers: { 'X-Echo': request.headers.get('x-name') } })
   return new Response('not found', { status: 404 })
-}
-
-export const websocket = {
-  message: (socket, message) => socket.send(message),
-  close: (socket, code) => console.log(`closed with ${code}`),
 }

@@ -23,17 +23,19 @@ def sha():
     return "%d %s" % (len(body), hashlib.sha256(body).hexdigest())
 
 
+def gated(gate):
+    yield "first\n"
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+
+
 @app.get("/stream")
 def stream():
-    gate = request.args["gate"]
-
-    def pieces():
-        yield "first\n"
-        while not os.path.exists(gate):
-            time.sleep(0.005)
+    def pieces(gate):
+        yield from gated(gate)
         yield "last\n"
 
-    return pieces()
+    return pieces(request.args["gate"])
 
 
 @app.get("/endless")
@@ -53,18 +55,18 @@ def fail():
 
 @app.get("/break")
 def broken():
-    def pieces():
-        yield "first\n"
+    def pieces(gate):
+        yield from gated(gate)
         raise RuntimeError("told to fail")
 
-    return pieces()
+    return pieces(request.args["gate"])
 
 
 @app.get("/cookies")
 def cookies():
     response = Response()
     response.set_cookie("a", "1")
-    response.set_cookie("b", "2", path=None, expires="Thu, 01 Jan 2032 00:00:00 GMT")
+    response.set_cookie("b", "2", path=None, expires="Thu, 01 Jan 1970 00:00:00 GMT")
     return response
 
 

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { setCookie } from 'hono/cookie'
 import { stream } from 'hono/streaming'
@@ -22,12 +23,19 @@ app.get('/endless', (c) => stream(c, async (out) => {
     await out.sleep(5)
   }
 }))
+app.get('/break', (c) => c.body(new ReadableStream({
+  async start(out) {
+    out.enqueue('first\n')
+    while (!existsSync(c.req.query('gate')!)) await sleep(5)
+    out.error(new Error('told to fail'))
+  },
+})))
 app.get('/fail', () => {
   throw new Error('told to fail')
 })
 app.get('/cookies', (c) => {
   setCookie(c, 'a', '1', { path: '/' })
-  setCookie(c, 'b', '2', { path: null, expires: new Date('2032-01-01') })
+  setCookie(c, 'b', '2', { path: null, expires: new Date(0) })
   return c.body(null)
 })
 app.get('/echo/:name', (c) => c.text(decodeURIComponent(c.req.path), 200, { 'X-Echo': c.req.header('x-name')! }))

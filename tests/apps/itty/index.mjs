@@ -5,10 +5,10 @@ import { Router, text } from 'itty-router'
 
 const streamed = (pieces) => new Response(ReadableStream.from(pieces))
 
-async function* gated(gate) {
+async function* gated(gate, last) {
   yield Buffer.from('first\n')
   while (!existsSync(gate)) await sleep(5)
-  yield Buffer.from('last\n')
+  yield Buffer.from(last())
 }
 
 async function* endless() {
@@ -18,8 +18,7 @@ async function* endless() {
   }
 }
 
-async function* broken() {
-  yield Buffer.from('first\n')
+function fail() {
   throw new Error('told to fail')
 }
 
@@ -32,16 +31,14 @@ router
     const body = Buffer.from(await request.arrayBuffer())
     return text(`${body.length} ${createHash('sha256').update(body).digest('hex')}`)
   })
-  .get('/stream', ({ query }) => streamed(gated(query.gate)))
+  .get('/stream', ({ query }) => streamed(gated(query.gate, () => 'last\n')))
   .get('/endless', () => streamed(endless()))
-  .get('/fail', () => {
-    throw new Error('told to fail')
-  })
-  .get('/break', () => streamed(broken()))
+  .get('/fail', fail)
+  .get('/break', ({ query }) => streamed(gated(query.gate, fail)))
   .get('/cookies', () => {
     const headers = new Headers()
     headers.append('Set-Cookie', 'a=1; Path=/')
-    headers.append('Set-Cookie', 'b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT')
+    headers.append('Set-Cookie', 'b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT')
     return new Response(null, { headers })
   })
   .get('/echo/:name', ({ params, headers }) =>

@@ -4,10 +4,10 @@ import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Koa from 'koa'
 
-async function* gated(gate) {
+async function* gated(gate, last) {
   yield 'first\n'
   while (!existsSync(gate)) await sleep(5)
-  yield 'last\n'
+  yield last()
 }
 
 async function* endless() {
@@ -17,9 +17,7 @@ async function* endless() {
   }
 }
 
-async function* broken() {
-  yield 'first\n'
-  await sleep(5)
+function fail() {
   throw new Error('told to fail')
 }
 
@@ -40,12 +38,12 @@ app.use(async (context) => {
     case '/hello': return context.body = 'hello'
     case '/pid': return context.body = `${process.pid}`
     case '/sha': return context.body = await sha(context.req)
-    case '/stream': return context.body = Readable.from(gated(context.query.gate))
+    case '/stream': return context.body = Readable.from(gated(context.query.gate, () => 'last\n'))
     case '/endless': return context.body = Readable.from(endless())
-    case '/fail': throw new Error('told to fail')
-    case '/break': return context.body = Readable.from(broken())
+    case '/fail': return fail()
+    case '/break': return context.body = Readable.from(gated(context.query.gate, fail))
     case '/cookies':
-      context.set('Set-Cookie', ['a=1; Path=/', 'b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT'])
+      context.set('Set-Cookie', ['a=1; Path=/', 'b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT'])
       return context.body = ''
   }
   if (path.startsWith('/echo/')) {

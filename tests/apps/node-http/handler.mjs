@@ -22,8 +22,10 @@ export default async function (req, res) {
     case '/pid': return res.end(`${process.pid}`)
     case '/sha': return res.end(await sha(req))
     case '/stream':
+    case '/break':
       res.write('first\n')
       while (!existsSync(searchParams.get('gate'))) await sleep(5)
+      if (path === '/break') throw new Error('told to fail')
       return res.end('last\n')
     case '/endless':
       while (!res.destroyed) {
@@ -32,12 +34,8 @@ export default async function (req, res) {
       }
       return
     case '/fail': throw new Error('told to fail')
-    case '/break':
-      res.write('first\n')
-      await sleep(5)
-      throw new Error('told to fail')
     case '/cookies':
-      res.setHeader('Set-Cookie', ['a=1; Path=/', 'b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT'])
+      res.setHeader('Set-Cookie', ['a=1; Path=/', 'b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT'])
       return res.end()
   }
   if (path.startsWith('/echo/')) return res.writeHead(200, { 'X-Echo': req.headers['x-name'] }).end(Buffer.from(path))

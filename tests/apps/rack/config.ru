@@ -20,11 +20,12 @@ def answer(env)
   when "/sha"
     body = env["rack.input"].read
     ["#{body.bytesize} #{Digest::SHA256.hexdigest(body)}"]
-  when "/stream"
+  when "/stream", "/break"
     gate = Rack::Utils.parse_query(env["QUERY_STRING"])["gate"]
     Pieces.new do |out|
       out.call("first\n")
       sleep 0.005 until File.exist?(gate)
+      raise "told to fail" if path == "/break"
       out.call("last\n")
     end
   when "/endless"
@@ -35,11 +36,6 @@ def answer(env)
       end
     end
   when "/fail" then raise "told to fail"
-  when "/break"
-    Pieces.new do |out|
-      out.call("first\n")
-      raise "told to fail"
-    end
   when "/cookies" then [""]
   when %r{\A/echo/} then [path]
   end
@@ -49,7 +45,7 @@ run lambda { |env|
   headers = { "content-type" => "text/plain" }
   headers["x-echo"] = env["HTTP_X_NAME"] if env["HTTP_X_NAME"]
   # Several in one field: as lines for Rack 2, which is Debian's.
-  cookies = ["a=1; Path=/", "b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT"]
+  cookies = ["a=1; Path=/", "b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT"]
   headers["set-cookie"] = cookies.join("\n") if env["PATH_INFO"] == "/cookies"
   body = answer(env)
   [body ? 200 : 404, headers, body || []]

@@ -40,13 +40,14 @@ class App < Sinatra::Base
   get "/break" do
     stream do |out|
       out << "first\n"
+      sleep 0.005 until File.exist?(params["gate"])
       raise "told to fail"
     end
   end
 
   get "/cookies" do
     response.set_cookie("a", value: "1", path: "/")
-    response.set_cookie("b", value: "2", expires: Time.utc(2032))
+    response.set_cookie("b", value: "2", expires: Time.at(0).utc)
     ""
   end
 

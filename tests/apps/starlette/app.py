@@ -23,11 +23,15 @@ async def sha(request):
     return PlainTextResponse("%d %s" % (length, sum.hexdigest()))
 
 
+async def opened(gate):
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.005)
+
+
 async def stream(request):
     async def pieces():
         yield "first\n"
-        while not os.path.exists(request.query_params["gate"]):
-            await asyncio.sleep(0.005)
+        await opened(request.query_params["gate"])
         yield "last\n"
 
     return StreamingResponse(pieces())
@@ -49,6 +53,7 @@ async def fail(request):
 async def broken(request):
     async def pieces():
         yield "first\n"
+        await opened(request.query_params["gate"])
         raise RuntimeError("told to fail")
 
     return StreamingResponse(pieces())
@@ -57,7 +62,7 @@ async def broken(request):
 async def cookies(request):
     response = Response()
     response.set_cookie("a", "1", samesite=None)
-    response.set_cookie("b", "2", path=None, samesite=None, expires="Thu, 01 Jan 2032 00:00:00 GMT")
+    response.set_cookie("b", "2", path=None, samesite=None, expires="Thu, 01 Jan 1970 00:00:00 GMT")
     return response
 
 

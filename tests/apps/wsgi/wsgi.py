@@ -10,6 +10,10 @@ def gated(gate):
     yield b"first\n"
     while not os.path.exists(gate):
         time.sleep(0.005)
+
+
+def whole(gate):
+    yield from gated(gate)
     yield b"last\n"
 
 
@@ -19,14 +23,18 @@ def endless():
         time.sleep(0.005)
 
 
-def broken():
-    yield b"first\n"
+def broken(gate):
+    yield from gated(gate)
     raise RuntimeError("told to fail")
 
 
 def sha(file):
     body = file.read()
     return "%d %s" % (len(body), hashlib.sha256(body).hexdigest())
+
+
+def gate(environ):
+    return parse_qs(environ["QUERY_STRING"])["gate"][0]
 
 
 def application(environ, start_response):
@@ -40,15 +48,15 @@ def application(environ, start_response):
     elif path == "/sha":
         body = [sha(environ["wsgi.input"]).encode()]
     elif path == "/stream":
-        body = gated(parse_qs(environ["QUERY_STRING"])["gate"][0])
+        body = whole(gate(environ))
     elif path == "/endless":
         body = endless()
     elif path == "/fail":
         raise RuntimeError("told to fail")
     elif path == "/break":
-        body = broken()
+        body = broken(gate(environ))
     elif path == "/cookies":
-        headers += [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2; Expires=Thu, 01 Jan 2032 00:00:00 GMT")]
+        headers += [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2; Expires=Thu, 01 Jan 1970 00:00:00 GMT")]
         body = []
     elif path.startswith("/echo/"):
         headers.append(("X-Echo", environ["HTTP_X_NAME"]))

@@ -6,11 +6,13 @@ use rip_server::conn::inbox::Unread;
 use rip_server::conn::request::Local;
 use rip_server::conn::worker::{Answer, End, Outcome};
 use rip_server::conn::{Client, Request, Worker};
+use rip_server::http::chunked::Fault;
 use rip_server::http::forward::{self, Origin};
-use rip_server::http::reason::Bad;
 use rip_server::http::request::room;
 use rip_server::http::response::Asked;
-use rip_server::http::{Chunked, Framing, Reason, RequestHead, ResponseHead, Version, field, head};
+use rip_server::http::{
+    Chunked, Framing, MAX_FIELDS, Reason, RequestHead, ResponseHead, Version, field, head,
+};
 use std::time::Instant;
 
 /// More than the bodies here have, so that only announced sizes go beyond it.
@@ -28,7 +30,6 @@ pub struct Heard {
     pub refused: Option<Reason>,
     continues: usize,
     tunnel: Vec<u8>,
-    has_ended: bool,
 }
 
 /// A request as the rest of the server gets it, in what a person can read.
@@ -65,6 +66,11 @@ fn read(segments: &[&[u8]]) -> Heard {
                 Asked { keep_alive: true, .. } => client.answered(),
                 _ => client.linger(),
             }
+            let target = request.head.split(|&byte| byte == b' ').nth(1).expect("a target");
+            assert_eq!(
+                text(request.path()),
+                text(target.split(|&byte| byte == b'?').next().expect("a path"))
+            );
             heard.requests.push(Whole {
                 method: text(request.method()),
                 body: std::mem::take(&mut body),
@@ -79,6 +85,8 @@ fn read(segments: &[&[u8]]) -> Heard {
             fresh.clear();
         }
     }
+    let step = client.advance(&mut [], ORIGIN, MAX_BODY_BYTES, Vec::new, Instant::now());
+    assert!(matches!(step.event, Event::End), "{:?} although the client has ended", step.event);
     heard
 }
 
@@ -95,7 +103,7 @@ fn feed(client: &mut Client, fresh: &mut [u8], heard: &mut Heard, body: &mut Vec
             Event::Request(whole) => (request, is_over) = (Some(whole), true),
             Event::Refused(reason, _) => heard.refused = Some(reason),
             Event::Tunnel(range) => heard.tunnel.extend_from_slice(&unread.rest()[range]),
-            Event::End => (heard.has_ended, is_over) = (true, true),
+            Event::End => is_over = true,
         }
         unread.consume(step.consumed);
     }
@@ -162,7 +170,7 @@ fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
         sent.extend_from_slice(suffix);
     }
     let is_whole = matches!((outcome, end), (Outcome::Ended { .. }, _) | (_, Some(End::Whole(_))));
-    let framed = sent.split_off(heads_bytes(&sent));
+    let framed = sent.split_off(heads_bytes(&sent, asked));
     match answer.map(|answer| answer.onward) {
         // A whole body decodes to what the worker said; a cut one has no end.
         Some(Framing::Chunked) => {
@@ -177,14 +185,15 @@ fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
 }
 
 /// The bytes of all heads that were sent: interim ones, and a final one or a 101.
-fn heads_bytes(sent: &[u8]) -> usize {
+fn heads_bytes(sent: &[u8], asked: Asked) -> usize {
     let mut at = 0;
-    while let Ok(head::Look::Whole(length)) = head::look(&sent[at..], &mut 0) {
-        let is_interim = sent[at..].starts_with(b"HTTP/1.1 1") && !sent[at..].starts_with(b"HTTP/1.1 101");
-        at += length;
-        if !is_interim {
+    while let Some(head) = whole_head(&sent[at..]) {
+        at += head.len();
+        if !head.starts_with(b"HTTP/1.1 1") || head.starts_with(b"HTTP/1.1 101") {
             break;
         }
+        // A 100 is the server's own to send, and HTTP/1.0 knows no interim answers.
+        assert!(asked.version == Version::Http11 && !head.starts_with(b"HTTP/1.1 100"), "{}", text(head));
     }
     at
 }
@@ -198,6 +207,10 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
     else {
         return;
     };
+    if head.fields.len() > MAX_FIELDS {
+        // Only the server's own fields may go beyond.
+        return;
+    }
     let (framing, body_bytes) = match head.framing {
         Framing::Length(bytes) => (head.framing, bytes),
         Framing::Chunked => (Framing::Length(7), 7),
@@ -209,6 +222,7 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
     let target = [head.target_lead, head.target].concat();
     assert_eq!((again.method, again.target, again.host), (head.method, &*target, head.host));
     assert_eq!((again.framing, again.wants_websocket), (framing, head.wants_websocket));
+    assert!(!head.wants_websocket || framing == Framing::Empty, "a WebSocket offer with a body");
     let count =
         |name: &str| again.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
     let lengths = usize::from(framing != Framing::Empty);
@@ -272,9 +286,11 @@ fn whole_head(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Lines end with CR LF, the head with an empty one, and no control byte stands anywhere else.
 fn check_lines(head: &[u8]) {
-    assert_eq!(whole_head(head), Some(head));
-    let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    assert!(lines.all(field::is_value), "{}", text(head));
+    let lines = head.strip_suffix(b"\r\n\r\n").expect("an empty line at the end");
+    for line in lines.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
+        let is_text = line.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t');
+        assert!(is_text && !line.is_empty(), "{}", text(head));
+    }
 }
 
 // The chunked coding.
@@ -290,11 +306,11 @@ pub fn decode_alike(bytes: &[u8], pieces: &[&[u8]]) {
     assert_eq!(decode_naively(bytes), whole.ok().flatten());
 }
 
-fn decode(segments: &[&[u8]]) -> Result<Decoded, Bad> {
+fn decode(segments: &[&[u8]]) -> Result<Decoded, Fault> {
     let (mut decoder, mut data, mut consumed, mut has_ended) = (Chunked::default(), Vec::new(), 0, false);
     for segment in segments {
         let mut bytes = segment.to_vec();
-        let decoded = decoder.decode(&mut bytes)?;
+        let decoded = decoder.decode(&mut bytes, u64::MAX)?;
         assert_eq!(bytes[decoded.consumed..], segment[decoded.consumed..], "what is behind stays as it was");
         data.extend_from_slice(&bytes[decoded.data]);
         consumed += decoded.consumed;

@@ -1,0 +1,19 @@
+"""Run it with `rip-server examples/fastapi w:4`: `app` is found in app.py, and ASGI seen by its look."""
+
+import os
+
+from fastapi import FastAPI, WebSocket
+
+app = FastAPI()
+
+
+@app.get("/")
+async def index():
+    return {"worker": int(os.environ["WORKER_ID"])}
+
+
+@app.websocket("/echo")
+async def echo(socket: WebSocket):
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text)

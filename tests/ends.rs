@@ -1,0 +1,360 @@
+//! Ends without loss, by whatever is asked for one, and what workers inherit from a server that may die.
+
+#[path = "support/load.rs"]
+mod load;
+mod support;
+
+use load::{Gate, Load, PATIENT, children, descriptors, workers};
+use nix::sys::signal::{kill, killpg};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::{Client, Response, Server, Signal, Trouble, is_alive, test_worker};
+
+fn sleeping_app(dir: &Path) -> std::path::PathBuf {
+    let app = dir.join("sleeper");
+    load::write_script(&app, "#!/bin/sh\nexec sleep 1000\n");
+    app
+}
+
+fn is_at_work(server: &Server) -> bool {
+    workers(server).iter().any(|worker| worker.state == "busy")
+}
+
+/// `name`'s line of `/proc/<pid>/status`.
+fn status_line(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("such a line");
+    line.trim_start_matches(':').trim().to_owned()
+}
+
+fn assert_last(response: &Response, body: &str) {
+    assert_eq!((response.status, response.text().as_str()), (200, body));
+    assert_eq!(response.header("connection"), Some("close"));
+}
+
+/// A request under way and one that waits are finished, and nothing is left.
+fn assert_ends_without_loss(stop: impl FnOnce(&Server)) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let unix = dir.path().join("http.sock");
+    let server = Server::builder(test_worker()).args(["w:1", "--queue-timeout-ms=20000"]);
+    let mut server = server.http("127.0.0.1:0").http(&format!("unix:{}", unix.display())).start();
+    server.wait_for_workers(1);
+    let worker = server.worker_pids()[0];
+    let (mut first, mut second) = (server.client(), Client::connect_unix(&unix));
+    first.send_request("GET", "/sleep?ms=600", "", b"");
+    server.wait_until("one is at work", |server| is_at_work(server));
+    second.send_request("GET", "/ping", "", b"");
+    server.wait_until("one waits", |server| server.details()["queue"]["now"] == 1);
+    stop(&server);
+    assert_last(&first.read_response(), "slept");
+    assert_last(&second.read_response(), "pong");
+    assert_eq!(server.wait_exit(), 0);
+    assert!(!is_alive(worker));
+    assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
+    assert!(!unix.exists());
+    assert!(std::net::TcpStream::connect(server.address()).is_err());
+}
+
+#[test]
+fn sigterm_finishes_what_is_under_way_and_what_waits() {
+    assert_ends_without_loss(|server| server.signal(Signal::SIGTERM));
+}
+
+#[test]
+fn sigint_finishes_what_is_under_way_and_what_waits() {
+    assert_ends_without_loss(|server| server.signal(Signal::SIGINT));
+}
+
+#[test]
+fn stop_finishes_what_is_under_way_and_what_waits_and_returns_when_the_server_is_gone() {
+    assert_ends_without_loss(|server| {
+        let output = server.verb(["stop"]);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
+        assert!(std::net::TcpStream::connect(server.address()).is_err());
+    });
+}
+
+#[test]
+fn request_on_its_way_on_a_quiet_connection_within_the_second_of_grace_is_served() {
+    load::play_in_time("requests within the second of grace", || {
+        let mut server = Server::with_test_worker(&["w:1"]);
+        let (mut used, mut fresh, mut quiet) = (server.client(), server.client(), server.client());
+        assert_eq!((used.get("/ping").status, quiet.get("/ping").status), (200, 200));
+        server.wait_until("all are accepted", |server| server.details()["clients"] == 3);
+        let start = Instant::now();
+        server.signal(Signal::SIGTERM);
+        server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+        let request = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
+        let sent = (used.try_send(request), fresh.try_send(request));
+        if start.elapsed() > Duration::from_millis(800) {
+            return None;
+        }
+        assert!(sent.0.is_ok() && sent.1.is_ok(), "{sent:?}");
+        assert_last(&used.read_response(), "pong");
+        assert_last(&fresh.read_response(), "pong");
+        // Who stays quiet is closed without a word, and does not hold up the end.
+        assert_eq!(quiet.read_until_close(), (Vec::new(), Trouble::Closed));
+        assert_eq!(server.wait_exit(), 0);
+        Some(())
+    });
+}
+
+#[test]
+fn constant_keep_alive_traffic_does_not_prevent_the_end_and_loses_nothing() {
+    let mut server = Server::builder(test_worker()).arg("w:2").args(PATIENT).start();
+    let load = Load::of(&server, "/ping", 4, 0);
+    load.wait_for_answers(200);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0);
+    load.end_with_the_server();
+}
+
+#[test]
+fn second_signal_ends_at_once() {
+    let mut server = Server::with_test_worker(&["w:1", "--read-timeout-ms=60000"]);
+    let mut client = server.client();
+    client.send_request("GET", "/sleep?ms=60000", "", b"");
+    server.wait_until("it is at work", |server| is_at_work(server));
+    let worker = server.worker_pids()[0];
+    server.signal(Signal::SIGTERM);
+    server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+    assert!(load::stays(Duration::from_millis(300), || !server.has_exited()), "one signal drains");
+    server.signal(Signal::SIGTERM);
+    // Long before the drain timeout of 30 s.
+    assert_eq!(server.wait_exit(), 1);
+    support::wait_until("the worker is gone", || !is_alive(worker));
+    assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
+    assert_eq!(client.read_until_close().0, b"");
+}
+
+#[test]
+fn request_that_outlasts_the_drain_timeout_is_refused_with_a_reason() {
+    let mut server =
+        Server::with_test_worker(&["w:1", "--read-timeout-ms=60000", "--drain-timeout-ms=500", "--json"]);
+    let mut client = server.client();
+    client.send_request("GET", "/sleep?ms=60000", "", b"");
+    server.wait_until("it is at work", |server| is_at_work(server));
+    let worker = server.worker_pids()[0];
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.read_response().status, 503);
+    assert_eq!(server.wait_exit(), 0);
+    assert!(!is_alive(worker));
+    support::wait_until("its line", || server.stdout_lines().len() == 1);
+    assert!(server.stdout_lines()[0].contains(r#""reason":"stopping""#), "{:?}", server.stdout_lines());
+}
+
+#[test]
+fn request_that_waits_for_the_first_worker_is_served_though_the_server_stops() {
+    let gate = Gate::new();
+    gate.hold();
+    let mut server = Server::builder(gate.app()).args(["w:1", "--queue-timeout-ms=60000"]).start();
+    let mut client = server.client();
+    client.send_request("GET", "/ping", "", b"");
+    server.wait_until("it waits", |server| server.details()["queue"]["now"] == 1);
+    server.signal(Signal::SIGTERM);
+    server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+    gate.let_go();
+    assert_last(&client.read_response(), "pong");
+    assert_eq!(server.wait_exit(), 0);
+}
+
+#[test]
+fn request_that_waits_while_the_only_worker_dies_is_served_though_the_server_stops() {
+    let mut server =
+        Server::with_test_worker(&["w:1", "--queue-timeout-ms=60000", "--read-timeout-ms=60000"]);
+    let (mut first, mut second) = (server.client(), server.client());
+    first.send_request("POST", "/sleep?ms=60000", "", b"");
+    server.wait_until("one is at work", |server| is_at_work(server));
+    second.send_request("GET", "/ping", "", b"");
+    server.wait_until("one waits", |server| server.details()["queue"]["now"] == 1);
+    server.signal(Signal::SIGTERM);
+    server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+    kill(Pid::from_raw(server.worker_pids()[0]), Signal::SIGKILL).expect("it lives");
+    assert_eq!(first.read_response().status, 502);
+    assert_last(&second.read_response(), "pong");
+    assert_eq!(server.wait_exit(), 0);
+}
+
+/// Clients that come while the server hears nothing; the signal comes before or behind them.
+fn assert_serves_what_the_kernel_accepts(is_signal_first: bool) {
+    let mut server = Server::with_test_worker(&["w:2", "--queue-timeout-ms=20000"]);
+    server.wait_for_workers(2);
+    // A server that is stopped accepts nothing; the kernel does.
+    server.signal(Signal::SIGSTOP);
+    support::wait_until("it is stopped", || status_line(server.pid(), "State").starts_with('T'));
+    if is_signal_first {
+        server.signal(Signal::SIGTERM);
+    }
+    let mut clients: Vec<Client> = (0..50).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send_request("GET", "/ping", "", b"");
+    }
+    if !is_signal_first {
+        server.signal(Signal::SIGTERM);
+    }
+    server.signal(Signal::SIGCONT);
+    for client in &mut clients {
+        assert_last(&client.read_response(), "pong");
+    }
+    assert_eq!(server.wait_exit(), 0);
+}
+
+#[test]
+fn what_the_kernel_had_accepted_before_the_signal_is_served() {
+    assert_serves_what_the_kernel_accepts(false);
+}
+
+#[test]
+fn what_the_kernel_has_accepted_before_the_server_hears_the_signal_is_served() {
+    assert_serves_what_the_kernel_accepts(true);
+}
+
+#[test]
+fn ctrl_c_reaches_the_server_and_not_its_workers() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // A session of its own, as a shell's job has a group of its own: the signal must not reach this test.
+    let server = Server::carried_by(load::started_by(dir.path(), "exec setsid")).arg(test_worker());
+    let mut server = server.arg("w:2").start();
+    server.wait_for_workers(2);
+    let groups: Vec<(i32, i32)> = server
+        .worker_pids()
+        .into_iter()
+        .map(|pid| (pid, nix::unistd::getpgid(Some(Pid::from_raw(pid))).expect("a group").as_raw()))
+        .collect();
+    assert!(groups.iter().all(|(pid, group)| pid == group), "{groups:?}");
+    let mut client = server.client();
+    client.send_request("GET", "/sleep?ms=500", "", b"");
+    server.wait_until("it is at work", |server| is_at_work(server));
+    killpg(Pid::from_raw(server.pid()), Signal::SIGINT).expect("the server's group");
+    assert_last(&client.read_response(), "slept");
+    assert_eq!(server.wait_exit(), 0);
+}
+
+#[test]
+fn server_as_pid_1_reaps_orphans_and_stops_on_sigterm() {
+    const NAME: &str = "a server as PID 1";
+    let probe = support::server::output({
+        let mut probe = Command::new("unshare");
+        probe.args(["-fp", "--kill-child", "--mount-proc", "true"]);
+        probe
+    });
+    if probe.code != 0 {
+        return load::skip(NAME, probe.stderr.trim());
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let app = dir.path().join("app");
+    // The subshell ends at once, so its child becomes an orphan.
+    let text = format!("#!/bin/sh\n(sleep 1000 &)\nexec {}\n", test_worker().display());
+    load::write_script(&app, &text);
+    let unshare = load::started_by(dir.path(), "exec unshare -fp --kill-child --mount-proc");
+    let mut server = Server::carried_by(unshare).arg(&app).arg("w:1").start();
+    server.wait_for_workers(1);
+    let inner = children(server.pid())[0];
+    let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let orphan = || children(inner).into_iter().find(|pid| name(pid) == "sleep\n");
+    support::wait_until("the orphan is the server's", || orphan().is_some());
+    let orphan = orphan().expect("it was just seen");
+    kill(Pid::from_raw(orphan), Signal::SIGKILL).expect("it lives");
+    // A zombie would stay there.
+    support::wait_until("the orphan is reaped", || !children(inner).contains(&orphan));
+    assert_eq!(server.get("/ping").text(), "pong");
+    kill(Pid::from_raw(inner), Signal::SIGTERM).expect("it lives");
+    assert_eq!(server.wait_exit(), 0);
+    assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
+}
+
+#[test]
+fn workers_of_a_killed_server_end_and_a_new_one_takes_the_port_and_the_name() {
+    let mut server = Server::with_test_worker(&["w:3"]);
+    server.wait_for_workers(3);
+    let pids = server.worker_pids();
+    server.signal(Signal::SIGKILL);
+    assert_eq!(server.wait_exit(), -9);
+    support::wait_until("the workers are gone", || !pids.iter().any(|&pid| is_alive(pid)));
+    drop(TcpListener::bind(server.address()).expect("nobody holds the port"));
+    // Of the same name, and it cannot boot: it was started, and ended for that reason only.
+    let dir = tempfile::tempdir().expect("a folder");
+    let app = dir.path().join("test-worker");
+    load::write_script(&app, "#!/bin/sh\nexit 1\n");
+    let app = app.to_str().expect("plain letters");
+    let sockets = server.socket_dir();
+    let sockets = sockets.to_str().expect("plain letters");
+    let output = support::run([app, "w:1", "http:127.0.0.1:0", "--socket-dir", sockets]);
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("no worker ever joined"), "{}", output.stderr);
+}
+
+#[test]
+fn second_server_of_the_same_app_says_so_and_the_first_goes_on() {
+    let server = Server::with_test_worker(&["w:1"]);
+    let app = test_worker();
+    let sockets = server.socket_dir();
+    let (app, sockets) = (app.to_str().expect("plain letters"), sockets.to_str().expect("plain letters"));
+    let output = support::run([app, "w:1", "http:127.0.0.1:0", "--socket-dir", sockets]);
+    assert_eq!((output.code, output.stdout.as_str()), (1, ""));
+    assert!(output.stderr.contains("is served already"), "{}", output.stderr);
+    assert!(output.stderr.contains(&server.pid().to_string()), "{}", output.stderr);
+    assert_eq!(server.get("/ping").text(), "pong");
+    assert_eq!(server.verb(["stop"]).code, 0);
+}
+
+#[test]
+fn worker_starts_with_an_empty_mask_the_old_limit_and_no_descriptor_but_its_three_pipes() {
+    // What cargo has left open for whoever comes is not the server's.
+    let earlier = descriptors(std::process::id() as i32);
+    let dir = tempfile::tempdir().expect("a folder");
+    let limited = load::started_by(dir.path(), "ulimit -S -n 256; exec");
+    let mut server = Server::carried_by(limited).arg(sleeping_app(dir.path())).arg("w:2").start();
+    // The successor of a killed one is started while there are clients, a neighbour, and a control connection.
+    let mut clients = [server.client(), server.client()];
+    for client in &mut clients {
+        assert_eq!(client.get("/server").status, 200);
+    }
+    let mut control = Client::connect_unix(&server.control_socket());
+    assert_eq!(control.get("/server").status, 200);
+    server.wait_until("both are started", |server| workers(server).len() == 2);
+    let first = workers(&server)[0].pid;
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
+    let mut next = first;
+    server.wait_until("its successor runs", |server| {
+        next = workers(server).iter().find(|worker| worker.slot == 0).map_or(first, |worker| worker.pid);
+        next != first && fs::read_to_string(format!("/proc/{next}/comm")).is_ok_and(|name| name == "sleep\n")
+    });
+    assert_eq!(status_line(next, "SigBlk"), "0000000000000000");
+    let soft_limit = |pid: i32| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process lives");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("such a line");
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        (numbers[0], numbers[1])
+    };
+    let (soft, hard) = soft_limit(next);
+    assert_eq!(soft, 256);
+    assert_eq!(soft_limit(server.pid()), (hard, hard), "the server raises its own");
+    let mut inherited = descriptors(next);
+    inherited.retain(|what| !earlier.contains(what));
+    assert_eq!(inherited.len(), 3, "{inherited:?}");
+    assert!(inherited.iter().all(|what| what.starts_with("pipe:")), "{inherited:?}");
+}
+
+#[test]
+fn worker_holds_no_socket_of_the_servers() {
+    let mut server = Server::with_test_worker(&["w:3"]);
+    server.wait_for_workers(3);
+    let client = server.client();
+    assert_eq!(server.verb(["reload"]).code, 0);
+    let sockets = |pid: i32| -> BTreeSet<String> {
+        descriptors(pid).into_iter().filter(|what| what.starts_with("socket:")).collect()
+    };
+    let own = sockets(server.pid());
+    assert!(own.len() > 3, "the listener, the control socket, and one to each worker: {own:?}");
+    for pid in server.worker_pids() {
+        assert_eq!(sockets(pid).intersection(&own).count(), 0, "worker {pid}");
+    }
+    drop(client);
+}

@@ -1,0 +1,263 @@
+//! Who gets which worker, who waits, and who is refused.
+
+use crate::support::{Answer, RawWorker, Server, test_worker};
+use crate::tools::{
+    Gate, asking, get, line_of, lines_of, patient, patient_without_workers, settled_lines, wait_for_load,
+};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Workers that hold each request at a gate, and answer with their number.
+fn gated_workers(server: &Server, count: u64) -> (Gate, Vec<RawWorker>) {
+    let gate = Gate::default();
+    let join = |id| {
+        let gate = gate.clone();
+        RawWorker::join(server, id, move |request| gate.pass(request))
+    };
+    let workers = (1..=count).map(join).collect();
+    (gate, workers)
+}
+
+#[test]
+fn a_hundred_requests_in_a_row_go_to_one_worker_of_four() {
+    let mut server = patient(test_worker()).args(["w:4"]).start();
+    server.wait_for_workers(4);
+    let mut client = server.client();
+    let mut pids = HashSet::new();
+    for index in 0..100 {
+        // Half of them over one connection, half over new ones.
+        let response = if index % 2 == 0 { client.get("/pid") } else { server.get("/pid") };
+        pids.insert(response.text());
+    }
+    assert_eq!(pids.len(), 1, "{pids:?}");
+}
+
+#[test]
+fn of_workers_freed_one_after_another_the_last_is_asked_next() {
+    let mut server = patient_without_workers(&[]);
+    let (gate, _workers) = gated_workers(&server, 4);
+    let mut held = Vec::new();
+    for index in 0..4 {
+        held.push(asking(&server, &format!("/held{index}")));
+        wait_for_load(&mut server, index + 1, 0);
+    }
+    let mut freed = Vec::new();
+    for index in [2, 0, 3, 1] {
+        gate.open_for(&format!("/held{index}"));
+        freed.push(held[index].read_response().text());
+    }
+    assert_eq!(freed.iter().collect::<HashSet<_>>().len(), 4, "each had one: {freed:?}");
+    // Taken from the stack one after another: the other way round.
+    let mut again: Vec<_> = (0..4)
+        .map(|index| {
+            let client = asking(&server, &format!("/again{index}"));
+            wait_for_load(&mut server, index + 1, 0);
+            client
+        })
+        .collect();
+    gate.open();
+    let taken: Vec<String> = again.iter_mut().map(|client| client.read_response().text()).collect();
+    freed.reverse();
+    assert_eq!(taken, freed);
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_with_retry_after() {
+    let mut server = patient("/bin/true").args(["w:0", "--max-queue=4", "--json"]).start();
+    let (gate, workers) = gated_workers(&server, 2);
+    let mut clients: Vec<_> = (0..11).map(|_| asking(&server, "/held")).collect();
+    // The five are refused while all others are still held.
+    let mut refused = Vec::new();
+    server.wait_until("five refusals", |_| {
+        clients.retain_mut(|client| match client.read_response_within(Duration::from_millis(1)) {
+            Ok(response) => {
+                refused.push(response);
+                false
+            }
+            Err(_) => true,
+        });
+        refused.len() == 5
+    });
+    for response in &refused {
+        assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
+        assert!(!response.body.is_empty(), "a sentence for people");
+        assert!(!response.head.has("connection"), "nothing is in doubt: the connection stays open");
+    }
+    wait_for_load(&mut server, 2, 4);
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+    assert_eq!(workers.iter().map(RawWorker::request_count).sum::<usize>(), 6);
+    let lines = settled_lines(&mut server);
+    assert_eq!(lines.len(), 11);
+    let full = lines.iter().filter(|line| line["reason"] == "queue_full" && line["status"] == 503);
+    assert_eq!(full.count(), 5);
+}
+
+#[test]
+fn without_a_queue_nobody_waits() {
+    let mut server = patient_without_workers(&["--max-queue=0"]);
+    let (gate, _workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    assert_eq!(server.get("/").status, 503);
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+    assert_eq!(server.get("/").status, 200);
+}
+
+#[test]
+fn a_queued_request_gets_504_at_its_deadline_and_is_never_dispatched() {
+    const DEADLINE: Duration = Duration::from_millis(300);
+    let mut server = patient_without_workers(&["--queue-timeout-ms=300", "--json"]);
+    let (gate, workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    let asked = Instant::now();
+    let late = asking(&server, "/late").read_response();
+    let waited = asked.elapsed();
+    assert_eq!(late.status, 504);
+    assert!(waited >= DEADLINE, "too early: {waited:?}");
+    assert!(waited < DEADLINE + Duration::from_secs(5), "far too late: {waited:?}");
+    let line = line_of(&mut server, "/late");
+    assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"queue_timeout".into()));
+    assert!(line["queueSeconds"].as_f64().is_some_and(|seconds| seconds >= 0.3), "{line}");
+    assert!(line.get("worker").is_none(), "no worker was asked: {line}");
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+    assert_eq!(server.get("/next").status, 200);
+    let targets: Vec<String> = workers[0].requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(targets, ["/held", "/next"]);
+}
+
+#[test]
+fn a_queue_timeout_of_zero_asks_an_idle_worker_or_none() {
+    let mut server = patient_without_workers(&["--queue-timeout-ms=0"]);
+    let (gate, _workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    assert_eq!(server.get("/").status, 504);
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+    assert_eq!(server.get("/").status, 200);
+}
+
+#[test]
+fn a_client_that_left_while_it_waited_is_never_seen_by_a_worker() {
+    let mut server = patient_without_workers(&["--json"]);
+    let (gate, workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    let closed = asking(&server, "/closed");
+    let reset = asking(&server, "/reset");
+    let mut half_closed = asking(&server, "/half-closed");
+    let mut posted = server.client();
+    posted.send_request("POST", "/posted", "", b"a body");
+    let mut stays = asking(&server, "/stays");
+    wait_for_load(&mut server, 1, 5);
+    drop(closed);
+    reset.reset();
+    half_closed.half_close();
+    drop(posted);
+    wait_for_load(&mut server, 1, 1);
+    gate.open();
+    assert_eq!((held.read_response().status, stays.read_response().status), (200, 200));
+    let targets: Vec<String> = workers[0].requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(targets, ["/held", "/stays"]);
+    for path in ["/closed", "/reset", "/half-closed", "/posted"] {
+        let line = line_of(&mut server, path);
+        assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_gone".into()), "{line}");
+        assert!(line.get("worker").is_none(), "{line}");
+    }
+}
+
+#[test]
+fn a_half_close_is_no_departure_where_the_connection_would_end_anyway() {
+    let mut server = patient_without_workers(&[]);
+    let (gate, _workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    let mut closing = server.client();
+    closing.send("GET /closing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut old = server.client();
+    old.send("GET /old HTTP/1.0\r\n\r\n");
+    wait_for_load(&mut server, 1, 2);
+    closing.half_close();
+    old.half_close();
+    // This one comes later, so the server has seen the others' ends when it is there.
+    let mut later = asking(&server, "/later");
+    wait_for_load(&mut server, 1, 3);
+    gate.open();
+    for client in [&mut held, &mut closing, &mut old, &mut later] {
+        assert_eq!(client.read_response().status, 200);
+    }
+}
+
+#[test]
+fn a_half_close_under_way_still_gets_its_answer() {
+    let mut server = patient_without_workers(&[]);
+    let (gate, _workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    held.half_close();
+    // Another connection's bytes come later, so the server has seen the end by then.
+    assert_eq!(server.get("/server").text(), "ok");
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+}
+
+#[test]
+fn the_queue_keeps_its_order() {
+    let mut server = patient_without_workers(&[]);
+    let (gate, workers) = gated_workers(&server, 1);
+    let mut clients = Vec::new();
+    for index in 0..20 {
+        clients.push(asking(&server, &format!("/{index}")));
+        wait_for_load(&mut server, 1, index);
+    }
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+    let targets: Vec<String> = workers[0].requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(targets, (0..20).map(|index| format!("/{index}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_waits_for_the_first_worker_to_join() {
+    let mut server = patient(test_worker()).args(["w:1", "--json"]).env("TEST_BOOT_MS", "700").start();
+    let mut early = asking(&server, "/ping");
+    let status = server.get("/status");
+    assert_eq!((status.status, &status.json()["status"]), (503, &"starting".into()));
+    assert_eq!(early.read_response().text(), "pong");
+    assert_eq!(server.get("/status").json()["status"], "healthy");
+    let line = line_of(&mut server, "/ping");
+    assert!(line["queueSeconds"].as_f64() > line["workerSeconds"].as_f64(), "{line}");
+}
+
+#[test]
+fn a_worker_that_joins_takes_what_waits() {
+    let mut server = patient_without_workers(&[]);
+    let mut waiting = asking(&server, "/");
+    wait_for_load(&mut server, 0, 1);
+    let worker = RawWorker::join(&server, 1, |_| Answer::ok("here"));
+    assert_eq!(waiting.read_response().text(), "here");
+    assert_eq!(worker.request_count(), 1);
+}
+
+#[test]
+fn a_pipelined_client_never_has_two_workers() {
+    let mut server = patient_without_workers(&["--json"]);
+    let (gate, workers) = gated_workers(&server, 2);
+    let mut client = server.client();
+    client.send(get("/first") + &get("/second"));
+    let count = || workers.iter().map(RawWorker::request_count).sum::<usize>();
+    server.wait_until("the first", |_| count() > 0);
+    assert_eq!(server.get("/server").text(), "ok");
+    assert_eq!(count(), 1);
+    gate.open();
+    assert_eq!((client.read_response().status, client.read_response().status), (200, 200));
+    settled_lines(&mut server);
+    assert_eq!((lines_of(&server, "/first").len(), lines_of(&server, "/second").len()), (1, 1));
+}

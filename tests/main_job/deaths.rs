@@ -1,0 +1,206 @@
+//! Workers that die by SIGKILL at every point of an exchange: what the client gets, what the log says, and that the
+//! pool is whole again.
+
+use crate::support::{Answer, Client, RawWorker, Server, Then, Trouble, is_alive, test_worker, wait_until};
+use crate::tools::{
+    asking, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
+    word_on_stderr,
+};
+use serde_json::Value;
+
+fn server(words: &[&str]) -> Server {
+    patient(test_worker()).args(words).arg("--json").start()
+}
+
+/// Waits until so many workers are joined of which none is that process.
+fn wait_until_whole_without(server: &mut Server, count: usize, dead: i32) {
+    server.wait_until("a whole pool without the dead worker", |server| {
+        let details = server.details();
+        let workers = details["workerList"].as_array().expect("a list of workers");
+        workers.len() == count
+            && workers.iter().all(|worker| worker["state"] == "idle" && worker["pid"] != dead)
+    });
+    assert_eq!(server.get("/ping").text(), "pong");
+}
+
+/// A line that says which worker was at fault, and how.
+#[track_caller]
+fn assert_blames(line: &Value, status: u16, pid: i32) {
+    assert_eq!((&line["status"], &line["reason"]), (&status.into(), &"worker_died".into()), "{line}");
+    assert_eq!(line["pid"], pid, "{line}");
+    assert!(line["worker"].is_number(), "{line}");
+}
+
+#[test]
+fn an_idle_worker_that_is_killed_costs_no_request() {
+    let mut server = server(&["w:1"]);
+    server.wait_for_workers(1);
+    for _ in 0..3 {
+        let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+        kill_9(pid);
+        // At once, before anybody may have noticed.
+        let response = server.get("/pid");
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_ne!(response.text(), pid.to_string());
+        word_on_stderr(&mut server, &[&format!("pid {pid}"), "SIGKILL"]);
+        wait_until_whole_without(&mut server, 1, pid);
+    }
+    assert!(settled_lines(&mut server).iter().all(|line| line["status"] == 200));
+}
+
+#[test]
+fn an_idle_worker_that_is_killed_leaves_a_post_unharmed() {
+    let mut server = server(&["w:2"]);
+    server.wait_for_workers(2);
+    let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+    kill_9(pid);
+    word_on_stderr(&mut server, &[&format!("pid {pid}"), "SIGKILL"]);
+    assert_eq!(server.client().post("/echo", b"a body").body, b"a body");
+}
+
+#[test]
+fn a_worker_that_dies_in_a_post_is_a_502_and_no_second_try() {
+    let mut server = server(&["w:2"]);
+    server.wait_for_workers(2);
+    let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+    let pids = server.worker_pids();
+    let mut client = server.client();
+    let response = client.post("/die", b"a body");
+    assert_eq!(response.status, 502);
+    assert!(!response.body.is_empty(), "a sentence for people");
+    assert_blames(&line_of(&mut server, "/die"), 502, pid);
+    word_on_stderr(&mut server, &[&format!("pid {pid}"), "SIGKILL"]);
+    wait_until_whole_without(&mut server, 2, pid);
+    let survivor = pids.into_iter().find(|other| *other != pid).expect("two workers");
+    assert!(is_alive(survivor) && server.worker_pids().contains(&survivor), "nobody else was asked");
+    // The client's connection was in no doubt.
+    assert_eq!(client.get("/ping").text(), "pong");
+}
+
+#[test]
+fn a_get_whose_worker_dies_before_the_first_byte_is_tried_once_more() {
+    kill_in_a_get(&["w:2"]);
+}
+
+#[test]
+fn a_get_whose_only_worker_dies_before_the_first_byte_waits_for_the_next() {
+    kill_in_a_get(&["w:1"]);
+}
+
+fn kill_in_a_get(words: &[&str]) {
+    let mut server = server(words);
+    let count = server.announced_workers();
+    server.wait_for_workers(count as u64);
+    let mut client = asking(&server, "/sleep?ms=3000");
+    let pid = wait_for_busy_pid(&mut server);
+    kill_9(pid);
+    let response = client.read_response();
+    assert_eq!((response.status, response.text().as_str()), (200, "slept"), "{}", server.stderr_text());
+    let line = line_of(&mut server, "/sleep");
+    assert_eq!(line["status"], 200);
+    assert_ne!(line["pid"], pid, "another one has answered: {line}");
+    // Who failed, in what, and what was done about it.
+    word_on_stderr(&mut server, &[&format!("pid {pid}"), "GET /sleep", "once more", "worker_died"]);
+    word_on_stderr(&mut server, &[&format!("pid {pid}"), "SIGKILL"]);
+    wait_until_whole_without(&mut server, count, pid);
+}
+
+#[test]
+fn there_is_no_third_try() {
+    let mut server = server(&["w:3"]);
+    server.wait_for_workers(3);
+    let pids = server.worker_pids();
+    assert_eq!(server.get("/die").status, 502);
+    let line = line_of(&mut server, "/die");
+    assert_eq!((&line["status"], &line["reason"]), (&502.into(), &"worker_died".into()), "{line}");
+    wait_until("the death of two", || pids.iter().filter(|pid| is_alive(**pid)).count() == 1);
+    server.wait_for_workers(3);
+    assert_eq!(pids.iter().filter(|pid| is_alive(**pid)).count(), 1, "the third one was not asked");
+}
+
+#[test]
+fn a_worker_that_dies_after_the_head_cuts_the_connection() {
+    let mut server = server(&["w:1"]);
+    server.wait_for_workers(1);
+    let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+    let mut client = asking(&server, "/die-after-head");
+    let broken = client.read_response_within(crate::support::PATIENCE).expect_err("its end never came");
+    assert_eq!((broken.response.status, broken.response.body), (200, b"the last words".to_vec()));
+    assert!(matches!(broken.trouble, Trouble::Closed | Trouble::Reset), "{:?}", broken.trouble);
+    let line = line_of(&mut server, "/die-after-head");
+    assert_blames(&line, 200, pid);
+    assert_eq!(line["length"], "the last words".len());
+    wait_until_whole_without(&mut server, 1, pid);
+}
+
+#[test]
+fn a_cut_answer_is_reset_for_an_http_1_0_client() {
+    let mut server = server(&["w:1"]);
+    server.wait_for_workers(1);
+    let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+    let mut client = server.client();
+    client.send("GET /die-after-head HTTP/1.0\r\n\r\n");
+    let (bytes, trouble) = client.read_until_close();
+    assert_eq!(trouble, Trouble::Reset, "a plain end would look whole: {}", String::from_utf8_lossy(&bytes));
+    assert_blames(&line_of(&mut server, "/die-after-head"), 200, pid);
+}
+
+/// What a client of that version gets of an answer that a worker begins and does not end.
+fn cut_answer(answer: &'static [u8], version: &str) -> (Vec<u8>, Trouble, Value) {
+    let mut server = patient_without_workers(&["--json"]);
+    let begin = |_: &_| Answer { writes: vec![answer.to_vec()], then: Then::Close };
+    let _worker = RawWorker::join(&server, 7, begin);
+    let mut client: Client = server.client();
+    client.send(format!("GET /cut HTTP/1.{version}\r\nHost: a\r\n\r\n"));
+    let (bytes, trouble) = client.read_until_close();
+    let line = line_of(&mut server, "/cut");
+    assert_eq!((&line["worker"], &line["reason"]), (&7.into(), &"worker_died".into()), "{line}");
+    (bytes, trouble, line)
+}
+
+#[test]
+fn a_cut_answer_with_a_length_stays_short_of_it() {
+    const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort";
+    let (bytes, _, line) = cut_answer(BEGUN, "1");
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("Content-Length: 9\r\n") && text.ends_with("\r\n\r\nshort"), "{text}");
+    assert_eq!(line["length"], 5);
+    assert_eq!(cut_answer(BEGUN, "0").1, Trouble::Reset);
+}
+
+#[test]
+fn a_cut_answer_in_chunks_has_no_last_chunk() {
+    const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n";
+    let (bytes, _, _) = cut_answer(BEGUN, "1");
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.ends_with("5\r\nshort\r\n"), "{text}");
+    assert_eq!(cut_answer(BEGUN, "0").1, Trouble::Reset);
+}
+
+#[test]
+fn the_human_log_names_the_culprit_too() {
+    let mut server = patient(test_worker()).args(["w:1"]).start();
+    server.wait_for_workers(1);
+    let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+    assert_eq!(server.client().post("/die", b"a body").status, 502);
+    let named = format!("worker 0 pid {pid}");
+    server.wait_until("the access line", |server| {
+        let lines = server.stdout_lines();
+        lines
+            .iter()
+            .any(|line| ["POST /die → 502", "worker_died", &named].iter().all(|word| line.contains(word)))
+    });
+}
+
+#[test]
+fn a_panic_is_a_500_and_no_death() {
+    let mut server = server(&["w:1"]);
+    let pid = server.get("/pid").text();
+    assert_eq!(server.get("/panic").status, 500);
+    assert_eq!(server.get("/pid").text(), pid);
+    let line = line_of(&mut server, "/panic");
+    assert_eq!(line["status"], 500);
+    assert!(line.get("reason").is_none(), "the answer is the app's: {line}");
+    let id = line["id"].as_str().expect("an id").to_owned();
+    word_on_stderr(&mut server, &[&id]);
+}

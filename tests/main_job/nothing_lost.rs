@@ -1,0 +1,153 @@
+//! No request gets lost: while workers are replaced under load, when its client does not wait, or does not read.
+
+use crate::support::{Answer, Client, RawWorker, Signal, is_alive, length_and_checksum, test_worker};
+use crate::tools::{asking, line_of, lines_of, patient, patient_without_workers, settled_lines};
+use std::collections::HashMap;
+
+#[test]
+fn workers_that_are_replaced_under_load_lose_nothing() {
+    const CONNECTIONS: usize = 8;
+    const REQUESTS: usize = 500;
+    let mut server = patient(test_worker()).args(["w:3", "r:20", "--no-access-log"]).start();
+    server.wait_for_workers(3);
+    let address = server.address();
+    let mut by_pid: HashMap<String, usize> = HashMap::new();
+    std::thread::scope(|scope| {
+        let converse = || {
+            // One connection for all: it must never be closed.
+            let mut client = Client::connect(address);
+            let ask = |index: usize| match index % 4 {
+                0 => {
+                    let body = index.to_string();
+                    let response = client.post("/echo", body.as_bytes());
+                    assert_eq!((response.status, response.text()), (200, body));
+                    None
+                }
+                _ => {
+                    let response = client.get("/pid");
+                    assert_eq!(response.status, 200, "{}", response.text());
+                    Some(response.text())
+                }
+            };
+            (0..REQUESTS).filter_map(ask).collect::<Vec<String>>()
+        };
+        let threads: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(converse)).collect();
+        for thread in threads {
+            for pid in thread.join().expect("each request was answered") {
+                *by_pid.entry(pid).or_default() += 1;
+            }
+        }
+    });
+    assert_eq!(by_pid.values().sum::<usize>(), CONNECTIONS * REQUESTS * 3 / 4);
+    // At most about twenty requests a worker; how many more depends on how long its successor takes to start.
+    assert!(by_pid.len() >= 20, "only {} workers were asked", by_pid.len());
+    server.wait_until("three idle workers", |server| {
+        let details = server.details();
+        let workers = details["workerList"].as_array().expect("a list of workers");
+        workers.len() == 3 && workers.iter().all(|worker| worker["state"] == "idle")
+    });
+    let pids = server.worker_pids();
+    let is_gone = |pid: &&String| pids.iter().all(|other| other.to_string() != **pid);
+    for pid in by_pid.keys().filter(is_gone) {
+        assert!(!is_alive(pid.parse().expect("a pid")), "{pid} was replaced and goes on");
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0);
+}
+
+#[test]
+fn a_put_whose_client_leaves_at_once_counts_each_time() {
+    const TIMES: usize = 200;
+    let mut server = patient_without_workers(&["--json"]);
+    let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
+    for count in 1..=TIMES {
+        let mut client = server.client();
+        client.send_request("PUT", "/count", "", format!("number {count}").as_bytes());
+        drop(client);
+        // An idle worker is part of the promise: its answer is out before the next one comes.
+        server.wait_until("the request", |_| worker.answer_count() >= count);
+    }
+    let bodies: Vec<String> =
+        worker.requests().iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).collect();
+    let expected: Vec<String> = (1..=TIMES).map(|count| format!("number {count}")).collect();
+    assert_eq!(bodies, expected);
+    assert_eq!(settled_lines(&mut server).len(), TIMES);
+}
+
+#[test]
+fn a_put_whose_client_leaves_while_the_body_is_spooled_counts() {
+    let mut server = patient_without_workers(&["--json"]);
+    let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
+    let body = vec![b'x'; 3_000_000];
+    for count in 1..=10 {
+        let mut client = server.client();
+        client.send_request("PUT", "/count", "", &body);
+        drop(client);
+        server.wait_until("the request", |_| worker.answer_count() >= count);
+    }
+    assert!(worker.requests().iter().all(|request| request.body == body));
+    assert_eq!(settled_lines(&mut server).len(), 10);
+}
+
+#[test]
+fn a_reader_that_does_not_read_does_not_hold_the_worker() {
+    const BYTES: usize = 30_000_000;
+    let mut server = patient(test_worker()).args(["w:1", "--json"]).start();
+    let mut slow = asking(&server, &format!("/bytes?n={BYTES}"));
+    // The only worker serves others meanwhile.
+    for _ in 0..3 {
+        assert_eq!(server.get("/ping").text(), "pong");
+    }
+    assert!(lines_of(&server, "/bytes").is_empty(), "it is not over for the slow client");
+    let response = slow.read_response();
+    assert_eq!((response.status, response.body.len()), (200, BYTES));
+    assert!(response.body.iter().all(|&byte| byte == b'x'));
+    let line = line_of(&mut server, "/bytes");
+    assert_eq!((&line["status"], &line["length"]), (&200.into(), &BYTES.into()));
+}
+
+#[test]
+fn large_bodies_arrive_whole_both_ways_without_filling_memory() {
+    const BYTES: usize = 60_000_000;
+    const MOST_KIB: u64 = 20 * 1024;
+    let server = patient(test_worker()).args(["w:1", "--max-body=300m"]).start();
+    let body: Vec<u8> = (0..BYTES as u64).map(|index| ((index * 2_654_435_761) >> 13) as u8).collect();
+    let mut client = server.client();
+    assert_eq!(client.post("/sha", &body).text(), length_and_checksum(&body));
+    assert!(server.rss_kib() < MOST_KIB, "{} KiB after the upload", server.rss_kib());
+    // The same in chunks, without a length.
+    client.send("POST /sha HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for piece in body.chunks(1_000_000) {
+        client.send(format!("{:x}\r\n", piece.len()));
+        client.send(piece);
+        client.send("\r\n");
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.read_response().text(), length_and_checksum(&body));
+    for target in [format!("/bytes?n={BYTES}"), format!("/stream?n={BYTES}")] {
+        let mut slow = asking(&server, &target);
+        // With all of it in its hands while nobody reads.
+        assert_eq!(server.get("/ping").text(), "pong");
+        assert!(server.rss_kib() < MOST_KIB, "{} KiB at {target}", server.rss_kib());
+        assert_eq!(slow.read_response().body.len(), BYTES);
+        assert!(server.rss_kib() < MOST_KIB, "{} KiB after {target}", server.rss_kib());
+    }
+    assert!(std::fs::read_dir(server.spool_dir()).expect("its TMPDIR").next().is_none(), "a file is left");
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_its_answer_costs_nobody_anything() {
+    let mut server = patient(test_worker()).args(["w:1", "--json"]).start();
+    let pid = server.get("/pid").text();
+    for _ in 0..5 {
+        let mut client = asking(&server, "/bytes?n=20000000");
+        assert_eq!(client.read_head().status(), Ok(200));
+        drop(client);
+        assert_eq!(server.get("/ping").text(), "pong");
+    }
+    assert_eq!(server.get("/pid").text(), pid, "the same worker goes on");
+    server.wait_until("five lines", |server| lines_of(server, "/bytes").len() == 5);
+    for line in lines_of(&server, "/bytes") {
+        assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_gone".into()), "{line}");
+    }
+}

@@ -1,0 +1,28 @@
+//! What operators see: the status table, drawn once or again and again, metrics, and complaints that help.
+
+#[path = "support/load.rs"]
+mod load;
+mod support;
+
+#[path = "operators/complaints.rs"]
+mod complaints;
+#[path = "operators/exposition.rs"]
+mod exposition;
+#[path = "operators/metrics.rs"]
+mod metrics;
+#[path = "operators/status.rs"]
+mod status;
+#[path = "operators/watch.rs"]
+mod watch;
+
+use support::{Client, Server};
+
+/// A client whose request a worker is busy with, until the worker has slept.
+fn busy_for(server: &mut Server, ms: u64) -> Client {
+    let mut client = server.client();
+    client.send_request("GET", &format!("/sleep?ms={ms}"), "", b"");
+    server.wait_until("the worker is busy", |server| {
+        load::workers(server).iter().any(|worker| worker.state == "busy")
+    });
+    client
+}

@@ -1,0 +1,235 @@
+//! `rip-server status`: the table, and the same as JSON.
+
+use super::busy_for;
+use crate::load::{Gate, play_in_time};
+use crate::support::{Server, test_worker};
+use serde_json::Value;
+
+const COLUMNS: [&str; 9] = ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "age", "last exit"];
+/// Longer than any test needs.
+const LONG_MS: u64 = 60_000;
+
+/// The table: lines above it, and a row a worker.
+struct Table {
+    text: String,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn of(server: &Server) -> Table {
+        let output = server.verb(["status"]);
+        assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{}", output.stdout);
+        Table::parse(output.stdout)
+    }
+
+    fn parse(text: String) -> Table {
+        let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("slot"));
+        let header: Vec<char> =
+            lines.next().unwrap_or_else(|| panic!("no header:\n{text}")).chars().collect();
+        let header: String = header.into_iter().collect();
+        // Columns stand below each other, so a cell begins where its title does.
+        let starts: Vec<usize> = COLUMNS
+            .iter()
+            .map(|title| header.find(title).unwrap_or_else(|| panic!("no column {title}:\n{text}")))
+            .collect();
+        assert!(starts.is_sorted(), "the columns' order:\n{text}");
+        let rows = lines.map(|line| cells(line, &starts)).collect();
+        Table { rows, text }
+    }
+
+    fn row(&self, slot: &str, generation: &str) -> Option<&[String]> {
+        self.rows.iter().find(|row| row[0] == slot && row[1] == generation).map(Vec::as_slice)
+    }
+
+    fn cell(&self, slot: &str, generation: &str, title: &str) -> &str {
+        let column = COLUMNS.iter().position(|other| *other == title).expect("a column");
+        let row = self.row(slot, generation);
+        &row.unwrap_or_else(|| panic!("no row {slot} of generation {generation}:\n{}", self.text))[column]
+    }
+
+    fn has_line(&self, words: &str) -> bool {
+        self.text.lines().any(|line| line.contains(words))
+    }
+}
+
+fn cells(line: &str, starts: &[usize]) -> Vec<String> {
+    let letters: Vec<char> = line.chars().collect();
+    let cell = |from: usize, to: usize| -> String {
+        letters.iter().take(to).skip(from).collect::<String>().trim().to_owned()
+    };
+    let ends = starts.iter().skip(1).copied().chain([usize::MAX]);
+    starts.iter().zip(ends).map(|(from, to)| cell(*from, to)).collect()
+}
+
+#[test]
+fn the_table_tells_of_the_app_and_of_each_worker() {
+    let mut server = Server::with_test_worker(&["w:2"]);
+    server.wait_for_workers(2);
+    let mut client = server.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/ping").status, 200);
+    }
+    let _busy = busy_for(&mut server, LONG_MS);
+    let table = Table::of(&server);
+    let first = table.text.lines().next().expect("a line");
+    for words in ["test-worker", "healthy", "up ", &format!("pid {}", server.pid())] {
+        assert!(first.contains(words), "'{words}' is missing: {first}");
+    }
+    assert!(table.has_line(&test_worker().display().to_string()), "the release:\n{}", table.text);
+    assert!(table.has_line(&server.address().to_string()), "the listener:\n{}", table.text);
+    for words in ["0 now", "at the deepest", "at the longest", "needed 1 of 2 in the last minute"] {
+        assert!(table.has_line(words), "'{words}' is missing:\n{}", table.text);
+    }
+    assert_eq!(table.rows.len(), 2, "{}", table.text);
+    // The last one to join is on top of the stack, and had everything.
+    let (busy, idle) = match table.cell("0", "1", "state").starts_with("busy") {
+        true => ("0", "1"),
+        false => ("1", "0"),
+    };
+    let state = table.cell(busy, "1", "state");
+    let words: Vec<&str> = state.split(' ').collect();
+    assert!(matches!(words[..], ["busy", time, "GET", "/sleep"] if time.ends_with('s')), "{state}");
+    assert_eq!(table.cell(idle, "1", "state"), "idle");
+    assert_eq!(table.cell(idle, "1", "requests"), "0");
+    let pids = server.worker_pids();
+    for slot in ["0", "1"] {
+        assert!(pids.contains(&table.cell(slot, "1", "pid").parse().expect("a pid")), "{}", table.text);
+        assert!(table.cell(slot, "1", "rss").ends_with('M'), "{}", table.text);
+        assert!(table.cell(slot, "1", "age").ends_with('s'), "{}", table.text);
+        assert_eq!(table.cell(slot, "1", "last exit"), "-");
+    }
+}
+
+#[test]
+fn the_table_counts_requests_and_tells_the_last_exit() {
+    let mut server = Server::with_test_worker(&["w:1"]);
+    server.wait_for_workers(1);
+    let mut client = server.client();
+    for _ in 0..5 {
+        assert_eq!(client.get("/ping").status, 200);
+    }
+    assert_eq!(Table::of(&server).cell("0", "1", "requests"), "5");
+    // Not tried again, since a POST may have had its effect.
+    let victim = server.worker_pids();
+    assert_eq!(server.client().post("/die", b"").status, 502);
+    server.wait_until("another worker", |server| {
+        let pids = server.worker_pids();
+        pids.len() == 1 && pids != victim
+    });
+    let table = Table::of(&server);
+    assert_eq!(table.rows.len(), 1, "{}", table.text);
+    let row = &table.rows[0];
+    assert_eq!((row[4].as_str(), row[8].as_str()), ("0", "SIGKILL"), "{}", table.text);
+}
+
+#[test]
+fn a_worker_that_boots_is_seen_booting() {
+    let gate = Gate::new();
+    gate.hold();
+    let mut server = Server::builder(gate.app()).arg("w:1").start();
+    server.wait_until("the worker's start", |_| !gate.starts().is_empty());
+    let table = Table::of(&server);
+    assert_eq!(table.cell("0", "1", "state"), "booting");
+    assert!(table.text.lines().next().is_some_and(|line| line.contains("starting")), "{}", table.text);
+    gate.let_go();
+    server.wait_for_workers(1);
+    let table = Table::of(&server);
+    assert_eq!(table.cell("0", "1", "state"), "idle");
+    assert!(table.text.lines().next().is_some_and(|line| line.contains("healthy")), "{}", table.text);
+}
+
+#[test]
+fn a_worker_that_finishes_while_its_successor_serves_is_seen_leaving() {
+    let mut server = Server::with_test_worker(&["w:1", "--read-timeout-ms=60000"]);
+    server.wait_for_workers(1);
+    let _busy = busy_for(&mut server, LONG_MS);
+    assert_eq!(server.control("POST", "/control", r#"{"op":"retire","workerId":0}"#).status, 200);
+    server.wait_until("its successor", |server| {
+        let table = Table::of(server);
+        table.rows.len() == 2 && table.rows.iter().any(|row| row[3] == "idle")
+    });
+    let table = Table::of(&server);
+    let leaving: Vec<&Vec<String>> =
+        table.rows.iter().filter(|row| row[1] == "1" && row[3].starts_with("leaving")).collect();
+    assert!(matches!(leaving[..], [row] if row[3].ends_with("GET /sleep")), "{}", table.text);
+}
+
+#[test]
+fn a_worker_whose_answer_does_not_end_is_seen_stuck() {
+    // It gets SIGTERM then, and a second later SIGKILL; a machine may be too slow to see it between.
+    play_in_time("a stuck worker in the table", || {
+        let mut server =
+            Server::with_test_worker(&["w:1", "--read-timeout-ms=100", "--drain-timeout-ms=100"]);
+        server.wait_for_workers(1);
+        let mut client = server.client();
+        client.send_request("GET", &format!("/sleep?ms={LONG_MS}"), "", b"");
+        let mut is_stuck = false;
+        server.wait_until("it is stuck, or gone by now", |server| {
+            let table = Table::of(server);
+            is_stuck = table.row("0", "1").is_some_and(|row| row[3].starts_with("stuck"));
+            is_stuck || table.row("0", "1").is_none()
+        });
+        is_stuck.then_some(())
+    });
+}
+
+#[test]
+fn what_waited_is_told_when_it_is_over() {
+    let mut server = Server::with_test_worker(&["w:1"]);
+    server.wait_for_workers(1);
+    let mut busy = busy_for(&mut server, 300);
+    let mut waiting = server.client();
+    waiting.send_request("GET", "/ping", "", b"");
+    server.wait_until("one waits", |server| server.details()["queue"]["now"] == 1);
+    assert!(Table::of(&server).has_line("1 now, 1 at the deepest"));
+    assert_eq!((busy.read_response().status, waiting.read_response().status), (200, 200));
+    let table = Table::of(&server);
+    assert!(table.has_line("0 now, 1 at the deepest"), "{}", table.text);
+    assert!(!table.has_line("deepest, 0 ms"), "it has waited:\n{}", table.text);
+}
+
+#[test]
+fn json_says_the_same_as_the_control_socket() {
+    let mut server = Server::with_test_worker(&["w:2"]);
+    server.wait_for_workers(2);
+    let output = server.verb(["status", "--json"]);
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""));
+    assert_eq!(output.stdout.matches('\n').count(), 1, "one line: {}", output.stdout);
+    let (mut said, mut told): (Value, Value) =
+        (serde_json::from_str(&output.stdout).expect("JSON"), server.details());
+    assert_eq!(
+        (&said["app"], &said["status"], &said["workers"]),
+        (&"test-worker".into(), &"healthy".into(), &2.into())
+    );
+    for worker in said["workerList"].as_array().expect("a list") {
+        for key in ["slot", "generation", "pid", "state", "requests", "reloads", "rssBytes", "ageSeconds"] {
+            assert!(!worker[key].is_null(), "{key}: {worker}");
+        }
+        assert!(worker.as_object().is_some_and(|worker| worker.contains_key("lastExit")), "{worker}");
+    }
+    // What may change between two looks.
+    for value in [&mut said, &mut told] {
+        value["uptime"] = 0.into();
+        for worker in value["workerList"].as_array_mut().expect("a list") {
+            worker["ageSeconds"] = 0.into();
+            worker["rssBytes"] = 0.into();
+        }
+    }
+    assert_eq!(said, told);
+}
+
+#[test]
+fn the_depth_of_the_stack_tells_how_many_workers_were_needed() {
+    let mut server = Server::with_test_worker(&["w:3"]);
+    server.wait_for_workers(3);
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = server.client();
+            client.send_request("GET", &format!("/sleep?ms={LONG_MS}"), "", b"");
+            client
+        })
+        .collect();
+    server.wait_until("two at work", |server| server.details()["needed"]["workers"] == 2);
+    assert!(Table::of(&server).has_line("needed 2 of 3 in the last minute"));
+    drop(clients);
+}

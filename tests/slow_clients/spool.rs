@@ -1,0 +1,130 @@
+//! Where large bodies wait: a folder, memory where there is none, and what happens when there is no room.
+
+use crate::support::{Server, Trouble, length_and_checksum, test_worker};
+use crate::tools::{asking, line_of, patient, server_behind};
+use std::process::Command;
+
+const MIB: usize = 1024 * 1024;
+/// A file system of 1 MiB of its own for what is spooled.
+const TINY_TMPFS: &str = r#"exec unshare --user --map-root-user --mount sh -c '
+    mount -t tmpfs -o size=1m tmpfs "$TMPDIR"; exec "$@"' sh "$@""#;
+
+/// Whether this machine lets a user mount something. Says so where it does not.
+fn may_mount() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
+    let may = command.output().is_ok_and(|output| output.status.success());
+    if !may {
+        eprintln!("skipped: this machine has no unshare --user --mount");
+    }
+    may
+}
+
+fn body(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|index| (index % 251) as u8).collect()
+}
+
+/// A request that finds no room is refused, and nothing else is.
+fn assert_refuses_only_what_does_not_fit(server: &mut Server, bytes: usize) {
+    let fits = body(100_000);
+    assert_eq!(server.client().post("/sha", &fits).text(), length_and_checksum(&fits));
+    let mut kept = server.client();
+    assert_eq!(kept.get("/ping").text(), "pong");
+    let mut large = server.client();
+    large.send(format!("POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n"));
+    for piece in body(bytes).chunks(100_000) {
+        // Refused before all of it was sent.
+        if large.try_send(piece).is_err() {
+            break;
+        }
+    }
+    let response = large.read_response();
+    assert_eq!((response.status, response.header("connection")), (503, Some("close")));
+    let line = line_of(server, "/large");
+    assert_eq!((&line["status"], &line["reason"]), (&503.into(), &"spool_full".into()), "{line}");
+    assert!(line.get("worker").is_none(), "no worker has seen it: {line}");
+    assert_eq!(kept.get("/ping").text(), "pong", "the other connection is as before");
+    assert_eq!(server.client().post("/sha", &fits).text(), length_and_checksum(&fits), "there is room again");
+}
+
+#[test]
+fn without_a_folder_bodies_wait_in_memory_up_to_a_bound() {
+    let mut server = patient(test_worker())
+        .args(["w:1", "--json", "--max-body=300m"])
+        .env("TMPDIR", "/no/such/folder")
+        .start();
+    let fits = body(20 * MIB);
+    assert_eq!(server.client().post("/sha", &fits).text(), length_and_checksum(&fits));
+    assert_refuses_only_what_does_not_fit(&mut server, 66 * MIB);
+    // An answer that nobody takes may fill it as well.
+    let mut greedy = asking(&server, "/bytes?n=30000000");
+    assert_eq!(server.get("/ping").text(), "pong");
+    assert_eq!(greedy.read_response().body.len(), 30_000_000);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_to_is_no_folder() {
+    let server = patient(test_worker()).arg("w:1").env("TMPDIR", "/proc").start();
+    let large = body(MIB);
+    assert_eq!(server.client().post("/sha", &large).text(), length_and_checksum(&large));
+}
+
+#[test]
+fn a_full_disk_refuses_the_request_that_does_not_fit_and_nothing_else() {
+    if !may_mount() {
+        return;
+    }
+    let mut server = server_behind(TINY_TMPFS, test_worker()).args(["w:1", "--json"]).start();
+    assert_refuses_only_what_does_not_fit(&mut server, 4 * MIB);
+}
+
+#[test]
+fn a_full_disk_cuts_an_answer_that_does_not_fit_and_nothing_else() {
+    if !may_mount() {
+        return;
+    }
+    let mut server = server_behind(TINY_TMPFS, test_worker()).args(["w:1", "--json"]).start();
+    let mut greedy = asking(&server, "/bytes?n=60000000");
+    let line = line_of(&mut server, "/bytes");
+    assert_eq!(line["reason"], "spool_full", "{line}");
+    assert_eq!(line["worker"], 0, "{line}");
+    let (bytes, trouble) = greedy.read_until_close();
+    assert_eq!(trouble, Trouble::Reset);
+    assert!(bytes.len() < 60_000_000);
+    // The worker is as before, once its answer has ended.
+    assert_eq!(server.get("/ping").text(), "pong");
+    let fits = body(100_000);
+    assert_eq!(server.client().post("/sha", &fits).text(), length_and_checksum(&fits));
+}
+
+#[test]
+fn a_bound_on_file_sizes_refuses_the_request_that_does_not_fit_and_nothing_else() {
+    // In units of 512 bytes: 1 MiB.
+    let mut server =
+        server_behind(r#"ulimit -f 2048; exec "$@""#, test_worker()).args(["w:1", "--json"]).start();
+    assert_refuses_only_what_does_not_fit(&mut server, 4 * MIB);
+}
+
+#[test]
+fn many_middling_bodies_at_once_do_not_fill_memory() {
+    const BODIES: usize = 200;
+    let server = patient(test_worker()).args(["w:1"]).start();
+    let before_kib = server.rss_kib();
+    let clients: Vec<_> = (0..BODIES)
+        .map(|_| {
+            let mut client = server.client();
+            client.send("POST /sha HTTP/1.1\r\nHost: a\r\nContent-Length: 200001\r\n\r\n");
+            client.send(body(200_000));
+            client
+        })
+        .collect();
+    assert_eq!(server.get("/ping").text(), "pong");
+    let grown_kib = server.rss_kib().saturating_sub(before_kib);
+    // 64 KiB each in memory, the rest in files.
+    assert!(grown_kib < 100 * BODIES as u64, "{grown_kib} KiB");
+    let expected = length_and_checksum(&[body(200_000), b"!".to_vec()].concat());
+    for mut client in clients {
+        client.send("!");
+        assert_eq!(client.read_response().text(), expected);
+    }
+}

@@ -1,0 +1,185 @@
+//! Answers that come piece by piece: each passes at once, quiet ones go on, and whoever leaves sets the worker free.
+
+use crate::support::wire::Wire;
+use crate::support::{Answer, Client, Head, PATIENCE, RawWorker, Server, Then, Trouble, test_worker};
+use crate::tools::{asking, join_with_connection, line_of, patient, patient_without_workers, wait_for_load};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+/// Far from what a buffer that waits for more would take, near what a busy machine may.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A worker that streams what the test says, when it says so.
+struct Streamer {
+    pieces: mpsc::Sender<&'static str>,
+    /// Told when the worker sees that nobody waits.
+    noticed: mpsc::Receiver<Trouble>,
+}
+
+fn streaming_worker(server: &Server) -> Streamer {
+    let (pieces, told) = mpsc::channel::<&'static str>();
+    let (notice, noticed) = mpsc::channel();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(told));
+    join_with_connection(server, 1, move |mut wire: Wire, head: Head| {
+        if !head.start_line.starts_with("GET /stream") {
+            let _ = wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother");
+            return;
+        }
+        let told = told.lock().expect("no panic holds the lock");
+        while let Ok(piece) = told.recv_timeout(PATIENCE) {
+            if piece.is_empty() {
+                break;
+            }
+            if wire.write(piece.as_bytes()).is_err() {
+                return;
+            }
+        }
+        // It looks for the end of its connection, as a runtime does that can.
+        let trouble = loop {
+            if let Err(trouble) = wire.fill(Instant::now() + PATIENCE) {
+                break trouble;
+            }
+        };
+        let _ = notice.send(trouble);
+    });
+    Streamer { pieces, noticed }
+}
+
+impl Streamer {
+    fn say(&self, piece: &'static str) {
+        self.pieces.send(piece).expect("the worker listens");
+    }
+}
+
+/// The next bytes, and that they did not wait for others.
+#[track_caller]
+fn assert_comes_at_once(client: &mut Client, expected: &str) {
+    let begun = Instant::now();
+    assert_eq!(String::from_utf8_lossy(&client.read_exactly(expected.len())), expected);
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_streams_head_comes_before_its_first_event_and_each_event_at_once() {
+    let server = patient_without_workers(&[]);
+    let worker = streaming_worker(&server);
+    let mut client = asking(&server, "/stream");
+    worker.say(HEAD);
+    // The worker says nothing more until each is there.
+    let head = client.read_head();
+    assert_eq!(head.header("content-type"), Some("text/event-stream"));
+    for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
+        worker.say(event);
+        assert_comes_at_once(&mut client, &format!("{:x}\r\n{event}\r\n", event.len()));
+    }
+}
+
+#[test]
+fn a_streams_events_reach_an_http_1_0_client_at_once() {
+    let server = patient_without_workers(&[]);
+    let worker = streaming_worker(&server);
+    let mut client = server.client();
+    client.send("GET /stream HTTP/1.0\r\n\r\n");
+    worker.say(HEAD);
+    assert!(!client.read_head().has("transfer-encoding"));
+    worker.say("data: 1\n\n");
+    assert_comes_at_once(&mut client, "data: 1\n\n");
+}
+
+#[test]
+fn an_answer_of_any_kind_passes_piece_by_piece() {
+    let server = patient_without_workers(&[]);
+    let worker = streaming_worker(&server);
+    let mut client = asking(&server, "/stream");
+    worker.say("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none");
+    assert_eq!(client.read_head().header("content-length"), Some("6"));
+    assert_comes_at_once(&mut client, "one");
+    worker.say("two");
+    assert_comes_at_once(&mut client, "two");
+}
+
+#[test]
+fn a_client_that_leaves_a_stream_frees_its_worker() {
+    let mut server = patient_without_workers(&["--json"]);
+    let worker = streaming_worker(&server);
+    let mut client = asking(&server, "/stream");
+    worker.say(HEAD);
+    worker.say("data: 1\n\n");
+    assert_eq!(client.read_head().status(), Ok(200));
+    drop(client);
+    // A client that closes may only have nothing more to say: the next event shows that nobody is there.
+    worker.say("data: 2\n\n");
+    worker.say("");
+    // The worker is told; when it ends its answer, it is free.
+    let noticed = worker.noticed.recv_timeout(PATIENCE).expect("the worker is told");
+    assert_eq!(noticed, Trouble::Closed);
+    assert_eq!(server.get("/next").text(), "other");
+    let line = line_of(&mut server, "/stream");
+    assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_gone".into()), "{line}");
+    wait_for_load(&mut server, 0, 0);
+}
+
+#[test]
+fn a_client_that_leaves_before_the_head_frees_its_worker() {
+    let mut server = patient_without_workers(&["--json"]);
+    let worker = streaming_worker(&server);
+    let client = asking(&server, "/stream");
+    wait_for_load(&mut server, 1, 0);
+    client.reset();
+    assert_eq!(line_of(&mut server, "/stream")["reason"], "client_gone");
+    worker.say(HEAD);
+    worker.say("");
+    assert_eq!(worker.noticed.recv_timeout(PATIENCE), Ok(Trouble::Closed));
+    assert_eq!(server.get("/next").text(), "other");
+}
+
+#[test]
+fn a_worker_that_streams_for_nobody_is_replaced() {
+    let mut server = patient(test_worker()).args(["w:1", "--json", "--drain-timeout-ms=300"]).start();
+    let pid = server.get("/pid").text();
+    // Chunks without an end in sight, and a runtime that does not look.
+    let mut client = asking(&server, "/chunks?n=1000000&ms=10");
+    assert_eq!(client.read_head().status(), Ok(200));
+    drop(client);
+    let next = server.get("/pid");
+    assert_eq!(next.status, 200);
+    assert_ne!(next.text(), pid);
+    server.wait_until("the old one's end", |_| !crate::support::is_alive(pid.parse().expect("a pid")));
+}
+
+/// Events on both sides of a pause of 1.5 s: an empty write only waits.
+fn events_around_a_pause(kind: &str) -> Answer {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut writes = vec![(head + "6\r\nbefore\r\n").into_bytes()];
+    writes.resize(51, Vec::new());
+    writes.push(b"5\r\nafter\r\n0\r\n\r\n".to_vec());
+    Answer { writes, then: Then::Keep }
+}
+
+#[test]
+fn events_may_be_quiet_for_longer_than_the_read_timeout() {
+    let server = patient_without_workers(&["--read-timeout-ms=1000"]);
+    let _worker = RawWorker::join(&server, 1, |request| match request.target.as_str() {
+        "/events" => events_around_a_pause("text/event-stream; charset=utf-8"),
+        _ => events_around_a_pause("text/plain"),
+    });
+    assert_eq!(server.get("/events").text(), "beforeafter");
+    // Anything else may not.
+    let mut client = asking(&server, "/text");
+    let broken = client.read_response_within(PATIENCE).expect_err("it was cut");
+    assert_eq!((broken.response.status, broken.response.body), (200, b"before".to_vec()));
+}
+
+#[test]
+fn events_may_not_be_quiet_for_longer_than_the_idle_timeout() {
+    const TIMEOUT: Duration = Duration::from_millis(2000);
+    let mut server = patient_without_workers(&["--read-timeout-ms=1000", "--idle-timeout-ms=2000", "--json"]);
+    let _worker =
+        RawWorker::join(&server, 1, |_| Answer::bytes(format!("{HEAD}data: 1\n\n")).then(Then::Hang));
+    let begun = Instant::now();
+    let mut client = asking(&server, "/stream");
+    assert!(client.is_closed_within(PATIENCE));
+    assert!(begun.elapsed() >= TIMEOUT, "too early: {:?}", begun.elapsed());
+    assert_eq!(line_of(&mut server, "/stream")["reason"], "read_timeout");
+}

@@ -1,0 +1,9 @@
+//! Tunnels after a 101, and what the server tells workers about the client.
+
+mod support;
+mod tools;
+
+#[path = "upgrades/forwarded.rs"]
+mod forwarded;
+#[path = "upgrades/tunnels.rs"]
+mod tunnels;
