@@ -165,5 +165,8 @@ fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), 
 
 /// To a stdout that may be closed.
 fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(text.as_bytes());
+    // Not every text ends with a line.
+    let _ = stdout.flush();
 }

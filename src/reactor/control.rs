@@ -22,7 +22,6 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Instant;
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -40,6 +39,7 @@ pub struct ControlSocket {
     pub was_ever_healthy: bool,
     /// How the last worker of each slot ended.
     last_exits: HashMap<usize, Exit>,
+    accepted: u64,
 }
 
 #[derive(Debug)]
@@ -57,7 +57,8 @@ struct Connection {
     peer_pid: i32,
     /// Came by the metrics' listener, and gets nothing else.
     is_stranger: bool,
-    since: Instant,
+    /// Grows with each connection.
+    number: u64,
 }
 
 impl ControlSocket {
@@ -85,6 +86,7 @@ impl ControlSocket {
             last_spawn_error: None,
             was_ever_healthy: false,
             last_exits: HashMap::new(),
+            accepted: 0,
         })
     }
 
@@ -150,7 +152,7 @@ impl Reactor {
                 .collect();
             if strangers.len() >= MOST_SCRAPERS
                 && let Some(oldest) =
-                    strangers.into_iter().min_by_key(|key| self.control.connections[*key].since)
+                    strangers.into_iter().min_by_key(|key| self.control.connections[*key].number)
             {
                 self.control.connections.remove(oldest);
             }
@@ -159,6 +161,7 @@ impl Reactor {
     }
 
     fn watch_control(&mut self, mut stream: Stream, peer_pid: i32, is_stranger: bool) {
+        self.control.accepted += 1;
         let entry = self.control.connections.vacant_entry();
         let token = Target::Control(entry.key()).token();
         if self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_ok()
@@ -173,7 +176,7 @@ impl Reactor {
                 closes: false,
                 peer_pid,
                 is_stranger,
-                since: self.clock.now,
+                number: self.control.accepted,
             });
         }
     }

@@ -7,7 +7,7 @@ use super::token::Target;
 use crate::app::Runtime;
 use crate::balancer::Next;
 use crate::conn::{self, Request};
-use crate::fleet::{Action, RollEnd, Why};
+use crate::fleet::{Action, Phase, RollEnd, Why};
 use crate::keys::WorkerKey;
 use crate::process::{self, Child, Exit};
 use crate::runtime::{self, Identity};
@@ -257,7 +257,7 @@ impl Reactor {
         };
         let _ = std::fs::remove_file(&entry.socket);
         let lived_ms = self.clock.now.duration_since(entry.started).as_millis();
-        let requests = entry.requests;
+        let (requests, has_joined) = (entry.requests, entry.has_joined);
         if exit == Exit::Code(0) {
             log::info!("{}: ended after {requests} requests and {lived_ms} ms", self.label(worker));
         } else {
@@ -265,6 +265,13 @@ impl Reactor {
         }
         if let Origin::Slot { slot, .. } = entry.origin {
             self.control.note_exit(slot, exit);
+        }
+        match self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase)
+        {
+            Some(Phase::Serving { .. }) => self.metrics.worker_crashes += 1,
+            Some(Phase::Booting { .. }) => self.metrics.worker_boot_failures += 1,
+            Some(Phase::Killed) if !has_joined => self.metrics.worker_boot_failures += 1,
+            Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}
         }
         self.fleet.exited(worker, self.clock.now);
         self.dead_workers.push(worker);

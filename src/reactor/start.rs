@@ -114,8 +114,9 @@ impl Reactor {
             .map_err(|error| trouble("signals", error))?;
 
         let control = control::ControlSocket::bind(&names, &source, poll.registry())?;
-        let listeners = listen_on(&config.listen, poll.registry(), Target::Listener)?;
-        let metrics_listeners = listen_on(&config.metrics, poll.registry(), Target::MetricsListener)?;
+        let listeners = listen_on("http", &config.listen, poll.registry(), Target::Listener)?;
+        let metrics_listeners =
+            listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
         let clock = Clock::new();
         let now = clock.now;
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
@@ -176,13 +177,14 @@ impl Reactor {
 }
 
 fn listen_on(
+    token: &str,
     places: &[Listen],
     registry: &Registry,
     target: impl Fn(usize) -> Target,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (index, at) in places.iter().enumerate() {
-        let mut listener = Listener::bind(at).map_err(|error| cannot_listen(at, &error))?;
+        let mut listener = Listener::bind(at).map_err(|error| cannot_listen(token, at, &error))?;
         registry
             .register(&mut listener, target(index).token(), Interest::READABLE)
             .map_err(|error| StartError::Trouble(format!("the listening socket: {error}")))?;
@@ -220,37 +222,45 @@ fn prepare_dir(dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A Unix socket's path has room for 107 bytes.
+/// A Unix socket's path has room for so many bytes.
+const MOST_PATH_BYTES: usize = 107;
+
+/// The longest of the server's own paths must fit.
 fn check_lengths(names: &Names) -> Result<(), StartError> {
-    const MOST_BYTES: usize = 107;
     let longest = names.worker_socket(crate::config::MAX_WORKERS, 1_000_000_000);
     let bytes = longest.as_os_str().len();
-    if bytes > MOST_BYTES {
+    if bytes > MOST_PATH_BYTES {
         return Err(StartError::Usage(format!(
-            "'{}' is too long for a Unix socket ({bytes} bytes, {MOST_BYTES} fit); a shorter --socket-dir would do",
+            "'{}' is too long for a Unix socket ({bytes} bytes, {MOST_PATH_BYTES} fit); a shorter --socket-dir would do",
             longest.display()
         )));
     }
     Ok(())
 }
 
-fn cannot_listen(at: &Listen, error: &io::Error) -> StartError {
+fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
     let (place, port) = match at {
         Listen::Tcp { address: None, port } => (format!("port {port}"), Some(*port)),
         Listen::Tcp { address: Some(address), port } => (format!("{address} port {port}"), Some(*port)),
         Listen::Unix(path) => (format!("'{}'", path.display()), None),
     };
     let what_to_do = match (error.kind(), port) {
+        _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MOST_PATH_BYTES) => {
+            format!("is too long for a Unix socket ({MOST_PATH_BYTES} bytes fit); a shorter path would do")
+        }
         (io::ErrorKind::AddrInUse, Some(port)) => {
             let owner = match listen::owner_of_port(port) {
                 Some(pid) => format!(" by pid {pid}"),
                 None => String::new(),
             };
-            format!("is in use{owner}; http:{} or http:0 would do", port.wrapping_add(1).max(1024))
+            format!("is in use{owner}; {token}:{} or {token}:0 would do", port.wrapping_add(1).max(1024))
         }
         (io::ErrorKind::AddrInUse, None) => "is in use; another path would do".to_owned(),
         (io::ErrorKind::PermissionDenied, Some(port)) if port < 1024 => {
-            format!("needs a right that this user lacks (below 1024); http:{} would do", 8000 + port % 1000)
+            format!(
+                "needs a right that this user lacks (below 1024); {token}:{} would do",
+                8000 + port % 1000
+            )
         }
         _ => format!("cannot be listened on: {error}"),
     };

@@ -82,7 +82,6 @@ fn a_port_in_use_names_its_holder() {
 }
 
 #[test]
-#[ignore = "finding: the advice for metrics: is http:…, another listener (reactor/start.rs, cannot_listen)"]
 fn a_metrics_port_in_use_is_told_what_would_do_for_metrics() {
     let holder = Server::with_test_worker(&["w:1"]);
     let refused = listening_on(&format!("metrics:{}", holder.address()));
@@ -100,7 +99,6 @@ fn a_socket_folder_too_long_says_how_long_it_may_be() {
 }
 
 #[test]
-#[ignore = "finding: 'path must be shorter than SUN_LEN' says nothing to people (reactor/start.rs, cannot_listen)"]
 fn a_listeners_path_too_long_says_how_long_it_may_be() {
     let deep = format!("http:unix:/tmp/{}.sock", "d".repeat(110));
     assert_refused(&listening_on(&deep), &["too long", "107"]);

@@ -189,7 +189,6 @@ fn retries_and_restarts_are_counted_by_reason() {
 }
 
 #[test]
-#[ignore = "finding: nobody counts crashes and failed boots (observe/metrics.rs has the fields, processes.rs would)"]
 fn crashes_and_failed_boots_are_counted() {
     let gate = Gate::new();
     let mut server = Server::builder(gate.app()).arg("w:1").start();
@@ -315,7 +314,6 @@ fn scrapers_that_stay_give_way_to_younger_ones() {
 }
 
 #[test]
-#[ignore = "finding: of those that came in one turn a young one goes, not the oldest (reactor/control.rs, accept_scraper)"]
 fn scrapers_that_come_all_at_once_give_way_to_the_youngest_too() {
     let mut server = Server::with_test_worker(&["w:1", "metrics:127.0.0.1:0"]);
     server.wait_for_workers(1);

@@ -132,7 +132,6 @@ fn on_a_terminal_it_draws_anew_until_ctrl_c() {
 }
 
 #[test]
-#[ignore = "finding: the complaint is drawn on the screen that is then left (client.rs, print does not flush)"]
 fn on_a_terminal_it_ends_with_the_server_and_says_so() {
     let server = watched();
     let Some(terminal) = OnTerminal::watch(&server) else { return };

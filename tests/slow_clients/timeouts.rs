@@ -72,7 +72,12 @@ fn a_body_may_take_as_long_as_it_comes() {
     }
     assert!(begun.elapsed() > Duration::from_millis(3000), "longer than the timeout in all");
     assert_eq!(client.read_response().text(), "14");
-    // And in chunks.
+}
+
+#[test]
+fn a_chunked_body_may_take_as_long_as_it_comes() {
+    let (server, _worker) = server(&["--client-timeout-ms=2500"]);
+    let mut client = server.client();
     client.send("POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     for byte in "4\r\nbody\r\n0\r\n\r\n".bytes() {
         sleep(Duration::from_millis(220));
