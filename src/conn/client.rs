@@ -27,7 +27,7 @@ enum State {
     /// Between two requests.
     Idle,
     /// A head is on its way since then, and was looked at that far.
-    Head { since: Instant, scanned: usize },
+    Head { since: Instant, scanned: head::Scanned },
     /// The body is on its way.
     Body { request: Request, body: Body, taken_bytes: u64 },
     /// A request is with the balancer or with a worker; what comes behind it waits.
@@ -123,9 +123,10 @@ impl Client {
                     let event = if self.has_ended { Event::End } else { Event::More };
                     return Step { consumed: blank, event };
                 }
-                self.enter(State::Head { since: now, scanned: 0 });
+                self.enter(State::Head { since: now, scanned: head::Scanned::default() });
                 let step = self.advance(&mut bytes[blank..], origin, max_body_bytes, buffer, now);
-                Step { consumed: blank + step.consumed, event: shifted(step.event, blank) }
+                // A head's step tells of no bytes, so only what is consumed moves.
+                Step { consumed: blank + step.consumed, event: step.event }
             }
             State::Head { since, scanned } => {
                 let since = *since;
@@ -305,12 +306,4 @@ fn blank_lines(bytes: &[u8]) -> usize {
 
 fn first_line(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or(b"")
-}
-
-fn shifted(event: Event, by: usize) -> Event {
-    match event {
-        Event::Body(range) => Event::Body(range.start + by..range.end + by),
-        Event::Tunnel(range) => Event::Tunnel(range.start + by..range.end + by),
-        other => other,
-    }
 }

@@ -2,8 +2,9 @@
 
 use super::Inbox;
 use crate::http::forward::{self, Onward};
+use crate::http::reason::Bad;
 use crate::http::response::{Asked, Invalid};
-use crate::http::{Chunked, Framing, MAX_HEAD_BYTES, ResponseHead, Version, head, request};
+use crate::http::{Chunked, Framing, ResponseHead, Version, head, request};
 use std::ops::Range;
 
 /// The most 1xx answers before a final one; more is an endless answer.
@@ -24,7 +25,7 @@ enum State {
     #[default]
     Quiet,
     /// A request was sent, and its answer's head is on its way.
-    Head { asked: Asked, scanned: usize, interims: u8, was_heard: bool },
+    Head { asked: Asked, scanned: head::Scanned, interims: u8, was_heard: bool },
     /// The answer's body is on its way.
     Body { source: Source, onward: Framing, keep_alive: bool },
     /// After a 101.
@@ -171,7 +172,7 @@ impl Worker {
 impl Worker {
     /// A request goes out on this connection.
     pub fn ask(&mut self, asked: Asked) {
-        self.enter(State::Head { asked, scanned: 0, interims: 0, was_heard: false });
+        self.enter(State::Head { asked, scanned: head::Scanned::default(), interims: 0, was_heard: false });
     }
 
     /// The client's connection is to end with this answer, if its head is not out already.
@@ -239,12 +240,12 @@ impl Worker {
             let length = match head::look(&bytes[at..], scanned) {
                 Ok(head::Look::Whole(length)) => length,
                 Ok(head::Look::Partial) => return Step::new(at, Outcome::Going),
-                Err(_) if bytes.len() - at > MAX_HEAD_BYTES => {
-                    return self.invalid(Invalid("a head beyond 64 KiB"));
+                Err(Bad::TargetTooLong | Bad::HeadTooLong) => {
+                    return self.invalid(Invalid("a head or a first line beyond its bound"));
                 }
                 Err(_) => return self.invalid(Invalid("a line that does not end with CR LF")),
             };
-            *scanned = 0;
+            *scanned = head::Scanned::default();
             let mut room = request::room();
             let head = match ResponseHead::parse(&bytes[at..at + length], &mut room, asked) {
                 Ok(head) => head,

@@ -21,6 +21,8 @@ pub use response::ResponseHead;
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The most fields of a head: enough behind several proxies, too few to attack a hash table with (431).
 pub const MAX_FIELDS: usize = 200;
+/// The most bytes of a Host: a name has 253 and a port, and it is said twice to the worker (400).
+pub const MAX_HOST_BYTES: usize = 1024;
 /// The fields that the server adds for the worker, on top of the client's.
 pub const OWN_FIELDS: usize = 8;
 /// The most bytes of a request target: twice what RFC 9112 §3 asks everybody to support (414).

@@ -1,6 +1,8 @@
 //! A request's head, read once and judged strictly.
 
-use super::{Framing, MAX_FIELDS, MAX_TARGET_BYTES, OWN_FIELDS, Reason, Version, field, reason::Bad};
+use super::{
+    Framing, MAX_FIELDS, MAX_HOST_BYTES, MAX_TARGET_BYTES, OWN_FIELDS, Reason, Version, field, reason::Bad,
+};
 use httparse::{Error, Header, Status};
 use std::mem::MaybeUninit;
 
@@ -64,7 +66,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             (None, Some(host), _) => host,
             (None, None, Version::Http10) => b"localhost",
         };
-        if !is_host(host) {
+        if host.len() > MAX_HOST_BYTES || !is_host(host) {
             return Err(Reason::BadRequest(Bad::Host));
         }
         let framing = seen.framing(version, max_body_bytes)?;

@@ -10,6 +10,8 @@ use crate::process;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
+/// `timeout` of the coreutils and some supervisors signal the process and then its group: that is one signal.
+const SAME_SIGNAL: Duration = Duration::from_millis(20);
 /// What workers get to end when the drain timeout has run out already.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
@@ -18,6 +20,7 @@ pub enum Stage {
     Running,
     /// Requests are finished until then.
     Draining {
+        since: Instant,
         until: Instant,
     },
     /// The workers end.
@@ -27,7 +30,7 @@ pub enum Stage {
 impl Stage {
     pub fn deadline(self) -> Option<Instant> {
         match self {
-            Stage::Draining { until } => Some(until),
+            Stage::Draining { until, .. } => Some(until),
             Stage::Running | Stage::Ending => None,
         }
     }
@@ -64,6 +67,9 @@ impl Reactor {
     /// The first call drains; a second one ends at once.
     pub(super) fn begin_stop(&mut self, why: &str) {
         let now = self.clock.now;
+        if matches!(self.stage, Stage::Draining { since, .. } if now.duration_since(since) < SAME_SIGNAL) {
+            return;
+        }
         if self.is_stopping() {
             log::warn!("{why} once more: ending at once");
             return self.end_now(1);
@@ -75,7 +81,7 @@ impl Reactor {
             self.accept(index);
         }
         self.listeners.clear();
-        self.stage = Stage::Draining { until: now + self.config.drain_timeout };
+        self.stage = Stage::Draining { since: now, until: now + self.config.drain_timeout };
         self.fleet.drain(now);
         for (_, entry) in &mut self.workers {
             entry.conn.close_client();
@@ -92,7 +98,7 @@ impl Reactor {
         let now = self.clock.now;
         match self.stage {
             Stage::Running => {}
-            Stage::Draining { until } => {
+            Stage::Draining { until, .. } => {
                 let has_time = now < until;
                 let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
                 let is_done = !self.clients.iter().any(lives) && self.balancer.busy() == 0;

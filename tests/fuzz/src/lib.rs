@@ -278,7 +278,7 @@ pub fn check_answer_head(bytes: &[u8], asked: Asked) {
 }
 
 fn whole_head(bytes: &[u8]) -> Option<&[u8]> {
-    match head::look(bytes, &mut 0) {
+    match head::look(bytes, &mut head::Scanned::default()) {
         Ok(head::Look::Whole(length)) => Some(&bytes[..length]),
         Ok(head::Look::Partial) | Err(_) => None,
     }
