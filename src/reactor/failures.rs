@@ -128,7 +128,7 @@ impl Reactor {
         if exchange.answer.is_some() || !may_retry(failure, exchange.job.tries, is_idempotent) {
             return self.give_up(worker, exchange, reason);
         }
-        log::warn!("{}: {} once more after {reason}", self.label(worker), self.describe(&exchange));
+        log::warn!("{}: {} once more after {reason}", self.label(worker), self.describe(worker, &exchange));
         self.metrics.retries += 1;
         exchange.job.tries += 1;
         exchange.job.body.rewind();
@@ -174,7 +174,7 @@ impl Reactor {
 
     /// The client gets `reason` as its answer, or a cut connection if a head is out.
     fn give_up(&mut self, worker: WorkerKey, exchange: Exchange, reason: Reason) {
-        log::warn!("{}: {} failed: {reason}", self.label(worker), self.describe(&exchange));
+        log::warn!("{}: {} failed: {reason}", self.label(worker), self.describe(worker, &exchange));
         let Some(client) = exchange.client else {
             return self.give_back(exchange.job.request.head);
         };
@@ -358,21 +358,28 @@ impl Reactor {
             .map_or(Times { queue: Duration::ZERO, worker: Duration::ZERO }, |exchange| self.times(exchange))
     }
 
-    /// `GET /path (id abc, 12 ms)`
-    pub(super) fn describe(&self, exchange: &Exchange) -> String {
+    /// `GET /path (id abc, waited 3 ms, worked 12 ms, 45 MiB)`
+    pub(super) fn describe(&self, worker: WorkerKey, exchange: &Exchange) -> String {
         let request = &exchange.job.request;
+        let times = self.times(exchange);
+        let entry = self.workers.get(worker.0);
+        // As last sampled; of a process that lives it can still be asked.
+        let resident_bytes =
+            entry.and_then(|entry| entry.resident_bytes.or_else(|| process::resident_bytes(entry.pid)));
+        let weight = resident_bytes.map(|bytes| format!(", {} MiB", bytes >> 20)).unwrap_or_default();
         format!(
-            "{} {} (id {}, {} ms)",
+            "{} {} (id {}, waited {} ms, worked {} ms{weight})",
             request.method().escape_ascii(),
             request.path().escape_ascii(),
             request.id().escape_ascii(),
-            self.times(exchange).worker.as_millis()
+            times.queue.as_millis(),
+            times.worker.as_millis()
         )
     }
 
     pub(super) fn describe_of(&self, worker: WorkerKey) -> Option<String> {
         let exchange = self.workers.get(worker.0)?.exchange.as_ref()?;
-        Some(self.describe(exchange))
+        Some(self.describe(worker, exchange))
     }
 
     /// Takes a worker that came from outside out of everything.
