@@ -177,6 +177,9 @@ impl Raw {
             socket_prefix: reader.text("--socket-prefix")?,
         };
         let wants_stop = reader.flags.contains("--stop");
+        if carries_app && self.command.is_some() {
+            return Err(Usage("'--' has no place here: this program is the app, and runs no command".into()));
+        }
         if wants_stop {
             return reader.ask(Some(Verb::Stop), place, carries_app);
         }
@@ -225,6 +228,9 @@ impl Reader<'_> {
             Some(verb) => verb,
             None => Verb::Reload,
         };
+        if verb == (Verb::Status { json: true, watch: true }) {
+            return Err(Usage("--json and --watch do not go together; one of them would do".into()));
+        }
         let words = self.rest()?;
         match (&words[..], carries_app) {
             ([app], false) => place.app = Some(app.into()),
@@ -263,7 +269,6 @@ impl Reader<'_> {
             metrics: Vec::new(),
             max_reloads: self.number("--max-reloads", 10, 0..=u64::MAX)?,
             hot_reload,
-            is_development,
             max_queue: self.number("--max-queue", 8192, 0..=1_000_000)? as usize,
             queue_timeout: self.milliseconds("--queue-timeout-ms", 2000, 0)?,
             connect_timeout: self.milliseconds("--connect-timeout-ms", 200, 1)?,

@@ -103,7 +103,6 @@ pub struct Config {
     pub metrics: Vec<Listen>,
     pub max_reloads: u64,
     pub hot_reload: HotReload,
-    pub is_development: bool,
     pub max_queue: usize,
     pub queue_timeout: Duration,
     pub connect_timeout: Duration,
@@ -280,6 +279,13 @@ mod tests {
         }
         assert!(matches!(parse_with("--stop app", &[]), Ok(Command::Ask { verb: Verb::Stop, .. })));
         assert!(complaint("reload app --max-queue=4").contains("--max-queue"));
+    }
+
+    #[test]
+    fn what_would_be_passed_over_in_silence_is_a_complaint() {
+        assert!(complaint("status app --json --watch").contains("--watch"));
+        let carried = ["--", "uvicorn"].map(OsString::from).to_vec();
+        assert!(matches!(read(carried, &|_| None, true), Err(Usage(text)) if text.contains("no command")));
     }
 
     #[test]

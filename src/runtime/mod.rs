@@ -66,6 +66,12 @@ pub fn needs_harness(runtime: Runtime) -> bool {
 /// # Errors
 /// A line that says which interpreter is missing and how to get it.
 pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
+    if !config.preload.is_empty() && app.runtime != Runtime::JavaScript {
+        return Err(format!(
+            "--preload is for Bun and Node, and '{}' runs under neither",
+            app.entry.display()
+        ));
+    }
     let (program, arguments) = match app.runtime {
         Runtime::Executable => (app.entry.clone(), Vec::new()),
         Runtime::Command => command(config, identity, &app.dir)?,
