@@ -181,11 +181,14 @@ impl Raw {
             return Err(Usage("'--' has no place here: this program is the app, and runs no command".into()));
         }
         if wants_stop {
-            return reader.ask(Some(Verb::Stop), place, carries_app);
+            return reader.ask(Verb::Stop, place, carries_app);
         }
         match reader.verb()? {
             Some(Command::CgiWorker) => Ok(Command::CgiWorker),
-            Some(Command::Ask { verb, .. }) => reader.ask(Some(verb), place, carries_app),
+            Some(Command::Ask { .. }) if self.command.is_some() => {
+                Err(Usage("'--' has no place behind a verb: the server has its command already".into()))
+            }
+            Some(Command::Ask { verb, .. }) => reader.ask(verb, place, carries_app),
             _ => reader.serve(place, self.command, carries_app),
         }
     }
@@ -220,13 +223,12 @@ impl Reader<'_> {
         Ok(Some(Command::Ask { verb, place }))
     }
 
-    fn ask(mut self, verb: Option<Verb>, mut place: Place, carries_app: bool) -> Result<Command, Usage> {
+    fn ask(mut self, verb: Verb, mut place: Place, carries_app: bool) -> Result<Command, Usage> {
         let verb = match verb {
-            Some(Verb::Status { .. }) => {
+            Verb::Status { .. } => {
                 Verb::Status { json: self.flags.contains("--json"), watch: self.flags.contains("--watch") }
             }
-            Some(verb) => verb,
-            None => Verb::Reload,
+            Verb::Reload | Verb::Stop => verb,
         };
         if verb == (Verb::Status { json: true, watch: true }) {
             return Err(Usage("--json and --watch do not go together; one of them would do".into()));

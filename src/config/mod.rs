@@ -284,6 +284,7 @@ mod tests {
     #[test]
     fn what_would_be_passed_over_in_silence_is_a_complaint() {
         assert!(complaint("status app --json --watch").contains("--watch"));
+        assert!(complaint("reload app -- uvicorn").contains("verb"));
         let carried = ["--", "uvicorn"].map(OsString::from).to_vec();
         assert!(matches!(read(carried, &|_| None, true), Err(Usage(text)) if text.contains("no command")));
     }
