@@ -128,6 +128,7 @@ pub struct Reactor {
 pub fn serve(config: Config, carried: Option<PathBuf>) -> Result<u8, StartError> {
     let limit = process::raise_descriptor_limit();
     let mut reactor = Reactor::start(config, carried, limit)?;
+    process::ask_for_shorter_turns();
     reactor.announce();
     let result = reactor.run();
     reactor.farewell();
