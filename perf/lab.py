@@ -349,6 +349,29 @@ def syscalls(lab, front, path, connections, seconds):
     return sum(kinds.values()), {kind: calls for kind, calls in sorted(kinds.items(), key=lambda item: -item[1]) if calls >= 0.005}
 
 
+ALLOCATING = {"malloc", "calloc", "realloc", "reallocarray", "posix_memalign", "aligned_alloc", "memalign"}
+
+
+def callgrind(out):
+    """Valgrind's words before a command, for `counted` to read what it leaves in `out`."""
+    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q"]
+
+
+def counted(out):
+    """User-space instructions of a run, and its calls of the C library's allocator."""
+    text = open(out).read()
+    names, allocations, callee = {}, 0, None
+    # A name stands beside its number the first time only: `cfn=(12) malloc`, then `cfn=(12)`.
+    for key, number, name, calls in re.findall(r"^(?:(c?fn)=\((\d+)\)(?: (.*))?|calls=(\d+) .*)$", text, re.M):
+        if name:
+            names[number] = name
+        if key == "cfn":
+            callee = names.get(number)
+        elif calls and callee in ALLOCATING:
+            allocations += int(calls)
+    return int(re.search(r"^(?:totals|summary): (\d+)", text, re.M)[1]), allocations
+
+
 class Connection:
     """One kept-alive connection for bodies of any size: uploads zeros, throws downloads away unseen."""
 
@@ -356,6 +379,7 @@ class Connection:
 
     def __init__(self, port, timeout_seconds=60):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a head and its body are two sends
 
     def __enter__(self):
         return self
@@ -382,9 +406,18 @@ class Connection:
         self.socket.sendall(b"GET /down?bytes=%d HTTP/1.1\r\nHost: perf\r\n\r\n" % size)
         return self.answer(bytes_per_second)
 
-    def get(self, path):
-        self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: perf\r\n\r\n" % path.encode())
+    def get(self, path, fields=b""):
+        self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: perf\r\n%b\r\n" % (path.encode(), fields))
         return self.answer()
+
+    def get_pipelined(self, path, count):
+        """`count` requests at once; whatever their small answers are, each ends with `pong`."""
+        self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: perf\r\n\r\n" % path.encode() * count)
+        answers = b""
+        while answers.count(b"pong") < count:
+            if not (more := self.socket.recv(1 << 16)):
+                raise ConnectionError("closed before all answers")
+            answers += more
 
     def answer(self, bytes_per_second=None):
         """Reads one answer framed by Content-Length to its end; → its status."""

@@ -43,8 +43,13 @@ pub fn write_request_head(
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
-    for value in &told.forwarded_for {
-        push(out, &[value, b", "]);
+    if told.forwarded_for {
+        let is_chain = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("x-forwarded-for");
+        for value in head.fields.iter().filter(is_chain).map(|header| field::trim(header.value)) {
+            if !value.is_empty() {
+                push(out, &[value, b", "]);
+            }
+        }
     }
     push(out, &[origin.address.as_bytes(), b"\r\n"]);
     if !told.proto {
@@ -76,7 +81,7 @@ pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, body_bytes: u64) {
 /// What a trusted proxy has said already, and so is not said again.
 #[derive(Default)]
 struct Told<'b> {
-    forwarded_for: Vec<&'b [u8]>,
+    forwarded_for: bool,
     proto: bool,
     host: bool,
     start: bool,
@@ -88,9 +93,7 @@ impl<'b> Told<'b> {
     fn take(&mut self, name: &str, value: &'b [u8]) -> bool {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("x-forwarded-for") {
-            if !value.is_empty() {
-                self.forwarded_for.push(value);
-            }
+            self.forwarded_for = true;
             return true;
         }
         if is("x-request-id") {
@@ -304,18 +307,23 @@ fn push_start(out: &mut Vec<u8>, start_us: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Decimal digits without the formatting machinery, which costs more than the rest of a small head.
+/// Decimal digits without the formatting machinery, which costs more than the rest of a small head; two a division,
+/// which halves the cost of `X-Request-Start`.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     const MOST_DIGITS: usize = 20;
     let mut digits = [0u8; MOST_DIGITS];
     let mut at = MOST_DIGITS;
-    loop {
+    while number > 9 {
+        let pair = (number % 100) as u8;
+        number /= 100;
+        at -= 2;
+        digits[at] = b'0' + pair / 10;
+        digits[at + 1] = b'0' + pair % 10;
+    }
+    // The first of an odd count, or a lone zero.
+    if number > 0 || at == MOST_DIGITS {
         at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+        digits[at] = b'0' + number as u8;
     }
     out.extend_from_slice(&digits[at..]);
 }
@@ -377,6 +385,17 @@ mod tests {
             "{worker}"
         );
         assert!(worker.contains("Host: a\r\n") && worker.ends_with("Content-Length: 5\r\n\r\n"), "{worker}");
+    }
+
+    #[test]
+    fn decimals_are_written_as_everybody_writes_them() {
+        let powers = (0..20).map(|power| 10u64.pow(power));
+        let near = powers.flat_map(|power| [power - 1, power, power + 1, power.saturating_mul(3)]);
+        for number in near.chain([u64::MAX]) {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(String::from_utf8(out), Ok(number.to_string()));
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Reactor {
 
     /// Refuses a request that is still arriving.
     pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
-        let buffer = self.buffers.pop().unwrap_or_default();
+        let buffer = self.buffers.take();
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
@@ -124,7 +124,7 @@ impl Reactor {
     /// The client has all of its answer.
     fn complete(&mut self, client: ClientKey, finished: Finished, then: Then) {
         self.log(client, &finished);
-        self.give_back(finished.request.head);
+        self.buffers.give_back(finished.request.head);
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
@@ -220,7 +220,7 @@ impl Reactor {
         finished.reason = Some(reason);
         finished.answer.status = reason.status();
         self.log(client, &finished);
-        self.give_back(finished.request.head);
+        self.buffers.give_back(finished.request.head);
     }
 
     /// Whether a 1.0 client or an unframed body makes a plain close look like an end.

@@ -176,9 +176,9 @@ impl Reactor {
                 address: &entry.address,
                 is_trusted: entry.is_trusted,
                 fresh_id: self.ids.next(),
-                start_us: self.clock.unix().as_micros() as u64,
+                start_us: self.clock.unix.as_micros() as u64,
             };
-            let buffer = || self.buffers.pop().unwrap_or_default();
+            let buffer = || self.buffers.take();
             let step = entry.conn.advance(unread.rest(), origin, self.config.max_body_bytes, buffer, now);
             let is_over = match step.event {
                 Event::More => true,

@@ -9,6 +9,8 @@ const WALL_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Clock {
     pub now: Instant,
+    /// Since 1970.
+    pub unix: Duration,
     wall_asked: Instant,
     wall: Duration,
     date_second: u64,
@@ -21,6 +23,7 @@ impl Clock {
         let now = Instant::now();
         let mut clock = Clock {
             now,
+            unix: Duration::ZERO,
             wall_asked: now,
             wall: Duration::ZERO,
             date_second: u64::MAX,
@@ -33,30 +36,27 @@ impl Clock {
     /// Reads the clock, once a turn.
     pub fn read(&mut self) {
         self.now = Instant::now();
-        if self.now.duration_since(self.wall_asked) >= WALL_EVERY {
-            self.ask_wall();
+        let since_asked = self.now.duration_since(self.wall_asked);
+        if since_asked >= WALL_EVERY {
+            return self.ask_wall();
         }
-        let second = self.unix().as_secs();
-        if second != self.date_second {
-            self.set_date(second);
+        self.unix = self.wall + since_asked;
+        if self.unix.as_secs() != self.date_second {
+            self.set_date();
         }
-    }
-
-    /// Since 1970.
-    pub fn unix(&self) -> Duration {
-        self.wall + self.now.duration_since(self.wall_asked)
     }
 
     fn ask_wall(&mut self) {
         self.wall_asked = self.now;
         // A clock before 1970 is no clock.
         self.wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.set_date(self.wall.as_secs());
+        self.unix = self.wall;
+        self.set_date();
     }
 
-    fn set_date(&mut self, second: u64) {
-        self.date_second = second;
-        let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+    fn set_date(&mut self) {
+        self.date_second = self.unix.as_secs();
+        let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(self.date_second));
         self.date_line = format!("Date: {date}\r\n").into_bytes();
     }
 }

@@ -121,7 +121,7 @@ impl Reactor {
         reason: Reason,
     ) {
         let Some(client) = exchange.client else {
-            self.give_back(exchange.job.request.head);
+            self.buffers.give_back(exchange.job.request.head);
             return;
         };
         let is_idempotent = exchange.job.request.is_idempotent;
@@ -176,7 +176,7 @@ impl Reactor {
     fn give_up(&mut self, worker: WorkerKey, exchange: Exchange, reason: Reason) {
         log::warn!("{}: {} failed: {reason}", self.label(worker), self.describe(worker, &exchange));
         let Some(client) = exchange.client else {
-            return self.give_back(exchange.job.request.head);
+            return self.buffers.give_back(exchange.job.request.head);
         };
         let times = self.times(&exchange);
         let culprit = self.identity(worker);

@@ -61,7 +61,8 @@ fn start_logger() {
 pub struct Logs {
     access: Option<AccessLog>,
     lines: Vec<u8>,
-    lines_since: Option<Instant>,
+    /// When `lines` are written at the latest.
+    lines_due: Option<Instant>,
     is_json: bool,
     stdout: Output,
     stderr: Output,
@@ -74,7 +75,7 @@ impl Logs {
         let stderr = Output::new(io::stderr().as_fd().try_clone_to_owned()?, 2);
         stdout.register(registry, Target::Stdout.token());
         stderr.register(registry, Target::Stderr.token());
-        Ok(Logs { access, lines: Vec::new(), lines_since: None, is_json, stdout, stderr })
+        Ok(Logs { access, lines: Vec::new(), lines_due: None, is_json, stdout, stderr })
     }
 
     /// The line at the start: on stdout, but in JSON mode that has access lines only.
@@ -85,7 +86,7 @@ impl Logs {
     fn access(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
         if let Some(access) = &mut self.access {
             access.write(&mut self.lines, record, unix);
-            self.lines_since.get_or_insert(now);
+            self.lines_due.get_or_insert_with(|| now + LOG_DELAY);
         }
     }
 
@@ -100,21 +101,19 @@ impl Logs {
     }
 
     /// When lines must be written at the latest.
-    pub fn next_flush(&self) -> Option<Instant> {
-        let lines = self.lines_since.map(|since| since + LOG_DELAY);
+    pub fn next_flush(&self, now: Instant) -> Option<Instant> {
         // Output that tells nobody when it has room is asked again by the clock.
-        let asked =
-            (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| Instant::now() + LOG_DELAY);
-        lines.into_iter().chain(asked).min()
+        let asked = (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| now + LOG_DELAY);
+        self.lines_due.into_iter().chain(asked).min()
     }
 
     /// Writes what is due, without waiting for anybody.
     pub fn flush(&mut self, now: Instant) {
-        let is_due = self.lines_since.is_some_and(|since| now.duration_since(since) >= LOG_DELAY);
+        let is_due = self.lines_due.is_some_and(|due| due <= now);
         if is_due || self.lines.len() >= LOG_BYTES {
             self.stdout.push(&self.lines);
             self.lines.clear();
-            self.lines_since = None;
+            self.lines_due = None;
         }
         let words = std::mem::take(&mut *WORDS.lock().unwrap_or_else(PoisonError::into_inner));
         self.stderr.push(&words);
@@ -274,7 +273,7 @@ impl Reactor {
             reached_worker: record.worker.is_some(),
         });
         self.longest_wait = self.longest_wait.max(record.queue_time);
-        self.logs.access(&record, self.clock.unix(), now);
+        self.logs.access(&record, self.clock.unix, now);
     }
 
     /// `worker 3 (pid 42)`

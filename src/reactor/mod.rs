@@ -6,6 +6,7 @@
 //! is the end. The state that they share is in this file; what the slabs hold is in `entry`.
 
 mod answers;
+mod buffers;
 mod clients;
 mod clock;
 mod control;
@@ -54,9 +55,6 @@ const TURN_BYTES: usize = 256 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 /// Events fetched at once.
 const EVENTS: usize = 1024;
-/// Buffers for heads that are kept for reuse, each of at most [`KEPT_BUFFER_BYTES`].
-const KEPT_BUFFERS: usize = 512;
-const KEPT_BUFFER_BYTES: usize = 4096;
 /// How long a refused client may go on sending before it is closed.
 const LINGER: Duration = Duration::from_secs(2);
 /// At a stop, a quiet connection gets so long: a request may be on its way.
@@ -100,6 +98,8 @@ pub struct Reactor {
     dead_workers: Vec<WorkerKey>,
     /// Whoever used up the turn's budget, or has more to do without a new event.
     again: Vec<Target>,
+    /// The other list, empty: the two take turns, so that neither is allocated anew.
+    went_again: Vec<Target>,
 
     client_deadlines: Deadlines<ClientDeadline>,
     worker_deadlines: Deadlines<WorkerDeadline>,
@@ -114,7 +114,7 @@ pub struct Reactor {
     room: Rc<Room>,
     scratch: Vec<u8>,
     prefix: Vec<u8>,
-    buffers: Vec<Vec<u8>>,
+    buffers: buffers::Buffers,
     ids: Ids,
     logs: logs::Logs,
     has_ended_children: bool,
@@ -193,7 +193,8 @@ impl Reactor {
                 Some(Target::Watch) => self.read_watch(),
             }
         }
-        for target in std::mem::take(&mut self.again) {
+        let mut again = std::mem::replace(&mut self.again, std::mem::take(&mut self.went_again));
+        for target in again.drain(..) {
             match target {
                 Target::Client(client) => self.resume_client(client),
                 Target::Worker(worker) => self.read_worker(worker),
@@ -201,6 +202,7 @@ impl Reactor {
                 _ => {}
             }
         }
+        self.went_again = again;
         self.expire();
         if self.has_ended_children {
             self.reap();
@@ -212,7 +214,8 @@ impl Reactor {
         self.logs.flush(self.clock.now);
     }
 
-    /// How long `poll` may sleep.
+    /// How long `poll` may sleep. Counted from the turn's one look at the clock: a deadline can be late by the time
+    /// that one turn takes.
     fn patience(&self) -> Option<Duration> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
@@ -223,12 +226,12 @@ impl Reactor {
             self.balancer.next_deadline(),
             self.fleet.next_deadline(),
             self.accept_again,
-            self.logs.next_flush(),
+            self.logs.next_flush(self.clock.now),
             self.stage.deadline(),
             self.next_shrink(),
         ];
         let next = next.into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        Some(next.saturating_duration_since(self.clock.now))
     }
 
     /// All deadlines that are due, in one turn.
@@ -267,14 +270,6 @@ impl Reactor {
         for worker in self.dead_workers.drain(..) {
             self.worker_deadlines.disarm(worker.0);
             self.workers.try_remove(worker.0);
-        }
-    }
-
-    /// A buffer for a request's head, reused where there is one.
-    fn give_back(&mut self, mut buffer: Vec<u8>) {
-        if self.buffers.len() < KEPT_BUFFERS && buffer.capacity() <= KEPT_BUFFER_BYTES {
-            buffer.clear();
-            self.buffers.push(buffer);
         }
     }
 

@@ -16,13 +16,14 @@ const WEIGH_EVERY: Duration = Duration::from_secs(1);
 /// How deep the stack was used, window by window.
 #[derive(Debug)]
 pub struct Depth {
-    since: Instant,
+    /// The window's end.
+    until: Instant,
     last: usize,
 }
 
 impl Depth {
     pub fn new(now: Instant) -> Self {
-        Depth { since: now, last: 0 }
+        Depth { until: now + WINDOW, last: 0 }
     }
 }
 
@@ -49,21 +50,23 @@ impl Reactor {
 
     /// When the worker at the bottom of the stack will not have been needed for long enough.
     pub(super) fn next_shrink(&self) -> Option<Instant> {
-        if self.fleet.size() <= self.config.workers.min || self.is_stopping() || self.fleet.is_rolling() {
+        let workers = self.config.workers;
+        let is_fixed = workers.max == workers.min;
+        if is_fixed || self.fleet.size() <= workers.min || self.is_stopping() || self.fleet.is_rolling() {
             return None;
         }
         self.balancer.bottom().map(|(_, since)| since + self.config.shrink_after)
     }
 
     fn turn_window(&mut self, now: Instant) {
-        if now.duration_since(self.depth.since) < WINDOW {
+        if now < self.depth.until {
             return;
         }
         let needed = self.balancer.take_deepest();
         if needed != self.depth.last {
             log::info!("needed {needed} of {} workers in the last minute", self.fleet.size());
         }
-        self.depth = Depth { since: now, last: needed };
+        self.depth = Depth { until: now + WINDOW, last: needed };
     }
 
     /// The most workers that were at work at once within the last minute or two.

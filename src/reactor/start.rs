@@ -1,5 +1,6 @@
 //! The start: what the server is called, where its app comes from, and everything that can refuse.
 
+use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
 use super::listen::{self, Listener};
 use super::spool::Room;
@@ -165,9 +166,10 @@ impl Reactor {
             dead_clients: Vec::new(),
             dead_workers: Vec::new(),
             again: Vec::new(),
+            went_again: Vec::new(),
             scratch: vec![0; READ_BYTES],
             prefix: Vec::new(),
-            buffers: Vec::new(),
+            buffers: Buffers::default(),
             ids: Ids::new(),
             logs,
             has_ended_children: false,

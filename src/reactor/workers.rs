@@ -354,7 +354,7 @@ impl Reactor {
             let then = if answer.keep_alive { Then::Keep } else { Then::Close };
             self.finish(client, finished, then, delivery);
         } else {
-            self.give_back(exchange.job.request.head);
+            self.buffers.give_back(exchange.job.request.head);
         }
         self.worker_is_free(worker);
     }
