@@ -197,7 +197,7 @@ impl Reactor {
                 self.release_held_back(worker);
                 self.pass_end_to_client(client, worker);
             }
-            Phase::Reading | Phase::Queued(_) | Phase::Lingering | Phase::Dead => {}
+            Phase::Reading | Phase::Queued(_) | Phase::TimedOut(_) | Phase::Lingering | Phase::Dead => {}
         }
     }
 

@@ -4,7 +4,7 @@ use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
 use super::listen::Peer;
 use super::stream::Io;
 use super::token::Target;
-use super::{ACCEPT_PAUSE, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
+use super::{ACCEPT_PAUSE, MOST_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
 use crate::balancer::Decision;
 use crate::conn::Request;
 use crate::conn::client::Event;
@@ -18,29 +18,41 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 impl Reactor {
-    /// Takes all connections that the kernel has ready.
+    /// Takes the connections that the kernel has ready, as many as a turn may take.
     pub(super) fn accept(&mut self, index: usize) {
-        if self.accept_again.is_some() {
-            return;
+        if self.take_connections(index) {
+            self.again.push(Target::Listener(index));
         }
-        loop {
+    }
+
+    /// `true`: the kernel may have more.
+    pub(super) fn take_connections(&mut self, index: usize) -> bool {
+        if self.accept_again.is_some() {
+            return false;
+        }
+        for _ in 0..MOST_A_TURN {
             let is_near_bound = self.clients.len() as u64 + SPARE_DESCRIPTORS >= self.limit.raised();
             if is_near_bound && !self.make_room() {
-                return self.pause_accepting(&"none that is quiet can make room");
+                self.pause_accepting(&"none that is quiet can make room");
+                return false;
             }
-            let Some(listener) = self.listeners.get(index) else { return };
+            let Some(listener) = self.listeners.get(index) else { return false };
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_short_of_descriptors = false;
+                    return false;
+                }
                 Err(error) if is_shortage(&error) => {
                     self.make_room();
-                    return self.pause_accepting(&error);
+                    self.pause_accepting(&error);
+                    return false;
                 }
                 // That connection is gone already; the next may be there.
                 Err(_) => {}
             }
         }
-        self.is_short_of_descriptors = false;
+        true
     }
 
     fn admit(&mut self, stream: super::stream::Stream, peer: Peer) {
@@ -107,10 +119,14 @@ impl Reactor {
         };
         match &entry.phase {
             // Nobody waits for an answer that has not been begun; but some clients only close their sending side.
-            Phase::Queued(job) if entry.is_closing && (is_broken || job.request.asked.keep_alive) => {
+            Phase::Queued(job) | Phase::TimedOut(job)
+                if entry.is_closing && (is_broken || job.request.asked.keep_alive) =>
+            {
                 self.client_gone(client);
             }
-            Phase::Queued(_) | Phase::Assigned { .. } | Phase::Finishing { .. } if is_broken => {
+            Phase::Queued(_) | Phase::TimedOut(_) | Phase::Assigned { .. } | Phase::Finishing { .. }
+                if is_broken =>
+            {
                 self.client_gone(client);
             }
             _ => {}
@@ -264,7 +280,7 @@ impl Reactor {
     pub(super) fn take_job(&mut self, client: ClientKey) -> Option<Job> {
         let entry = self.clients.get_mut(client.0)?;
         match std::mem::replace(&mut entry.phase, Phase::Reading) {
-            Phase::Queued(job) => Some(job),
+            Phase::Queued(job) | Phase::TimedOut(job) => Some(job),
             other => {
                 debug_assert!(false, "{client:?} does not wait");
                 entry.phase = other;
@@ -273,10 +289,25 @@ impl Reactor {
         }
     }
 
-    pub(super) fn queue_timed_out(&mut self, client: ClientKey) {
-        if let Some(job) = self.take_job(client) {
-            let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
-            self.refuse(client, job.request, Reason::QueueTimeout, times, None);
+    /// From now on no worker gets the request. Its answer is written when its turn comes.
+    pub(super) fn has_waited_too_long(&mut self, client: ClientKey) {
+        let job = self.take_job(client);
+        if let (Some(job), Some(entry)) = (job, self.clients.get_mut(client.0)) {
+            entry.phase = Phase::TimedOut(job);
+            self.timed_out.push_back(client);
+        }
+    }
+
+    pub(super) fn answer_timed_out(&mut self) {
+        for _ in 0..MOST_A_TURN {
+            let Some(client) = self.timed_out.pop_front() else { break };
+            // Some have left meanwhile.
+            let still_waits =
+                self.clients.get(client.0).is_some_and(|entry| matches!(entry.phase, Phase::TimedOut(_)));
+            if still_waits && let Some(job) = self.take_job(client) {
+                let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
+                self.refuse(client, job.request, Reason::QueueTimeout, times, None);
+            }
         }
     }
 
@@ -311,7 +342,7 @@ impl Reactor {
                     self.log_gone_request(client, request, Times::default());
                 }
             }
-            Phase::Queued(job) => {
+            Phase::Queued(job) | Phase::TimedOut(job) => {
                 self.balancer.forget(client);
                 let times = Times { queue: now - job.submitted, ..Times::default() };
                 self.log_gone_request(client, job.request, times);

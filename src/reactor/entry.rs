@@ -84,6 +84,8 @@ pub enum Phase {
     Reading,
     /// Its request waits for a worker.
     Queued(Job),
+    /// Its request has waited for too long, and no worker will get it; its answer is about to be written.
+    TimedOut(Job),
     /// Its request is with a worker.
     Assigned { worker: WorkerKey },
     /// Its answer is whole, and not all of it is taken.

@@ -22,6 +22,7 @@ use mio::{Interest, Poll, Registry};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use slab::Slab;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -166,6 +167,7 @@ impl Reactor {
             dead_clients: Vec::new(),
             dead_workers: Vec::new(),
             again: Vec::new(),
+            timed_out: VecDeque::new(),
             went_again: Vec::new(),
             scratch: vec![0; READ_BYTES],
             prefix: Vec::new(),

@@ -78,7 +78,7 @@ impl Reactor {
         // What the kernel had already accepted is taken, then nothing more.
         self.accept_again = None;
         for index in 0..self.listeners.len() {
-            self.accept(index);
+            while self.take_connections(index) {}
         }
         self.listeners.clear();
         self.stage = Stage::Draining { since: now, until: now + self.config.drain_timeout };
@@ -128,6 +128,9 @@ impl Reactor {
         let workers: Vec<usize> = self.workers.iter().map(|(key, _)| key).collect();
         for key in workers {
             self.cut_exchange(WorkerKey(key));
+        }
+        while !self.timed_out.is_empty() {
+            self.answer_timed_out();
         }
         let clients: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
         for client in clients.into_iter().map(ClientKey) {

@@ -4,6 +4,7 @@ use crate::support::{Answer, RawWorker, Server, test_worker};
 use crate::tools::{
     Gate, asking, get, line_of, lines_of, patient, patient_without_workers, settled_lines, wait_for_load,
 };
+use nix::sys::signal::Signal;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -129,6 +130,49 @@ fn a_queued_request_gets_504_at_its_deadline_and_is_never_dispatched() {
     assert_eq!(server.get("/next").status, 200);
     let targets: Vec<String> = workers[0].requests().into_iter().map(|request| request.target).collect();
     assert_eq!(targets, ["/held", "/next"]);
+}
+
+/// More than the server takes up in one turn of its loop.
+const A_CROWD: usize = 500;
+
+#[test]
+fn a_crowd_that_is_due_at_once_is_refused_whole() {
+    let mut server = patient_without_workers(&["--queue-timeout-ms=1500", "--json"]);
+    let (gate, workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    let mut crowd: Vec<_> = (0..A_CROWD).map(|_| asking(&server, "/late")).collect();
+    wait_for_load(&mut server, 1, A_CROWD);
+    // While the server stands still, all of them become due, and some leave.
+    server.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    let leavers = crowd.split_off(A_CROWD - 50);
+    leavers.into_iter().for_each(crate::support::Client::reset);
+    server.wait_until("all to be due", |_| stopped.elapsed() > Duration::from_millis(1600));
+    server.signal(Signal::SIGCONT);
+    for client in &mut crowd {
+        assert_eq!(client.read_response().status, 504);
+    }
+    assert_eq!(server.get("/server").status, 200);
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+    assert_eq!(crowd[0].get("/next").status, 200, "the connection stays open");
+    assert_eq!(workers[0].request_count(), 2);
+    let lines = settled_lines(&mut server);
+    let late: Vec<_> = lines.iter().filter(|line| line["path"] == "/late").collect();
+    assert_eq!(late.len(), A_CROWD, "one line each");
+    assert!(late.iter().all(|line| line["status"] == 504 || line["status"] == 499));
+}
+
+#[test]
+fn a_crowd_that_comes_at_once_is_accepted_whole() {
+    let server = patient_without_workers(&[]);
+    server.signal(Signal::SIGSTOP);
+    let mut crowd: Vec<_> = (0..A_CROWD).map(|_| asking(&server, "/server")).collect();
+    server.signal(Signal::SIGCONT);
+    for client in &mut crowd {
+        assert_eq!(client.read_response().status, 200);
+    }
 }
 
 #[test]
