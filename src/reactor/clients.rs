@@ -32,19 +32,27 @@ impl Reactor {
         }
         for _ in 0..MOST_A_TURN {
             let is_near_bound = self.clients.len() as u64 + SPARE_DESCRIPTORS >= self.limit.raised();
-            if is_near_bound && !self.make_room() {
+            let makes_room = is_near_bound.then(|| self.longest_quiet()).flatten();
+            if is_near_bound && makes_room.is_none() {
                 self.pause_accepting(&"none that is quiet can make room");
                 return false;
             }
             let Some(listener) = self.listeners.get(index) else { return false };
             match listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => {
+                    if let Some(quiet) = makes_room {
+                        self.kill_client(quiet);
+                    }
+                    self.admit(stream, peer);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_short_of_descriptors = false;
                     return false;
                 }
                 Err(error) if is_shortage(&error) => {
-                    self.make_room();
+                    if let Some(quiet) = self.longest_quiet() {
+                        self.kill_client(quiet);
+                    }
                     self.pause_accepting(&error);
                     return false;
                 }
@@ -80,18 +88,14 @@ impl Reactor {
         self.client_deadlines.arm(client.0, kind, self.clock.now);
     }
 
-    /// Near the descriptors' bound the connection that has been quiet for the longest time makes room. `false`:
-    /// none has been quiet for long enough, so whoever knocks has to wait.
-    fn make_room(&mut self) -> bool {
-        /// Somebody who has just come, or just had an answer, may have a request on its way.
+    /// Who makes room near the descriptors' bound: the connection that has been quiet for the longest time. None of
+    /// them, where whoever knocks has to wait: somebody who has just come, or just had an answer, may have a request
+    /// on its way.
+    fn longest_quiet(&self) -> Option<ClientKey> {
         const QUIET: Duration = Duration::from_millis(100);
-        let Some(key) = self.client_deadlines.oldest(ClientDeadline::Idle) else { return false };
-        let since = self.client_deadlines.due(key).map(|due| due - self.config.idle_timeout);
-        let is_quiet = since.is_some_and(|since| self.clock.now.duration_since(since) >= QUIET);
-        if is_quiet {
-            self.kill_client(ClientKey(key));
-        }
-        is_quiet
+        let key = self.client_deadlines.oldest(ClientDeadline::Idle)?;
+        let since = self.client_deadlines.due(key)? - self.config.idle_timeout;
+        (self.clock.now.duration_since(since) >= QUIET).then_some(ClientKey(key))
     }
 
     /// Accepting again at once would only fail again; the backlog keeps whoever comes meanwhile.
