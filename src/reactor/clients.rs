@@ -1,7 +1,7 @@
 //! The clients' side: accepting, reading, answering, closing.
 
 use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
-use super::listen::Peer;
+use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::Target;
 use super::{ACCEPT_PAUSE, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
@@ -13,8 +13,6 @@ use crate::http::Reason;
 use crate::http::forward::Origin;
 use crate::keys::ClientKey;
 use mio::Interest;
-use nix::errno::Errno;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 impl Reactor {
@@ -30,14 +28,15 @@ impl Reactor {
             }
             let Some(listener) = self.listeners.get(index) else { return };
             match listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if is_shortage(&error) => {
-                    self.make_room();
+                Accepted::Peer(stream, peer) => self.admit(stream, peer),
+                Accepted::Nobody => break,
+                Accepted::GoneAlready => {}
+                Accepted::NotNow(error) => {
+                    if is_shortage(&error) {
+                        self.make_room();
+                    }
                     return self.pause_accepting(&error);
                 }
-                // That connection is gone already; the next may be there.
-                Err(_) => {}
             }
         }
         self.is_short_of_descriptors = false;
@@ -77,6 +76,7 @@ impl Reactor {
         let since = self.client_deadlines.due(key).map(|due| due - self.config.idle_timeout);
         let is_quiet = since.is_some_and(|since| self.clock.now.duration_since(since) >= QUIET);
         if is_quiet {
+            self.metrics.closed_for_room += 1;
             self.kill_client(ClientKey(key));
         }
         is_quiet
@@ -86,8 +86,9 @@ impl Reactor {
     pub(super) fn pause_accepting(&mut self, why: &dyn std::fmt::Display) {
         if !self.is_short_of_descriptors {
             self.is_short_of_descriptors = true;
-            log::warn!("accepting pauses until there are descriptors again: {why}");
+            log::warn!("accepting pauses until there is room again: {why}");
         }
+        self.metrics.accept_pauses += 1;
         self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
     }
 
@@ -339,10 +340,4 @@ impl Reactor {
             self.dead_clients.push(client);
         }
     }
-}
-
-/// Whether accepting failed for want of something that comes back.
-pub(super) fn is_shortage(error: &std::io::Error) -> bool {
-    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }

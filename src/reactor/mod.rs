@@ -8,6 +8,7 @@
 mod answers;
 mod clients;
 mod clock;
+mod connect;
 mod control;
 mod entry;
 mod failures;

@@ -7,6 +7,7 @@ use crate::config::HotReload;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::process;
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,12 @@ impl Reactor {
     }
 
     pub(super) fn take_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
+        loop {
+            let signal = match self.signals.read_signal() {
+                Ok(Some(signal)) => signal,
+                Err(Errno::EINTR) => continue,
+                Ok(None) | Err(_) => return,
+            };
             let signal =
                 i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             match signal {
