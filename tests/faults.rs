@@ -18,6 +18,8 @@ mod full_disk;
 mod logs;
 #[path = "faults/shortage.rs"]
 mod shortage;
+#[path = "faults/trials.rs"]
+mod trials;
 #[path = "faults/unseen.rs"]
 mod unseen;
 #[path = "faults/workload.rs"]

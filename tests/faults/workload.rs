@@ -247,9 +247,24 @@ fn lines_by_id(server: &Server) -> BTreeMap<String, Vec<Value>> {
     by_id
 }
 
-/// The load under a plan, each of whose rules has to strike; then once more without: all as ever, nothing left over.
-/// What nobody may see holds from the start.
+/// The load under a plan, each of whose rules has to strike.
 pub fn run_under(plan: &str, expect: Expect) -> (Outcome, Faults) {
+    let (outcome, faults) = run_and_look(plan, expect);
+    faults.assert_all_struck();
+    (outcome, faults)
+}
+
+/// The load under a plan of which some rule strikes; how often they did.
+pub fn struck_by(plan: &str, expect: Expect) -> (Outcome, u64) {
+    let (outcome, faults) = run_and_look(plan, expect);
+    let hits = faults.all_hits().iter().map(|(_, hits)| hits).sum();
+    assert!(hits > 0, "{plan}");
+    (outcome, hits)
+}
+
+/// The load under a plan, then once more without: all as ever, nothing left over. What nobody may see holds from the
+/// start.
+fn run_and_look(plan: &str, expect: Expect) -> (Outcome, Faults) {
     let faults = if expect == Expect::Right { Faults::new(plan) } else { Faults::for_later(plan) };
     let mut server = server().start_under(&faults);
     server.wait_for_workers(WORKERS as u64);
@@ -258,7 +273,6 @@ pub fn run_under(plan: &str, expect: Expect) -> (Outcome, Faults) {
     faults.turn_on();
     let outcome = run(&mut server, expect, 0);
     faults.turn_off();
-    faults.assert_all_struck();
     wait_for_rest(&mut server);
     run(&mut server, Expect::Right, 1);
     have_all_connected(&mut server);

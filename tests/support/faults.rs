@@ -112,6 +112,7 @@ impl ServerBuilder {
     /// Starts a server that has its faults from the start.
     pub fn start_under(self, faults: &Faults) -> Server {
         let server = self.faults(faults).start();
+        // Written before `main`, and it listens by now.
         assert!(faults.are_at_work(), "the injector was not loaded");
         server
     }
