@@ -37,6 +37,7 @@ pub struct Metrics {
     pub received_bytes: u64,
     pub retries: u64,
     pub accept_pauses: u64,
+    pub accept_failures: u64,
     pub closed_for_room: u64,
     pub worker_starts: u64,
     pub worker_start_failures: u64,
@@ -174,6 +175,12 @@ impl Metrics {
             "counter",
             "Times that accepting paused, for want of descriptors or memory.",
             self.accept_pauses,
+        );
+        text.single(
+            "rip_accept_failures_total",
+            "counter",
+            "Connections that were closed at once, since the kernel had no room to watch them.",
+            self.accept_failures,
         );
 
         text.head("rip_workers", "gauge", "Workers, by state.");

@@ -56,6 +56,7 @@ impl Reactor {
         let stream = &mut self.clients[client.0].stream;
         if let Err(error) = self.poll.registry().register(stream, token, interests) {
             log::warn!("a connection from {} cannot be watched: {error}", self.clients[client.0].address);
+            self.metrics.accept_failures += 1;
             return self.kill_client(client);
         }
         self.quiet(client);

@@ -182,6 +182,8 @@ impl Reactor {
                 is_stranger,
                 number: self.control.accepted,
             });
+        } else {
+            self.metrics.accept_failures += 1;
         }
     }
 

@@ -100,6 +100,22 @@ fn a_clock_that_leaps_ends_what_waited_once_and_service_goes_on() {
 }
 
 #[test]
+fn a_clock_that_leaps_while_workers_start_has_them_started_again() {
+    if !can_inject("a_clock_that_leaps_while_workers_start_has_them_started_again") {
+        return;
+    }
+    let faults = Faults::for_later(&format!("any.monotonic={HOURS_MS}"));
+    let builder = patient(test_worker()).args(["w:1", "--json"]).env("TEST_BOOT_MS", "500");
+    let mut server = builder.start_under(&faults);
+    server.wait_until("a worker that starts", |server| server.worker_pids().len() == 1);
+    faults.turn_on();
+    server.wait_for_workers(1);
+    assert_eq!(server.get("/ping").text(), "pong");
+    faults.assert_all_struck();
+    assert_sound(&mut server);
+}
+
+#[test]
 fn small_steps_back_are_no_time_at_all() {
     if can_inject("small_steps_back_are_no_time_at_all") {
         run_under("any.monotonic=-7%3 any.monotonic=3%5", Expect::Right);

@@ -71,6 +71,26 @@ fn a_folder_that_fails_is_no_folder() {
 }
 
 #[test]
+fn without_a_folder_and_without_memory_a_body_is_refused() {
+    if !can_inject("without_a_folder_and_without_memory_a_body_is_refused") {
+        return;
+    }
+    for error in ["ENOMEM", "EMFILE"] {
+        let faults = Faults::for_later(&format!("spool.memfd={error}@1"));
+        let builder = patient(test_worker()).args(["w:1", "--json"]).env("TMPDIR", "/no/such/folder");
+        let mut server = builder.start_under(&faults);
+        server.wait_for_workers(1);
+        let mut kept = server.client();
+        faults.turn_on();
+        assert_eq!(server.client().post("/large", &body(LARGE)).status, 503);
+        assert_eq!(line_of(&mut server, "/large")["reason"], "spool_full");
+        assert_serves(&mut kept, &server);
+        faults.assert_all_struck();
+        assert_sound(&mut server);
+    }
+}
+
+#[test]
 fn a_file_system_without_sendfile_is_copied_from() {
     if !can_inject("a_file_system_without_sendfile_is_copied_from") {
         return;

@@ -423,6 +423,20 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> 
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
+    let next = next!(c"memfd_create", fn(*const c_char, c_uint) -> c_int);
+    // SAFETY: the caller's call.
+    whole(Call::Memfd, || Place::Spool, || unsafe { next(name, flags) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pipe2(ends: *mut c_int, flags: c_int) -> c_int {
+    let next = next!(c"pipe2", fn(*mut c_int, c_int) -> c_int);
+    // SAFETY: the caller's call.
+    whole(Call::Pipe, || Place::Any, || unsafe { next(ends, flags) })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn close(fd: c_int) -> c_int {
     let next = next!(c"close", fn(c_int) -> c_int);
     if let Some(slot) = slot(fd)

@@ -1,8 +1,9 @@
 //! Descriptors, memory or processes run out: what waits goes on by itself when there are some again, and it is
 //! counted.
 
-use crate::support::{Answer, Client, Faults, RawWorker, Server, Then, test_worker};
-use crate::tools::{kill_9, line_of, patient, wait_for_load, word_on_stderr};
+use crate::load::descriptors;
+use crate::support::{Answer, Client, Faults, RawWorker, Server, Signal, Then, test_worker};
+use crate::tools::{asking, kill_9, line_of, patient, wait_for_load, word_on_stderr};
 use crate::workload::assert_sound;
 use crate::{can_inject, metric};
 
@@ -104,6 +105,51 @@ fn a_worker_that_cannot_be_started_is_tried_again() {
     assert_eq!(metric(&server, "rip_worker_starts_total"), 2.0);
     word_on_stderr(&mut server, &["cannot be started", "Cannot allocate memory"]);
     assert_sound(&mut server);
+}
+
+#[test]
+fn starts_that_fail_leave_no_descriptor_behind() {
+    if !can_inject("starts_that_fail_leave_no_descriptor_behind") {
+        return;
+    }
+    // A worker gets three pipes: each of them fails once, then the fork.
+    let rules = ["any.pipe=EMFILE@1", "any.pipe=ENFILE@2", "any.pipe=EMFILE@3", "any.fork=EAGAIN@1"];
+    let faults = Faults::for_later(&rules.join(" "));
+    let mut server = start(&faults);
+    assert_eq!(server.get("/ping").text(), "pong");
+    let at_rest = |server: &Server| {
+        let looks = (0..20).map(|_| descriptors(server.pid()).len());
+        looks.min().expect("some looks")
+    };
+    let before = at_rest(&server);
+    for (index, rule) in rules.iter().enumerate() {
+        faults.turn_one(rule, true);
+        let reload = server.verb(["reload"]);
+        assert_eq!(reload.code, 1, "{rule}: {}", reload.stderr);
+        faults.turn_one(rule, false);
+        assert_eq!(metric(&server, START_FAILURES), (index + 1) as f64, "{rule}");
+        server.wait_until(&format!("{before} descriptors after {rule}"), |server| at_rest(server) == before);
+    }
+    faults.assert_all_struck();
+    assert_eq!(server.get("/ping").text(), "pong");
+    assert_sound(&mut server);
+}
+
+#[test]
+fn what_waits_at_a_stop_without_descriptors_is_served() {
+    if !can_inject("what_waits_at_a_stop_without_descriptors_is_served") {
+        return;
+    }
+    let faults = Faults::for_later("client.accept=EMFILE@1x3");
+    let mut server = start(&faults);
+    faults.turn_on();
+    server.signal(Signal::SIGSTOP);
+    let mut waiting = asking(&server, "/ping");
+    server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGCONT);
+    assert_eq!(waiting.read_response().text(), "pong");
+    assert_eq!(server.wait_exit(), 0);
+    faults.assert_all_struck();
 }
 
 #[test]
@@ -231,6 +277,7 @@ fn connections_that_cannot_be_watched_are_closed_and_no_other() {
         assert_eq!(closed.read_until_close().0, b"");
     }
     faults.assert_all_struck();
+    assert_eq!(metric(&server, "rip_accept_failures_total"), 3.0);
     assert_eq!(kept.get("/ping").text(), "pong");
     assert_eq!(server.get("/ping").text(), "pong");
     assert_sound(&mut server);

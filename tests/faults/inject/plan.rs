@@ -16,8 +16,11 @@ pub enum Call {
     Connect,
     Socket,
     Fork,
+    Pipe,
     /// A file for what is spooled.
     Open,
+    /// The same in memory.
+    Memfd,
     /// The sleep of the loop.
     Wait,
     /// That the loop is to be told of a descriptor.
@@ -70,7 +73,7 @@ pub struct Rule {
     when: When,
 }
 
-const CALLS: [(&str, Call); 12] = [
+const CALLS: [(&str, Call); 14] = [
     ("read", Call::Read),
     ("write", Call::Write),
     ("send", Call::Send),
@@ -78,7 +81,9 @@ const CALLS: [(&str, Call); 12] = [
     ("connect", Call::Connect),
     ("socket", Call::Socket),
     ("fork", Call::Fork),
+    ("pipe", Call::Pipe),
     ("open", Call::Open),
+    ("memfd", Call::Memfd),
     ("wait", Call::Wait),
     ("watch", Call::Watch),
     ("realtime", Call::Realtime),
