@@ -36,7 +36,11 @@ pub struct Metrics {
     sent_body_bytes: u64,
     pub received_bytes: u64,
     pub retries: u64,
+    pub accept_pauses: u64,
+    pub accept_failures: u64,
+    pub closed_for_room: u64,
     pub worker_starts: u64,
+    pub worker_start_failures: u64,
     pub worker_crashes: u64,
     pub worker_boot_failures: u64,
     replacements: BTreeMap<&'static str, u64>,
@@ -160,6 +164,24 @@ impl Metrics {
             "Open connections of clients.",
             now.connections as u64,
         );
+        text.single(
+            "rip_client_connections_closed_for_room_total",
+            "counter",
+            "Quiet connections that were closed because descriptors ran out.",
+            self.closed_for_room,
+        );
+        text.single(
+            "rip_accept_pauses_total",
+            "counter",
+            "Times that accepting paused, for want of descriptors or memory.",
+            self.accept_pauses,
+        );
+        text.single(
+            "rip_accept_failures_total",
+            "counter",
+            "Connections that were closed at once, since the kernel had no room to watch them.",
+            self.accept_failures,
+        );
 
         text.head("rip_workers", "gauge", "Workers, by state.");
         for (state, count) in &now.workers {
@@ -192,6 +214,12 @@ impl Metrics {
             "Worker processes that were started.",
             self.worker_starts,
         );
+        text.single(
+            "rip_worker_start_failures_total",
+            "counter",
+            "Worker processes that could not be started at all.",
+            self.worker_start_failures,
+        );
         text.head("rip_worker_restarts_total", "counter", "Workers that were replaced or died, by reason.");
         for why in Why::ALL {
             let count = self.replacements.get(why.word()).copied().unwrap_or(0);
@@ -209,7 +237,12 @@ impl Metrics {
         let sent = self.sent_body_bytes;
         text.single("rip_sent_body_bytes_total", "counter", "Bytes of answers' bodies.", sent);
         let dropped = now.dropped_log_lines;
-        text.single("rip_log_lines_dropped_total", "counter", "Log lines that nobody read.", dropped);
+        text.single(
+            "rip_log_lines_dropped_total",
+            "counter",
+            "Log lines that nobody read or that could not be written.",
+            dropped,
+        );
         text.0
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Reactor;
 use super::entry::{ClientDeadline, Delivery, Finished, Phase, Then, Times};
+use super::spool::Broken;
 use super::token::Target;
 use crate::conn::Request;
 use crate::conn::request::Local;
@@ -176,7 +177,29 @@ impl Reactor {
                     self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
                 }
             }
-            Err(_) => self.client_gone(client),
+            Err(Broken::Peer) => self.client_gone(client),
+            Err(Broken::Spool) => self.answer_is_lost(client),
+        }
+    }
+
+    /// What waited for the client cannot be read back: it is cut, so that what it has does not look whole.
+    fn answer_is_lost(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        match &mut entry.phase {
+            Phase::Finishing { finished, .. } => {
+                entry.stream.reset_on_close();
+                if let Some(finished) = finished.take() {
+                    self.log_gone(client, finished, Reason::SpoolFull);
+                }
+                self.kill_client(client);
+            }
+            Phase::Assigned { worker } => {
+                let worker = *worker;
+                self.delivery_failed(worker, Delivery::SpoolFull);
+            }
+            _ => self.client_gone(client),
         }
     }
 

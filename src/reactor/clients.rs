@@ -1,7 +1,7 @@
 //! The clients' side: accepting, reading, answering, closing.
 
 use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
-use super::listen::Peer;
+use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::Target;
 use super::{ACCEPT_PAUSE, MOST_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
@@ -13,8 +13,6 @@ use crate::http::Reason;
 use crate::http::forward::Origin;
 use crate::keys::ClientKey;
 use mio::Interest;
-use nix::errno::Errno;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 impl Reactor {
@@ -39,25 +37,26 @@ impl Reactor {
             }
             let Some(listener) = self.listeners.get(index) else { return false };
             match listener.accept() {
-                Ok((stream, peer)) => {
+                Accepted::Peer(stream, peer) => {
                     if let Some(quiet) = makes_room {
-                        self.kill_client(quiet);
+                        self.close_for_room(quiet);
                     }
                     self.admit(stream, peer);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Accepted::Nobody => {
                     self.is_short_of_descriptors = false;
                     return false;
                 }
-                Err(error) if is_shortage(&error) => {
-                    if let Some(quiet) = self.longest_quiet() {
-                        self.kill_client(quiet);
+                Accepted::GoneAlready => {}
+                Accepted::NotNow(error) => {
+                    if is_shortage(&error)
+                        && let Some(quiet) = self.longest_quiet()
+                    {
+                        self.close_for_room(quiet);
                     }
                     self.pause_accepting(&error);
                     return false;
                 }
-                // That connection is gone already; the next may be there.
-                Err(_) => {}
             }
         }
         true
@@ -77,6 +76,7 @@ impl Reactor {
         let stream = &mut self.clients[client.0].stream;
         if let Err(error) = self.poll.registry().register(stream, token, interests) {
             log::warn!("a connection from {} cannot be watched: {error}", self.clients[client.0].address);
+            self.metrics.accept_failures += 1;
             return self.kill_client(client);
         }
         self.quiet(client);
@@ -98,12 +98,18 @@ impl Reactor {
         (self.clock.now.duration_since(since) >= QUIET).then_some(ClientKey(key))
     }
 
+    fn close_for_room(&mut self, client: ClientKey) {
+        self.metrics.closed_for_room += 1;
+        self.kill_client(client);
+    }
+
     /// Accepting again at once would only fail again; the backlog keeps whoever comes meanwhile.
     pub(super) fn pause_accepting(&mut self, why: &dyn std::fmt::Display) {
         if !self.is_short_of_descriptors {
             self.is_short_of_descriptors = true;
-            log::warn!("accepting pauses until there are descriptors again: {why}");
+            log::warn!("accepting pauses until there is room again: {why}");
         }
+        self.metrics.accept_pauses += 1;
         self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
     }
 
@@ -374,10 +380,4 @@ impl Reactor {
             self.dead_clients.push(client);
         }
     }
-}
-
-/// Whether accepting failed for want of something that comes back.
-pub(super) fn is_shortage(error: &std::io::Error) -> bool {
-    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }

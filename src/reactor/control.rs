@@ -1,8 +1,7 @@
 //! The control socket: workers join and leave here, and the command line's verbs ask here. HTTP/1.1, same user only.
 
-use super::clients::is_shortage;
-use super::listen::{Listener, bind_unix};
-use super::stream::{Io, Stream, classify};
+use super::listen::{Accepted, Listener, bind_unix};
+use super::stream::{Io, Stream, attempt};
 use super::token::Target;
 use super::{Reactor, Source, StartError};
 use crate::conn::client::Event;
@@ -122,11 +121,11 @@ fn already_running(names: &Names, source: &Source) -> String {
 impl Reactor {
     pub(super) fn accept_control(&mut self) {
         loop {
-            let (stream, _) = match self.control.listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if is_shortage(&error) => return self.pause_accepting(&error),
-                Err(_) => continue,
+            let stream = match self.control.listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return,
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return self.pause_accepting(&error),
             };
             let own_user = nix::unistd::geteuid().as_raw();
             let peer =
@@ -142,7 +141,12 @@ impl Reactor {
     /// Takes connections of those who ask for metrics alone.
     pub(super) fn accept_scraper(&mut self, index: usize) {
         while let Some(listener) = self.metrics_listeners.get(index) {
-            let Ok((stream, _)) = listener.accept() else { return };
+            let stream = match listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return,
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return self.pause_accepting(&error),
+            };
             let strangers: Vec<usize> = self
                 .control
                 .connections
@@ -178,6 +182,8 @@ impl Reactor {
                 is_stranger,
                 number: self.control.accepted,
             });
+        } else {
+            self.metrics.accept_failures += 1;
         }
     }
 
@@ -411,7 +417,7 @@ impl Reactor {
             return;
         };
         while !connection.out.is_empty() {
-            match classify(connection.stream.write(&connection.out)) {
+            match attempt(|| connection.stream.write(&connection.out)) {
                 Io::Bytes(bytes) => drop(connection.out.drain(..bytes)),
                 Io::Later => return,
                 Io::End | Io::Gone => {

@@ -2,8 +2,8 @@
 //! no harm, else an answer that names the culprit, or a cut that shows.
 
 use super::Reactor;
+use super::connect::NoConnection;
 use super::entry::{Delivery, Exchange, Finished, Origin, Phase, Then, Times, WorkerDeadline};
-use super::workers::NoConnection;
 use crate::balancer::{Decision, Failure, may_retry};
 use crate::conn::worker::End;
 use crate::http::Reason;
@@ -87,6 +87,26 @@ impl Reactor {
         // It has probably died, and its end will be reaped in a moment; if not, it is fit again then.
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
         self.try_again(worker, exchange, failure, Reason::WorkerDied);
+    }
+
+    /// The rest of a request cannot be given to its worker, which is not to blame.
+    pub(super) fn cannot_send(&mut self, worker: WorkerKey, reason: Reason) {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
+        };
+        if entry.exchange.as_ref().is_some_and(|exchange| exchange.tunnel.is_some()) {
+            return self.cut_tunnel(worker);
+        }
+        let Some(exchange) = entry.exchange.take() else {
+            return;
+        };
+        // It sees an end where a body should be. What it does about that takes a moment.
+        self.close_connection(worker);
+        if exchange.is_probe {
+            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        }
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.give_up(worker, exchange, reason);
     }
 
     /// The worker's bytes are no answer, or not the continuation of one.

@@ -1,5 +1,6 @@
 //! Listening sockets, with a backlog that a burst fits into.
 
+use super::stream::Stream;
 use crate::config::Listen;
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
@@ -31,6 +32,41 @@ pub enum Peer {
     Unix,
 }
 
+/// Who stands at the door.
+#[derive(Debug)]
+pub enum Accepted {
+    Peer(Stream, Peer),
+    Nobody,
+    /// That connection had its end before it was taken; the next may be there.
+    GoneAlready,
+    /// The machine lacks something that comes back, a descriptor say, or refuses for a reason of its own: asked again
+    /// at once it would say the same.
+    NotNow(io::Error),
+}
+
+/// Whether something lacks that comes back.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// Errors of one connection. Linux tells those that lie ready on it already at its accepting (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let codes = [
+        Errno::EINTR,
+        Errno::ECONNABORTED,
+        Errno::ENETDOWN,
+        Errno::EPROTO,
+        Errno::ENOPROTOOPT,
+        Errno::EHOSTDOWN,
+        Errno::ENONET,
+        Errno::EHOSTUNREACH,
+        Errno::ENETUNREACH,
+        Errno::ETIMEDOUT,
+    ];
+    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
 impl Listener {
     /// # Errors
     /// The kernel's, for the message that names `at`.
@@ -53,17 +89,21 @@ impl Listener {
         }
     }
 
-    pub fn accept(&self) -> io::Result<(super::stream::Stream, Peer)> {
-        match self {
-            Listener::Tcp(listener) => {
-                let (stream, address) = listener.accept()?;
+    pub fn accept(&self) -> Accepted {
+        let accepted = match self {
+            Listener::Tcp(listener) => listener.accept().map(|(stream, address)| {
                 // An IPv4 address in IPv6 clothes counts as IPv4.
-                Ok((super::stream::Stream::Tcp(stream), Peer::Ip(address.ip().to_canonical())))
-            }
+                (Stream::Tcp(stream), Peer::Ip(address.ip().to_canonical()))
+            }),
             Listener::Unix { listener, .. } => {
-                let (stream, _) = listener.accept()?;
-                Ok((super::stream::Stream::Unix(stream), Peer::Unix))
+                listener.accept().map(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
             }
+        };
+        match accepted {
+            Ok((stream, peer)) => Accepted::Peer(stream, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accepted::Nobody,
+            Err(error) if is_of_one_connection(&error) => Accepted::GoneAlready,
+            Err(error) => Accepted::NotNow(error),
         }
     }
 

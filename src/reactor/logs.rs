@@ -1,8 +1,8 @@
 //! Everything that is written: access lines, the server's own words, and what the workers print.
 
 use super::entry::{Finished, Origin};
-use super::stdio::Output;
-use super::stream::{Io, classify};
+use super::stdio::{News, Output};
+use super::stream::{Io, attempt};
 use super::token::Target;
 use super::{LOG_BYTES, LOG_DELAY, Reactor};
 use crate::keys::{ClientKey, WorkerKey};
@@ -128,13 +128,17 @@ impl Logs {
     }
 
     fn write(&mut self) {
-        let dropped = [("stdout", self.stdout.flush()), ("stderr", self.stderr.flush())];
-        for (name, count) in dropped {
-            if let Some(count) = count {
-                let line =
-                    format!("rip-server: warn: {count} lines for {name} were dropped: nobody read them\n");
-                self.stderr.push(line.as_bytes());
-            }
+        self.stdout.flush();
+        self.stderr.flush();
+        for (name, news) in [("stdout", self.stdout.news()), ("stderr", self.stderr.news())] {
+            let line = match news {
+                Some(News::Failing(error)) => {
+                    format!("{name} cannot be written to: {error}; lines are dropped until it can")
+                }
+                Some(News::Dropped(count)) => format!("{count} lines for {name} were dropped"),
+                None => continue,
+            };
+            self.stderr.push(format!("rip-server: warn: {line}\n").as_bytes());
         }
         self.stderr.flush();
     }
@@ -183,7 +187,7 @@ impl Reactor {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut budget = PIPE_TURN_BYTES;
         while let Some(pipe) = self.pipes.get_mut(key) {
-            match classify(nix::unistd::read(&pipe.fd, &mut scratch).map_err(io::Error::from)) {
+            match attempt(|| nix::unistd::read(&pipe.fd, &mut scratch).map_err(io::Error::from)) {
                 Io::Bytes(bytes) => {
                     self.take_output(key, &scratch[..bytes]);
                     budget = budget.saturating_sub(bytes);

@@ -9,6 +9,7 @@ mod answers;
 mod buffers;
 mod clients;
 mod clock;
+mod connect;
 mod control;
 mod entry;
 mod failures;
@@ -260,8 +261,12 @@ impl Reactor {
         }
         if self.accept_again.is_some_and(|again| again <= now) {
             self.accept_again = None;
-            for index in 0..self.listeners.len() {
-                self.accept(index);
+            if self.is_stopping() {
+                self.stop_listening();
+            } else {
+                for index in 0..self.listeners.len() {
+                    self.accept(index);
+                }
             }
             self.accept_control();
             for index in 0..self.metrics_listeners.len() {

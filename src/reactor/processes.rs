@@ -63,6 +63,7 @@ impl Reactor {
             }
             Err(complaint) => {
                 log::error!("worker {slot}: cannot be started: {complaint}");
+                self.metrics.worker_start_failures += 1;
                 self.control.last_spawn_error = Some(complaint);
                 self.fleet.spawn_failed(slot, self.clock.now);
             }

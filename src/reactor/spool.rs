@@ -1,6 +1,7 @@
 //! Bytes that wait: a request's body for its worker, an answer's for its client. In memory while they are few, then
 //! in a file without a name, so that nothing is left behind whatever happens.
 
+use super::stream::{Io, attempt};
 use crate::unnamed;
 use nix::libc;
 use std::cell::Cell;
@@ -31,6 +32,15 @@ pub struct Room {
 /// There is no room for these bytes: the disk, or the memfds' bound, is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
+
+/// Why what waits does not get to where it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The peer's end of the connection.
+    Peer,
+    /// The file does not give back what was written to it.
+    Spool,
+}
 
 impl Room {
     /// `folder`: where temporary files are made.
@@ -142,21 +152,26 @@ impl Spool {
     /// Writes unread bytes until all are out or the peer takes no more. `true`: all are out.
     ///
     /// # Errors
-    /// The peer's end of the connection is broken.
-    pub fn write_to<S: Write + AsFd>(&mut self, stream: &mut S) -> io::Result<bool> {
+    /// Which side is broken.
+    pub fn write_to<S: Write + AsFd>(&mut self, stream: &mut S) -> Result<bool, Broken> {
         while !self.is_read() {
             let memory = self.memory();
-            let result = if memory.is_empty() {
+            let memory_is_read = memory.is_empty();
+            let result = if memory_is_read {
                 self.send_file(stream)
             } else {
                 stream.write_vectored(&[IoSlice::new(memory)]).map(|bytes| bytes as u64)
             };
             match result {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => self.read_bytes += bytes,
+                Ok(bytes @ 1..) => self.read_bytes += bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(0) | Err(_) if memory_is_read => {
+                    if !self.copy_piece(stream)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(0) | Err(_) => return Err(Broken::Peer),
             }
         }
         Ok(true)
@@ -172,6 +187,24 @@ impl Spool {
         let mut offset = libc::off_t::try_from(from).map_err(io::Error::other)?;
         let sent = nix::sys::sendfile::sendfile(stream, &file.file, Some(&mut offset), count as usize)?;
         Ok(sent as u64)
+    }
+
+    /// After a `sendfile` that failed: the same by hand, for a file system that has no such call, and to learn whose
+    /// fault it is. `false`: the peer takes no more now.
+    fn copy_piece<S: Write>(&mut self, stream: &mut S) -> Result<bool, Broken> {
+        const PIECE_BYTES: u64 = 16 * 1024;
+        let Some(file) = &self.file else { return Err(Broken::Spool) };
+        let from = self.read_bytes - self.memory.len() as u64;
+        let mut piece = vec![0; (file.bytes - from).min(PIECE_BYTES) as usize];
+        file.file.read_exact_at(&mut piece, from).map_err(|_| Broken::Spool)?;
+        match attempt(|| stream.write(&piece)) {
+            Io::Bytes(bytes) => {
+                self.read_bytes += bytes as u64;
+                Ok(true)
+            }
+            Io::Later => Ok(false),
+            Io::End | Io::Gone => Err(Broken::Peer),
+        }
     }
 }
 

@@ -29,6 +29,27 @@ pub struct Output {
     dropped_lines: u64,
     /// All that were ever dropped, for the metrics.
     all_dropped_lines: u64,
+    /// The last byte written was none that ends a line.
+    is_in_line: bool,
+    health: Health,
+}
+
+/// Whether it can be written to.
+#[derive(Debug)]
+enum Health {
+    Well,
+    /// The last write failed with an error that may pass.
+    Failing(io::Error),
+    /// The same, and it has been told.
+    KnownToFail,
+}
+
+/// What is to be told of an output.
+#[derive(Debug)]
+pub enum News {
+    Failing(io::Error),
+    /// So many lines were dropped while it failed or nobody read it.
+    Dropped(u64),
 }
 
 #[derive(Debug)]
@@ -63,7 +84,15 @@ impl Output {
             Ok(_) => Way::File(file),
             Err(_) => Way::Closed,
         };
-        Output { way, waiting: Vec::new(), is_full: false, dropped_lines: 0, all_dropped_lines: 0 }
+        Output {
+            way,
+            waiting: Vec::new(),
+            is_full: false,
+            dropped_lines: 0,
+            all_dropped_lines: 0,
+            is_in_line: false,
+            health: Health::Well,
+        }
     }
 
     /// Watches it for room, where that can be watched; registered once, edge-triggered.
@@ -97,16 +126,33 @@ impl Output {
             return;
         }
         if self.waiting.len() + lines.len() > MOST_WAITING_BYTES {
-            let count = memchr::memchr_iter(b'\n', lines).count() as u64;
-            self.dropped_lines += count;
-            self.all_dropped_lines += count;
+            self.count_dropped(lines);
         } else {
             self.waiting.extend_from_slice(lines);
         }
     }
 
-    /// Writes what can be written without waiting. Returns how many lines were dropped, once there is room again.
-    pub fn flush(&mut self) -> Option<u64> {
+    fn count_dropped(&mut self, lines: &[u8]) {
+        let count = memchr::memchr_iter(b'\n', lines).count() as u64;
+        self.dropped_lines += count;
+        self.all_dropped_lines += count;
+    }
+
+    /// What is new about it: that it fails, or how many lines were dropped, once it can be written to again.
+    pub fn news(&mut self) -> Option<News> {
+        match std::mem::replace(&mut self.health, Health::KnownToFail) {
+            Health::Failing(error) => Some(News::Failing(error)),
+            Health::KnownToFail => None,
+            Health::Well => {
+                self.health = Health::Well;
+                let is_due = self.dropped_lines > 0 && self.waiting.is_empty();
+                is_due.then(|| News::Dropped(std::mem::take(&mut self.dropped_lines)))
+            }
+        }
+    }
+
+    /// Writes what can be written without waiting.
+    pub fn flush(&mut self) {
         while !self.waiting.is_empty() && !self.is_full {
             let result = match &mut self.way {
                 Way::File(file) | Way::Own(file) => file.write(&self.waiting),
@@ -116,44 +162,58 @@ impl Output {
                 }
                 Way::Shared(fd) => write_if_ready(fd, &self.waiting),
                 Way::Closed => {
-                    self.waiting.clear();
-                    return None;
+                    return self.waiting.clear();
                 }
             };
             match result {
                 Ok(written) => {
+                    let last = written.checked_sub(1).and_then(|last| self.waiting.get(last));
+                    self.is_in_line = last.map_or(self.is_in_line, |byte| *byte != b'\n');
+                    self.health = Health::Well;
                     self.waiting.drain(..written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_full = !matches!(self.way, Way::Shared(_));
-                    return None;
+                    return;
                 }
-                // A full disk: these lines are lost, later ones may not be.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                    let count = memchr::memchr_iter(b'\n', &self.waiting).count() as u64;
-                    self.dropped_lines += count;
-                    self.all_dropped_lines += count;
-                    self.waiting.clear();
-                    return None;
-                }
+                Err(error) if self.may_recover(&error) => return self.lose(error),
                 // `| head` has gone: that is no end.
                 Err(_) => {
                     self.way = Way::Closed;
-                    self.waiting.clear();
-                    return None;
+                    return self.waiting.clear();
                 }
             }
         }
         if !self.waiting.is_empty() {
-            return None;
+            return;
         }
         // A burst leaves no memory behind.
         const KEPT_BYTES: usize = 128 * 1024;
         if self.waiting.capacity() > KEPT_BYTES {
             self.waiting = Vec::new();
         }
-        (self.dropped_lines > 0).then(|| std::mem::take(&mut self.dropped_lines))
+    }
+
+    /// A full disk is emptied, a broken one mounted anew; a reader that has gone never comes back.
+    fn may_recover(&self, error: &io::Error) -> bool {
+        let codes = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::ENOMEM, libc::ENOBUFS];
+        matches!(self.way, Way::File(_)) || error.raw_os_error().is_some_and(|code| codes.contains(&code))
+    }
+
+    /// These lines are lost, later ones may not be. The rest of a line that was begun waits, so that the next one
+    /// does not continue it.
+    fn lose(&mut self, error: io::Error) {
+        let rest = if self.is_in_line {
+            memchr::memchr(b'\n', &self.waiting).map_or(self.waiting.len(), |end| end + 1)
+        } else {
+            0
+        };
+        let lost = self.waiting.split_off(rest);
+        self.count_dropped(&lost);
+        if matches!(self.health, Health::Well) {
+            self.health = Health::Failing(error);
+        }
     }
 }
 

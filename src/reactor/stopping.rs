@@ -7,6 +7,7 @@ use crate::config::HotReload;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::process;
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,12 @@ impl Reactor {
     }
 
     pub(super) fn take_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
+        loop {
+            let signal = match self.signals.read_signal() {
+                Ok(Some(signal)) => signal,
+                Err(Errno::EINTR) => continue,
+                Ok(None) | Err(_) => return,
+            };
             let signal =
                 i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             match signal {
@@ -75,12 +81,7 @@ impl Reactor {
             return self.end_now(1);
         }
         log::info!("{why}: stopping; {} at work, {} waiting", self.balancer.busy(), self.balancer.waiting());
-        // What the kernel had already accepted is taken, then nothing more.
-        self.accept_again = None;
-        for index in 0..self.listeners.len() {
-            while self.take_connections(index) {}
-        }
-        self.listeners.clear();
+        self.stop_listening();
         self.stage = Stage::Draining { since: now, until: now + self.config.drain_timeout };
         self.fleet.drain(now);
         for (_, entry) in &mut self.workers {
@@ -93,6 +94,18 @@ impl Reactor {
         }
     }
 
+    /// What the kernel had already accepted is taken, then nothing more. Where descriptors lack for that, it waits in
+    /// the backlog until there are some.
+    pub(super) fn stop_listening(&mut self) {
+        self.accept_again = None;
+        for index in 0..self.listeners.len() {
+            while self.take_connections(index) {}
+        }
+        if self.accept_again.is_none() {
+            self.listeners.clear();
+        }
+    }
+
     /// Looks whether the next step of the end is due.
     pub(super) fn go_on_stopping(&mut self) {
         let now = self.clock.now;
@@ -101,12 +114,14 @@ impl Reactor {
             Stage::Draining { until, .. } => {
                 let has_time = now < until;
                 let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
-                let is_done = !self.clients.iter().any(lives) && self.balancer.busy() == 0;
+                let is_done =
+                    !self.clients.iter().any(lives) && self.balancer.busy() == 0 && self.listeners.is_empty();
                 if has_time && !is_done {
                     return;
                 }
                 if !is_done {
                     self.cut_everything();
+                    self.listeners.clear();
                 }
                 self.stage = Stage::Ending;
                 self.fleet.stop(until.max(now + LAST_MOMENT), now);

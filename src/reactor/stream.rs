@@ -26,38 +26,29 @@ pub enum Io {
     Gone,
 }
 
-/// Classifies the result of a read or a write; interrupted ones are to be tried again before.
-pub fn classify(result: io::Result<usize>) -> Io {
-    match result {
-        Ok(0) => Io::End,
-        Ok(bytes) => Io::Bytes(bytes),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Io::Later,
-        Err(_) => Io::Gone,
+/// Reads or writes, again if a signal came between, and classifies the result.
+pub fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> Io {
+    loop {
+        return match call() {
+            Ok(0) => Io::End,
+            Ok(bytes) => Io::Bytes(bytes),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Io::Later,
+            Err(_) => Io::Gone,
+        };
     }
 }
 
 impl Stream {
     pub fn receive(&mut self, bytes: &mut [u8]) -> Io {
-        loop {
-            let result = match self {
-                Stream::Tcp(stream) => stream.read(bytes),
-                Stream::Unix(stream) => stream.read(bytes),
-            };
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return classify(result),
-            }
-        }
+        attempt(|| self.read(bytes))
     }
 
     /// Writes all parts in one call.
     pub fn send(&mut self, parts: &[IoSlice<'_>]) -> Io {
-        loop {
-            match self.write_vectored(parts) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) => return Io::Later,
-                result => return classify(result),
-            }
+        match attempt(|| self.write_vectored(parts)) {
+            Io::End => Io::Later,
+            result => result,
         }
     }
 

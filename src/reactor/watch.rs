@@ -8,6 +8,7 @@ use crate::app::{App, Runtime};
 use crate::config::HotReload;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -113,9 +114,11 @@ impl Watch {
 
     /// Takes in what the kernel has noticed.
     fn read(&mut self) {
-        while let Ok(events) = self.inotify.read_events() {
-            for event in events {
-                self.take(&event);
+        loop {
+            match self.inotify.read_events() {
+                Ok(events) => events.iter().for_each(|event| self.take(event)),
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
             }
         }
     }

@@ -1,7 +1,9 @@
 //! The workers' side: sending a request, and passing its answer on as it comes.
 
+use super::connect::NoConnection;
 use super::entry::{ClientDeadline, Delivery, Exchange, Finished, Job, Phase, Then, Times, WorkerDeadline};
-use super::stream::{Io, classify};
+use super::spool::Broken;
+use super::stream::{Io, attempt};
 use super::token::Target;
 use super::{Reactor, TURN_BYTES};
 use crate::balancer::Next;
@@ -12,8 +14,7 @@ use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::process;
 use mio::Interest;
-use mio::net::UnixStream;
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 
 /// A worker that answered busy so often in a row is replaced.
@@ -22,17 +23,6 @@ const MOST_BUSY_ANSWERS: u8 = 10;
 /// A piece of an answer of up to so many bytes is copied behind its head: a copy of a page costs less than handing
 /// the kernel a vector.
 const JOINED_BYTES: usize = 4096;
-
-/// Why a worker has no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoConnection {
-    /// Its backlog is full.
-    Later,
-    /// Nobody listens on its socket.
-    Refused,
-    /// This side lacks something, a descriptor say.
-    Failed,
-}
 
 impl Reactor {
     /// Gives a request to a worker.
@@ -93,36 +83,6 @@ impl Reactor {
         self.send_request(worker);
     }
 
-    /// Makes sure that the worker has a connection.
-    ///
-    /// # Errors
-    /// Why it has none.
-    pub(super) fn connect(&mut self, worker: WorkerKey) -> Result<(), NoConnection> {
-        let Some(entry) = self.workers.get_mut(worker.0) else {
-            return Err(NoConnection::Failed);
-        };
-        if entry.stream.is_some() {
-            return Ok(());
-        }
-        let mut stream = UnixStream::connect(&entry.socket).map_err(|error| match error.kind() {
-            // The backlog is full (puma/puma#1449).
-            ErrorKind::WouldBlock => NoConnection::Later,
-            ErrorKind::ConnectionRefused | ErrorKind::NotFound => NoConnection::Refused,
-            _ => NoConnection::Failed,
-        })?;
-        // Not for writing: a Unix socket that is watched for room reports each time that its peer reads.
-        let token = Target::Worker(worker).token();
-        self.poll
-            .registry()
-            .register(&mut stream, token, Interest::READABLE)
-            .map_err(|_| NoConnection::Failed)?;
-        entry.stream = Some(stream);
-        entry.is_closing = false;
-        entry.is_watched_for_room = false;
-        entry.conn = crate::conn::Worker::default();
-        Ok(())
-    }
-
     /// Writes as much of the request as the worker takes.
     pub(super) fn send_request(&mut self, worker: WorkerKey) {
         let Some(entry) = self.workers.get_mut(worker.0) else {
@@ -132,21 +92,26 @@ impl Reactor {
             return;
         };
         let mut is_full = false;
+        let mut trouble = None;
         while !exchange.is_sent() && !exchange.is_send_broken && !is_full {
             let head = &exchange.job.request.head[exchange.head_sent_bytes..];
             let body = exchange.job.body.memory();
             if head.is_empty() && body.is_empty() {
                 match exchange.job.body.write_to(stream) {
                     Ok(is_all) => is_full = !is_all,
-                    Err(_) => exchange.is_send_broken = true,
+                    Err(Broken::Peer) => exchange.is_send_broken = true,
+                    Err(Broken::Spool) => {
+                        exchange.is_send_broken = true;
+                        trouble = Some(Reason::SpoolFull);
+                    }
                 }
                 continue;
             }
-            let result = match (head, body) {
+            let sent = attempt(|| match (head, body) {
                 (head, []) => stream.write(head),
                 (head, body) => stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]),
-            };
-            match classify(result) {
+            });
+            match sent {
                 Io::Bytes(bytes) => {
                     let of_head = bytes.min(head.len());
                     exchange.head_sent_bytes += of_head;
@@ -169,7 +134,7 @@ impl Reactor {
                     }
                 }
                 Ok(false) => is_full = true,
-                Err(_) => exchange.is_send_broken = true,
+                Err(Broken::Peer | Broken::Spool) => exchange.is_send_broken = true,
             }
         }
         if is_full != entry.is_watched_for_room {
@@ -178,8 +143,11 @@ impl Reactor {
                 if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let token = Target::Worker(worker).token();
             if self.poll.registry().reregister(stream, token, interests).is_err() {
-                exchange.is_send_broken = true;
+                trouble = trouble.or(Some(Reason::ConnectFailed));
             }
+        }
+        if let Some(reason) = trouble {
+            self.cannot_send(worker, reason);
         }
     }
 
@@ -221,7 +189,7 @@ impl Reactor {
                 self.again.push(Target::Worker(worker));
                 break;
             }
-            match classify(stream.read(&mut scratch)) {
+            match attempt(|| stream.read(&mut scratch)) {
                 Io::Bytes(bytes) => {
                     budget = budget.saturating_sub(bytes);
                     let is_drained = bytes < scratch.len() && !entry.is_closing;
@@ -431,27 +399,6 @@ impl Reactor {
                 self.answer_ended(worker, false, delivery);
             }
             End::Tunnel => self.cut_tunnel(worker),
-        }
-    }
-
-    pub(super) fn close_connection(&mut self, worker: WorkerKey) {
-        if let Some(entry) = self.workers.get_mut(worker.0) {
-            entry.stream = None;
-            entry.conn = crate::conn::Worker::default();
-            entry.is_closing = false;
-        }
-    }
-
-    /// Tells the worker that nobody waits: it reads the end of its connection.
-    pub(super) fn shut_down_for_sending(&mut self, worker: WorkerKey) {
-        if let Some(entry) = self.workers.get_mut(worker.0)
-            && let Some(stream) = &entry.stream
-        {
-            let _ = stream.shutdown(Shutdown::Write);
-            if let Some(exchange) = &mut entry.exchange {
-                // Such a connection serves no second request.
-                exchange.is_send_broken = true;
-            }
         }
     }
 

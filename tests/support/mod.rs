@@ -7,12 +7,14 @@
 
 pub mod cases;
 pub mod client;
+pub mod faults;
 pub mod message;
 pub mod raw_worker;
 pub mod server;
 pub mod wire;
 
 pub use client::Client;
+pub use faults::Faults;
 pub use message::{Head, Response};
 pub use nix::sys::signal::Signal;
 pub use raw_worker::{Answer, RawWorker, Reads, Then, WorkerRequest};

@@ -42,6 +42,8 @@ pub struct Server {
     app: String,
     listeners: Vec<String>,
     workers: usize,
+    /// The plan of the whole run, if there is one.
+    faults: Option<super::Faults>,
 }
 
 /// What a command that has ended left behind.
@@ -80,8 +82,26 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts the server and waits until it listens.
+    /// Starts the server and waits until it listens. With `RIP_TEST_FAULTS` set, to words of `tests/faults/inject.rs`,
+    /// it runs under that plan, so that any test can be tried under faults that nobody may see.
     pub fn start(self) -> Server {
+        match std::env::var("RIP_TEST_FAULTS") {
+            Ok(plan) if self.program == super::server_program() && !self.has("RIP_FAULTS") => {
+                let faults = super::Faults::new(&plan);
+                let mut server = self.faults(&faults).start_here();
+                assert!(faults.are_at_work(), "the injector was not loaded");
+                server.faults = Some(faults);
+                server
+            }
+            _ => self.start_here(),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.environment.iter().any(|(other, _)| other == name)
+    }
+
+    fn start_here(self) -> Server {
         let dir = temporary_dir();
         let mut command = command(&self.program, dir.path());
         command.args(&self.app).arg("--socket-dir").arg(dir.path().join("s"));
@@ -112,6 +132,7 @@ impl ServerBuilder {
             app: String::new(),
             listeners: Vec::new(),
             workers: 0,
+            faults: None,
         };
         server.wait_for_announcement();
         server

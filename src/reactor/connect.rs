@@ -1,0 +1,81 @@
+//! A worker's connection: made when one is needed, and closed.
+
+use super::Reactor;
+use super::listen::is_shortage;
+use super::token::Target;
+use crate::keys::WorkerKey;
+use mio::Interest;
+use mio::net::UnixStream;
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+
+/// Why a worker has no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoConnection {
+    /// Its backlog is full, or this side lacks something that comes back, a descriptor say.
+    Later,
+    /// Nobody listens on its socket.
+    Refused,
+    /// This side may not, or cannot at all.
+    Failed,
+}
+
+impl NoConnection {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            // A full backlog says so (puma/puma#1449).
+            ErrorKind::WouldBlock | ErrorKind::Interrupted => NoConnection::Later,
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => NoConnection::Refused,
+            _ if is_shortage(error) => NoConnection::Later,
+            _ => NoConnection::Failed,
+        }
+    }
+}
+
+impl Reactor {
+    /// Makes sure that the worker has a connection.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub(super) fn connect(&mut self, worker: WorkerKey) -> Result<(), NoConnection> {
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return Err(NoConnection::Failed);
+        };
+        if entry.stream.is_some() {
+            return Ok(());
+        }
+        let mut stream = UnixStream::connect(&entry.socket).map_err(|error| NoConnection::of(&error))?;
+        // Not for writing: a Unix socket that is watched for room reports each time that its peer reads.
+        let token = Target::Worker(worker).token();
+        self.poll
+            .registry()
+            .register(&mut stream, token, Interest::READABLE)
+            .map_err(|error| NoConnection::of(&error))?;
+        entry.stream = Some(stream);
+        entry.is_closing = false;
+        entry.is_watched_for_room = false;
+        entry.conn = crate::conn::Worker::default();
+        Ok(())
+    }
+
+    pub(super) fn close_connection(&mut self, worker: WorkerKey) {
+        if let Some(entry) = self.workers.get_mut(worker.0) {
+            entry.stream = None;
+            entry.conn = crate::conn::Worker::default();
+            entry.is_closing = false;
+        }
+    }
+
+    /// Tells the worker that nobody waits: it reads the end of its connection.
+    pub(super) fn shut_down_for_sending(&mut self, worker: WorkerKey) {
+        if let Some(entry) = self.workers.get_mut(worker.0)
+            && let Some(stream) = &entry.stream
+        {
+            let _ = stream.shutdown(Shutdown::Write);
+            if let Some(exchange) = &mut entry.exchange {
+                // Such a connection serves no second request.
+                exchange.is_send_broken = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Files of what waits that cannot be made, written or read back: the request that is hit is refused or cut, at once
+//! and with its reason, and no other.
+
+use crate::support::{Client, Faults, Server, Trouble, length_and_checksum, test_worker};
+use crate::tools::{asking, line_of, lines_of, patient};
+use crate::workload::{assert_sound, body};
+use crate::{can_inject, metric};
+
+const LARGE: usize = 300_000;
+/// More than the kernel's buffers between server and client take.
+const HUGE: usize = 30_000_000;
+const REFUSED: &str = "rip_refusals_total{reason=\"spool_full\"}";
+
+fn start(faults: &Faults) -> Server {
+    let mut server = patient(test_worker()).args(["w:1", "--json"]).start_under(faults);
+    server.wait_for_workers(1);
+    server
+}
+
+fn assert_serves(kept: &mut Client, server: &Server) {
+    assert_eq!(kept.get("/ping").text(), "pong");
+    let large = body(LARGE);
+    assert_eq!(server.client().post("/sha", &large).text(), length_and_checksum(&large));
+}
+
+#[test]
+fn a_body_that_finds_no_room_is_refused_and_nothing_else() {
+    if !can_inject("a_body_that_finds_no_room_is_refused_and_nothing_else") {
+        return;
+    }
+    let rules = [
+        "spool.write=ENOSPC@2",
+        "spool.write=EIO@1",
+        "spool.write=EDQUOT@3",
+        "spool.open=ENOSPC@1x2",
+        "spool.open=EMFILE@1x2",
+        "spool.open=ENFILE@1x2",
+    ];
+    let faults = Faults::for_later(&rules.join(" "));
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    for (index, rule) in rules.iter().enumerate() {
+        faults.turn_one(rule, true);
+        let path = format!("/large{index}");
+        let mut client = server.client();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n");
+        let _ = client.try_send([head.as_bytes(), &body(LARGE)].concat());
+        assert_eq!(client.read_response().status, 503, "{rule}");
+        let line = line_of(&mut server, &path);
+        assert_eq!(line["reason"], "spool_full", "{rule}: {line}");
+        assert!(line.get("worker").is_none(), "no worker has seen it: {line}");
+        faults.turn_one(rule, false);
+        assert_serves(&mut kept, &server);
+    }
+    faults.assert_all_struck();
+    assert_eq!(metric(&server, REFUSED), rules.len() as f64);
+    assert_sound(&mut server);
+}
+
+#[test]
+fn a_folder_that_fails_is_no_folder() {
+    if !can_inject("a_folder_that_fails_is_no_folder") {
+        return;
+    }
+    let faults = Faults::new("spool.open=EIO%2 spool.open=EACCES");
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    assert_serves(&mut kept, &server);
+    faults.assert_all_struck();
+    assert_sound(&mut server);
+}
+
+#[test]
+fn without_a_folder_and_without_memory_a_body_is_refused() {
+    if !can_inject("without_a_folder_and_without_memory_a_body_is_refused") {
+        return;
+    }
+    for error in ["ENOMEM", "EMFILE"] {
+        let faults = Faults::for_later(&format!("spool.memfd={error}@1"));
+        let builder = patient(test_worker()).args(["w:1", "--json"]).env("TMPDIR", "/no/such/folder");
+        let mut server = builder.start_under(&faults);
+        server.wait_for_workers(1);
+        let mut kept = server.client();
+        faults.turn_on();
+        assert_eq!(server.client().post("/large", &body(LARGE)).status, 503);
+        assert_eq!(line_of(&mut server, "/large")["reason"], "spool_full");
+        assert_serves(&mut kept, &server);
+        faults.assert_all_struck();
+        assert_sound(&mut server);
+    }
+}
+
+#[test]
+fn a_file_system_without_sendfile_is_copied_from() {
+    if !can_inject("a_file_system_without_sendfile_is_copied_from") {
+        return;
+    }
+    let rule = "spool.send=EINVAL";
+    let faults = Faults::new(rule);
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    assert_serves(&mut kept, &server);
+    let bodies = faults.hits(rule);
+    assert!(bodies > 0);
+    let mut slow = asking(&server, &format!("/bytes?n={HUGE}"));
+    // The worker is free, so the answer is whole with the server.
+    assert_eq!(kept.get("/ping").text(), "pong");
+    let response = slow.read_response();
+    assert!(response.body.len() == HUGE && response.body.iter().all(|byte| *byte == b'x'));
+    assert!(faults.hits(rule) > bodies);
+    assert_sound(&mut server);
+}
+
+#[test]
+fn a_body_that_cannot_be_read_back_is_refused_at_once() {
+    if !can_inject("a_body_that_cannot_be_read_back_is_refused_at_once") {
+        return;
+    }
+    let faults = Faults::for_later("spool.send=EIO@1 spool.read=EIO@1");
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    faults.turn_on();
+    // Long before any timeout: each of them is a minute.
+    assert_eq!(server.client().post("/sha", &body(LARGE)).status, 503);
+    faults.assert_all_struck();
+    let line = line_of(&mut server, "/sha");
+    assert_eq!((&line["reason"], &line["worker"]), (&"spool_full".into(), &0.into()), "{line}");
+    assert_serves(&mut kept, &server);
+    assert_eq!(metric(&server, REFUSED), 1.0);
+    assert_sound(&mut server);
+}
+
+#[test]
+fn an_answer_that_cannot_be_kept_or_read_back_is_cut() {
+    if !can_inject("an_answer_that_cannot_be_kept_or_read_back_is_cut") {
+        return;
+    }
+    let (write, send, read) = ("spool.write=EIO@3", "spool.send=EIO", "spool.read=EIO");
+    let faults = Faults::for_later(&[write, send, read].join(" "));
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    for (count, is_read_back) in [(1.0, false), (2.0, true)] {
+        faults.turn_one(write, !is_read_back);
+        let mut client = asking(&server, &format!("/bytes?n={HUGE}"));
+        // The worker is free, so all of the answer is with the server.
+        assert_eq!(kept.get("/ping").text(), "pong");
+        faults.turn_one(send, is_read_back);
+        faults.turn_one(read, is_read_back);
+        let (bytes, trouble) = client.read_until_close();
+        assert_eq!(trouble, Trouble::Reset);
+        assert!(bytes.len() < HUGE);
+        server.wait_until("its line", |server| lines_of(server, "/bytes").len() as f64 == count);
+        assert_eq!(metric(&server, REFUSED), count);
+        faults.turn_off();
+        assert_serves(&mut kept, &server);
+    }
+    faults.assert_all_struck();
+    let lines = lines_of(&server, "/bytes");
+    assert!(lines.iter().all(|line| line["reason"] == "spool_full"), "{lines:?}");
+    assert_sound(&mut server);
+}
