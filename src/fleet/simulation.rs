@@ -127,10 +127,17 @@ impl World {
             self.alive.keys().copied().collect::<Vec<_>>(),
             "everybody alive is a member, and once"
         );
-        for (_, member) in self.fleet.members() {
+        for (slot, member) in self.fleet.members() {
             let (_, life) = self.alive[&member.worker.0];
+            let is_stuck = matches!(
+                self.fleet.slots[slot].succession,
+                Succession::Spawning { why: Why::Stuck } | Succession::Booting { why: Why::Stuck, .. }
+            );
             match member.phase {
                 Phase::Booting { .. } => assert_eq!(life, Life::Booting),
+                Phase::Serving { .. } if is_stuck => {
+                    assert_eq!(life, Life::Withdrawn, "who is stuck gets no more requests");
+                }
                 Phase::Serving { .. } => assert_eq!(life, Life::Admitted, "who serves is on the stack"),
                 Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {}
             }
@@ -183,6 +190,8 @@ impl World {
                 }
             }
             15 => {
+                // What ended before was told before.
+                self.obey();
                 self.trace.push("reload".into());
                 self.rolls_asked = true;
                 self.fleet.reload(now);
@@ -212,7 +221,10 @@ impl World {
                 }
             }
         }
-        self.obey();
+        // The reactor hears of several things within a turn before it does what follows.
+        if !self.chance(4) {
+            self.obey();
+        }
     }
 
     /// To the edge of a deadline, a little, or far.

@@ -3,7 +3,7 @@
 use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
 use super::listen::Peer;
 use super::stream::Io;
-use super::token::Target;
+use super::token::{Readiness, Target};
 use super::{ACCEPT_PAUSE, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
 use crate::balancer::Decision;
 use crate::conn::Request;
@@ -91,14 +91,14 @@ impl Reactor {
         self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
     }
 
-    pub(super) fn client_event(&mut self, client: ClientKey, event: &mio::event::Event) {
+    pub(super) fn client_event(&mut self, client: ClientKey, event: Readiness) {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        entry.is_readable |= event.is_readable() || event.is_read_closed();
-        entry.is_closing |= event.is_read_closed();
-        let is_broken = event.is_error() || event.is_write_closed();
-        if event.is_writable() && !entry.out.is_read() {
+        entry.is_readable |= event.is_readable || event.is_read_closed;
+        entry.is_closing |= event.is_read_closed;
+        let is_broken = event.is_error || event.is_write_closed;
+        if event.is_writable && !entry.out.is_read() {
             self.flush_client(client);
         }
         self.read_client(client);

@@ -32,7 +32,12 @@ impl Clock {
 
     /// Reads the clock, once a turn.
     pub fn read(&mut self) {
-        self.now = Instant::now();
+        self.move_to(Instant::now());
+    }
+
+    /// It is `now`.
+    pub fn move_to(&mut self, now: Instant) {
+        self.now = now;
         if self.now.duration_since(self.wall_asked) >= WALL_EVERY {
             self.ask_wall();
         }

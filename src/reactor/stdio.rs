@@ -66,6 +66,17 @@ impl Output {
         Output { way, waiting: Vec::new(), is_full: false, dropped_lines: 0, all_dropped_lines: 0 }
     }
 
+    #[cfg(test)]
+    pub fn closed() -> Self {
+        Output {
+            way: Way::Closed,
+            waiting: Vec::new(),
+            is_full: false,
+            dropped_lines: 0,
+            all_dropped_lines: 0,
+        }
+    }
+
     /// Watches it for room, where that can be watched; registered once, edge-triggered.
     pub fn register(&self, registry: &Registry, token: Token) {
         let fd = match &self.way {
