@@ -192,6 +192,9 @@ impl World {
             15 => {
                 // What ended before was told before.
                 self.obey();
+                if self.has_given_up {
+                    return;
+                }
                 self.trace.push("reload".into());
                 self.rolls_asked = true;
                 self.fleet.reload(now);
@@ -298,6 +301,7 @@ impl World {
     }
 
     fn stop(&mut self) {
+        self.obey();
         self.is_stopping = true;
         self.fleet.stop(self.now + Duration::from_millis(100), self.now);
         self.obey();

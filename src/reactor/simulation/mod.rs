@@ -25,7 +25,7 @@ use std::sync::Once;
 use street::Street;
 
 /// Of each history; more short ones find more than a few long ones.
-const STEPS: usize = 60;
+const STEPS: usize = 40;
 /// A failing history is played so often, at most, on the search for a shorter one.
 const MOST_TRIES: usize = 3000;
 

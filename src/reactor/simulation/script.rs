@@ -10,8 +10,6 @@ pub struct Planned {
     pub is_http10: bool,
     pub keep_alive: bool,
     pub wants_websocket: bool,
-    /// To be refused: nothing behind it is a request.
-    pub is_bad: bool,
     /// Answered by the server itself, without a tag in its line.
     pub is_local: bool,
     pub body: Vec<u8>,
@@ -48,6 +46,7 @@ pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             _ => "GET",
         };
         let is_http10 = kind == 15;
+        // To be refused, as it has two hosts.
         let is_bad = kind == 16;
         let is_local = kind == 17;
         let wants_websocket = kind == 18;
@@ -87,7 +86,6 @@ pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             is_http10,
             keep_alive,
             wants_websocket,
-            is_bad,
             is_local,
             body,
             from,

@@ -33,6 +33,8 @@ pub struct Tag {
     pub tries: Vec<bool>,
     /// When a worker last got something of it or said something to it.
     touched: Option<Instant>,
+    /// When it was first given to a worker that may have it still.
+    pub first_tried: Option<Instant>,
     /// The longest time that went by between two such moments.
     longest_pause: Duration,
     pub line: Option<LogLine>,
@@ -73,6 +75,7 @@ impl Truth {
             first_sent: None,
             tries: Vec::new(),
             touched: None,
+            first_tried: None,
             longest_pause: Duration::ZERO,
             line: None,
             is_forsaken: false,
@@ -90,6 +93,7 @@ impl Truth {
             assert!(was_busy, "request {name}: {} sent again after its bytes were out", tag.planned.method);
         }
         tag.tries.push(false);
+        tag.first_tried.get_or_insert(now);
         tag.touch(now);
     }
 
@@ -487,7 +491,8 @@ impl Street {
         let is_over = self.reactor.stage == Stage::Ending || self.reactor.exit.is_some() || is_kill;
         for line in &worker.lines {
             let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
-            let had_its_time = self.now >= hand.began + drain;
+            let began = self.truth.tags[hand.tag].first_tried.unwrap_or(hand.began);
+            let had_its_time = self.now >= began + drain;
             assert!(is_over || had_its_time, "request {}: its worker is replaced under it", hand.tag);
         }
     }
