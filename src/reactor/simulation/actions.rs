@@ -74,6 +74,15 @@ pub enum Action {
         worker: usize,
         size: usize,
     },
+    /// It begins an answer, says some of it, and closes its connection or dies; `is_at_once`: all in one turn.
+    Break {
+        worker: usize,
+        style: usize,
+        size: usize,
+        bytes: usize,
+        is_at_once: bool,
+        dies: bool,
+    },
     /// It closes its connection.
     HangUp {
         worker: usize,
@@ -142,7 +151,7 @@ pub fn history(seed: u64, steps: usize) -> Vec<Action> {
     for _ in 0..steps {
         let action = next(&mut random, is_calm);
         actions.push(action);
-        if random.below(5) < 3 {
+        if random.below(4) < 3 {
             actions.push(Action::Turn { rotation: random.below(4) });
         }
     }
@@ -155,17 +164,18 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
     let worker = random.below(64);
     let bytes = if random.chance(2) { ALL } else { 1 + random.below(80) };
     let size = if random.chance(4) { random.below(2500) } else { random.below(60) };
-    match random.below(if is_calm { 78 } else { 100 }) {
-        0..=11 => {
+    let style = random.below(STYLES);
+    match random.below(if is_calm { 78 } else { 106 }) {
+        0..=9 => {
             let room = if random.chance(3) { random.below(300) } else { 100_000 };
             Arrive { script: random.below(1 << 30) as u32, room }
         }
-        12..=27 => Send { client, bytes },
-        28..=33 => Take { client, bytes: random.below(400) },
-        34..=43 => Serve { worker, size },
-        44..=50 => Answer { worker, style: random.below(STYLES), size },
-        51..=60 => Say { worker, bytes },
-        61..=66 => Join { worker },
+        10..=24 => Send { client, bytes },
+        25..=29 => Take { client, bytes: random.below(400) },
+        30..=42 => Serve { worker, size },
+        43..=51 => Answer { worker, style, size },
+        52..=61 => Say { worker, bytes },
+        62..=66 => Join { worker },
         67..=69 => Sleep { ms: [1, 20, 120, 400][random.below(4)] },
         70..=72 => Edge { is_early: random.chance(2) },
         73 => Lag { ms: [1, 30, 600][random.below(3)] },
@@ -184,7 +194,11 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         95 => FailSpawns { count: 1 + random.below(3) as u8 },
         96 => Reload,
         97 if random.chance(3) => Stop,
-        _ => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
+        97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
+        _ => {
+            let bytes = random.below(size + 200);
+            Break { worker, style, size, bytes, is_at_once: random.chance(2), dies: random.chance(2) }
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! How each history ends: everything works from some moment on, and must come to rest, whole; then the server is
 //! stopped, and nothing may be left.
 
-use super::street::{Life, Street};
+use super::life::{Client, Life, Line, Worker};
+use super::process;
+use super::street::Street;
+use super::wire;
 use crate::control::Message;
 use crate::process::Exit;
 
@@ -11,7 +14,7 @@ const MOST_ROUNDS: usize = 400;
 impl Street {
     /// Clients send and take, workers join and answer, those that are told to end do so.
     pub fn settle(&mut self) {
-        super::process::table(|table| table.failing_spawns = 0);
+        process::table(|table| table.failing_spawns = 0);
         for _ in 0..MOST_ROUNDS {
             if self.reactor.exit.is_some() || self.is_quiet() {
                 return;
@@ -44,7 +47,7 @@ impl Street {
                 Life::Booting => self.join(at),
                 Life::Joined | Life::Told => {}
             }
-            super::wire::set_backlog(&self.workers[at].socket, false);
+            wire::set_backlog(&self.workers[at].socket, false);
             self.workers[at].listen(usize::MAX);
             self.answer(at, 0, 20);
             self.say(at, usize::MAX);
@@ -57,11 +60,11 @@ impl Street {
     }
 
     fn has_kindness_left(&self) -> bool {
-        let asked = |worker: &super::street::Worker| {
-            let in_hand = |line: &super::street::Line| line.hand.as_ref().is_some_and(|hand| !hand.is_done());
+        let asked = |worker: &Worker| {
+            let in_hand = |line: &Line| line.hand.as_ref().is_some_and(|hand| !hand.is_done());
             matches!(worker.life, Life::Booting | Life::Told) || worker.lines.iter().any(in_hand)
         };
-        let can_send = self.clients.iter().any(super::street::Client::can_send);
+        let can_send = self.clients.iter().any(Client::can_send);
         can_send || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(asked)
     }
 
@@ -107,7 +110,7 @@ impl Street {
         assert_eq!((reactor.balancer.waiting(), reactor.balancer.busy(), reactor.balancer.idle()), (0, 0, 0));
         assert_eq!((reactor.client_deadlines.next(), reactor.worker_deadlines.next()), (None, None));
         assert!(reactor.fleet.is_gone());
-        let alive = super::process::table(|table| table.alive.len());
+        let alive = process::table(|table| table.alive.len());
         assert_eq!(alive, 0, "no worker outlives the server");
         for control in &self.controls {
             let written = control.borrow().written.clone();

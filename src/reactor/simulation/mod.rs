@@ -10,12 +10,15 @@
 
 mod actions;
 mod ends;
+mod inside;
+mod life;
 pub mod order;
 pub mod process;
 mod reader;
 mod script;
 mod shadow;
 mod street;
+mod truth;
 pub mod wire;
 
 use actions::{Action, history};

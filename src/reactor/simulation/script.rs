@@ -45,7 +45,7 @@ pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             13..=14 => "PUT",
             _ => "GET",
         };
-        let is_http10 = kind == 15;
+        let is_http10 = matches!(kind, 15 | 19);
         // To be refused, as it has two hosts.
         let is_bad = kind == 16;
         let is_local = kind == 17;
@@ -107,6 +107,7 @@ fn chunk(out: &mut Vec<u8>, body: &[u8], most_bytes: usize) {
 /// A worker's answer, made up whole before its first byte is said.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
+    pub number: usize,
     pub bytes: Vec<u8>,
     /// What is said before the answer can be told apart from another: its head, with interim ones before it.
     pub head_bytes: usize,
@@ -120,6 +121,8 @@ pub struct Answer {
     /// It may be quiet for long.
     pub may_idle: bool,
     pub is_tunnel: bool,
+    /// Only the end of the connection ends it.
+    pub ends_with_connection: bool,
 }
 
 /// An answer in one of [`super::actions::STYLES`] ways to the request `tag`. `number` is the answer's own.
@@ -145,7 +148,7 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
             let bytes = head("200 OK", "Connection: close\r\n");
             let head_bytes = bytes.len();
             let bytes = [bytes, shown(&body)].concat();
-            Answer { bytes, head_bytes, closes: true, ..sound }
+            Answer { bytes, head_bytes, closes: true, ends_with_connection: !is_head, ..sound }
         }
         10 => {
             body.clear();
@@ -212,6 +215,7 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
             Answer { bytes: [bytes, shown(&body)].concat(), head_bytes, ..sound }
         }
     };
+    answer.number = number;
     answer.body = if is_head { Vec::new() } else { body };
     answer
 }
