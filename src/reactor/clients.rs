@@ -166,7 +166,6 @@ impl Reactor {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        let was_idle = entry.conn.is_idle();
         let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
         while let Some(entry) = self.clients.get_mut(client.0) {
             if !entry.wants_bytes() {
@@ -221,8 +220,10 @@ impl Reactor {
             return;
         };
         entry.conn.inbox.keep(unread);
-        // The head's clock starts with its first byte; the body's with each byte.
-        let has_begun = was_idle && entry.conn.is_receiving();
+        // The head's clock starts with its first byte, even behind a request that was answered just now; the body's
+        // with each byte.
+        let is_timed = self.client_deadlines.armed(client.0) == Some(ClientDeadline::Receive);
+        let has_begun = entry.conn.is_receiving() && !is_timed;
         if matches!(entry.phase, Phase::Reading) && (has_begun || entry.conn.is_in_body()) {
             self.client_deadlines.arm(client.0, ClientDeadline::Receive, now);
         }

@@ -3,7 +3,9 @@
 use super::life::Life;
 use super::street::Street;
 use crate::keys::{ClientKey, WorkerKey};
+use crate::reactor::LINGER;
 use crate::reactor::entry::{Phase, WorkerDeadline};
+use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
 use std::collections::BTreeMap;
 
@@ -90,6 +92,7 @@ impl Street {
         }
         let (now, reactor) = (self.now, &self.reactor);
         reactor.balancer.check_deadlines(now);
+        self.check_patience();
         for (whose, due) in [
             ("a client's", reactor.client_deadlines.next()),
             ("a worker's", reactor.worker_deadlines.next()),
@@ -112,6 +115,47 @@ impl Street {
                 "request {}: its answer is late, and nobody minds",
                 hand.tag
             );
+        }
+    }
+
+    /// Whoever waits for somebody has a deadline, and that of its state.
+    fn check_patience(&self) {
+        let reactor = &self.reactor;
+        let has_answer = |worker: WorkerKey| {
+            let exchange = reactor.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+            exchange.is_some_and(|exchange| exchange.answer.is_some())
+        };
+        for client in &self.clients {
+            let wire = client.wire.borrow();
+            let Some(Target::Client(key)) = wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone)
+            else {
+                continue;
+            };
+            let Some(entry) = reactor.clients.get(key.0) else { continue };
+            let patience = match &entry.phase {
+                Phase::Reading if entry.conn.is_receiving() => reactor.config.client_timeout,
+                Phase::Reading | Phase::Finishing { .. } => reactor.config.idle_timeout,
+                Phase::Assigned { worker } if !entry.out.is_read() && has_answer(*worker) => {
+                    reactor.config.idle_timeout
+                }
+                Phase::Lingering => LINGER,
+                Phase::Queued(_) | Phase::Assigned { .. } | Phase::Tunnel { .. } | Phase::Dead => continue,
+            };
+            let phase = &entry.phase;
+            assert!(
+                reactor.client_deadlines.armed(key.0).is_some(),
+                "client {}: no deadline: {phase:?}",
+                key.0
+            );
+            // At a stop, quiet ones get a moment anew.
+            let is_late = self.now >= client.active_at + patience && reactor.stage == Stage::Running;
+            assert!(!is_late, "client {}: its time is over: {phase:?}", key.0);
+        }
+        for (key, entry) in &reactor.workers {
+            let has_deadline = reactor.worker_deadlines.armed(key).is_some();
+            // A stuck one's successor is on its way, and the fleet has the deadlines.
+            let is_minded = has_deadline || entry.is_stuck;
+            assert!(entry.exchange.is_none() || is_minded, "worker {key}: a request without a deadline");
         }
     }
 

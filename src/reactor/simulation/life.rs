@@ -25,6 +25,9 @@ pub struct Client {
     pub sent_at: Instant,
     /// When it last took something, or came.
     pub took_at: Instant,
+    /// The turn in which anything passed on its connection last.
+    pub active_at: Instant,
+    written_bytes: usize,
     pub is_closed: bool,
     /// It waits in the queue, and this turn tells that it has closed its side.
     pub leaves_queue: bool,
@@ -227,14 +230,15 @@ impl Street {
         let wire = Wire::new(Kind::Tcp, room);
         self.knocking.borrow_mut().push_back(wire.clone());
         self.has_knocked = true;
-        let (sent_at, took_at) = (self.now, self.now);
         self.clients.push(Client {
             wire,
             script,
             sent: 0,
             requests,
-            sent_at,
-            took_at,
+            sent_at: self.now,
+            took_at: self.now,
+            active_at: self.now,
+            written_bytes: 0,
             is_closed: false,
             leaves_queue: false,
         });
@@ -368,6 +372,15 @@ impl Street {
 }
 
 impl Client {
+    /// Notes whether anything passes or has passed in this turn.
+    pub fn note_activity(&mut self, now: Instant) {
+        let wire = self.wire.borrow();
+        if !wire.to_server.is_empty() || wire.has_edge() || wire.written.len() > self.written_bytes {
+            self.active_at = now;
+            self.written_bytes = wire.written.len();
+        }
+    }
+
     pub fn can_send(&self) -> bool {
         let wire = self.wire.borrow();
         self.sent < self.script.len() && !wire.peer_has_ended && !wire.is_server_gone && !wire.is_reset

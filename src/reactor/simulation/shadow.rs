@@ -33,6 +33,9 @@ impl Street {
     /// Where something is to be read or told, something happens in this turn.
     pub fn note_activity(&mut self) {
         let now = self.now;
+        for client in &mut self.clients {
+            client.note_activity(now);
+        }
         for line in self.workers.iter_mut().flat_map(|worker| &mut worker.lines) {
             let wire = line.wire.borrow();
             if !wire.to_server.is_empty() || wire.has_edge() {
@@ -45,6 +48,9 @@ impl Street {
     pub fn observe(&mut self, before: &Keys) {
         self.look_at_workers();
         self.read_log();
+        for client in &mut self.clients {
+            client.note_activity(self.now);
+        }
         self.look_at_clients();
         self.check_keys(before);
         self.check_balance();

@@ -107,6 +107,9 @@ impl Truth {
 
     /// `bytes` of an answer are said by now.
     pub fn said(&mut self, number: usize, bytes: usize, now: Instant) {
+        if bytes == 0 {
+            return;
+        }
         let Said { tag, answer, is_all, .. } = &mut self.answers[number];
         let tag = &mut self.tags[*tag];
         tag.touch(now);
