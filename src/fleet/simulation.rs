@@ -425,6 +425,45 @@ fn if_nobody_ever_joins_it_gives_up_after_three_failures_each() {
 }
 
 #[test]
+fn a_stuck_worker_gets_no_more_requests_while_its_successor_boots() {
+    let mut world = serving(1);
+    let stuck = world.pick(|_| true).expect("one");
+    world.fleet.stuck(WorkerKey(stuck), world.now);
+    world.obey();
+    assert_eq!(world.alive[&stuck].1, Life::Withdrawn);
+    assert!(world.pick(|life| life == Life::Booting).is_some(), "a successor is on its way");
+}
+
+#[test]
+fn nothing_is_done_to_a_worker_that_is_gone() {
+    let mut world = serving(1);
+    let old = world.pick(|_| true).expect("one");
+    world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.fleet.joined(WorkerKey(successor), world.now);
+    world.exit(successor);
+    let about = |action: &Action| action.worker() == Some(WorkerKey(successor));
+    assert!(!world.fleet.actions.iter().any(about), "{:?}", world.fleet.actions);
+}
+
+#[test]
+fn a_worker_that_is_being_replaced_does_not_retire_for_good() {
+    let mut world = serving(1);
+    world.plan.max_workers = 2;
+    world.fleet.plan = world.plan;
+    world.fleet.grow(world.now);
+    world.obey();
+    let second = world.pick(|life| life == Life::Booting).expect("one more");
+    world.fleet.joined(WorkerKey(second), world.now);
+    world.obey();
+    assert!(world.fleet.may_shrink(WorkerKey(second)));
+    world.fleet.retire(WorkerKey(second), Why::Requests, world.now);
+    world.obey();
+    assert!(!world.fleet.may_shrink(WorkerKey(second)));
+}
+
+#[test]
 fn request_limits_are_drawn_between_90_and_100_percent() {
     let mut world = serving(1);
     let limits: Vec<u64> = (0..100).filter_map(|_| world.fleet.draw_request_limit()).collect();

@@ -228,7 +228,7 @@ impl Reactor {
         }
         let times = self.times_of(worker);
         let culprit = self.identity(worker);
-        let Some(client) = self.part(worker) else {
+        let Some(client) = self.let_client_go(worker) else {
             return;
         };
         let Some(exchange) = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()) else {
@@ -246,7 +246,7 @@ impl Reactor {
     }
 
     /// An exchange goes on for nobody: whatever its worker still says is read and thrown away.
-    fn part(&mut self, worker: WorkerKey) -> Option<ClientKey> {
+    fn let_client_go(&mut self, worker: WorkerKey) -> Option<ClientKey> {
         let entry = self.workers.get_mut(worker.0)?;
         let client = entry.exchange.as_mut()?.client.take();
         if std::mem::replace(&mut entry.is_held_back, false) {
@@ -284,7 +284,7 @@ impl Reactor {
         if exchange.is_none_or(|exchange| exchange.client != Some(client)) {
             return;
         }
-        self.part(worker);
+        self.let_client_go(worker);
         self.log_lost(worker, client, Reason::ClientGone);
         self.notice_departure(worker);
     }
@@ -311,7 +311,7 @@ impl Reactor {
             return;
         };
         if delivery == Delivery::SpoolFull {
-            self.part(worker);
+            self.let_client_go(worker);
             self.log_lost(worker, client, Reason::SpoolFull);
             self.notice_departure(worker);
             if let Some(waiting) = self.clients.get(client.0) {

@@ -2,7 +2,7 @@
 //! that is true.
 
 use super::inside::Keys;
-use super::life::{Hand, Line};
+use super::life::Line;
 use super::script::Planned;
 use super::street::Street;
 use super::truth::{LogLine, Said, Try};
@@ -61,53 +61,10 @@ impl Street {
         let now = self.now;
         let mut tried = Vec::new();
         for worker in &mut self.workers {
-            for wire in wire::accept_at(&worker.socket) {
-                let line = Line { wire, parsed: 0, hand: None, touched: now };
-                worker.lines.push(line);
-            }
+            let accepted = wire::accept_at(&worker.socket);
+            worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
             for line in &mut worker.lines {
-                let wire = line.wire.borrow();
-                if wire.written.len() > line.parsed {
-                    line.touched = if line.hand.is_none() { now } else { line.touched };
-                }
-                // The request that it has, and the one behind it.
-                loop {
-                    let rest = &wire.written[line.parsed..];
-                    let Some(found) = reader::request(rest) else { break };
-                    let Some(hand) = &mut line.hand else {
-                        tried.push(found.tag);
-                        line.hand = Some(Hand {
-                            tag: found.tag,
-                            began: now,
-                            answer: None,
-                            said: 0,
-                            is_checked: false,
-                        });
-                        continue;
-                    };
-                    let Some(length) = found.bytes.filter(|&length| rest.len() >= length) else { break };
-                    if !hand.is_checked {
-                        hand.is_checked = true;
-                        let body = &rest[length - found.body_bytes..length];
-                        let planned = &self.truth.tags[hand.tag].planned;
-                        assert!(body == planned.body, "request {}: its body is not as it was sent", hand.tag);
-                    }
-                    if hand.answer.as_ref().is_some_and(|answer| answer.is_tunnel) {
-                        break;
-                    }
-                    if hand.is_done() {
-                        line.parsed += length;
-                        line.hand = None;
-                        continue;
-                    }
-                    assert_eq!(
-                        rest.len(),
-                        length,
-                        "worker {}: a second request before the last byte of its answer",
-                        worker.pid
-                    );
-                    break;
-                }
+                tried.extend(line.read(&self.truth, now).into_iter().map(|tag| (tag, worker.pid)));
             }
             worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
             assert!(worker.lines.len() <= 1, "worker {}: two connections", worker.pid);
@@ -119,8 +76,8 @@ impl Street {
             }
         }
         let clock = self.clock();
-        for tag in tried {
-            tell(|| format!("  {clock}: a worker gets request {tag}"));
+        for (tag, pid) in tried {
+            tell(|| format!("  {clock}: worker {pid} gets request {tag}"));
             self.truth.tried(tag, now);
         }
     }

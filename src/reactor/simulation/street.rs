@@ -25,6 +25,8 @@ use std::time::Instant;
 
 /// A turn that leaves more to do is followed by another; so many in a row are a loop without an end.
 const MOST_TURNS_AT_ONCE: usize = 300;
+/// A command that does not answer is asked twenty times a second.
+const MOST_DEADLINES_AT_ONCE: usize = 3000;
 pub struct Street {
     pub reactor: Reactor,
     pub now: Instant,
@@ -60,7 +62,11 @@ impl Street {
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
         };
-        let source = Source::Own { program: "/nonexistent/app".into() };
+        let is_command = config.command.is_some();
+        let source = match is_command {
+            true => Source::Path { path: "/".into(), is_command },
+            false => Source::Own { program: "/nonexistent/app".into() },
+        };
         let mut reactor = Reactor::assemble(config, source, names, process::raise_descriptor_limit(), opened);
         let now = reactor.clock.now;
         reactor.fleet = Fleet::new(reactor.config.plan(seed), now);
@@ -154,7 +160,7 @@ impl Street {
 
     /// The server sleeps, but for its deadlines.
     pub fn sleep_until(&mut self, until: Instant) {
-        for _ in 0..MOST_TURNS_AT_ONCE {
+        for _ in 0..MOST_DEADLINES_AT_ONCE {
             self.rest();
             match self.reactor.next_deadline() {
                 Some(due) if due <= until && self.reactor.exit.is_none() => {
@@ -178,11 +184,14 @@ fn house(random: &mut Random) -> Config {
     let queue = [0, 1, 2, 4, 8][random.below(5)];
     let queue_timeout = [0, 300, 300, 300][random.below(4)];
     let requests = [0, 0, 3, 8][random.below(4)];
+    // A command's workers cannot join: they are asked until they answer.
+    let is_command = random.chance(6);
+    let command = if is_command { " / -- /bin/sh {socket}" } else { "" };
     let line = format!(
         "w:{min}..{max} r:{requests} http:0 --max-queue={queue} --queue-timeout-ms={queue_timeout} \
          --connect-timeout-ms=40 --read-timeout-ms=500 --client-timeout-ms=900 --idle-timeout-ms=3000 \
          --boot-timeout-ms=2000 --drain-timeout-ms=1700 --socket-dir=/nonexistent --json-logging \
-         --hot-reload=none"
+         --hot-reload=none{command}"
     );
     let keeps_trying = random.chance(2);
     let environment = |name: &str| match name {
@@ -190,7 +199,7 @@ fn house(random: &mut Random) -> Config {
         "RIP_SHRINK_AFTER_MS" => Some("5000".to_owned()),
         _ => None,
     };
-    match config::read(line.split_whitespace().map(Into::into).collect(), &environment, true) {
+    match config::read(line.split_whitespace().map(Into::into).collect(), &environment, !is_command) {
         Ok(Command::Serve(config)) => *config,
         other => panic!("{line}: {other:?}"),
     }
