@@ -5,7 +5,7 @@
 
 mod retry;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 
 pub use retry::{Failure, may_retry};
 

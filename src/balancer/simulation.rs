@@ -9,22 +9,27 @@ const MAX_QUEUE: usize = 4;
 const TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The obvious balancer.
-#[derive(Default)]
-struct Model {
+#[derive(Debug)]
+pub(crate) struct Model {
     /// The top of the stack is the last.
-    idle: Vec<WorkerKey>,
-    busy: Vec<WorkerKey>,
-    withdrawn: Vec<WorkerKey>,
-    waiting: Vec<(ClientKey, Instant)>,
+    pub idle: Vec<WorkerKey>,
+    pub busy: Vec<WorkerKey>,
+    pub withdrawn: Vec<WorkerKey>,
+    pub waiting: Vec<(ClientKey, Instant)>,
+    max_queue: usize,
 }
 
 impl Model {
-    fn submit(&mut self, client: ClientKey, deadline: Instant, is_second_try: bool) -> Decision {
+    pub fn new(max_queue: usize) -> Self {
+        Model { idle: Vec::new(), busy: Vec::new(), withdrawn: Vec::new(), waiting: Vec::new(), max_queue }
+    }
+
+    pub fn submit(&mut self, client: ClientKey, deadline: Instant, is_second_try: bool) -> Decision {
         if let Some(worker) = self.idle.pop() {
             self.busy.push(worker);
             return Decision::Assign { worker };
         }
-        if !is_second_try && self.waiting.len() >= MAX_QUEUE {
+        if !is_second_try && self.waiting.len() >= self.max_queue {
             return Decision::Reject;
         }
         // By deadline; those that wait already go first among equals.
@@ -33,7 +38,7 @@ impl Model {
         Decision::Enqueue
     }
 
-    fn release(&mut self, worker: WorkerKey) -> Next {
+    pub fn release(&mut self, worker: WorkerKey) -> Next {
         if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
             self.withdrawn.remove(at);
             return Next::Leave;
@@ -46,7 +51,21 @@ impl Model {
         Next::Rest
     }
 
-    fn remove(&mut self, worker: WorkerKey) {
+    /// `true`: it was idle, and is out.
+    pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
+        if self.busy.contains(&worker) {
+            self.remove(worker);
+            self.withdrawn.push(worker);
+            return false;
+        }
+        let is_at_work = self.withdrawn.contains(&worker);
+        if !is_at_work {
+            self.remove(worker);
+        }
+        !is_at_work
+    }
+
+    pub fn remove(&mut self, worker: WorkerKey) {
         for list in [&mut self.idle, &mut self.busy, &mut self.withdrawn] {
             list.retain(|other| *other != worker);
         }
@@ -65,7 +84,7 @@ fn play(seed: u64) {
         random ^= random << 17;
         (random >> 11) as usize % below.max(1)
     };
-    let (mut balancer, mut model) = (Balancer::new(MAX_QUEUE, TIMEOUT), Model::default());
+    let (mut balancer, mut model) = (Balancer::new(MAX_QUEUE, TIMEOUT), Model::new(MAX_QUEUE));
     let (mut now, mut clients) = (Instant::now(), 0);
     for step in 0..150 {
         let context = format!("seed {seed}, step {step}");
@@ -95,14 +114,7 @@ fn play(seed: u64) {
                         model.remove(worker);
                         balancer.remove(worker);
                     } else {
-                        let was_idle = model.idle.contains(&worker);
-                        if was_idle {
-                            model.remove(worker);
-                        } else if model.busy.contains(&worker) {
-                            model.remove(worker);
-                            model.withdrawn.push(worker);
-                        }
-                        assert_eq!(balancer.withdraw(worker), was_idle, "{context}");
+                        assert_eq!(balancer.withdraw(worker), model.withdraw(worker), "{context}");
                     }
                 }
             }

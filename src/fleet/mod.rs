@@ -65,6 +65,21 @@ pub enum Action {
     GiveUp,
 }
 
+impl Action {
+    /// The worker that it is done to.
+    fn worker(&self) -> Option<WorkerKey> {
+        match self {
+            Action::Admit { worker }
+            | Action::Withdraw { worker }
+            | Action::Terminate { worker }
+            | Action::Kill { worker } => Some(*worker),
+            Action::Spawn { .. } | Action::RollProgress { .. } | Action::RollEnded(_) | Action::GiveUp => {
+                None
+            }
+        }
+    }
+}
+
 /// The fleet's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -171,6 +186,17 @@ impl Fleet {
         self.roll.is_some()
     }
 
+    /// Whether a worker may leave for good: there are more than the fewest, and nobody is replaced in its slot.
+    pub fn may_shrink(&self, worker: WorkerKey) -> bool {
+        if self.size() <= self.plan.min_workers || self.stage != Stage::Running || self.roll.is_some() {
+            return false;
+        }
+        self.find(worker).is_some_and(|(index, member)| {
+            let slot = &self.slots[index];
+            slot.front == Front::Held(member) && slot.may_be_replaced()
+        })
+    }
+
     fn find(&self, worker: WorkerKey) -> Option<(usize, Member)> {
         self.members().find(|(_, member)| member.worker == worker).map(|(slot, &member)| (slot, member))
     }
@@ -239,8 +265,9 @@ impl Fleet {
         self.pump(now);
     }
 
-    /// A worker's process is gone.
+    /// A worker's process is gone. What was still to be done to it is void: its key and its pid may soon be others'.
     pub fn exited(&mut self, worker: WorkerKey, now: Instant) {
+        self.actions.retain(|action| action.worker() != Some(worker));
         let Some((index, member)) = self.find(worker) else {
             return;
         };
@@ -297,11 +324,15 @@ impl Fleet {
     }
 
     /// A worker's answer has not ended by the drain timeout after its read timeout: its successor is started, and
-    /// whether that joins or not, the stuck one goes.
+    /// whether that joins or not, the stuck one goes. It gets no more requests, even if its answer ends after all:
+    /// they would be cut short.
     pub fn stuck(&mut self, worker: WorkerKey, now: Instant) {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
+        if matches!(member.phase, Phase::Serving { .. }) {
+            self.actions.push_back(Action::Withdraw { worker });
+        }
         let slot = &mut self.slots[index];
         match (member.phase, &mut slot.succession) {
             (Phase::Leaving { .. }, _) => self.terminate(index, worker, now + KILL_AFTER),
@@ -345,27 +376,19 @@ impl Fleet {
         self.pump(now);
     }
 
-    /// A worker that load has not needed for long leaves, if there are more than the fewest. `true`: it does.
+    /// A worker that load has not needed for long leaves, if it may. `true`: it does.
     pub fn shrink(&mut self, worker: WorkerKey, now: Instant) -> bool {
-        if self.size() <= self.plan.min_workers || self.stage != Stage::Running || self.roll.is_some() {
-            return false;
-        }
-        let Some((index, member)) = self.find(worker) else {
+        let Some((index, member)) = self.find(worker).filter(|_| self.may_shrink(worker)) else {
             return false;
         };
         let slot = &mut self.slots[index];
-        let may_go = slot.front == Front::Held(member)
-            && matches!(member.phase, Phase::Serving { .. })
-            && matches!(slot.succession, Succession::None | Succession::Wanted { .. });
-        if may_go {
-            slot.front = Front::Closed;
-            slot.succession = Succession::None;
-            let until = now + self.plan.drain_timeout;
-            slot.leaving.push(Member { phase: Phase::Leaving { until }, ..member });
-            self.actions.push_back(Action::Withdraw { worker });
-            self.pump(now);
-        }
-        may_go
+        slot.front = Front::Closed;
+        slot.succession = Succession::None;
+        let until = now + self.plan.drain_timeout;
+        slot.leaving.push(Member { phase: Phase::Leaving { until }, ..member });
+        self.actions.push_back(Action::Withdraw { worker });
+        self.pump(now);
+        true
     }
 
     /// The server drains: nobody is replaced any more, crashed workers still are started again.
@@ -383,6 +406,8 @@ impl Fleet {
             self.stage = Stage::Stopping;
         }
         self.end_roll(RollEnd::Stopping);
+        // Whoever was to be started would only have to end.
+        self.actions.retain(|action| !matches!(action, Action::Spawn { .. }));
         self.lane = None;
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];

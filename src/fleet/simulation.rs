@@ -127,10 +127,17 @@ impl World {
             self.alive.keys().copied().collect::<Vec<_>>(),
             "everybody alive is a member, and once"
         );
-        for (_, member) in self.fleet.members() {
+        for (slot, member) in self.fleet.members() {
             let (_, life) = self.alive[&member.worker.0];
+            let is_stuck = matches!(
+                self.fleet.slots[slot].succession,
+                Succession::Spawning { why: Why::Stuck } | Succession::Booting { why: Why::Stuck, .. }
+            );
             match member.phase {
                 Phase::Booting { .. } => assert_eq!(life, Life::Booting),
+                Phase::Serving { .. } if is_stuck => {
+                    assert_eq!(life, Life::Withdrawn, "who is stuck gets no more requests");
+                }
                 Phase::Serving { .. } => assert_eq!(life, Life::Admitted, "who serves is on the stack"),
                 Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {}
             }
@@ -183,6 +190,11 @@ impl World {
                 }
             }
             15 => {
+                // What ended before was told before.
+                self.obey();
+                if self.has_given_up {
+                    return;
+                }
                 self.trace.push("reload".into());
                 self.rolls_asked = true;
                 self.fleet.reload(now);
@@ -212,7 +224,10 @@ impl World {
                 }
             }
         }
-        self.obey();
+        // The reactor hears of several things within a turn before it does what follows.
+        if !self.chance(4) {
+            self.obey();
+        }
     }
 
     /// To the edge of a deadline, a little, or far.
@@ -286,6 +301,7 @@ impl World {
     }
 
     fn stop(&mut self) {
+        self.obey();
         self.is_stopping = true;
         self.fleet.stop(self.now + Duration::from_millis(100), self.now);
         self.obey();
@@ -406,6 +422,45 @@ fn if_nobody_ever_joins_it_gives_up_after_three_failures_each() {
         }
     }
     assert!(world.has_given_up);
+}
+
+#[test]
+fn a_stuck_worker_gets_no_more_requests_while_its_successor_boots() {
+    let mut world = serving(1);
+    let stuck = world.pick(|_| true).expect("one");
+    world.fleet.stuck(WorkerKey(stuck), world.now);
+    world.obey();
+    assert_eq!(world.alive[&stuck].1, Life::Withdrawn);
+    assert!(world.pick(|life| life == Life::Booting).is_some(), "a successor is on its way");
+}
+
+#[test]
+fn nothing_is_done_to_a_worker_that_is_gone() {
+    let mut world = serving(1);
+    let old = world.pick(|_| true).expect("one");
+    world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.fleet.joined(WorkerKey(successor), world.now);
+    world.exit(successor);
+    let about = |action: &Action| action.worker() == Some(WorkerKey(successor));
+    assert!(!world.fleet.actions.iter().any(about), "{:?}", world.fleet.actions);
+}
+
+#[test]
+fn a_worker_that_is_being_replaced_does_not_retire_for_good() {
+    let mut world = serving(1);
+    world.plan.max_workers = 2;
+    world.fleet.plan = world.plan;
+    world.fleet.grow(world.now);
+    world.obey();
+    let second = world.pick(|life| life == Life::Booting).expect("one more");
+    world.fleet.joined(WorkerKey(second), world.now);
+    world.obey();
+    assert!(world.fleet.may_shrink(WorkerKey(second)));
+    world.fleet.retire(WorkerKey(second), Why::Requests, world.now);
+    world.obey();
+    assert!(!world.fleet.may_shrink(WorkerKey(second)));
 }
 
 #[test]

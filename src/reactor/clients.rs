@@ -3,7 +3,7 @@
 use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
 use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
-use super::token::Target;
+use super::token::{Readiness, Target};
 use super::{ACCEPT_PAUSE, MOST_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
 use crate::balancer::Decision;
 use crate::conn::Request;
@@ -113,14 +113,14 @@ impl Reactor {
         self.accept_again = Some(self.clock.now + ACCEPT_PAUSE);
     }
 
-    pub(super) fn client_event(&mut self, client: ClientKey, event: &mio::event::Event) {
+    pub(super) fn client_event(&mut self, client: ClientKey, event: Readiness) {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        entry.is_readable |= event.is_readable() || event.is_read_closed();
-        entry.is_closing |= event.is_read_closed();
-        let is_broken = event.is_error() || event.is_write_closed();
-        if event.is_writable() && !entry.out.is_read() {
+        entry.is_readable |= event.is_readable || event.is_read_closed;
+        entry.is_closing |= event.is_read_closed;
+        let is_broken = event.is_error || event.is_write_closed;
+        if event.is_writable && !entry.out.is_read() {
             self.flush_client(client);
         }
         self.read_client(client);
@@ -192,7 +192,6 @@ impl Reactor {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        let was_idle = entry.conn.is_idle();
         let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
         while let Some(entry) = self.clients.get_mut(client.0) {
             if !entry.wants_bytes() {
@@ -247,8 +246,10 @@ impl Reactor {
             return;
         };
         entry.conn.inbox.keep(unread);
-        // The head's clock starts with its first byte; the body's with each byte.
-        let has_begun = was_idle && entry.conn.is_receiving();
+        // The head's clock starts with its first byte, even behind a request that was answered just now; the body's
+        // with each byte.
+        let is_timed = self.client_deadlines.armed(client.0) == Some(ClientDeadline::Receive);
+        let has_begun = entry.conn.is_receiving() && !is_timed;
         if matches!(entry.phase, Phase::Reading) && (has_begun || entry.conn.is_in_body()) {
             self.client_deadlines.arm(client.0, ClientDeadline::Receive, now);
         }

@@ -35,7 +35,12 @@ impl Clock {
 
     /// Reads the clock, once a turn.
     pub fn read(&mut self) {
-        self.now = Instant::now();
+        self.move_to(Instant::now());
+    }
+
+    /// It is `now`.
+    pub fn move_to(&mut self, now: Instant) {
+        self.now = now;
         let since_asked = self.now.duration_since(self.wall_asked);
         if since_asked >= WALL_EVERY {
             return self.ask_wall();

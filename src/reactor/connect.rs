@@ -2,10 +2,10 @@
 
 use super::Reactor;
 use super::listen::is_shortage;
+use super::stream::UnixStream;
 use super::token::Target;
 use crate::keys::WorkerKey;
 use mio::Interest;
-use mio::net::UnixStream;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 

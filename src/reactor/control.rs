@@ -2,7 +2,7 @@
 
 use super::listen::{Accepted, Listener, bind_unix};
 use super::stream::{Io, Stream, attempt};
-use super::token::Target;
+use super::token::{Readiness, Target};
 use super::{Reactor, Source, StartError};
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
@@ -79,14 +79,18 @@ impl ControlSocket {
         registry
             .register(&mut listener, Target::ControlListener.token(), Interest::READABLE)
             .map_err(|error| StartError::Trouble(format!("the control socket: {error}")))?;
-        Ok(ControlSocket {
+        Ok(ControlSocket::on(listener))
+    }
+
+    pub(super) fn on(listener: Listener) -> Self {
+        ControlSocket {
             listener,
             connections: Slab::new(),
             last_spawn_error: None,
             was_ever_healthy: false,
             last_exits: HashMap::new(),
             accepted: 0,
-        })
+        }
     }
 
     pub fn note_exit(&mut self, slot: usize, exit: Exit) {
@@ -164,7 +168,7 @@ impl Reactor {
         }
     }
 
-    fn watch_control(&mut self, mut stream: Stream, peer_pid: i32, is_stranger: bool) {
+    pub(super) fn watch_control(&mut self, mut stream: Stream, peer_pid: i32, is_stranger: bool) {
         self.control.accepted += 1;
         let entry = self.control.connections.vacant_entry();
         let token = Target::Control(entry.key()).token();
@@ -187,11 +191,11 @@ impl Reactor {
         }
     }
 
-    pub(super) fn control_event(&mut self, key: usize, event: &mio::event::Event) {
-        if event.is_writable() {
+    pub(super) fn control_event(&mut self, key: usize, event: Readiness) {
+        if event.is_writable {
             self.flush_control(key);
         }
-        if event.is_readable() || event.is_read_closed() {
+        if event.is_readable || event.is_read_closed {
             self.read_control(key);
         }
     }

@@ -1,12 +1,11 @@
 //! What the slabs hold: a client's and a worker's connection, and the work that passes between them.
 
 use super::spool::{Room, Spool};
-use super::stream::{Io, Stream};
+use super::stream::{Io, Stream, UnixStream};
 use crate::conn::worker::Answer;
 use crate::conn::{self, Request};
 use crate::deadlines::Kind;
 use crate::keys::{ClientKey, WorkerKey};
-use mio::net::UnixStream;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -226,6 +225,11 @@ pub struct Tunnel {
 impl Exchange {
     pub fn is_sent(&self) -> bool {
         self.head_sent_bytes == self.job.request.head.len() && self.job.body.is_read()
+    }
+
+    /// The whole request is out, and the way is still open: another one may follow on the connection.
+    pub fn has_left_the_way_open(&self) -> bool {
+        self.is_sent() && !self.is_send_broken
     }
 }
 

@@ -1,15 +1,15 @@
 //! What is done when a worker fails, or when the client that it works for has gone: one more try where that can do
 //! no harm, else an answer that names the culprit, or a cut that shows.
 
-use super::Reactor;
 use super::connect::NoConnection;
 use super::entry::{Delivery, Exchange, Finished, Origin, Phase, Then, Times, WorkerDeadline};
+use super::token::Target;
+use super::{Reactor, process};
 use crate::balancer::{Decision, Failure, may_retry};
 use crate::conn::worker::End;
 use crate::http::Reason;
 use crate::http::response::Invalid;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::process;
 use std::time::Duration;
 
 impl Reactor {
@@ -248,10 +248,10 @@ impl Reactor {
         }
         let times = self.times_of(worker);
         let culprit = self.identity(worker);
-        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
+        let Some(client) = self.let_client_go(worker) else {
             return;
         };
-        let Some(client) = exchange.client.take() else {
+        let Some(exchange) = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()) else {
             return;
         };
         let (request, answer, body_bytes) =
@@ -263,6 +263,16 @@ impl Reactor {
                 self.cut(client, Finished { request, answer, reason, body_bytes, times, worker: culprit });
             }
         }
+    }
+
+    /// An exchange goes on for nobody: whatever its worker still says is read and thrown away.
+    fn let_client_go(&mut self, worker: WorkerKey) -> Option<ClientKey> {
+        let entry = self.workers.get_mut(worker.0)?;
+        let client = entry.exchange.as_mut()?.client.take();
+        if std::mem::replace(&mut entry.is_held_back, false) {
+            self.again.push(Target::Worker(worker));
+        }
+        client
     }
 
     /// Ends a client's connection so that its answer cannot look whole, behind what it is still to get.
@@ -290,20 +300,13 @@ impl Reactor {
 
     /// The client of an exchange has gone: the rest of the answer is read and thrown away.
     pub(super) fn exchange_lost_its_client(&mut self, worker: WorkerKey, client: ClientKey) {
-        let Some(entry) = self.workers.get_mut(worker.0) else {
-            return;
-        };
-        let Some(exchange) = &mut entry.exchange else {
-            return;
-        };
-        if exchange.client != Some(client) {
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+        if exchange.is_none_or(|exchange| exchange.client != Some(client)) {
             return;
         }
-        exchange.client = None;
-        entry.is_held_back = false;
+        self.let_client_go(worker);
         self.log_lost(worker, client, Reason::ClientGone);
         self.notice_departure(worker);
-        self.again.push(super::token::Target::Worker(worker));
     }
 
     /// Where nothing says that the answer will end, the worker is told that nobody waits, and its time runs.
@@ -328,12 +331,7 @@ impl Reactor {
             return;
         };
         if delivery == Delivery::SpoolFull {
-            let Some(entry) = self.workers.get_mut(worker.0) else {
-                return;
-            };
-            if let Some(exchange) = &mut entry.exchange {
-                exchange.client = None;
-            }
+            self.let_client_go(worker);
             self.log_lost(worker, client, Reason::SpoolFull);
             self.notice_departure(worker);
             if let Some(waiting) = self.clients.get(client.0) {

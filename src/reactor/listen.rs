@@ -1,9 +1,13 @@
 //! Listening sockets, with a backlog that a burst fits into.
 
+#[cfg(test)]
+use super::simulation::wire::UnixListener;
 use super::stream::Stream;
 use crate::config::Listen;
 use mio::event::Source;
-use mio::net::{TcpListener, UnixListener};
+use mio::net::TcpListener;
+#[cfg(not(test))]
+use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{

@@ -78,6 +78,20 @@ impl Logs {
         Ok(Logs { access, lines: Vec::new(), lines_due: None, is_json, stdout, stderr })
     }
 
+    /// Keeps JSON access lines until they are taken, and drops everything else.
+    #[cfg(test)]
+    pub fn kept() -> Self {
+        let access = Some(AccessLog::new(true, "app"));
+        let (stdout, stderr) = (Output::closed(), Output::closed());
+        Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, stderr }
+    }
+
+    #[cfg(test)]
+    pub fn take_lines(&mut self) -> Vec<u8> {
+        self.lines_due = None;
+        std::mem::take(&mut self.lines)
+    }
+
     /// The line at the start: on stdout, but in JSON mode that has access lines only.
     pub fn announce(&mut self, line: &[u8]) {
         if self.is_json { self.stderr.push(line) } else { self.stdout.push(line) }

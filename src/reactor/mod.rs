@@ -16,6 +16,8 @@ mod failures;
 mod listen;
 mod logs;
 mod processes;
+#[cfg(test)]
+mod simulation;
 mod sizing;
 mod spool;
 mod start;
@@ -28,6 +30,7 @@ mod tunnels;
 mod watch;
 mod workers;
 
+#[cfg(not(test))]
 use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
@@ -35,12 +38,16 @@ use crate::fleet::Fleet;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::names::Names;
 use crate::observe::metrics::Metrics;
-use crate::process::{self, DescriptorLimit};
+#[cfg(not(test))]
+use crate::process;
+use crate::process::DescriptorLimit;
 use clock::{Clock, Ids};
 use entry::{ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
 use listen::Listener;
 use mio::{Events, Poll};
 use nix::sys::signalfd::SignalFd;
+#[cfg(test)]
+use simulation::{order::Balancer, process};
 use slab::Slab;
 use spool::Room;
 use std::collections::VecDeque;
@@ -49,12 +56,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use stopping::Stage;
-use token::Target;
+use token::{Readiness, Target, told};
 
-/// How much is read from one connection in one turn, so that a fast sender keeps nobody waiting.
-const TURN_BYTES: usize = 256 * 1024;
+/// How much is read from one connection in one turn, so that a fast sender keeps nobody waiting. Small where the
+/// reactor is simulated, so that short messages meet the bounds.
+const TURN_BYTES: usize = if cfg!(test) { 256 } else { 256 * 1024 };
 /// One read; a pipe's or a Unix socket's buffer is not much larger.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = if cfg!(test) { 64 } else { 64 * 1024 };
 /// So many connections are accepted, answers of those who waited for too long written, and clients' deadlines seen to
 /// in one turn: 1 to 2 ms of work. When thousands come or are due at once, whoever else has a request waits no longer.
 const MOST_A_TURN: usize = 128;
@@ -135,7 +143,7 @@ pub struct Reactor {
 pub fn serve(config: Config, carried: Option<PathBuf>) -> Result<u8, StartError> {
     let limit = process::raise_descriptor_limit();
     let mut reactor = Reactor::start(config, carried, limit)?;
-    process::ask_for_shorter_turns();
+    crate::process::ask_for_shorter_turns();
     reactor.announce();
     let result = reactor.run();
     reactor.farewell();
@@ -170,7 +178,7 @@ impl Reactor {
             let before = self.clock.now;
             self.clock.read();
             self.metrics.busy_for(self.balancer.busy(), self.clock.now - before);
-            self.turn(&events);
+            self.turn(events.iter().filter_map(told));
             if let Some(code) = self.exit {
                 return Ok(code);
             }
@@ -178,26 +186,26 @@ impl Reactor {
     }
 
     /// One turn of the loop.
-    fn turn(&mut self, events: &Events) {
+    fn turn(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
         // Workers first: an answer that ends frees a worker before a new request looks for one, and anything odd on
         // an idle connection is noticed before a request is written to it.
-        for event in events {
-            if let Some(Target::Worker(worker)) = Target::of(event.token()) {
-                self.worker_event(worker, event);
+        for (target, readiness) in events.clone() {
+            if let Target::Worker(worker) = target {
+                self.worker_event(worker, readiness);
             }
         }
-        for event in events {
-            match Target::of(event.token()) {
-                Some(Target::Client(client)) => self.client_event(client, event),
-                Some(Target::Worker(_)) | None => {}
-                Some(Target::Listener(index)) => self.accept(index),
-                Some(Target::MetricsListener(index)) => self.accept_scraper(index),
-                Some(Target::ControlListener) => self.accept_control(),
-                Some(Target::Control(key)) => self.control_event(key, event),
-                Some(Target::Pipe(key)) => self.read_pipe(key),
-                Some(Target::Signals) => self.take_signals(),
-                Some(Target::Stdout | Target::Stderr) => self.logs.has_room(),
-                Some(Target::Watch) => self.read_watch(),
+        for (target, readiness) in events {
+            match target {
+                Target::Client(client) => self.client_event(client, readiness),
+                Target::Worker(_) => {}
+                Target::Listener(index) => self.accept(index),
+                Target::MetricsListener(index) => self.accept_scraper(index),
+                Target::ControlListener => self.accept_control(),
+                Target::Control(key) => self.control_event(key, readiness),
+                Target::Pipe(key) => self.read_pipe(key),
+                Target::Signals => self.take_signals(),
+                Target::Stdout | Target::Stderr => self.logs.has_room(),
+                Target::Watch => self.read_watch(),
             }
         }
         let mut again = std::mem::replace(&mut self.again, std::mem::take(&mut self.went_again));
@@ -228,7 +236,12 @@ impl Reactor {
         if !self.again.is_empty() || !self.timed_out.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = [
+        Some(self.next_deadline()?.saturating_duration_since(self.clock.now))
+    }
+
+    /// When something is to be done by the clock.
+    fn next_deadline(&self) -> Option<Instant> {
+        let all = [
             self.client_deadlines.next(),
             self.worker_deadlines.next(),
             self.balancer.next_deadline(),
@@ -238,8 +251,7 @@ impl Reactor {
             self.stage.deadline(),
             self.next_shrink(),
         ];
-        let next = next.into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(self.clock.now))
+        all.into_iter().flatten().min()
     }
 
     /// All deadlines that are due, in one turn; where each costs a system call, as many as a turn may take.

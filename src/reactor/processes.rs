@@ -1,15 +1,15 @@
 //! Worker processes: what the fleet says is done here, and what became of it is told back.
 
-use super::Reactor;
 use super::entry::{Exchange, Job, Origin, WorkerDeadline, WorkerEntry};
 use super::logs::Pipe;
 use super::token::Target;
+use super::{Reactor, process};
 use crate::app::Runtime;
 use crate::balancer::Next;
 use crate::conn::{self, Request};
 use crate::fleet::{Action, Phase, RollEnd, Why};
 use crate::keys::WorkerKey;
-use crate::process::{self, Child, Exit};
+use crate::process::{Child, Exit};
 use crate::runtime::{self, Identity};
 use nix::unistd::Pid;
 use std::collections::VecDeque;

@@ -1,11 +1,10 @@
 //! How many workers load needs, and what they weigh: growth while requests wait, retirement from the bottom of the
 //! stack, the depth that was used, resident memory.
 
-use super::Reactor;
 use super::entry::Origin;
+use super::{Reactor, process};
 use crate::fleet::Why;
 use crate::keys::WorkerKey;
-use crate::process;
 use std::time::{Duration, Instant};
 
 /// The depth of the stack is told for so long a window.
@@ -48,14 +47,15 @@ impl Reactor {
         }
     }
 
-    /// When the worker at the bottom of the stack will not have been needed for long enough.
+    /// When the worker at the bottom of the stack will not have been needed for long enough. Not asked for while that
+    /// one may not go: whatever changes that brings a turn of the loop.
     pub(super) fn next_shrink(&self) -> Option<Instant> {
-        let workers = self.config.workers;
-        let is_fixed = workers.max == workers.min;
-        if is_fixed || self.fleet.size() <= workers.min || self.is_stopping() || self.fleet.is_rolling() {
+        let is_fixed = self.config.workers.max == self.config.workers.min;
+        if is_fixed {
             return None;
         }
-        self.balancer.bottom().map(|(_, since)| since + self.config.shrink_after)
+        let (_, since) = self.balancer.bottom().filter(|(worker, _)| self.fleet.may_shrink(*worker))?;
+        Some(since + self.config.shrink_after)
     }
 
     fn turn_window(&mut self, now: Instant) {

@@ -6,9 +6,10 @@ use super::listen::{self, Listener};
 use super::spool::Room;
 use super::stopping::Stage;
 use super::token::Target;
-use super::{CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, logs, sizing};
+use super::{
+    Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, logs, sizing,
+};
 use crate::app::{self, App};
-use crate::balancer::Balancer;
 use crate::config::{Config, Listen};
 use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
@@ -73,6 +74,16 @@ impl Source {
     }
 }
 
+/// What a server holds open from its start on.
+pub(super) struct Opened {
+    pub poll: Poll,
+    pub signals: SignalFd,
+    pub control: control::ControlSocket,
+    pub listeners: Vec<Listener>,
+    pub metrics_listeners: Vec<Listener>,
+    pub logs: logs::Logs,
+}
+
 impl Reactor {
     pub(super) fn start(
         config: Config,
@@ -119,13 +130,30 @@ impl Reactor {
         let listeners = listen_on("http", &config.listen, poll.registry(), Target::Listener)?;
         let metrics_listeners =
             listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
-        let clock = Clock::new();
-        let now = clock.now;
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
         let logs = logs::Logs::open(access, config.json_logging, poll.registry())
             .map_err(|error| trouble("standard output", error))?;
-        Ok(Reactor {
-            poll,
+        Ok(Reactor::assemble(
+            config,
+            source,
+            names,
+            limit,
+            Opened { poll, signals, control, listeners, metrics_listeners, logs },
+        ))
+    }
+
+    /// A server at rest around what was opened for it.
+    pub(super) fn assemble(
+        config: Config,
+        source: Source,
+        names: Names,
+        limit: DescriptorLimit,
+        opened: Opened,
+    ) -> Self {
+        let clock = Clock::new();
+        let now = clock.now;
+        Reactor {
+            poll: opened.poll,
             client_deadlines: Deadlines::new(&[
                 config.idle_timeout,
                 config.idle_timeout,
@@ -153,16 +181,16 @@ impl Reactor {
             source,
             names,
             limit,
-            signals,
+            signals: opened.signals,
             started: now,
             clock,
-            listeners,
-            metrics_listeners,
+            listeners: opened.listeners,
+            metrics_listeners: opened.metrics_listeners,
             accept_again: None,
             is_short_of_descriptors: false,
             clients: Slab::new(),
             workers: Slab::new(),
-            control,
+            control: opened.control,
             pipes: Slab::new(),
             dead_clients: Vec::new(),
             dead_workers: Vec::new(),
@@ -173,10 +201,10 @@ impl Reactor {
             prefix: Vec::new(),
             buffers: Buffers::default(),
             ids: Ids::new(),
-            logs,
+            logs: opened.logs,
             has_ended_children: false,
             exit: None,
-        })
+        }
     }
 }
 

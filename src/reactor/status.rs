@@ -1,11 +1,10 @@
 //! What the server tells of itself: to anybody, to the command line, to Prometheus.
 
-use super::Reactor;
 use super::listen::Listener;
+use super::{Reactor, process};
 use crate::fleet::Phase;
 use crate::keys::WorkerKey;
 use crate::observe::metrics::Snapshot;
-use crate::process;
 use serde_json::{Value, json};
 
 impl Reactor {

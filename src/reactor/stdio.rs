@@ -84,6 +84,15 @@ impl Output {
             Ok(_) => Way::File(file),
             Err(_) => Way::Closed,
         };
+        Output::through(way)
+    }
+
+    #[cfg(test)]
+    pub fn closed() -> Self {
+        Output::through(Way::Closed)
+    }
+
+    fn through(way: Way) -> Self {
         Output {
             way,
             waiting: Vec::new(),

@@ -1,12 +1,11 @@
 //! Signals, and the end without loss: what was accepted is served, what is under way is finished, then the workers
 //! go.
 
-use super::Reactor;
 use super::entry::{ClientDeadline, Phase, Times};
+use super::{Reactor, process};
 use crate::config::HotReload;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::process;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};

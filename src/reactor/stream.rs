@@ -1,7 +1,11 @@
 //! One face for the two kinds of stream sockets, and the one place where their errors are told apart.
 
+#[cfg(test)]
+pub use super::simulation::wire::UnixStream;
 use mio::event::Source;
-use mio::net::{TcpStream, UnixStream};
+use mio::net::TcpStream;
+#[cfg(not(test))]
+pub use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, IoSlice, Read, Write};
@@ -62,6 +66,10 @@ impl Stream {
 
     /// Makes closing a reset, which no reader takes for an orderly end.
     pub fn reset_on_close(&self) {
+        #[cfg(test)]
+        if let Stream::Unix(stream) = self {
+            return stream.reset_on_close();
+        }
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         let _ = setsockopt(self, sockopt::Linger, &linger);
     }

@@ -1,7 +1,32 @@
-//! Who an event is for: the kind in the lowest bits, the key above them.
+//! Who an event is for, and what it tells. A token has the kind in the lowest bits, the key above them.
 
 use crate::keys::{ClientKey, WorkerKey};
 use mio::Token;
+use mio::event::Event;
+
+/// What the kernel tells of one socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Readiness {
+    pub is_readable: bool,
+    pub is_writable: bool,
+    /// The peer sends no more.
+    pub is_read_closed: bool,
+    /// The peer takes no more.
+    pub is_write_closed: bool,
+    pub is_error: bool,
+}
+
+/// One event's target with what it tells; `None`: of nobody's token.
+pub fn told(event: &Event) -> Option<(Target, Readiness)> {
+    let readiness = Readiness {
+        is_readable: event.is_readable(),
+        is_writable: event.is_writable(),
+        is_read_closed: event.is_read_closed(),
+        is_write_closed: event.is_write_closed(),
+        is_error: event.is_error(),
+    };
+    Target::of(event.token()).map(|target| (target, readiness))
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {

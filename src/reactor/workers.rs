@@ -4,15 +4,14 @@ use super::connect::NoConnection;
 use super::entry::{ClientDeadline, Delivery, Exchange, Finished, Job, Phase, Then, Times, WorkerDeadline};
 use super::spool::Broken;
 use super::stream::{Io, attempt};
-use super::token::Target;
-use super::{Reactor, TURN_BYTES};
+use super::token::{Readiness, Target};
+use super::{Reactor, TURN_BYTES, process};
 use crate::balancer::Next;
 use crate::conn::inbox::Unread;
 use crate::conn::worker::{End, Outcome};
 use crate::fleet::Why;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::process;
 use mio::Interest;
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -22,7 +21,7 @@ const MOST_BUSY_ANSWERS: u8 = 10;
 
 /// A piece of an answer of up to so many bytes is copied behind its head: a copy of a page costs less than handing
 /// the kernel a vector.
-const JOINED_BYTES: usize = 4096;
+const JOINED_BYTES: usize = if cfg!(test) { 48 } else { 4096 };
 
 impl Reactor {
     /// Gives a request to a worker.
@@ -151,12 +150,12 @@ impl Reactor {
         }
     }
 
-    pub(super) fn worker_event(&mut self, worker: WorkerKey, event: &mio::event::Event) {
+    pub(super) fn worker_event(&mut self, worker: WorkerKey, event: Readiness) {
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
-        entry.is_closing |= event.is_read_closed();
-        if event.is_writable() && entry.is_watched_for_room {
+        entry.is_closing |= event.is_read_closed;
+        if event.is_writable && entry.is_watched_for_room {
             self.send_request(worker);
             // It takes the request, so it lives.
             if self.worker_deadlines.armed(worker.0) == Some(WorkerDeadline::Read) {
@@ -164,10 +163,10 @@ impl Reactor {
             }
             self.tunnel_has_room(worker);
         }
-        if event.is_readable() || event.is_read_closed() {
+        if event.is_readable || event.is_read_closed {
             self.read_worker(worker);
         }
-        if event.is_write_closed() {
+        if event.is_write_closed {
             self.tunnel_worker_hung_up(worker);
         }
     }
@@ -299,8 +298,7 @@ impl Reactor {
         entry.busy_streak = 0;
         entry.is_held_back = false;
         entry.is_stuck = false;
-        let is_whole_request_out = exchange.is_sent() && !exchange.is_send_broken;
-        if !reusable || !is_whole_request_out {
+        if !reusable || !exchange.has_left_the_way_open() {
             self.close_connection(worker);
         }
         self.worker_deadlines.disarm(worker.0);
@@ -357,8 +355,7 @@ impl Reactor {
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
-        let is_sent = exchange.is_sent();
-        if !reusable || !is_sent {
+        if !reusable || !exchange.has_left_the_way_open() {
             self.close_connection(worker);
         }
         log::warn!("{}: answered busy", self.label(worker));

@@ -1,0 +1,206 @@
+//! What happens on the street, as data: a history is a house and a row of actions, a pure function of its seed. An
+//! operand is taken modulo what exists, so that any part of a history can be played.
+
+/// A small generator: xorshift64, reproducible.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        // Neighbouring seeds begin alike otherwise.
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d | 1);
+        for _ in 0..4 {
+            random.next();
+        }
+        random
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 11
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+
+    pub fn chance(&mut self, of: usize) -> bool {
+        self.below(of) == 0
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A client connects; `script` seeds what it will send, `room` is how much it takes unread.
+    Arrive {
+        script: u32,
+        room: usize,
+    },
+    /// It sends the next bytes of its script.
+    Send {
+        client: usize,
+        bytes: usize,
+    },
+    /// It sends no more, and waits.
+    HalfClose {
+        client: usize,
+    },
+    Leave {
+        client: usize,
+    },
+    Reset {
+        client: usize,
+    },
+    /// It reads.
+    Take {
+        client: usize,
+        bytes: usize,
+    },
+    /// A worker makes up its answer to the request in hand.
+    Answer {
+        worker: usize,
+        style: usize,
+        size: usize,
+    },
+    /// It writes the next bytes of its answer.
+    Say {
+        worker: usize,
+        bytes: usize,
+    },
+    /// It makes up a whole answer and writes it at once.
+    Serve {
+        worker: usize,
+        size: usize,
+    },
+    /// It begins an answer, says some of it, and closes its connection or dies; `is_at_once`: all in one turn.
+    Break {
+        worker: usize,
+        style: usize,
+        size: usize,
+        bytes: usize,
+        is_at_once: bool,
+        dies: bool,
+    },
+    /// It closes its connection.
+    HangUp {
+        worker: usize,
+    },
+    /// It takes some of the request, and has room for so much.
+    Listen {
+        worker: usize,
+        room: usize,
+    },
+    /// Its backlog is full, or has room again.
+    Backlog {
+        worker: usize,
+        is_full: bool,
+    },
+    /// It has loaded the app, and says so.
+    Join {
+        worker: usize,
+    },
+    /// Its process ends; `is_late`: the server hears of that some turns later.
+    Crash {
+        worker: usize,
+        is_late: bool,
+    },
+    /// One that was told to end does so.
+    Obey {
+        worker: usize,
+    },
+    Quit {
+        worker: usize,
+    },
+    Retire {
+        worker: usize,
+    },
+    FailSpawns {
+        count: u8,
+    },
+    Reload,
+    Stop,
+    /// The server sleeps, and wakes at each of its deadlines.
+    Sleep {
+        ms: usize,
+    },
+    /// The server is held up.
+    Lag {
+        ms: usize,
+    },
+    /// Right to the next deadline, or to a moment before it.
+    Edge {
+        is_early: bool,
+    },
+    /// One turn of the loop; the events come in this order.
+    Turn {
+        rotation: usize,
+    },
+}
+
+/// Whole messages are as frequent as pieces of them.
+const ALL: usize = usize::MAX;
+
+/// The history of a seed.
+pub fn history(seed: u64, steps: usize) -> Vec<Action> {
+    let mut random = Random::new(seed);
+    // Some histories are calm, so that there is load without failures, and deadlines are met.
+    let is_calm = random.chance(3);
+    let mut actions = Vec::with_capacity(steps * 2);
+    for _ in 0..steps {
+        let action = next(&mut random, is_calm);
+        actions.push(action);
+        if random.below(4) < 3 {
+            actions.push(Action::Turn { rotation: random.below(4) });
+        }
+    }
+    actions
+}
+
+fn next(random: &mut Random, is_calm: bool) -> Action {
+    use Action::*;
+    let client = random.below(64);
+    let worker = random.below(64);
+    let bytes = if random.chance(2) { ALL } else { 1 + random.below(80) };
+    let size = if random.chance(4) { random.below(2500) } else { random.below(60) };
+    let style = random.below(STYLES);
+    match random.below(if is_calm { 78 } else { 106 }) {
+        0..=9 => {
+            let room = if random.chance(3) { random.below(300) } else { 100_000 };
+            Arrive { script: random.below(1 << 30) as u32, room }
+        }
+        10..=24 => Send { client, bytes },
+        25..=29 => Take { client, bytes: random.below(400) },
+        30..=42 => Serve { worker, size },
+        43..=51 => Answer { worker, style, size },
+        52..=61 => Say { worker, bytes },
+        62..=66 => Join { worker },
+        67..=69 => Sleep { ms: [1, 20, 120, 400][random.below(4)] },
+        70..=72 => Edge { is_early: random.chance(2) },
+        73 => Lag { ms: [1, 30, 600][random.below(3)] },
+        74..=75 => Obey { worker },
+        76 => HalfClose { client },
+        77 => Leave { client },
+        78 => HalfClose { client },
+        79..=80 => Leave { client },
+        81..=82 => Reset { client },
+        83..=84 => HangUp { worker },
+        85..=86 => Listen { worker, room: if random.chance(2) { 24 + random.below(200) } else { ALL } },
+        87..=88 => Backlog { worker, is_full: random.below(3) > 0 },
+        89..=91 => Crash { worker, is_late: random.chance(2) },
+        92 => Quit { worker },
+        93..=94 => Retire { worker },
+        95 => FailSpawns { count: 1 + random.below(3) as u8 },
+        96 => Reload,
+        97 if random.chance(3) => Stop,
+        97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
+        _ => {
+            let bytes = random.below(size + 200);
+            Break { worker, style, size, bytes, is_at_once: random.chance(2), dies: random.chance(2) }
+        }
+    }
+}
+
+/// The ways to answer, of [`super::script::compose`].
+pub const STYLES: usize = 20;

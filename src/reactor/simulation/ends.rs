@@ -1,0 +1,122 @@
+//! How each history ends: everything works from some moment on, and must come to rest, whole; then the server is
+//! stopped, and nothing may be left.
+
+use super::life::{Client, Life, Line, Worker};
+use super::process;
+use super::street::Street;
+use super::wire;
+use crate::control::Message;
+use crate::process::Exit;
+
+/// Long enough for every deadline and each backoff of the histories.
+const MOST_ROUNDS: usize = 400;
+
+impl Street {
+    /// Clients send and take, workers join and answer, those that are told to end do so.
+    pub fn settle(&mut self) {
+        process::table(|table| table.failing_spawns = 0);
+        for _ in 0..MOST_ROUNDS {
+            if self.reactor.exit.is_some() || self.is_quiet() {
+                return;
+            }
+            self.be_kind();
+            self.rest();
+            if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
+                self.now = self.now.max(due);
+                self.turn(0);
+            }
+        }
+        panic!("does not come to rest");
+    }
+
+    fn be_kind(&mut self) {
+        for at in 0..self.clients.len() {
+            if self.clients[at].can_send() {
+                self.send(at, usize::MAX);
+            }
+            let client = &mut self.clients[at];
+            let mut wire = client.wire.borrow_mut();
+            wire.set_room(1 << 20);
+            if !wire.take(usize::MAX).is_empty() {
+                client.took_at = self.now;
+            }
+        }
+        for at in 0..self.workers.len() {
+            match self.workers[at].life {
+                Life::Ended => continue,
+                Life::Booting => self.join(at),
+                Life::Joined | Life::Told => {}
+            }
+            wire::set_backlog(&self.workers[at].socket, false);
+            self.workers[at].listen(usize::MAX);
+            self.answer(at, 0, 20);
+            self.say(at, usize::MAX);
+            let is_done = self.workers[at].hand().is_none_or(|hand| hand.is_done());
+            if self.workers[at].life == Life::Told && is_done {
+                self.end_process(at, Exit::Code(0));
+                self.reaps_soon();
+            }
+        }
+    }
+
+    fn has_kindness_left(&self) -> bool {
+        let asked = |worker: &Worker| {
+            let in_hand = |line: &Line| line.hand.as_ref().is_some_and(|hand| !hand.is_done());
+            matches!(worker.life, Life::Booting | Life::Told) || worker.lines.iter().any(in_hand)
+        };
+        let can_send = self.clients.iter().any(Client::can_send);
+        can_send || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(asked)
+    }
+
+    /// Nobody waits for anything, and the fleet is whole.
+    fn is_quiet(&self) -> bool {
+        let reactor = &self.reactor;
+        let is_whole = reactor.fleet.serving() == reactor.fleet.size()
+            && reactor.fleet.members().count() == reactor.fleet.size()
+            && !reactor.fleet.is_rolling();
+        let is_idle = reactor.clients.iter().all(|(_, entry)| entry.conn.is_idle());
+        let is_free = reactor.balancer.busy() == 0 && reactor.balancer.waiting() == 0;
+        self.is_at_rest()
+            && is_idle
+            && is_free
+            && (is_whole || self.is_stop_told)
+            && !self.has_kindness_left()
+    }
+
+    /// The server is told to stop, and must leave nothing behind.
+    pub fn stop(&mut self) {
+        if self.reactor.exit.is_none() && !std::mem::replace(&mut self.is_stop_told, true) {
+            self.tell(&Message::Stop, 0);
+        }
+        for _ in 0..MOST_ROUNDS {
+            if self.reactor.exit.is_some() {
+                break;
+            }
+            self.be_kind();
+            self.rest();
+            if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
+                self.now = self.now.max(due);
+                self.turn(0);
+            }
+        }
+        let reactor = &self.reactor;
+        match reactor.exit {
+            // No worker ever joined.
+            Some(1) => return,
+            code => assert_eq!(code, Some(0), "the server ends"),
+        }
+        assert!(reactor.clients.is_empty(), "clients are left: {:?}", reactor.clients);
+        assert!(reactor.workers.is_empty(), "workers are left: {:?}", reactor.workers);
+        assert_eq!((reactor.balancer.waiting(), reactor.balancer.busy(), reactor.balancer.idle()), (0, 0, 0));
+        assert_eq!((reactor.client_deadlines.next(), reactor.worker_deadlines.next()), (None, None));
+        assert!(reactor.fleet.is_gone());
+        let alive = process::table(|table| table.alive.len());
+        assert_eq!(alive, 0, "no worker outlives the server");
+        for control in &self.controls {
+            let written = control.borrow().written.clone();
+            let is_roll = written.windows(6).any(|window| window == b"ndjson");
+            let has_end = written.windows(5).any(|window| window == b"\"ok\":");
+            assert!(!is_roll || has_end, "whoever waits for a reload hears of its end");
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! What clients and workers are, and what they do: one action after the other.
+
+use super::actions::Action;
+use super::reader;
+use super::script::{self, Answer, Planned};
+use super::street::Street;
+use super::truth::{Said, Truth};
+use super::wire::{self, Kind, Shared, UnixStream, Wire};
+use super::{process, tell};
+use crate::control::Message;
+use crate::process::Exit;
+use crate::reactor::stream::Stream;
+use nix::sys::signal::Signal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// More clients than that only make a history slow.
+const MOST_CLIENTS: usize = 24;
+
+pub struct Client {
+    pub wire: Shared,
+    pub script: Vec<u8>,
+    pub sent: usize,
+    pub requests: Vec<Planned>,
+    /// When it last sent something, or came.
+    pub sent_at: Instant,
+    /// When it last took something, or came.
+    pub took_at: Instant,
+    /// The turn in which anything passed on its connection last.
+    pub active_at: Instant,
+    written_bytes: usize,
+    pub is_closed: bool,
+    /// It waits in the queue, and this turn tells that it has closed its side.
+    pub leaves_queue: bool,
+}
+
+/// A worker process as it sees itself.
+pub struct Worker {
+    pub pid: i32,
+    pub slot: usize,
+    pub version: u64,
+    pub socket: PathBuf,
+    pub life: Life,
+    pub lines: Vec<Line>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    Booting,
+    Joined,
+    /// It has been told to end.
+    Told,
+    Ended,
+}
+
+/// One connection to a worker.
+pub struct Line {
+    pub wire: Shared,
+    /// So much of what was written was done with.
+    pub parsed: usize,
+    pub hand: Option<Hand>,
+    /// The turn in which anything happened on it last.
+    pub touched: Instant,
+}
+
+/// The request that a worker has in hand.
+pub struct Hand {
+    pub tag: usize,
+    pub began: Instant,
+    pub answer: Option<Answer>,
+    pub said: usize,
+    pub is_checked: bool,
+}
+
+impl Line {
+    pub fn new(wire: Shared, now: Instant) -> Self {
+        Line { wire, parsed: 0, hand: None, touched: now }
+    }
+
+    /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
+    /// are handed back.
+    pub fn read(&mut self, truth: &Truth, now: Instant) -> Vec<usize> {
+        let mut fresh = Vec::new();
+        if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
+            self.touched = now;
+            self.answer_probe();
+        }
+        let wire = self.wire.borrow();
+        loop {
+            let rest = &wire.written[self.parsed..];
+            let Some(found) = reader::request(rest) else { break };
+            let Some(hand) = &mut self.hand else {
+                fresh.push(found.tag);
+                let (answer, said, is_checked) = (None, 0, false);
+                self.hand = Some(Hand { tag: found.tag, began: now, answer, said, is_checked });
+                continue;
+            };
+            let Some(length) = found.bytes.filter(|&length| rest.len() >= length) else { break };
+            if !hand.is_checked {
+                hand.is_checked = true;
+                let is_as_sent = rest[length - found.body_bytes..length] == truth.tags[hand.tag].planned.body;
+                assert!(is_as_sent, "request {}: its body is not as it was sent", hand.tag);
+            }
+            if hand.answer.as_ref().is_some_and(|answer| answer.is_tunnel) {
+                break;
+            }
+            if !hand.is_done() {
+                let tag = hand.tag;
+                assert!(
+                    rest.len() == length,
+                    "request {tag}: another one before the last byte of its answer"
+                );
+                break;
+            }
+            self.parsed += length;
+            self.hand = None;
+        }
+        fresh
+    }
+
+    /// Any answer shows that a command is there.
+    fn answer_probe(&mut self) {
+        let mut wire = self.wire.borrow_mut();
+        if wire.written[self.parsed..].starts_with(b"GET /ready ") {
+            self.parsed = wire.written.len();
+            wire.take(usize::MAX);
+            wire.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            wire.close();
+        }
+    }
+}
+
+impl Hand {
+    pub fn is_done(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| self.said == answer.bytes.len())
+    }
+}
+
+impl Street {
+    pub fn act(&mut self, action: Action) {
+        if self.reactor.exit.is_some() {
+            return;
+        }
+        match action {
+            Action::Arrive { script, room } => self.arrive(script, room),
+            Action::Send { client, bytes } => {
+                if let Some(client) = pick(client, self.clients.len(), |at| self.clients[at].can_send()) {
+                    self.send(client, bytes);
+                }
+            }
+            Action::HalfClose { client } => self.with_client(client, |client| client.wire.borrow_mut().end()),
+            Action::Leave { client } => self.with_client(client, |client| client.wire.borrow_mut().close()),
+            Action::Reset { client } => self.with_client(client, |client| client.wire.borrow_mut().reset()),
+            Action::Take { client, bytes } => {
+                let now = self.now;
+                let waits = |at: usize| !self.clients[at].wire.borrow().from_server.is_empty();
+                if let Some(client) = pick(client, self.clients.len(), waits) {
+                    let client = &mut self.clients[client];
+                    client.took_at = now;
+                    client.wire.borrow_mut().take(bytes);
+                }
+            }
+            Action::Answer { worker, style, size } => {
+                if let Some(worker) = self.pick_worker(worker, Worker::is_asked) {
+                    self.answer(worker, style, size);
+                }
+            }
+            Action::Say { worker, bytes } => {
+                if let Some(worker) = self.pick_worker(worker, Worker::is_speaking) {
+                    self.say(worker, bytes);
+                }
+            }
+            Action::Serve { worker, size } => {
+                if let Some(worker) =
+                    self.pick_worker(worker, |worker| worker.is_asked() || worker.is_speaking())
+                {
+                    self.answer(worker, 0, size);
+                    self.say(worker, usize::MAX);
+                }
+            }
+            Action::Break { worker, style, size, bytes, is_at_once, dies } => {
+                if let Some(worker) =
+                    self.pick_worker(worker, |worker| worker.is_asked() || worker.is_speaking())
+                {
+                    self.answer(worker, style, size);
+                    self.say(worker, bytes);
+                    if !is_at_once {
+                        self.turn(0);
+                    }
+                    if dies {
+                        self.end_process(worker, Exit::Signal(Signal::SIGSEGV));
+                        self.reaps_soon();
+                    } else {
+                        self.workers[worker].hang_up(&mut self.truth);
+                    }
+                }
+            }
+            Action::HangUp { worker } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| !worker.lines.is_empty()) {
+                    self.workers[worker].hang_up(&mut self.truth);
+                }
+            }
+            Action::Listen { worker, room } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
+                    self.workers[worker].listen(room);
+                }
+            }
+            Action::Backlog { worker, is_full } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
+                    wire::set_backlog(&self.workers[worker].socket, is_full);
+                }
+            }
+            Action::Join { worker } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Booting) {
+                    self.join(worker);
+                }
+            }
+            Action::Crash { worker, is_late } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| worker.life != Life::Ended) {
+                    self.end_process(worker, Exit::Signal(Signal::SIGSEGV));
+                    self.reaps_in = if is_late { 3 } else { 1 };
+                }
+            }
+            Action::Obey { worker } => {
+                if let Some(worker) = self.pick_worker(worker, Worker::may_go) {
+                    self.end_process(worker, Exit::Code(0));
+                    self.reaps_in = 1;
+                }
+            }
+            Action::Quit { worker } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
+                    let worker_id = self.workers[worker].slot as u64;
+                    self.tell(&Message::Quit { worker_id }, self.workers[worker].pid);
+                }
+            }
+            Action::Retire { worker } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
+                    let worker_id = self.workers[worker].slot as u64;
+                    self.tell(&Message::Retire { worker_id }, self.workers[worker].pid);
+                }
+            }
+            Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
+            Action::Reload => self.tell(&Message::Reload, 0),
+            Action::Stop => {
+                // Twice would be an end at once.
+                if !std::mem::replace(&mut self.is_stop_told, true) {
+                    self.tell(&Message::Stop, 0);
+                }
+            }
+            Action::Sleep { ms } => self.sleep_until(self.now + Duration::from_millis(ms as u64)),
+            Action::Lag { ms } => {
+                self.now += Duration::from_millis(ms as u64);
+                self.turn(0);
+            }
+            Action::Edge { is_early } => {
+                self.rest();
+                if let Some(due) = self.reactor.next_deadline() {
+                    let early = Duration::from_nanos(u64::from(is_early));
+                    self.now = self.now.max(due - early);
+                    self.turn(0);
+                }
+            }
+            Action::Turn { rotation } => self.turn(rotation),
+        }
+    }
+
+    fn with_client(&mut self, client: usize, act: impl FnOnce(&mut Client)) {
+        let is_there = |at: usize| {
+            let wire = self.clients[at].wire.borrow();
+            !wire.is_peer_gone && !wire.is_server_gone
+        };
+        if let Some(client) = pick(client, self.clients.len(), is_there) {
+            act(&mut self.clients[client]);
+        }
+    }
+
+    fn pick_worker(&self, number: usize, fits: impl Fn(&Worker) -> bool) -> Option<usize> {
+        pick(number, self.workers.len(), |at| fits(&self.workers[at]))
+    }
+
+    fn arrive(&mut self, seed: u32, room: usize) {
+        if self.clients.len() >= MOST_CLIENTS || self.reactor.listeners.is_empty() {
+            return;
+        }
+        let (script, requests) = script::script(seed, self.truth.tags.len());
+        for request in &requests {
+            self.truth.expect(request, self.clients.len());
+        }
+        let wire = Wire::new(Kind::Tcp, room);
+        self.knocking.borrow_mut().push_back(wire.clone());
+        self.has_knocked = true;
+        self.clients.push(Client {
+            wire,
+            script,
+            sent: 0,
+            requests,
+            sent_at: self.now,
+            took_at: self.now,
+            active_at: self.now,
+            written_bytes: 0,
+            is_closed: false,
+            leaves_queue: false,
+        });
+    }
+
+    pub fn send(&mut self, at: usize, bytes: usize) {
+        let client = &mut self.clients[at];
+        let to = client.sent.saturating_add(bytes).min(client.script.len());
+        tell(|| format!("  client {at}: {}", client.script[client.sent..to].escape_ascii()));
+        for request in client.requests.iter().filter(|request| (client.sent..to).contains(&request.from)) {
+            self.truth.tags[request.tag].first_sent = Some(self.now);
+        }
+        client.wire.borrow_mut().send(&client.script[client.sent..to]);
+        client.sent = to;
+        client.sent_at = self.now;
+    }
+
+    /// Makes up the answer of a worker's request in hand.
+    pub fn answer(&mut self, at: usize, style: usize, size: usize) {
+        let number = self.truth.answers.len();
+        for line in &self.workers[at].lines {
+            line.wire.borrow_mut().take(usize::MAX);
+        }
+        let Some(hand) = self.workers[at].hand() else { return };
+        if hand.answer.is_some() {
+            return;
+        }
+        let tag = &self.truth.tags[hand.tag];
+        let answer = script::compose(style, size, number, &tag.planned);
+        tell(|| format!("  answer {number} to request {}: {}", hand.tag, answer.bytes.escape_ascii()));
+        self.truth.answers.push(Said {
+            tag: hand.tag,
+            answer: answer.clone(),
+            is_all: false,
+            is_hung_up: false,
+        });
+        hand.answer = Some(answer);
+    }
+
+    pub fn say(&mut self, at: usize, bytes: usize) {
+        let Some(line) = self.workers[at].lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
+        let Some(hand) = &mut line.hand else { return };
+        let Some(answer) = &hand.answer else { return };
+        let to = hand.said.saturating_add(bytes).min(answer.bytes.len());
+        line.wire.borrow_mut().send(&answer.bytes[hand.said..to]);
+        hand.said = to;
+        let is_all = to == answer.bytes.len();
+        self.truth.said(answer.number, to, self.now);
+        if is_all && answer.closes {
+            let mut wire = line.wire.borrow_mut();
+            wire.take(usize::MAX);
+            wire.close();
+            self.truth.answers[answer.number].is_hung_up = true;
+        }
+    }
+
+    pub fn join(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        worker.life = Life::Joined;
+        wire::listen_at(&worker.socket);
+        if self.reactor.config.command.is_some() {
+            return;
+        }
+        let message = Message::Join {
+            worker_id: worker.slot as u64,
+            pid: worker.pid,
+            socket: worker.socket.to_string_lossy().into_owned(),
+            version: worker.version,
+        };
+        let pid = worker.pid;
+        self.tell(&message, pid);
+    }
+
+    /// Says something on the control socket.
+    pub fn tell(&mut self, message: &Message, pid: i32) {
+        let wire = Wire::new(Kind::Unix, usize::MAX);
+        self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), pid, false);
+        let body = message.to_json();
+        let text =
+            format!("POST /worker HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        wire.borrow_mut().send(text.as_bytes());
+        if !matches!(message, Message::Reload | Message::Stop) {
+            // Whoever waits for the answer's end; the others hear of more.
+            wire.borrow_mut().end();
+        }
+        self.controls.push(wire);
+    }
+
+    pub fn end_process(&mut self, at: usize, exit: Exit) {
+        let worker = &mut self.workers[at];
+        worker.life = Life::Ended;
+        worker.hang_up(&mut self.truth);
+        wire::leave(&worker.socket);
+        process::table(|table| table.end(worker.pid, exit));
+    }
+
+    pub fn meet_new_workers(&mut self) {
+        for pid in process::table(|table| std::mem::take(&mut table.fresh)) {
+            let Some(started) = process::table(|table| table.alive.get(&pid).cloned()) else { continue };
+            self.workers.push(Worker {
+                pid,
+                slot: started.slot,
+                version: started.version,
+                socket: started.socket,
+                life: Life::Booting,
+                lines: Vec::new(),
+            });
+        }
+    }
+
+    /// The server hears in the next turn of children that have ended.
+    pub fn reaps_soon(&mut self) {
+        self.reaps_in = 1;
+    }
+
+    /// Processes take their signals.
+    pub fn take_signals(&mut self) {
+        for (pid, is_kill) in process::table(|table| std::mem::take(&mut table.signals)) {
+            let Some(at) = self.workers.iter().position(|worker| worker.pid == pid) else { continue };
+            if self.workers[at].life == Life::Ended {
+                continue;
+            }
+            let clock = self.clock();
+            tell(|| format!("  {clock}: worker {pid} gets {}", if is_kill { "SIGKILL" } else { "SIGTERM" }));
+            self.check_signal(at, is_kill);
+            if is_kill {
+                self.end_process(at, Exit::Signal(Signal::SIGKILL));
+                self.reaps_in = 1;
+            } else {
+                self.workers[at].life = Life::Told;
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Notes whether anything passes or has passed in this turn.
+    pub fn note_activity(&mut self, now: Instant) {
+        let wire = self.wire.borrow();
+        if !wire.to_server.is_empty() || wire.has_edge() || wire.written.len() > self.written_bytes {
+            self.active_at = now;
+            self.written_bytes = wire.written.len();
+        }
+    }
+
+    pub fn can_send(&self) -> bool {
+        let wire = self.wire.borrow();
+        self.sent < self.script.len() && !wire.peer_has_ended && !wire.is_server_gone && !wire.is_reset
+    }
+}
+
+impl Worker {
+    /// The newest connection's request.
+    pub fn hand(&mut self) -> Option<&mut Hand> {
+        self.lines.iter_mut().rev().find_map(|line| line.hand.as_mut())
+    }
+
+    fn is_asked(&self) -> bool {
+        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(|hand| hand.answer.is_none()))
+    }
+
+    fn is_speaking(&self) -> bool {
+        let speaks = |hand: &Hand| hand.answer.is_some() && !hand.is_done();
+        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(speaks))
+    }
+
+    /// Told to end, with nothing in hand.
+    fn may_go(&self) -> bool {
+        self.life == Life::Told && !self.is_asked() && !self.is_speaking()
+    }
+
+    /// Closes its connection; an end in good order, if it has read all that it was sent.
+    fn hang_up(&mut self, truth: &mut Truth) {
+        for line in &mut self.lines {
+            let mut wire = line.wire.borrow_mut();
+            wire.close();
+            if let Some(answer) = line.hand.as_ref().and_then(|hand| hand.answer.as_ref()) {
+                truth.answers[answer.number].is_hung_up |= !wire.is_reset;
+            }
+        }
+    }
+
+    pub fn listen(&mut self, room: usize) {
+        wire::set_room(&self.socket, room);
+        for line in &mut self.lines {
+            let mut wire = line.wire.borrow_mut();
+            wire.take(room);
+            wire.set_room(room);
+        }
+    }
+}
+
+/// The `number`th of those that fit, counted round and round.
+fn pick(number: usize, of: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let fit: Vec<usize> = (0..of).filter(|&at| fits(at)).collect();
+    (!fit.is_empty()).then(|| fit[number % fit.len()])
+}

@@ -1,0 +1,150 @@
+//! The whole server in seeded histories: the real reactor, with all its rooms, between scripted sockets, processes
+//! and a clock of their own.
+//!
+//! `RIP_SIMULATIONS=100000 cargo test --lib simulation` plays more; a failure prints its seed and the shortest
+//! history that still fails, and `RIP_SEED=<seed>` plays that history alone.
+//!
+//! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
+//! - `actions` makes histories, `script` and `reader` write and read what is said;
+//! - `street` plays, `shadow` knows what must hold, `ends` brings each history to its end.
+
+mod actions;
+mod ends;
+mod inside;
+mod life;
+pub mod order;
+pub mod process;
+mod reader;
+mod script;
+mod shadow;
+mod street;
+mod truth;
+pub mod wire;
+
+use actions::{Action, history};
+use std::cell::{Cell, RefCell};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use street::Street;
+
+/// Of each history; more short ones find more than a few long ones.
+const STEPS: usize = 40;
+/// A failing history is played so often, at most, on the search for a shorter one.
+const MOST_TRIES: usize = 3000;
+
+thread_local! {
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+    /// What happens, told in the report of a failure.
+    static STORY: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Adds a line to the story, where one is told.
+fn tell(line: impl FnOnce() -> String) {
+    STORY.with_borrow_mut(|story| {
+        if let Some(story) = story {
+            story.push(line());
+        }
+    });
+}
+
+fn play(seed: u64, actions: &[Action]) {
+    let mut street = Street::new(seed);
+    for &action in actions {
+        tell(|| format!("{action:?}"));
+        street.act(action);
+    }
+    tell(|| "from here on everything works".to_owned());
+    street.settle();
+    street.check_answers();
+    street.stop();
+    street.check_answers();
+}
+
+/// Why a history fails, if it does.
+fn failure(seed: u64, actions: &[Action]) -> Option<String> {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| play(seed, actions)));
+    result.err().map(|cause| match (cause.downcast_ref::<String>(), cause.downcast_ref::<&str>()) {
+        (Some(text), _) => text.clone(),
+        (_, Some(text)) => (*text).to_owned(),
+        (None, None) => "a panic without words".to_owned(),
+    })
+}
+
+/// What is the same in two failures of one kind: the words before any details, without their numbers.
+fn kind(failure: &str) -> String {
+    failure.split('{').next().unwrap_or_default().chars().filter(|letter| !letter.is_ascii_digit()).collect()
+}
+
+/// The same failure in as few actions as can be found: chunks are left out, then single actions.
+fn shrink(seed: u64, first: &str, mut actions: Vec<Action>) -> Vec<Action> {
+    let mut tries = 0;
+    let mut chunk = actions.len().div_ceil(2);
+    while chunk > 0 && tries < MOST_TRIES {
+        let (mut from, before) = (0, actions.len());
+        while from < actions.len() && tries < MOST_TRIES {
+            let to = (from + chunk).min(actions.len());
+            let shorter = [&actions[..from], &actions[to..]].concat();
+            tries += 1;
+            if failure(seed, &shorter).is_some_and(|other| kind(&other) == kind(first)) {
+                actions = shorter;
+            } else {
+                from = to;
+            }
+        }
+        // A pass of single ones that helped is worth another.
+        let is_worth_it = chunk == 1 && actions.len() < before;
+        chunk = if is_worth_it { 1 } else { chunk / 2 };
+    }
+    actions
+}
+
+/// A panic that is caught here says nothing.
+fn keep_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_QUIET.get() {
+                loud(info);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+}
+
+/// Plays one seed; the report of its failure.
+fn judge(seed: u64) -> Option<String> {
+    let actions = history(seed, STEPS);
+    let first = failure(seed, &actions)?;
+    let shortest = shrink(seed, &first, actions.clone());
+    STORY.set(Some(Vec::new()));
+    let last = failure(seed, &shortest).unwrap_or_default();
+    let story = STORY.take().unwrap_or_default();
+    Some(format!(
+        "seed {seed}: {first}\n{} actions of {} still fail: {last}\n    {}\nRIP_SEED={seed} cargo test --lib simulation",
+        shortest.len(),
+        actions.len(),
+        story.join("\n    ")
+    ))
+}
+
+#[test]
+fn every_history_of_the_whole_server_keeps_its_word() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("RIP_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RIP_SIMULATIONS").unwrap_or(10_000),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let share = |thread: u64| {
+        let seeds = seeds.clone();
+        move || {
+            keep_quiet();
+            seeds.filter(|seed| seed % threads == thread).find_map(judge)
+        }
+    };
+    let players: Vec<_> = (0..threads).map(|thread| std::thread::spawn(share(thread))).collect();
+    let reports: Vec<String> =
+        players.into_iter().filter_map(|player| player.join().expect("the player lives")).collect();
+    assert!(reports.is_empty(), "{}", reports.join("\n\n"));
+}

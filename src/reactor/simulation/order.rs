@@ -1,0 +1,134 @@
+//! The balancer beside the obvious one: each call goes to both, and both must say the same. Stands where the reactor
+//! has `crate::balancer::Balancer`.
+
+use crate::balancer::simulation::Model;
+use crate::balancer::{self, Decision, Next};
+use crate::keys::{ClientKey, WorkerKey};
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub struct Balancer {
+    real: balancer::Balancer,
+    model: Model,
+    queue_timeout: Duration,
+    /// Back in the queue since it was last looked through for those who are due.
+    is_back: Vec<ClientKey>,
+}
+
+/// Getters are the real one's.
+impl Deref for Balancer {
+    type Target = balancer::Balancer;
+    fn deref(&self) -> &Self::Target {
+        &self.real
+    }
+}
+
+impl Balancer {
+    pub fn new(max_queue: usize, queue_timeout: Duration) -> Self {
+        Balancer {
+            real: balancer::Balancer::new(max_queue, queue_timeout),
+            model: Model::new(max_queue),
+            queue_timeout,
+            is_back: Vec::new(),
+        }
+    }
+
+    pub fn submit(&mut self, client: ClientKey, now: Instant) -> Decision {
+        let decision = self.real.submit(client, now);
+        let expected = self.model.submit(client, now + self.queue_timeout, false);
+        assert_eq!(decision, expected, "submitted: the top of the stack, else the end of the queue");
+        self.check();
+        decision
+    }
+
+    pub fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+        let decision = self.real.resubmit(client, deadline);
+        self.is_back.push(client);
+        let expected = self.model.submit(client, deadline, true);
+        assert_eq!(decision, expected, "tried again: the top of the stack, else by the first deadline");
+        self.check();
+        decision
+    }
+
+    pub fn join(&mut self, worker: WorkerKey, now: Instant) -> Next {
+        self.model.busy.push(worker);
+        let next = self.real.join(worker, now);
+        assert_eq!(
+            next,
+            self.model.release(worker),
+            "joined: the head of the queue, else the top of the stack"
+        );
+        self.check();
+        next
+    }
+
+    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> Next {
+        let next = self.real.release(worker, now);
+        assert_eq!(
+            next,
+            self.model.release(worker),
+            "freed: the head of the queue, else the top of the stack"
+        );
+        self.check();
+        next
+    }
+
+    pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
+        let is_out = self.real.withdraw(worker);
+        assert_eq!(is_out, self.model.withdraw(worker), "withdrawn: an idle one at once, a busy one later");
+        self.check();
+        is_out
+    }
+
+    pub fn remove(&mut self, worker: WorkerKey) {
+        self.real.remove(worker);
+        self.model.remove(worker);
+        self.check();
+    }
+
+    pub fn forget(&mut self, client: ClientKey) -> bool {
+        let had_waited = self.real.forget(client);
+        let place = self.model.waiting.iter().position(|(other, _)| *other == client);
+        assert_eq!(had_waited, place.is_some(), "forgotten: whoever waited");
+        if let Some(place) = place {
+            self.model.waiting.remove(place);
+        }
+        self.check();
+        had_waited
+    }
+
+    pub fn expire(&mut self, now: Instant) -> Option<ClientKey> {
+        let expired = self.real.expire(now);
+        let is_due = self.model.waiting.first().is_some_and(|(_, deadline)| *deadline <= now);
+        self.is_back.retain(|_| is_due);
+        let expected = is_due.then(|| self.model.waiting.remove(0).0);
+        assert_eq!(expired, expected, "expired: whoever is due, and nobody else");
+        expired
+    }
+
+    pub fn take_deepest(&mut self) -> usize {
+        self.real.take_deepest()
+    }
+
+    /// Busy, or withdrawn and not free.
+    pub fn is_at_work(&self, worker: WorkerKey) -> bool {
+        self.model.busy.contains(&worker) || self.model.withdrawn.contains(&worker)
+    }
+
+    /// Nobody waits beyond its deadline, at the end of a turn.
+    pub fn check_deadlines(&self, now: Instant) {
+        let may_wait =
+            |(client, deadline): &(ClientKey, Instant)| *deadline > now || self.is_back.contains(client);
+        assert!(self.model.waiting.iter().all(may_wait), "waits beyond its deadline");
+    }
+
+    fn check(&self) {
+        let Model { idle, busy, withdrawn, waiting, .. } = &self.model;
+        assert!(idle.is_empty() || waiting.is_empty(), "a request waits beside an idle worker");
+        let counts = (idle.len(), busy.len() + withdrawn.len(), waiting.len());
+        assert_eq!((self.real.idle(), self.real.busy(), self.real.waiting()), counts, "the counts add up");
+        let deadline = waiting.first().map(|(_, deadline)| *deadline);
+        assert_eq!(self.real.next_deadline(), deadline, "the head of the queue is due first");
+    }
+}

@@ -1,0 +1,107 @@
+//! Processes without a kernel: started, signalled and reaped by the reactor, and lived by the street. Stands where
+//! the reactor has `crate::process`.
+
+use crate::process::{Child, DescriptorLimit, Exit, Launch};
+use nix::unistd::Pid;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+pub use crate::process::raise_descriptor_limit;
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::new(Table::default());
+}
+
+/// The kernel's table of processes.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub alive: BTreeMap<i32, Started>,
+    /// Started and not yet seen by the street.
+    pub fresh: Vec<i32>,
+    pub ended: VecDeque<(i32, Exit)>,
+    /// SIGTERM and (`true`) SIGKILL, in their order.
+    pub signals: Vec<(i32, bool)>,
+    pub failing_spawns: u8,
+    /// Without `/proc` nothing tells whether a process is on its way out.
+    pub tells_little: bool,
+    next_pid: i32,
+}
+
+/// What a worker finds in its environment.
+#[derive(Debug, Clone)]
+pub struct Started {
+    pub slot: usize,
+    pub version: u64,
+    pub socket: PathBuf,
+}
+
+pub fn table<R>(look: impl FnOnce(&mut Table) -> R) -> R {
+    TABLE.with_borrow_mut(look)
+}
+
+impl Table {
+    pub fn end(&mut self, pid: i32, exit: Exit) {
+        if self.alive.remove(&pid).is_some() {
+            self.ended.push_back((pid, exit));
+        }
+    }
+}
+
+pub fn spawn(launch: &Launch, _: DescriptorLimit) -> io::Result<Child> {
+    let variable = |name: &str| {
+        let found = launch.environment.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let number = |name: &str| variable(name).to_string_lossy().parse().unwrap_or_default();
+    let (slot, version) = (number("WORKER_ID"), number("RIP_VERSION"));
+    let socket = PathBuf::from(variable("SOCKET_PATH"));
+    let pid = table(|table| {
+        if table.failing_spawns > 0 {
+            table.failing_spawns -= 1;
+            return Err(io::ErrorKind::OutOfMemory);
+        }
+        table.next_pid += 1;
+        let pid = 1_000_000 + table.next_pid;
+        table.alive.insert(pid, Started { slot: slot as usize, version, socket });
+        table.fresh.push(pid);
+        Ok(pid)
+    })?;
+    // It prints nothing, and the reactor finds that nothing can be watched there.
+    let null = File::open("/dev/null")?;
+    Ok(Child { pid: Pid::from_raw(pid), stdout: null.try_clone()?.into(), stderr: null.into() })
+}
+
+pub fn reap() -> Option<(Pid, Exit)> {
+    table(|table| table.ended.pop_front()).map(|(pid, exit)| (Pid::from_raw(pid), exit))
+}
+
+fn signal(pid: Pid, is_kill: bool) {
+    table(|table| {
+        let pid = pid.as_raw();
+        let is_alive = table.alive.contains_key(&pid);
+        let is_reaped = !is_alive && !table.ended.iter().any(|(other, _)| *other == pid);
+        assert!(!is_reaped, "process {pid}: a signal to one that was reaped, whose pid may be another's");
+        if is_alive {
+            table.signals.push((pid, is_kill));
+        }
+    });
+}
+
+pub fn terminate(pid: Pid) {
+    signal(pid, false);
+}
+
+pub fn kill_group(pid: Pid) {
+    signal(pid, true);
+}
+
+pub fn is_ending(pid: Pid) -> Option<bool> {
+    table(|table| (!table.tells_little).then(|| !table.alive.contains_key(&pid.as_raw())))
+}
+
+pub fn resident_bytes(_: Pid) -> Option<u64> {
+    None
+}

@@ -1,0 +1,120 @@
+//! Naive readers of HTTP, for what crosses the wires: whole messages, read from the start each time.
+
+/// A request as a worker finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub tag: usize,
+    /// Head and body together, once the head is there.
+    pub bytes: Option<usize>,
+    pub body_bytes: usize,
+}
+
+/// The number in a path, if all of it is there.
+pub fn tag(path: &str) -> Option<usize> {
+    path.strip_prefix("/t")?.strip_suffix('/')?.parse().ok()
+}
+
+/// The request that `bytes` begin with, as soon as its target can be read.
+pub fn request(bytes: &[u8]) -> Option<Found> {
+    let target = bytes.split(|&byte| byte == b' ').nth(1)?;
+    // Whole only with the space behind it.
+    bytes.split(|&byte| byte == b' ').nth(2)?;
+    let tag = tag(std::str::from_utf8(target).ok()?)?;
+    let Some((head, _)) = split(bytes) else {
+        return Some(Found { tag, bytes: None, body_bytes: 0 });
+    };
+    let body_bytes = field(head, "content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+    Some(Found { tag, bytes: Some(head.len() + 4 + body_bytes), body_bytes })
+}
+
+/// An answer as a client finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub status: u16,
+    pub tag: Option<usize>,
+    pub number: Option<usize>,
+    pub body: Vec<u8>,
+    /// Nothing is missing, by its own framing.
+    pub is_whole: bool,
+    /// Only the end of the connection ends it.
+    pub ends_with_connection: bool,
+    pub closes: bool,
+}
+
+/// All final answers in `bytes`; `is_head` tells which are to `HEAD`. `is_closed`: in an orderly way.
+pub fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -> Vec<Heard> {
+    let mut all = Vec::new();
+    let mut rest = bytes;
+    while let Some((head, behind)) = split(rest) {
+        let status = std::str::from_utf8(&head[9..12]).ok().and_then(|text| text.parse().ok());
+        let status: u16 =
+            status.unwrap_or_else(|| panic!("no status: {:?}", head.escape_ascii().to_string()));
+        rest = behind;
+        if (100..200).contains(&status) && status != 101 {
+            continue;
+        }
+        let number = |name| field(head, name).and_then(|value| value.parse().ok());
+        let mut heard = Heard {
+            status,
+            tag: number("x-tag"),
+            number: number("x-number"),
+            body: Vec::new(),
+            is_whole: true,
+            ends_with_connection: false,
+            closes: field(head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
+        };
+        if is_head(all.len()) || matches!(status, 204 | 304) {
+            // No body, whatever the head says.
+        } else if field(head, "transfer-encoding").is_some() {
+            (heard.body, heard.is_whole, rest) = chunks(rest);
+        } else if let Some(length) = number("content-length") {
+            let there = length.min(rest.len());
+            heard.body = rest[..there].to_vec();
+            heard.is_whole = there == length;
+            rest = &rest[there..];
+        } else {
+            heard.body = rest.to_vec();
+            heard.ends_with_connection = true;
+            heard.is_whole = is_closed;
+            rest = b"";
+        }
+        all.push(heard);
+    }
+    all
+}
+
+fn chunks(mut rest: &[u8]) -> (Vec<u8>, bool, &[u8]) {
+    let mut body = Vec::new();
+    loop {
+        let Some(line_end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
+            return (body, false, b"");
+        };
+        let size = std::str::from_utf8(&rest[..line_end]).ok();
+        let size = size.and_then(|text| usize::from_str_radix(text, 16).ok()).expect("a chunk's size");
+        let data = &rest[line_end + 2..];
+        if data.len() < size + 2 {
+            body.extend_from_slice(&data[..size.min(data.len())]);
+            return (body, false, b"");
+        }
+        assert_eq!(&data[size..size + 2], b"\r\n", "a chunk ends with its size");
+        body.extend_from_slice(&data[..size]);
+        rest = &data[size + 2..];
+        if size == 0 {
+            return (body, true, rest);
+        }
+    }
+}
+
+/// Head and what is behind it.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memmem::find(bytes, b"\r\n\r\n")?;
+    Some((&bytes[..end], &bytes[end + 4..]))
+}
+
+fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
+    let text = std::str::from_utf8(head).ok()?;
+    text.split("\r\n").skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}

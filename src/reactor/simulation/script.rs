@@ -1,0 +1,221 @@
+//! What clients and workers say: real bytes, each message with a number by which it is known again.
+
+use super::actions::Random;
+
+/// One request of a client's script.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    pub tag: usize,
+    pub method: &'static str,
+    pub is_http10: bool,
+    pub keep_alive: bool,
+    pub wants_websocket: bool,
+    /// Answered by the server itself, without a tag in its line.
+    pub is_local: bool,
+    pub body: Vec<u8>,
+    /// Where it stands in the script.
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Planned {
+    pub fn is_idempotent(&self) -> bool {
+        self.method != "POST"
+    }
+}
+
+/// The body of a request or an answer: its own number, again and again.
+pub fn pattern(letter: char, number: usize, bytes: usize) -> Vec<u8> {
+    format!("{letter}{number}.").into_bytes().into_iter().cycle().take(bytes).collect()
+}
+
+/// A client's requests with their bytes. `first_tag`: the number of the first one.
+pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
+    let mut random = Random::new(seed.into());
+    let mut bytes = Vec::new();
+    let mut requests = Vec::new();
+    let count = 1 + random.below(3);
+    for index in 0..count {
+        let tag = first_tag + index;
+        let kind = random.below(20);
+        let method = match kind {
+            0..=6 => "GET",
+            7 => "HEAD",
+            8..=12 => "POST",
+            13..=14 => "PUT",
+            _ => "GET",
+        };
+        let is_http10 = matches!(kind, 15 | 19);
+        // To be refused, as it has two hosts.
+        let is_bad = kind == 16;
+        let is_local = kind == 17;
+        let wants_websocket = kind == 18;
+        let keep_alive = !is_bad && !is_http10 && !random.chance(8);
+        let has_body = matches!(method, "POST" | "PUT");
+        let length = if random.chance(4) { random.below(1500) } else { random.below(40) };
+        let body = if has_body { pattern('b', tag, length) } else { Vec::new() };
+        let is_chunked = has_body && random.chance(3);
+        let from = bytes.len();
+        let target = if is_local { "/server".to_owned() } else { format!("/t{tag}/") };
+        let version = if is_http10 { "1.0" } else { "1.1" };
+        bytes.extend_from_slice(format!("{method} {target} HTTP/{version}\r\nHost: h\r\n").as_bytes());
+        if is_bad {
+            bytes.extend_from_slice(b"Host: h\r\n");
+        }
+        if wants_websocket {
+            bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+        } else if !keep_alive && !is_http10 {
+            bytes.extend_from_slice(b"Connection: close\r\n");
+        }
+        if has_body && random.chance(4) {
+            bytes.extend_from_slice(b"Expect: 100-continue\r\n");
+        }
+        if is_chunked {
+            bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+            chunk(&mut bytes, &body, 1 + random.below(50));
+        } else if has_body {
+            bytes.extend_from_slice(format!("Content-Length: {length}\r\n\r\n").as_bytes());
+            bytes.extend_from_slice(&body);
+        } else {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let to = bytes.len();
+        requests.push(Planned {
+            tag,
+            method,
+            is_http10,
+            keep_alive,
+            wants_websocket,
+            is_local,
+            body,
+            from,
+            to,
+        });
+    }
+    (bytes, requests)
+}
+
+fn chunk(out: &mut Vec<u8>, body: &[u8], most_bytes: usize) {
+    for part in body.chunks(most_bytes) {
+        out.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+}
+
+/// A worker's answer, made up whole before its first byte is said.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    pub number: usize,
+    pub bytes: Vec<u8>,
+    /// What is said before the answer can be told apart from another: its head, with interim ones before it.
+    pub head_bytes: usize,
+    pub status: u16,
+    pub body: Vec<u8>,
+    /// The worker closes the connection behind it.
+    pub closes: bool,
+    /// All its bytes make a whole answer.
+    pub is_sound: bool,
+    pub is_busy: bool,
+    /// It may be quiet for long.
+    pub may_idle: bool,
+    pub is_tunnel: bool,
+    /// Only the end of the connection ends it.
+    pub ends_with_connection: bool,
+}
+
+/// An answer in one of [`super::actions::STYLES`] ways to the request `tag`. `number` is the answer's own.
+pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Answer {
+    let tag = asked.tag;
+    let is_head = asked.method == "HEAD";
+    let sound = Answer { status: 200, is_sound: true, ..Answer::default() };
+    let mut body = pattern('a', number, size);
+    let head = |status: &str, fields: &str| {
+        format!("HTTP/1.1 {status}\r\nX-Tag: {tag}\r\nX-Number: {number}\r\n{fields}\r\n").into_bytes()
+    };
+    let shown = |body: &[u8]| if is_head { Vec::new() } else { body.to_vec() };
+    let mut answer = match style {
+        7 | 8 => {
+            let mut bytes = head("200 OK", "Transfer-Encoding: chunked\r\n");
+            let head_bytes = bytes.len();
+            if !is_head {
+                chunk(&mut bytes, &body, 37);
+            }
+            Answer { bytes, head_bytes, ..sound }
+        }
+        9 => {
+            let bytes = head("200 OK", "Connection: close\r\n");
+            let head_bytes = bytes.len();
+            let bytes = [bytes, shown(&body)].concat();
+            Answer { bytes, head_bytes, closes: true, ends_with_connection: !is_head, ..sound }
+        }
+        10 => {
+            body.clear();
+            let bytes = head("204 No Content", "");
+            Answer { head_bytes: bytes.len(), bytes, status: 204, ..sound }
+        }
+        11 => {
+            let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".to_vec();
+            let bytes = [interim, head("200 OK", &format!("Content-Length: {size}\r\n"))].concat();
+            let head_bytes = bytes.len();
+            Answer { bytes: [bytes, shown(&body)].concat(), head_bytes, ..sound }
+        }
+        12 | 19 => {
+            let bytes = head("503 Busy", "Rip-Worker-Busy: 1\r\nContent-Length: 4\r\n");
+            let head_bytes = bytes.len();
+            let bytes = [bytes, shown(b"busy")].concat();
+            Answer { bytes, head_bytes, status: 503, is_busy: true, is_sound: false, ..Answer::default() }
+        }
+        13 => {
+            let bytes = head("200 OK", &format!("Content-Length: {}\r\n", size + 10));
+            let head_bytes = bytes.len();
+            let bytes = [bytes, shown(&body)].concat();
+            // Of a HEAD's answer nothing is missing.
+            Answer { bytes, head_bytes, closes: true, is_sound: is_head, ..sound }
+        }
+        14 => {
+            let bytes = b"HTTP/3 what\r\n\r\n".to_vec();
+            Answer { head_bytes: bytes.len(), bytes, is_sound: false, ..Answer::default() }
+        }
+        15 => {
+            let bytes = head("200 OK", &format!("Connection: close\r\nContent-Length: {size}\r\n"));
+            let head_bytes = bytes.len();
+            Answer { bytes: [bytes, shown(&body)].concat(), head_bytes, closes: true, ..sound }
+        }
+        16 => {
+            let bytes = head("200 OK", &format!("Content-Length: {size}\r\n"));
+            let head_bytes = bytes.len();
+            Answer { bytes: [bytes, shown(&body), b"?".to_vec()].concat(), head_bytes, ..sound }
+        }
+        17 => {
+            let mut bytes =
+                head("200 OK", "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n");
+            let head_bytes = bytes.len();
+            if !is_head {
+                chunk(&mut bytes, &body, 90);
+            }
+            Answer { bytes, head_bytes, may_idle: true, ..sound }
+        }
+        18 if asked.wants_websocket => {
+            let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+            let bytes = head("101 Switching Protocols", fields);
+            let head_bytes = bytes.len();
+            let bytes = [bytes, body.clone()].concat();
+            Answer { bytes, head_bytes, status: 101, closes: true, is_tunnel: true, may_idle: true, ..sound }
+        }
+        18 => {
+            // It ends before it has said anything final.
+            let bytes = b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec();
+            Answer { head_bytes: bytes.len(), bytes, closes: true, is_sound: false, ..Answer::default() }
+        }
+        _ => {
+            let bytes = head("200 OK", &format!("Content-Length: {size}\r\n"));
+            let head_bytes = bytes.len();
+            Answer { bytes: [bytes, shown(&body)].concat(), head_bytes, ..sound }
+        }
+    };
+    answer.number = number;
+    answer.body = if is_head { Vec::new() } else { body };
+    answer
+}

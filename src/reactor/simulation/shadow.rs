@@ -1,0 +1,289 @@
+//! What must hold on the street, whatever happens: what was said arrives, once, whole or visibly cut, for a reason
+//! that is true.
+
+use super::inside::Keys;
+use super::life::Line;
+use super::script::Planned;
+use super::street::Street;
+use super::truth::{LogLine, Said, Try};
+use super::{reader, tell, wire};
+use crate::reactor::GRACE;
+use crate::reactor::entry::{Exchange, Phase};
+use crate::reactor::stopping::Stage;
+use crate::reactor::token::Target;
+use serde_json::Value;
+
+impl Street {
+    /// Who is in the queue, and will be heard in this turn to have closed its side. Before that, or behind another
+    /// request, a half-close is no departure.
+    pub fn note_departures(&mut self) {
+        for client in &mut self.clients {
+            let wire = client.wire.borrow();
+            let key = wire.token.and_then(Target::of).filter(|_| wire.has_edge() && wire.peer_has_ended);
+            client.leaves_queue = match key {
+                Some(Target::Client(key)) => matches!(
+                    self.reactor.clients.get(key.0).map(|entry| &entry.phase),
+                    Some(Phase::Queued(job)) if job.request.asked.keep_alive
+                ),
+                _ => false,
+            };
+        }
+    }
+
+    /// Where something is to be read or told, something happens in this turn.
+    pub fn note_activity(&mut self) {
+        let now = self.now;
+        for client in &mut self.clients {
+            client.note_activity(now);
+        }
+        for line in self.workers.iter_mut().flat_map(|worker| &mut worker.lines) {
+            let wire = line.wire.borrow();
+            if !wire.to_server.is_empty() || wire.has_edge() {
+                line.touched = now;
+            }
+        }
+    }
+
+    /// Takes in what the turn has done, and checks all of it.
+    pub fn observe(&mut self, before: &Keys) {
+        self.look_at_workers();
+        self.read_log();
+        for client in &mut self.clients {
+            client.note_activity(self.now);
+        }
+        self.look_at_clients();
+        self.check_keys(before);
+        self.check_balance();
+        self.check_deadlines();
+    }
+
+    fn look_at_workers(&mut self) {
+        let now = self.now;
+        let mut tried = Vec::new();
+        for worker in &mut self.workers {
+            let accepted = wire::accept_at(&worker.socket);
+            worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
+            for line in &mut worker.lines {
+                tried.extend(line.read(&self.truth, now).into_iter().map(|tag| (tag, worker.pid)));
+            }
+            worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
+            assert!(worker.lines.len() <= 1, "worker {}: two connections", worker.pid);
+            for line in &mut worker.lines {
+                let mut wire = line.wire.borrow_mut();
+                if wire.room_bytes == usize::MAX {
+                    wire.take(usize::MAX);
+                }
+            }
+        }
+        let clock = self.clock();
+        for (tag, pid) in tried {
+            tell(|| format!("  {clock}: worker {pid} gets request {tag}"));
+            self.truth.tried(tag, now);
+        }
+    }
+
+    fn read_log(&mut self) {
+        let lines = self.reactor.logs.take_lines();
+        for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let clock = self.clock();
+            tell(|| format!("  {clock}: {}", String::from_utf8_lossy(line)));
+            let value: Value = serde_json::from_slice(line).expect("a line of JSON");
+            let status = value["status"].as_u64().expect("a status");
+            let reason = value["reason"].as_str().unwrap_or_default().to_owned();
+            let Some(tag) = reader::tag(value["path"].as_str().unwrap_or_default()) else {
+                self.truth.unnamed.push(status);
+                continue;
+            };
+            self.check_reason(tag, &reason);
+            let tag = &mut self.truth.tags[tag];
+            let line = LogLine { status, reason };
+            assert!(
+                tag.line.is_none(),
+                "request {}: two lines, {:?} and {line:?}",
+                tag.planned.tag,
+                tag.line
+            );
+            tag.line = Some(line);
+        }
+    }
+
+    /// A reason may stand in the log only where it is true.
+    fn check_reason(&self, number: usize, reason: &str) {
+        let tag = &self.truth.tags[number];
+        let config = &self.reactor.config;
+        let client = &self.clients[tag.client];
+        let is_running = self.reactor.stage == Stage::Running;
+        let is_true = match reason {
+            // A worker with a full buffer may have got too little of it to tell which request it is.
+            "read_timeout" => tag.tries.is_empty() || tag.pause(self.now) >= config.read_timeout,
+            "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
+            "stopping" => !is_running,
+            "client_gone" => {
+                let wire = client.wire.borrow();
+                let is_deaf = self.now >= client.took_at + config.idle_timeout;
+                wire.peer_has_ended || wire.is_reset || is_deaf || !is_running
+            }
+            "worker_busy" => tag.tries.last() == Some(&Try::Busy),
+            "" => tag.planned.is_local || !tag.tries.is_empty(),
+            _ => true,
+        };
+        assert!(is_true, "request {number}: '{reason}' is not true of it");
+    }
+
+    fn look_at_clients(&mut self) {
+        for at in 0..self.clients.len() {
+            let wire = self.clients[at].wire.clone();
+            let wire = wire.borrow();
+            if wire.is_server_gone && !self.clients[at].is_closed {
+                self.clients[at].is_closed = true;
+                let begins = self.begins();
+                for request in &self.clients[at].requests {
+                    self.truth.tags[request.tag].is_forsaken = !begins.contains(&request.tag);
+                }
+                self.check_close(at);
+            }
+            let Some(Target::Client(key)) = wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone)
+            else {
+                continue;
+            };
+            let Some(entry) = self.reactor.clients.get(key.0) else { continue };
+            if let Phase::Queued(_) = &entry.phase
+                && !wire.has_edge()
+            {
+                let is_gone = wire.is_reset || self.clients[at].leaves_queue;
+                assert!(!is_gone, "client {at}: waits in the queue, and has gone");
+            }
+        }
+    }
+
+    /// Requests that a worker has been given, and no byte of yet: they are run even if their client leaves now.
+    fn begins(&self) -> Vec<usize> {
+        let exchanges = self.reactor.workers.iter().filter_map(|(_, entry)| entry.exchange.as_ref());
+        let unsent = exchanges.filter(|exchange| exchange.head_sent_bytes == 0);
+        let path = |exchange: &Exchange| reader::tag(std::str::from_utf8(exchange.job.request.path()).ok()?);
+        unsent.filter_map(path).collect()
+    }
+
+    /// The server has closed a client's connection: it must have had a cause.
+    fn check_close(&self, at: usize) {
+        let client = &self.clients[at];
+        let wire = client.wire.borrow();
+        let heard = self.heard(at);
+        let asked_for_it = heard.len().checked_sub(1).is_some_and(|last| {
+            client.requests.get(last).is_some_and(|request| request.is_http10 && !request.keep_alive)
+        });
+        let has_last = asked_for_it
+            || heard.last().is_some_and(|last| last.closes || !last.is_whole || last.ends_with_connection);
+        let is_running = self.reactor.stage == Stage::Running;
+        let patience = if is_running { self.reactor.config.idle_timeout } else { GRACE };
+        let was_refused = client.requests.iter().any(|request| {
+            self.truth.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
+        });
+        let has_cause = wire.peer_has_ended
+            || wire.is_reset
+            || has_last
+            || was_refused
+            || heard.iter().any(|heard| heard.status == 101)
+            || self.reactor.stage == Stage::Ending
+            || (wire.room() == 0 && self.now >= client.took_at + self.reactor.config.idle_timeout)
+            || self.now >= client.sent_at + patience;
+        assert!(
+            has_cause,
+            "client {at}: its connection was closed without a cause: {heard:?}, touched {:?} ago",
+            self.now - client.sent_at
+        );
+    }
+
+    /// What a client has been sent, as it understands it.
+    pub fn heard(&self, at: usize) -> Vec<reader::Heard> {
+        let client = &self.clients[at];
+        let wire = client.wire.borrow();
+        let is_head =
+            |index: usize| client.requests.get(index).is_some_and(|request| request.method == "HEAD");
+        let is_closed = wire.is_server_gone && !wire.server_resets && !wire.is_peer_gone;
+        reader::answers(&wire.written, is_head, is_closed)
+    }
+
+    /// A worker is told to end only with nothing in hand, or after it has had its time.
+    pub fn check_signal(&self, at: usize, is_kill: bool) {
+        let worker = &self.workers[at];
+        let config = &self.reactor.config;
+        // Its time runs from its being given to the worker, which may be a while before the first byte.
+        let drain = config.drain_timeout - config.connect_timeout;
+        let is_over = self.reactor.stage == Stage::Ending || self.reactor.exit.is_some() || is_kill;
+        for line in &worker.lines {
+            let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
+            let began = self.truth.tags[hand.tag].first_tried.unwrap_or(hand.began);
+            let had_its_time = self.now >= began + drain;
+            assert!(is_over || had_its_time, "request {}: its worker is replaced under it", hand.tag);
+        }
+    }
+
+    /// All answers, each as its worker has said it, and one line for each request.
+    pub fn check_answers(&self) {
+        for at in 0..self.clients.len() {
+            let client = &self.clients[at];
+            let wire = client.wire.borrow();
+            let heard = self.heard(at);
+            assert!(heard.len() <= client.requests.len(), "client {at}: more answers than requests");
+            let mut goes_on = true;
+            for (request, heard) in client.requests.iter().zip(&heard) {
+                assert!(goes_on, "client {at}: an answer behind the last one");
+                self.check_answer(request, heard);
+                goes_on = heard.is_whole && !heard.closes && heard.status != 101;
+            }
+            let is_there = !wire.is_peer_gone && !wire.is_reset;
+            // Without any worker, the server may have given up.
+            let has_given_up = self.reactor.exit == Some(1);
+            let mut is_owed = goes_on && is_there && !has_given_up;
+            for (index, request) in client.requests.iter().enumerate() {
+                let tag = &self.truth.tags[request.tag];
+                let is_sent = client.sent >= request.to && !request.is_local;
+                let was_answered = heard.len() > index;
+                let is_due = !tag.tries.is_empty();
+                assert!(
+                    !is_due || tag.line.is_some() || has_given_up,
+                    "request {}: no line of it",
+                    request.tag
+                );
+                let is_missing = is_owed && is_sent && !was_answered && !wire.is_server_gone;
+                assert!(!is_missing, "request {}: no answer", request.tag);
+                is_owed &= was_answered;
+            }
+        }
+    }
+
+    fn check_answer(&self, request: &Planned, heard: &reader::Heard) {
+        let tag = request.tag;
+        let line = self.truth.tags[tag].line.as_ref();
+        let Some(number) = heard.number else {
+            let status = u64::from(heard.status);
+            let is_ours = match line {
+                Some(line) => line.status == status || line.status == 499,
+                None => [status, 499].iter().any(|status| self.truth.unnamed.contains(status)),
+            };
+            assert!(is_ours, "request {tag}: {heard:?} and the line {line:?}");
+            return;
+        };
+        assert_eq!(heard.tag, Some(tag), "request {tag}: another's answer");
+        let Said { tag: of, answer, is_all, is_hung_up } = &self.truth.answers[number];
+        assert_eq!(*of, tag, "request {tag}: another's answer");
+        assert_eq!(heard.status, answer.status, "request {tag}: its status");
+        if answer.is_tunnel {
+            return;
+        }
+        if heard.is_whole && answer.ends_with_connection && *is_hung_up {
+            // Nobody can tell whether that was all.
+            assert!(answer.body.starts_with(&heard.body), "request {tag}: bytes that nobody said");
+        } else if heard.is_whole {
+            assert!(*is_all && answer.is_sound, "request {tag}: an answer that is not whole looks so");
+            assert!(heard.body == answer.body, "request {tag}: the body is not as it was said");
+        } else {
+            assert!(answer.body.starts_with(&heard.body), "request {tag}: bytes that nobody said");
+        }
+        let is_line_true = line.is_some_and(|line| {
+            line.status == u64::from(heard.status) || line.status == 499 || !line.reason.is_empty()
+        });
+        assert!(is_line_true, "request {tag}: {} was heard, and the line is {line:?}", heard.status);
+    }
+}

@@ -1,0 +1,206 @@
+//! The world around one reactor: scripted clients and workers, and time. Actions happen here, and the turns of the
+//! loop; [`super::shadow`] watches.
+
+use super::actions::Random;
+use super::life::{Client, Worker};
+use super::process;
+use super::truth::Truth;
+use super::wire::{self, Shared, UnixListener};
+use crate::config::{self, Command, Config};
+use crate::fleet::Fleet;
+use crate::names::Names;
+use crate::reactor::Reactor;
+use crate::reactor::control::ControlSocket;
+use crate::reactor::listen::Listener;
+use crate::reactor::logs::Logs;
+use crate::reactor::start::{Opened, Source};
+use crate::reactor::token::{Readiness, Target};
+use mio::Poll;
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// A turn that leaves more to do is followed by another; so many in a row are a loop without an end.
+const MOST_TURNS_AT_ONCE: usize = 300;
+/// A command that does not answer is asked twenty times a second.
+const MOST_DEADLINES_AT_ONCE: usize = 3000;
+pub struct Street {
+    pub reactor: Reactor,
+    pub now: Instant,
+    pub clients: Vec<Client>,
+    pub workers: Vec<Worker>,
+    pub controls: Vec<Shared>,
+    pub truth: Truth,
+    pub is_stop_told: bool,
+    /// Connections that the server has not accepted.
+    pub knocking: Rc<RefCell<VecDeque<Shared>>>,
+    pub has_knocked: bool,
+    /// In so many turns the server hears of children that have ended.
+    pub reaps_in: usize,
+}
+
+impl Street {
+    pub fn new(seed: u64) -> Self {
+        wire::forget_all();
+        let mut random = Random::new(seed ^ 0xffff);
+        process::table(|table| {
+            *table = process::Table::default();
+            table.tells_little = random.chance(8);
+        });
+        let config = house(&mut random);
+        let names = Names::new(&config.place, "app");
+        let knocking = Rc::default();
+        let listener = |listener| Listener::Unix { listener, path: "/nonexistent/http".into() };
+        let opened = Opened {
+            poll: Poll::new().expect("epoll"),
+            signals: SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd"),
+            control: ControlSocket::on(listener(UnixListener::default())),
+            listeners: vec![listener(UnixListener::at(&knocking))],
+            metrics_listeners: Vec::new(),
+            logs: Logs::kept(),
+        };
+        let is_command = config.command.is_some();
+        let source = match is_command {
+            true => Source::Path { path: "/".into(), is_command },
+            false => Source::Own { program: "/nonexistent/app".into() },
+        };
+        let mut reactor = Reactor::assemble(config, source, names, process::raise_descriptor_limit(), opened);
+        let now = reactor.clock.now;
+        reactor.fleet = Fleet::new(reactor.config.plan(seed), now);
+        reactor.perform_fleet_actions();
+        let mut street = Street {
+            reactor,
+            now,
+            clients: Vec::new(),
+            workers: Vec::new(),
+            controls: Vec::new(),
+            truth: Truth::default(),
+            is_stop_told: false,
+            knocking,
+            has_knocked: false,
+            reaps_in: 0,
+        };
+        street.meet_new_workers();
+        // Most histories begin with an app that is there.
+        if !random.chance(8) {
+            for worker in 0..street.workers.len() {
+                street.join(worker);
+            }
+            street.rest();
+        }
+        street
+    }
+
+    /// One turn of the loop, with all that is to be told.
+    pub fn turn(&mut self, rotation: usize) {
+        if self.reactor.exit.is_some() {
+            return;
+        }
+        self.note_departures();
+        self.note_activity();
+        let mut events: Vec<(u64, Target, Readiness)> = Vec::new();
+        let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
+        let clients = self.clients.iter().map(|client| &client.wire);
+        for wire in clients.chain(lines).chain(&self.controls) {
+            if let Some((edge, token, readiness)) = wire.borrow_mut().tell()
+                && let Some(target) = Target::of(token)
+            {
+                events.push((edge, target, readiness));
+            }
+        }
+        events.sort_unstable_by_key(|(edge, _, _)| *edge);
+        if std::mem::take(&mut self.has_knocked) {
+            events.push((0, Target::Listener(0), Readiness { is_readable: true, ..Readiness::default() }));
+        }
+        if !events.is_empty() {
+            let middle = rotation % events.len();
+            events.rotate_left(middle);
+        }
+        if self.reaps_in > 0 {
+            self.reaps_in -= 1;
+            self.reactor.has_ended_children |= self.reaps_in == 0;
+        }
+        let before = self.keys();
+        self.reactor.clock.move_to(self.now);
+        self.reactor.turn(events.iter().map(|&(_, target, readiness)| (target, readiness)));
+        self.meet_new_workers();
+        self.observe(&before);
+        self.take_signals();
+        self.controls.retain(|wire| !wire.borrow().is_server_gone || !wire.borrow().peer_has_ended);
+    }
+
+    /// For the story.
+    pub fn clock(&self) -> String {
+        format!("{} ms", (self.now - self.reactor.started).as_millis())
+    }
+
+    pub fn is_at_rest(&self) -> bool {
+        let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
+        let clients = self.clients.iter().map(|client| &client.wire);
+        let has_edge = clients.chain(lines).chain(&self.controls).any(|wire| wire.borrow().has_edge());
+        !has_edge && self.reactor.again.is_empty() && !self.has_knocked && self.reaps_in == 0
+    }
+
+    /// Turns until nothing is left to do at this moment.
+    pub fn rest(&mut self) {
+        for _ in 0..MOST_TURNS_AT_ONCE {
+            if self.reactor.exit.is_some() {
+                return;
+            }
+            if self.is_at_rest() {
+                return self.check_rest();
+            }
+            self.turn(0);
+        }
+        panic!("the loop does not come to rest");
+    }
+
+    /// The server sleeps, but for its deadlines.
+    pub fn sleep_until(&mut self, until: Instant) {
+        for _ in 0..MOST_DEADLINES_AT_ONCE {
+            self.rest();
+            match self.reactor.next_deadline() {
+                Some(due) if due <= until && self.reactor.exit.is_none() => {
+                    self.now = self.now.max(due);
+                    self.turn(0);
+                }
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+        panic!("the server spins: what is due is never done");
+    }
+}
+
+/// A server's settings: short timeouts that differ, small bounds.
+fn house(random: &mut Random) -> Config {
+    let min = 1 + random.below(3);
+    let max = min + random.below(2);
+    let queue = [0, 1, 2, 4, 8][random.below(5)];
+    let queue_timeout = [0, 300, 300, 300][random.below(4)];
+    let requests = [0, 0, 3, 8][random.below(4)];
+    // A command's workers cannot join: they are asked until they answer.
+    let is_command = random.chance(6);
+    let command = if is_command { " / -- /bin/sh {socket}" } else { "" };
+    let line = format!(
+        "w:{min}..{max} r:{requests} http:0 --max-queue={queue} --queue-timeout-ms={queue_timeout} \
+         --connect-timeout-ms=40 --read-timeout-ms=500 --client-timeout-ms=900 --idle-timeout-ms=3000 \
+         --boot-timeout-ms=2000 --drain-timeout-ms=1700 --socket-dir=/nonexistent --json-logging \
+         --hot-reload=none{command}"
+    );
+    let keeps_trying = random.chance(2);
+    let environment = |name: &str| match name {
+        "RIP_KEEP_TRYING" if keeps_trying => Some("1".to_owned()),
+        "RIP_SHRINK_AFTER_MS" => Some("5000".to_owned()),
+        _ => None,
+    };
+    match config::read(line.split_whitespace().map(Into::into).collect(), &environment, !is_command) {
+        Ok(Command::Serve(config)) => *config,
+        other => panic!("{line}: {other:?}"),
+    }
+}

@@ -1,0 +1,122 @@
+//! A naive record of each request and each answer, with the rules that need nothing else.
+
+use super::script::{Answer, Planned};
+use std::time::{Duration, Instant};
+
+/// All requests and answers there ever were, by their numbers.
+#[derive(Default)]
+pub struct Truth {
+    pub tags: Vec<Tag>,
+    pub answers: Vec<Said>,
+    /// The status of each line that bears no number: of the server's own pages, and of requests that were cut off
+    /// before the target's end.
+    pub unnamed: Vec<u64>,
+}
+
+/// One answer, and how much of it a worker has said.
+pub struct Said {
+    /// The request that it answers.
+    pub tag: usize,
+    pub answer: Answer,
+    pub is_all: bool,
+    /// Its worker ended the connection in an orderly way, before or after the end.
+    pub is_hung_up: bool,
+}
+
+/// What a worker said to a request that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Try {
+    Unheard,
+    Busy,
+    /// A byte of an answer.
+    Heard,
+}
+
+/// One request.
+pub struct Tag {
+    pub planned: Planned,
+    pub client: usize,
+    pub first_sent: Option<Instant>,
+    /// Each time that a worker got bytes of it.
+    pub tries: Vec<Try>,
+    /// When a worker last got something of it or said something to it.
+    touched: Option<Instant>,
+    /// When it was first given to a worker that may have it still.
+    pub first_tried: Option<Instant>,
+    /// The longest time that went by between two such moments.
+    longest_pause: Duration,
+    pub line: Option<LogLine>,
+    /// Its client's connection is closed: nobody may get it any more.
+    pub is_forsaken: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct LogLine {
+    pub status: u64,
+    pub reason: String,
+}
+
+impl Tag {
+    fn touch(&mut self, now: Instant) {
+        self.longest_pause = self.pause(now);
+        self.touched = Some(now);
+    }
+
+    /// The longest time, until now, that nothing passed between its worker and the server.
+    pub fn pause(&self, now: Instant) -> Duration {
+        self.longest_pause.max(self.touched.map_or(Duration::ZERO, |touched| now - touched))
+    }
+}
+
+impl Truth {
+    pub fn expect(&mut self, planned: &Planned, client: usize) {
+        assert_eq!(planned.tag, self.tags.len());
+        self.tags.push(Tag {
+            planned: planned.clone(),
+            client,
+            first_sent: None,
+            tries: Vec::new(),
+            touched: None,
+            first_tried: None,
+            longest_pause: Duration::ZERO,
+            line: None,
+            is_forsaken: false,
+        });
+    }
+
+    pub fn tried(&mut self, tag: usize, now: Instant) {
+        let tag = &mut self.tags[tag];
+        let name = &tag.planned.tag;
+        assert!(!tag.is_forsaken, "request {name}: dispatched although its client's connection is closed");
+        let is_over = tag.line.as_ref().is_some_and(|line| line.reason != "client_gone");
+        assert!(!is_over, "request {name}: dispatched after its end");
+        assert!(tag.tries.len() < 2, "request {name}: a third try");
+        let method = tag.planned.method;
+        match tag.tries.last() {
+            None | Some(Try::Busy) => {}
+            Some(Try::Unheard) => {
+                let is_idempotent = tag.planned.is_idempotent();
+                assert!(is_idempotent, "request {name}: {method} sent again after its bytes were out");
+            }
+            Some(Try::Heard) => panic!("request {name}: {method} sent again after a byte of an answer"),
+        }
+        tag.tries.push(Try::Unheard);
+        tag.first_tried.get_or_insert(now);
+        tag.touch(now);
+    }
+
+    /// `bytes` of an answer are said by now.
+    pub fn said(&mut self, number: usize, bytes: usize, now: Instant) {
+        if bytes == 0 {
+            return;
+        }
+        let Said { tag, answer, is_all, .. } = &mut self.answers[number];
+        let tag = &mut self.tags[*tag];
+        tag.touch(now);
+        *is_all = bytes == answer.bytes.len();
+        if let Some(last) = tag.tries.last_mut() {
+            let is_busy = answer.is_busy && bytes >= answer.head_bytes;
+            *last = if is_busy { Try::Busy } else { Try::Heard };
+        }
+    }
+}
