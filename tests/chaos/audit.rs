@@ -4,7 +4,7 @@ use crate::ask::{Ask, Deed, Outcome};
 use crate::load::{self, Event};
 use crate::support::Server;
 use crate::tools::access_lines;
-use crate::trouble::READ_TIMEOUT;
+use crate::trouble::{READ_TIMEOUT, Report};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -29,7 +29,8 @@ pub struct Evidence {
     begun: HashMap<String, usize>,
     /// Paths that the server has tried once more.
     retried: BTreeSet<String>,
-    /// Processes that ended with a request in their hands, maybe.
+    /// Processes that somebody had end with a request in their hands, maybe: a request, the test, or the server
+    /// after the drain timeout.
     dead: BTreeSet<i32>,
     /// All that ended.
     ended: BTreeSet<i32>,
@@ -53,19 +54,14 @@ impl Line {
 }
 
 impl Evidence {
-    pub fn gather(
-        server: &Server,
-        diary_dir: &Path,
-        stopped: BTreeSet<i32>,
-        worst_stall: Duration,
-    ) -> Evidence {
+    pub fn gather(server: &Server, diary_dir: &Path, report: &Report, worst_stall: Duration) -> Evidence {
         let lines: Vec<Line> = access_lines(server).iter().map(Line::of).collect();
         let mut by_path: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, line) in lines.iter().enumerate() {
             by_path.entry(line.path.clone()).or_default().push(index);
         }
         let diary = fs::read_to_string(diary_dir.join("diary")).unwrap_or_default();
-        let (mut begun, mut dead) = (HashMap::new(), BTreeSet::new());
+        let (mut begun, mut dead) = (HashMap::new(), report.killed.clone());
         for line in diary.lines() {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["begun", id, _] => *begun.entry(id.to_owned()).or_default() += 1,
@@ -73,18 +69,16 @@ impl Evidence {
                 _ => panic!("the diary says {line:?}"),
             }
         }
-        let mut ended = BTreeSet::new();
-        for event in load::events(server) {
-            if let Event::Ended { pid, exit, .. } = event {
-                ended.insert(pid);
-                if !exit.is_empty() {
-                    dead.insert(pid);
-                }
-            }
-        }
-        let retried = server.stderr_lines().iter().filter_map(|line| retried_path(line)).collect();
+        let stderr = server.stderr_lines();
+        dead.extend(stderr.iter().filter_map(|line| pid_of_a_kill(line)));
+        let ended = load::events(server).into_iter().filter_map(|event| match event {
+            Event::Ended { pid, .. } => Some(pid),
+            Event::Started { .. } | Event::Joined { .. } => None,
+        });
+        let ended = ended.collect();
+        let retried = stderr.iter().filter_map(|line| retried_path(line)).collect();
         let has_stalled = worst_stall > READ_TIMEOUT / 4;
-        Evidence { lines, by_path, begun, retried, dead, ended, stopped, has_stalled }
+        Evidence { lines, by_path, begun, retried, dead, ended, stopped: report.stopped.clone(), has_stalled }
     }
 
     pub fn retries(&self) -> usize {
@@ -230,6 +224,15 @@ impl Evidence {
         };
         self.lines.iter().filter(is_strange).collect()
     }
+}
+
+/// `rip-server: warn: worker 2 (pid 4711): SIGKILL`
+fn pid_of_a_kill(line: &str) -> Option<i32> {
+    let (before, _) = line
+        .strip_prefix("rip-server: warn: worker ")?
+        .split_once("): SIGKILL")
+        .filter(|(_, rest)| rest.is_empty())?;
+    before.rsplit(' ').next()?.parse().ok()
 }
 
 /// `…: GET /c/01-0000001 (id …) once more after worker_died`

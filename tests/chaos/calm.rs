@@ -17,12 +17,17 @@ const SAMPLES: usize = 200;
 pub struct Calm {
     pub descriptors: usize,
     pub resident_kib: u64,
-    pub files: usize,
     pub median: Duration,
 }
 
 /// Waits until a server rests with so many workers, and looks at it; what is not as it should be comes back.
-pub fn look(server: &mut Server, workers_at_rest: usize, player: &mut Player) -> (Calm, Vec<String>) {
+/// `before`: how it rested before the storm.
+pub fn look(
+    server: &mut Server,
+    workers_at_rest: usize,
+    player: &mut Player,
+    before: Option<&Calm>,
+) -> (Calm, Vec<String>) {
     let mut faults = Vec::new();
     let mut unrest = String::new();
     let rests = comes_true(CALM_WITHIN, || {
@@ -30,7 +35,7 @@ pub fn look(server: &mut Server, workers_at_rest: usize, player: &mut Player) ->
             unrest = "the server has ended".into();
             return true;
         }
-        unrest = disquiet(server, workers_at_rest);
+        unrest = disquiet(server, workers_at_rest, before);
         unrest.is_empty()
     });
     if !rests || !unrest.is_empty() {
@@ -39,7 +44,6 @@ pub fn look(server: &mut Server, workers_at_rest: usize, player: &mut Player) ->
     let calm = Calm {
         descriptors: descriptors(server.pid()).len(),
         resident_kib: server.rss_kib(),
-        files: files_in(&server.socket_dir()).len(),
         median: Duration::ZERO,
     };
     let pids_before = started(server);
@@ -70,7 +74,7 @@ fn started(server: &Server) -> usize {
 }
 
 /// Why a server does not rest; empty if it does.
-fn disquiet(server: &Server, workers_at_rest: usize) -> String {
+fn disquiet(server: &Server, workers_at_rest: usize, before: Option<&Calm>) -> String {
     let workers = workers(server);
     if workers.len() != workers_at_rest || workers.iter().any(|worker| worker.state != "idle") {
         return format!("the workers are {workers:?}");
@@ -92,6 +96,18 @@ fn disquiet(server: &Server, workers_at_rest: usize) -> String {
     if connections != 0 {
         return format!("{connections} clients");
     }
+    // The last look's own connection may still be there.
+    let open = descriptors(server.pid());
+    if let Some(before) = before
+        && open.len() > before.descriptors
+    {
+        return format!("{} descriptors before, then {open:?}", before.descriptors);
+    }
+    let files = files_in(&server.socket_dir());
+    // A socket for each worker, and the control socket.
+    if files.len() != workers_at_rest + 1 {
+        return format!("its sockets are {files:?}");
+    }
     String::new()
 }
 
@@ -104,9 +120,6 @@ impl Calm {
         const SLOWER: u32 = 10;
         const SLOW: Duration = Duration::from_millis(50);
         let mut faults = Vec::new();
-        if after.descriptors > self.descriptors || after.files > self.files {
-            faults.push(format!("descriptors or sockets are left: {self:?}, then {after:?}"));
-        }
         if after.resident_kib > self.resident_kib + GROWTH_KIB {
             faults.push(format!("memory is left: {self:?}, then {after:?}"));
         }

@@ -73,10 +73,14 @@ fn storm(seed: u64, time: Duration) {
     server.wait_for_workers(WORKERS_AT_REST as u64);
 
     let mut onlooker = Player::new(server.address(), seed, ONLOOKER, Style::Keeper);
-    let (before, mut faults) = calm::look(&mut server, WORKERS_AT_REST, &mut onlooker);
+    let (before, mut faults) = calm::look(&mut server, WORKERS_AT_REST, &mut onlooker, None);
     let until = Instant::now() + time;
     let (players, report, worst_stall) = run(&server, &gate, watches, seed, until);
-    let (after, more) = calm::look(&mut server, WORKERS_AT_REST, &mut onlooker);
+    if server.has_exited() {
+        faults.extend(report.faults);
+        fail(seed, &server, &[faults, vec!["the server has ended".to_owned()]].concat());
+    }
+    let (after, more) = calm::look(&mut server, WORKERS_AT_REST, &mut onlooker, Some(&before));
     faults.extend(more);
     faults.extend(before.faults_after(&after));
     println!("{before:?}\n{after:?}\nworst stall {worst_stall:?}, {:?}", report.counts);
@@ -86,25 +90,25 @@ fn storm(seed: u64, time: Duration) {
         asks.extend(player.asks);
         faults.extend(player.faults);
     }
-    faults.extend(report.faults);
+    faults.extend(report.faults.iter().cloned());
     wait_until("the log is written", || {
         let lines = tools::lines_of(&server, &asks.last().expect("the onlooker asked").path());
         !lines.is_empty()
     });
-    let evidence = Evidence::gather(&server, dir.path(), report.stopped, worst_stall);
+    let evidence = Evidence::gather(&server, dir.path(), &report, worst_stall);
     faults.extend(account(&asks, &evidence, &server));
-    if server.has_exited() {
-        faults.push("the server has ended".into());
-    } else {
-        faults.extend(calm::faults_of_metrics(&server, &evidence));
-        faults.extend(calm::faults_of_the_end(&mut server));
-    }
+    faults.extend(calm::faults_of_metrics(&server, &evidence));
+    faults.extend(calm::faults_of_the_end(&mut server));
     if !faults.is_empty() {
-        let stderr = server.stderr_lines();
-        let tail = stderr[stderr.len().saturating_sub(60)..].join("\n");
-        let shown = faults[..faults.len().min(15)].join("\n\n");
-        panic!("RIP_SEED={seed}: {} faults:\n\n{shown}\n\nthe end of stderr:\n{tail}", faults.len());
+        fail(seed, &server, &faults);
     }
+}
+
+fn fail(seed: u64, server: &Server, faults: &[String]) -> ! {
+    let stderr = server.stderr_lines();
+    let tail = stderr[stderr.len().saturating_sub(60)..].join("\n");
+    let shown = faults[..faults.len().min(15)].join("\n\n");
+    panic!("RIP_SEED={seed}: {} faults:\n\n{shown}\n\nthe end of stderr:\n{tail}", faults.len());
 }
 
 /// The storm itself.
@@ -130,8 +134,14 @@ fn run(
         let stalls = scope.spawn(|| measure_stalls(until));
         let players = crew.into_iter().map(|thread| thread.join().expect("a client does not panic"));
         let players = players.collect();
-        let mut report = vandal.join().expect("the control socket answers");
-        report.merge(operator.join().expect("the control socket answers"));
+        let mut report = Report::default();
+        for thread in [vandal, operator] {
+            match thread.join() {
+                Ok(other) => report.merge(other),
+                // Its reason was printed.
+                Err(_) => report.faults.push("the control socket does not answer".to_owned()),
+            }
+        }
         (players, report, stalls.join().expect("a clock does not panic"))
     })
 }

@@ -18,6 +18,7 @@ pub const READ_TIMEOUT: Duration = Duration::from_millis(2500);
 #[derive(Debug, Default)]
 pub struct Report {
     pub stopped: BTreeSet<i32>,
+    pub killed: BTreeSet<i32>,
     pub counts: BTreeMap<&'static str, usize>,
     pub faults: Vec<String>,
 }
@@ -29,6 +30,7 @@ impl Report {
 
     pub fn merge(&mut self, other: Report) {
         self.stopped.extend(other.stopped);
+        self.killed.extend(other.killed);
         self.counts.extend(other.counts);
         self.faults.extend(other.faults);
     }
@@ -53,6 +55,7 @@ pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report 
         match random.between(0, 9) {
             0..=3 if is_ours() => {
                 report.count("kill -9");
+                report.killed.insert(victim.pid);
                 // It may be gone in this very moment.
                 let _ = kill(Pid::from_raw(victim.pid), Signal::SIGKILL);
             }

@@ -123,7 +123,7 @@ impl Worker {
                 Ok(true)
             }
             Then::Exit => {
-                writeln!(self.diary, "exit {}", std::process::id())?;
+                self.note("exit")?;
                 std::process::exit(0)
             }
         }
@@ -136,12 +136,11 @@ impl Worker {
             out.write_all(b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 4\r\n\r\nbusy")?;
             return Ok(Then::Keep);
         }
-        // One write, so that lines of several workers do not mix.
-        self.diary.write_all(format!("begun {} {}\n", request.id, std::process::id()).as_bytes())?;
+        self.note(&format!("begun {}", request.id))?;
         let body = read_body(out, request.body_bytes)?;
         let n = request.number("n");
         match deed {
-            "die" => die(),
+            "die" => self.die()?,
             "slow" => sleep(Duration::from_millis(request.number("ms") as u64)),
             "hang" => sleep(Duration::from_millis(request.number("ms") as u64)),
             "leak" => drop(vec![1_u8; n].leak()),
@@ -160,7 +159,7 @@ impl Worker {
             }
             "die-mid" => {
                 request.write_body(out, n, n / 2)?;
-                die()
+                self.die()?;
             }
             "stream" => return request.write_stream(out, n),
             "tunnel" => return tunnel(out, n),
@@ -176,6 +175,20 @@ impl Worker {
             "exit" => Then::Exit,
             _ => Then::Keep,
         })
+    }
+
+    /// Written at once, whole, so that lines of several workers do not mix.
+    fn note(&mut self, line: &str) -> io::Result<()> {
+        self.diary.write_all(format!("{line} {}\n", std::process::id()).as_bytes())
+    }
+
+    /// As the kernel kills for memory: at once.
+    fn die(&mut self) -> io::Result<()> {
+        self.note("exit")?;
+        nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGKILL)?;
+        loop {
+            std::thread::park();
+        }
     }
 
     /// Whether nobody has seen that request before.
@@ -289,12 +302,4 @@ fn read_body(connection: &mut UnixStream, bytes: usize) -> io::Result<String> {
         }
     }
     Ok(format!("{bytes} {checksum:016x}"))
-}
-
-/// As the kernel kills for memory: at once.
-fn die() -> ! {
-    let _ = nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGKILL);
-    loop {
-        std::thread::park();
-    }
 }
