@@ -13,6 +13,8 @@ const CLOSE: &str = "Connection: close\r\n";
 const EXPECT: &str = "Expect: 100-continue\r\n";
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+/// More than a worker may have.
+const LEAK_BYTES: usize = 60_000_000;
 /// More than the server takes.
 pub const TOO_MANY_BYTES: usize = 30_000_000;
 
@@ -396,10 +398,10 @@ impl Player {
             16..21 => Deed::Exit,
             21..25 => Deed::Quit,
             25..28 => Deed::Retire,
-            28..31 => Deed::Leak { bytes: 15_000_000 },
+            28..31 => Deed::Leak { bytes: LEAK_BYTES },
             31..37 => Deed::Busy,
             // The shorter one ends before its worker counts as stuck.
-            37..39 => Deed::Hang { ms: 3000 },
+            37..39 => Deed::Hang { ms: 4000 },
             _ => Deed::Hang { ms: 60_000 },
         };
         let method = self.random.pick(&["GET", "POST"]);

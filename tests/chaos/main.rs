@@ -22,7 +22,7 @@ mod trouble;
 use ask::{Ask, Outcome};
 use audit::Evidence;
 use clients::{CREW, Player, Style};
-use load::Gate;
+use load::{Event, Gate};
 use random::Random;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,6 +34,8 @@ const WORKERS_AT_REST: usize = 3;
 const ONLOOKER: usize = 99;
 /// No reload is begun so short before the end, since it may take long.
 const LAST_RELOAD_BEFORE: Duration = Duration::from_secs(4);
+/// In such a time everything happens.
+const LONG: Duration = Duration::from_secs(300);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -65,7 +67,7 @@ fn storm(seed: u64, time: Duration) {
     let mut server = Server::builder(gate.app())
         .args([format!("w:{WORKERS_AT_REST}..5").as_str(), "r:150", "--json", "--max-queue=8"])
         .arg(format!("--read-timeout-ms={}", READ_TIMEOUT.as_millis()))
-        .args(["--queue-timeout-ms=4000", "--drain-timeout-ms=2500", "--max-memory=60m", "--max-body=20m"])
+        .args(["--queue-timeout-ms=4000", "--drain-timeout-ms=2500", "--max-memory=40m", "--max-body=20m"])
         .arg(if watches { "--hot-reload=module" } else { "--hot-reload=process" })
         .env("RIP_SHRINK_AFTER_MS", "1000")
         .env("TEST_CHAOS_DIR", dir.path())
@@ -95,6 +97,14 @@ fn storm(seed: u64, time: Duration) {
         let lines = tools::lines_of(&server, &asks.last().expect("the onlooker asked").path());
         !lines.is_empty()
     });
+    let reasons = reasons_of_successors(&server);
+    println!("successors after {reasons:?}");
+    if time >= LONG {
+        let missing = ["memory", "requests", "asked", "reload", "stuck"].map(|why| (why, reasons.get(why)));
+        faults.extend(
+            missing.iter().filter(|(_, count)| count.is_none()).map(|(why, _)| format!("no '{why}'")),
+        );
+    }
     let evidence = Evidence::gather(&server, dir.path(), &report, worst_stall);
     faults.extend(account(&asks, &evidence, &server));
     faults.extend(calm::faults_of_metrics(&server, &evidence));
@@ -102,6 +112,17 @@ fn storm(seed: u64, time: Duration) {
     if !faults.is_empty() {
         fail(seed, &server, &faults);
     }
+}
+
+/// Why workers were replaced, and how often.
+fn reasons_of_successors(server: &Server) -> BTreeMap<String, usize> {
+    let mut reasons = BTreeMap::new();
+    for event in load::events(server) {
+        if let Event::Started { why: Some(why), .. } = event {
+            *reasons.entry(why).or_default() += 1;
+        }
+    }
+    reasons
 }
 
 fn fail(seed: u64, server: &Server, faults: &[String]) -> ! {

@@ -8,6 +8,7 @@ mod noise;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{setsockopt, sockopt};
 use noise::Noise;
 use rip_server::client;
 use rip_server::control::Message;
@@ -22,6 +23,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 const PIECE_BYTES: usize = 64 * 1024;
+/// The kernel gives what it may.
+const ROOM_BYTES: usize = 1024 * 1024;
 
 /// Serves until the server says that it is over.
 pub fn serve(dir: PathBuf) -> ExitCode {
@@ -89,7 +92,10 @@ fn try_serve(dir: PathBuf) -> io::Result<()> {
             !looked_at.next().copied().unwrap_or(false) || worker.serve_one(connection).unwrap_or(false)
         });
         if ready[0] {
-            connections.push(listener.accept()?.0);
+            let connection = listener.accept()?.0;
+            // So that more may lie there at once than the server reads in one turn.
+            setsockopt(&connection, sockopt::SndBuf, &ROOM_BYTES)?;
+            connections.push(connection);
         }
         if worker.is_leaving && connections.is_empty() {
             return Ok(());
@@ -232,9 +238,11 @@ impl Request {
     }
 
     fn write_noise(&self, bytes: usize, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        // Every other body in one write: then the kernel has more as fast as the server reads.
+        let piece_bytes = if bytes % 2 == 0 { PIECE_BYTES } else { bytes };
         let noise = Noise::of(&self.id);
-        for from in (0..bytes).step_by(PIECE_BYTES) {
-            write(&noise.bytes(from, PIECE_BYTES.min(bytes - from)))?;
+        for from in (0..bytes).step_by(piece_bytes) {
+            write(&noise.bytes(from, piece_bytes.min(bytes - from)))?;
         }
         Ok(())
     }
