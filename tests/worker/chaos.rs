@@ -216,7 +216,9 @@ impl Request {
     /// Announces so many bytes, and writes so many.
     fn write_body(&self, out: &mut UnixStream, announced: usize, written: usize) -> io::Result<Then> {
         let id = &self.id;
-        write!(out, "HTTP/1.1 200 OK\r\nX-Id: {id}\r\nContent-Length: {announced}\r\n\r\n")?;
+        let head = format!("HTTP/1.1 200 OK\r\nX-Id: {id}\r\nContent-Length: {announced}\r\n\r\n");
+        // In one write: whoever is killed has said all of its head, or nothing.
+        out.write_all(head.as_bytes())?;
         if self.method != "HEAD" {
             self.write_noise(written, |piece| out.write_all(piece))?;
         }
@@ -225,7 +227,8 @@ impl Request {
 
     fn write_stream(&self, out: &mut UnixStream, bytes: usize) -> io::Result<Then> {
         let id = &self.id;
-        write!(out, "HTTP/1.1 200 OK\r\nX-Id: {id}\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        let head = format!("HTTP/1.1 200 OK\r\nX-Id: {id}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        out.write_all(head.as_bytes())?;
         if self.method != "HEAD" {
             self.write_noise(bytes, |piece| {
                 write!(out, "{:x}\r\n", piece.len())?;
