@@ -60,6 +60,20 @@ impl Reactor {
         }
     }
 
+    /// A worker's process is on its way out: nobody is to meet it any more, not even after a rest.
+    pub(super) fn take_out(&mut self, worker: WorkerKey) {
+        match self.workers.get(worker.0).map(|entry| entry.origin) {
+            // Its end will be reaped in a moment.
+            Some(Origin::Slot { .. }) => {
+                self.balancer.remove(worker);
+                self.worker_deadlines.disarm(worker.0);
+            }
+            // Of its end nobody will tell.
+            Some(Origin::Outside { .. }) => self.forget_worker(worker),
+            None => {}
+        }
+    }
+
     /// A worker's connection has ended with a request on it.
     pub(super) fn died_with_request(&mut self, worker: WorkerKey, end: End) {
         let Some(entry) = self.workers.get_mut(worker.0) else {

@@ -70,12 +70,13 @@ impl Reactor {
     fn state_of(&self, worker: WorkerKey) -> &'static str {
         let Some(entry) = self.workers.get(worker.0) else { return "gone" };
         let member = self.fleet.members().find(|(_, member)| member.worker == worker);
-        match (member.map(|(_, member)| member.phase), &entry.exchange) {
+        match member.map(|(_, member)| member.phase) {
             _ if entry.is_stuck => "stuck",
-            (Some(Phase::Booting { .. }), _) => "booting",
-            (Some(Phase::Serving { .. }) | None, None) => "idle",
-            (Some(Phase::Serving { .. }) | None, Some(_)) => "busy",
-            (Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed), _) => "leaving",
+            Some(Phase::Booting { .. }) => "booting",
+            // One that rests after a busy answer has no request, and gets none.
+            Some(Phase::Serving { .. }) | None if !self.balancer.is_idle(worker) => "busy",
+            Some(Phase::Serving { .. }) | None => "idle",
+            Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) => "leaving",
         }
     }
 

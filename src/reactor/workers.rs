@@ -380,10 +380,9 @@ impl Reactor {
         match end {
             End::Quiet => {
                 debug_assert!(self.workers.get(worker.0).is_none_or(|entry| entry.exchange.is_none()));
-                // Its end will be reaped in a moment; nobody is to meet it before.
                 let is_ending = self.workers.get(worker.0).map(|entry| process::is_ending(entry.pid));
                 if is_ending == Some(Some(true)) {
-                    self.balancer.remove(worker);
+                    self.take_out(worker);
                 }
             }
             End::Unheard | End::InHead | End::InBody => self.died_with_request(worker, end),

@@ -3,10 +3,11 @@
 
 use crate::support::{Answer, Client, RawWorker, Server, Then, Trouble, is_alive, test_worker, wait_until};
 use crate::tools::{
-    asking, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
+    asking, join_as, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
     word_on_stderr,
 };
 use serde_json::Value;
+use std::process::Command;
 
 fn server(words: &[&str]) -> Server {
     patient(test_worker()).args(words).arg("--json").start()
@@ -203,4 +204,20 @@ fn a_panic_is_a_500_and_no_death() {
     assert!(line.get("reason").is_none(), "the answer is the app's: {line}");
     let id = line["id"].as_str().expect("an id").to_owned();
     word_on_stderr(&mut server, &[&id]);
+}
+
+#[test]
+fn worker_that_ends_while_it_rests_from_a_busy_answer_is_not_met_again() {
+    let server = patient_without_workers(&["--queue-timeout-ms=500"]);
+    // Ended, and not yet reaped: what a worker is between the end of its connections and its parent's notice.
+    let mut ended = Command::new("true").spawn().expect("a process can be started");
+    wait_until("it has ended", || !is_alive(i32::try_from(ended.id()).expect("a pid")));
+    join_as(&server, ended.id(), 1, |mut wire, _| {
+        let _ = wire.write(b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n");
+    });
+    // It waits for longer than the rest takes.
+    assert_eq!(server.get("/").status, 504);
+    assert_eq!(server.get("/").status, 504);
+    assert_eq!(server.worker_pids(), Vec::<i32>::new(), "nobody else tells that it is gone");
+    ended.wait().expect("a child can be waited for");
 }

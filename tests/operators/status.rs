@@ -2,7 +2,7 @@
 
 use super::busy_for;
 use crate::load::{Gate, play_in_time};
-use crate::support::{Server, test_worker};
+use crate::support::{Answer, RawWorker, Server, test_worker, wait_until};
 use serde_json::Value;
 
 const COLUMNS: [&str; 9] = ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "age", "last exit"];
@@ -232,4 +232,18 @@ fn the_depth_of_the_stack_tells_how_many_workers_were_needed() {
     server.wait_until("two at work", |server| server.details()["needed"]["workers"] == 2);
     assert!(Table::of(&server).has_line("needed 2 of 3 in the last minute"));
     drop(clients);
+}
+
+#[test]
+fn worker_that_rests_after_a_busy_answer_counts_as_busy() {
+    let server = Server::without_workers(&[]);
+    let busy = "HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n";
+    let _worker = RawWorker::join(&server, 1, move |_| Answer::bytes(busy));
+    // The rest is short, so a slow machine may miss one.
+    wait_until("a look while it rests", || {
+        assert_eq!(server.get("/").status, 503);
+        let worker = &server.details()["workerList"][0];
+        worker["state"] == "busy" && worker["request"].is_null()
+    });
+    wait_until("it has rested", || server.details()["workerList"][0]["state"] == "idle");
 }

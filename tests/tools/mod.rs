@@ -147,6 +147,11 @@ pub fn join_with_connection(
     id: u64,
     converse: impl Fn(Wire, Head) + Clone + Send + 'static,
 ) {
+    join_as(server, std::process::id(), id, converse);
+}
+
+/// The same as another process.
+pub fn join_as(server: &Server, pid: u32, id: u64, converse: impl Fn(Wire, Head) + Clone + Send + 'static) {
     let socket = server.dir().join(format!("own{id}.sock"));
     let listener = UnixListener::bind(&socket).expect("a Unix socket");
     std::thread::spawn(move || {
@@ -161,7 +166,7 @@ pub fn join_with_connection(
             });
         }
     });
-    let (pid, path) = (std::process::id(), socket.display());
+    let path = socket.display();
     let join = format!(r#"{{"op":"join","workerId":{id},"pid":{pid},"socket":"{path}","version":1}}"#);
     assert_eq!(server.control("POST", "/worker", &join).status, 200, "the worker joins");
 }

@@ -2,7 +2,10 @@
 //! the environment:
 //!
 //! - `TEST_BOOT_MS`: so long its workers take before they serve;
-//! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start.
+//! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start;
+//! - `TEST_CHAOS_DIR`: its workers do what the chaos test wants, and keep their diary in that folder.
+
+mod chaos;
 
 use rip_server::{Request, Response};
 use std::fmt::Write as _;
@@ -19,7 +22,10 @@ fn main() -> ExitCode {
         eprintln!("{complaint}");
         return ExitCode::FAILURE;
     }
-    rip_server::run(answer)
+    match std::env::var_os("TEST_CHAOS_DIR") {
+        Some(dir) if is_worker => chaos::serve(dir.into()),
+        _ => rip_server::run(answer),
+    }
 }
 
 fn boot() -> Result<(), String> {

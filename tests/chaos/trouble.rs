@@ -1,0 +1,148 @@
+//! What goes on beside the clients: workers that are killed and stopped from outside, and an operator who reloads,
+//! with builds that work and builds that do not.
+
+use crate::load::{Gate, children, tell, workers, write_script};
+use crate::random::Random;
+use crate::support::{Client, Server, Signal};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The server's `--read-timeout-ms`; a worker that is stopped for longer has its request fail.
+pub const READ_TIMEOUT: Duration = Duration::from_millis(2500);
+
+/// What was done, and what went wrong with it.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub stopped: BTreeSet<i32>,
+    pub killed: BTreeSet<i32>,
+    pub counts: BTreeMap<&'static str, usize>,
+    pub faults: Vec<String>,
+}
+
+impl Report {
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub fn merge(&mut self, other: Report) {
+        self.stopped.extend(other.stopped);
+        self.killed.extend(other.killed);
+        self.counts.extend(other.counts);
+        self.faults.extend(other.faults);
+    }
+}
+
+/// Kills and stops workers from outside.
+pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report {
+    let mut report = Report::default();
+    loop {
+        sleep(Duration::from_millis(random.between(50, 400) as u64));
+        if Instant::now() >= until {
+            return report;
+        }
+        // One that boots is left alone: its death would rightly end a reload.
+        let joined = workers(server);
+        let joined: Vec<_> = joined.iter().filter(|worker| worker.state != "booting").collect();
+        if joined.is_empty() {
+            continue;
+        }
+        let victim = random.pick(&joined);
+        let is_ours = || children(server.pid()).contains(&victim.pid);
+        match random.between(0, 9) {
+            0..=3 if is_ours() => {
+                report.count("kill -9");
+                report.killed.insert(victim.pid);
+                // It may be gone in this very moment.
+                let _ = kill(Pid::from_raw(victim.pid), Signal::SIGKILL);
+            }
+            4..=6 if is_ours() => {
+                report.count("SIGSTOP");
+                report.stopped.insert(victim.pid);
+                let most_ms = if random.chance(15) { READ_TIMEOUT.as_millis() as usize + 500 } else { 300 };
+                let _ = kill(Pid::from_raw(victim.pid), Signal::SIGSTOP);
+                sleep(Duration::from_millis(random.between(10, most_ms) as u64));
+                if is_ours() {
+                    let _ = kill(Pid::from_raw(victim.pid), Signal::SIGCONT);
+                }
+            }
+            7 => {
+                report.count("retire");
+                tell(server, &format!(r#"{{"op":"retire","workerId":{}}}"#, victim.slot));
+            }
+            8 => {
+                report.count("scrape");
+                let answer = server.control("GET", "/metrics", "");
+                if answer.status != 200 {
+                    report.faults.push(format!("metrics: {}", answer.status));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reloads in every way. `watches`: the server looks at its entry by itself, and a SIGHUP would end it.
+pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, until: Instant) -> Report {
+    let mut report = Report::default();
+    loop {
+        sleep(Duration::from_millis(random.between(100, 900) as u64));
+        if Instant::now() >= until {
+            return report;
+        }
+        match random.between(0, 4) {
+            0 => {
+                report.count("reload");
+                let output = server.verb(["reload"]);
+                if output.code != 0 {
+                    report.faults.push(format!("a reload failed: {output:?}"));
+                }
+            }
+            1 => {
+                report.count("reload by the socket");
+                let mut client = Client::connect_unix(&server.control_socket());
+                client.send_request("POST", "/control", "", br#"{"op":"reload"}"#);
+                let (bytes, _) = client.read_until_close();
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                if !text.contains(r#""ok":true"#) {
+                    report.faults.push(format!("a reload failed: {text}"));
+                }
+            }
+            2 | 3 => {
+                report.count("reload of a broken build");
+                gate.break_build();
+                let output = server.verb(["reload"]);
+                gate.mend_build();
+                if output.code != 1 || !output.stderr.contains("the build is broken") {
+                    report.faults.push(format!("a reload of a broken build: {output:?}"));
+                }
+            }
+            _ if watches => {
+                report.count("new entry");
+                let (app, new) = (gate.app(), gate.app().with_file_name("app.new"));
+                let text = fs::read_to_string(&app).expect("the app is a script");
+                write_script(&new, &text);
+                fs::rename(&new, &app).expect("a file can be renamed");
+            }
+            _ => {
+                report.count("SIGHUP");
+                server.signal(Signal::SIGHUP);
+            }
+        }
+    }
+}
+
+/// The longest that a sleep of a moment took: what this machine may do to a worker as well.
+pub fn measure_stalls(until: Instant) -> Duration {
+    const MOMENT: Duration = Duration::from_millis(10);
+    let mut worst = Duration::ZERO;
+    while Instant::now() < until {
+        let since = Instant::now();
+        sleep(MOMENT);
+        worst = worst.max(since.elapsed() - MOMENT);
+    }
+    worst
+}
