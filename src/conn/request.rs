@@ -16,7 +16,7 @@ pub enum Local {
 
 /// One request, from its head to its log line. It moves with the work: from the client's connection to the queue,
 /// to the worker, and back for the log.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request {
     /// The head for the worker, kept until the answer is there, since a second try sends it again. Of requests
     /// that reach no worker just the method and the path.
@@ -107,11 +107,19 @@ impl Request {
     }
 
     /// The question whether a command answers by now. On a connection of its own, that it may close.
-    pub fn probe(now: Instant) -> Self {
-        let head = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nRip-Probe: 1\r\nConnection: close\r\n\r\n";
-        let mut request = Request::refused(b"GET /ready", head.to_vec(), now);
-        request.head = head.to_vec();
+    pub fn probe(buffer: Vec<u8>, now: Instant) -> Self {
+        const REST: &[u8] = b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: 1\r\nConnection: close\r\n\r\n";
+        let mut request = Request::refused(b"GET /ready", buffer, now);
+        request.head.extend_from_slice(REST);
         request
+    }
+
+    /// The same for the log, while this one still works: its head is in `buffer`.
+    pub fn copy_into(&self, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.extend_from_slice(&self.head);
+        let (method, path, id) = (self.method.clone(), self.path.clone(), self.id.clone());
+        Request { head: buffer, method, path, id, ..*self }
     }
 
     /// Ends the head, now that the body's length is known.

@@ -1,11 +1,12 @@
-//! Buffers for heads, kept for reuse: no request allocates one while others give theirs back.
+//! Buffers for heads, kept for reuse: no request allocates one while others give theirs back. All heads are in
+//! buffers from here, so that no more are kept than there were requests at once.
 
 /// A usual request's head fits, with what the server adds to it; made so large at once, a new one need not grow.
 const USUAL_BYTES: usize = 512;
 /// One that has grown above this is not kept, since few heads need it.
 const LARGEST_KEPT_BYTES: usize = 4096;
-/// All that are kept, together: usual ones for twice the default queue.
-const KEPT_BYTES: usize = 8 << 20;
+/// All that are kept, together: usual ones for the default queue.
+const KEPT_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Default)]
 pub struct Buffers {

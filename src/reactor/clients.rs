@@ -71,7 +71,8 @@ impl Reactor {
         let entry = ClientEntry::new(stream, address.into(), is_trusted, &self.room);
         let client = ClientKey(self.clients.insert(entry));
         let token = Target::Client(client).token();
-        // Registered once for life: a socket that is watched for writing reports room only after it lacked some.
+        // Registered once for life, which saves an `epoll_ctl` a request: a socket that is watched for writing reports
+        // room only after it lacked some.
         let interests = Interest::READABLE | Interest::WRITABLE;
         let stream = &mut self.clients[client.0].stream;
         if let Err(error) = self.poll.registry().register(stream, token, interests) {
@@ -167,7 +168,8 @@ impl Reactor {
                 Io::Bytes(bytes) => {
                     budget = budget.saturating_sub(bytes);
                     self.metrics.received_bytes += bytes as u64;
-                    // A short read means drained, unless the peer has closed: then the end is still to be read.
+                    // A short read means drained, which saves a read that would only say so; unless the peer has closed:
+                    // then the end is still to be read.
                     entry.is_readable = bytes == scratch.len() || entry.is_closing;
                     self.feed(client, &mut scratch[..bytes]);
                 }
@@ -347,8 +349,8 @@ impl Reactor {
         let phase = std::mem::replace(&mut entry.phase, Phase::Lingering);
         match phase {
             Phase::Reading => {
-                let arriving =
-                    entry.conn.is_receiving().then(|| entry.conn.abandon(Vec::new(), now)).flatten();
+                let is_receiving = entry.conn.is_receiving();
+                let arriving = is_receiving.then(|| entry.conn.abandon(self.buffers.take(), now)).flatten();
                 if let Some(request) = arriving {
                     self.log_gone_request(client, request, Times::default());
                 }

@@ -269,7 +269,7 @@ impl Reactor {
             return;
         };
         let (request, answer, body_bytes) =
-            (exchange.job.request.clone(), exchange.answer, exchange.body_bytes);
+            (exchange.job.request.copy_into(self.buffers.take()), exchange.answer, exchange.body_bytes);
         match answer {
             None => self.refuse(client, request, reason, times, culprit),
             Some(answer) => {
@@ -373,8 +373,9 @@ impl Reactor {
     }
 
     /// For the log: the exchange keeps its own, since its worker may still be at it.
-    fn copy_request(&self, worker: WorkerKey) -> Option<crate::conn::Request> {
-        self.workers.get(worker.0)?.exchange.as_ref().map(|exchange| exchange.job.request.clone())
+    fn copy_request(&mut self, worker: WorkerKey) -> Option<crate::conn::Request> {
+        let exchange = self.workers.get(worker.0)?.exchange.as_ref()?;
+        Some(exchange.job.request.copy_into(self.buffers.take()))
     }
 
     pub(super) fn times(&self, exchange: &Exchange) -> Times {

@@ -190,7 +190,7 @@ impl Reactor {
         entry.exchange = Some(Exchange {
             client: None,
             job: Job {
-                request: Request::probe(now),
+                request: Request::probe(self.buffers.take(), now),
                 body: super::spool::Spool::new(&room),
                 submitted: now,
                 deadline: now,

@@ -1,7 +1,9 @@
 //! No request gets lost: while workers are replaced under load, when its client does not wait, or does not read.
 
 use crate::support::{Answer, Client, RawWorker, Signal, is_alive, length_and_checksum, test_worker};
-use crate::tools::{asking, line_of, lines_of, patient, patient_without_workers, settled_lines};
+use crate::tools::{
+    Gate, asking, line_of, lines_of, patient, patient_without_workers, settled_lines, wait_for_load,
+};
 use std::collections::HashMap;
 
 #[test]
@@ -150,4 +152,37 @@ fn a_client_that_leaves_in_the_middle_of_its_answer_costs_nobody_anything() {
     for line in lines_of(&server, "/bytes") {
         assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_gone".into()), "{line}");
     }
+}
+
+#[test]
+fn memory_of_those_who_left_is_not_kept() {
+    const ROUNDS: usize = 25;
+    const AT_ONCE: usize = 40;
+    /// Near the largest head that is kept for reuse.
+    const COOKIE_BYTES: usize = 3500;
+    let mut server = patient_without_workers(&["--json"]);
+    let gate = Gate::default();
+    let join = |id| {
+        let gate = gate.clone();
+        RawWorker::join(&server, id, move |request| gate.pass(request))
+    };
+    let _workers: Vec<_> = (1..=AT_ONCE as u64).map(join).collect();
+    let cookie = format!("Cookie: {}\r\n", "c".repeat(COOKIE_BYTES));
+    let mut leave = |round: usize| {
+        let target = format!("/left{round}");
+        let mut clients: Vec<_> = (0..AT_ONCE).map(|_| server.client()).collect();
+        for client in &mut clients {
+            client.send_request("GET", &target, &cookie, b"");
+        }
+        wait_for_load(&mut server, AT_ONCE, 0);
+        clients.into_iter().for_each(crate::support::Client::reset);
+        server.wait_until("their lines", |server| lines_of(server, &target).len() == AT_ONCE);
+        gate.open_for(&target);
+        wait_for_load(&mut server, 0, 0);
+        server.rss_kib()
+    };
+    let first_kib = (0..5).map(&mut leave).last().expect("some rounds");
+    let last_kib = (5..ROUNDS).map(&mut leave).last().expect("some rounds");
+    let heads_kib = ((ROUNDS - 5) * AT_ONCE * COOKIE_BYTES) as u64 / 1024;
+    assert!(last_kib < first_kib + heads_kib / 4, "{first_kib} KiB have become {last_kib} KiB");
 }
