@@ -175,6 +175,17 @@ impl Street {
                 !is_open || !wire.peer_has_ended || entry.conn.has_ended,
                 "client {at}: its end goes unseen"
             );
+            if let Phase::Tunnel { worker } = entry.phase
+                && entry.out.is_read()
+            {
+                let exchange = reactor.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+                let tunnel = exchange.and_then(|exchange| exchange.tunnel.as_ref());
+                let has_ended = tunnel.is_some_and(|tunnel| tunnel.worker_has_ended);
+                assert!(
+                    !has_ended || wire.server_has_ended,
+                    "client {at}: its tunnel's end is not passed on"
+                );
+            }
             assert!(entry.out.is_read() || wire.room() == 0, "client {at}: has room, and its answer waits");
         }
         for (key, entry) in &reactor.workers {

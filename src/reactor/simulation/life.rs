@@ -349,7 +349,12 @@ impl Street {
         if is_all && answer.closes {
             let mut wire = line.wire.borrow_mut();
             wire.take(usize::MAX);
-            wire.close();
+            // The other way of a tunnel stays open.
+            if answer.is_tunnel {
+                wire.end()
+            } else {
+                wire.close()
+            }
             self.truth.answers[answer.number].is_hung_up = true;
         }
     }
