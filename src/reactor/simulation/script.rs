@@ -129,7 +129,7 @@ pub struct Answer {
 pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Answer {
     let tag = asked.tag;
     // Those who ask for a tunnel mostly get one.
-    let style = if asked.wants_websocket && style % 4 > 0 { 18 } else { style };
+    let style = if asked.wants_websocket && !style.is_multiple_of(4) { 18 } else { style };
     let is_head = asked.method == "HEAD";
     let sound = Answer { status: 200, is_sound: true, ..Answer::default() };
     let mut body = pattern('a', number, size);

@@ -2,7 +2,7 @@
 //! that is true.
 
 use super::inside::Keys;
-use super::life::Line;
+use super::line::Line;
 use super::script::Planned;
 use super::street::Street;
 use super::truth::{LogLine, Said, Try};
