@@ -1,7 +1,8 @@
 //! How each history ends: everything works from some moment on, and must come to rest, whole; then the server is
 //! stopped, and nothing may be left.
 
-use super::life::{Client, Life, Line, Worker};
+use super::life::{Client, Life, Worker};
+use super::line::Line;
 use super::process;
 use super::street::Street;
 use super::wire;

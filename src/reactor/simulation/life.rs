@@ -1,8 +1,8 @@
 //! What clients and workers are, and what they do: one action after the other.
 
 use super::actions::Action;
-use super::reader;
-use super::script::{self, Answer, Planned};
+use super::line::{Hand, Line};
+use super::script::{self, Planned};
 use super::street::Street;
 use super::truth::{Said, Truth};
 use super::wire::{self, Kind, Shared, UnixStream, Wire};
@@ -51,89 +51,6 @@ pub enum Life {
     /// It has been told to end.
     Told,
     Ended,
-}
-
-/// One connection to a worker.
-pub struct Line {
-    pub wire: Shared,
-    /// So much of what was written was done with.
-    pub parsed: usize,
-    pub hand: Option<Hand>,
-    /// The turn in which anything happened on it last.
-    pub touched: Instant,
-}
-
-/// The request that a worker has in hand.
-pub struct Hand {
-    pub tag: usize,
-    pub began: Instant,
-    pub answer: Option<Answer>,
-    pub said: usize,
-    pub is_checked: bool,
-}
-
-impl Line {
-    pub fn new(wire: Shared, now: Instant) -> Self {
-        Line { wire, parsed: 0, hand: None, touched: now }
-    }
-
-    /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
-    /// are handed back.
-    pub fn read(&mut self, truth: &Truth, now: Instant) -> Vec<usize> {
-        let mut fresh = Vec::new();
-        if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
-            self.touched = now;
-            self.answer_probe();
-        }
-        let wire = self.wire.borrow();
-        loop {
-            let rest = &wire.written[self.parsed..];
-            let Some(found) = reader::request(rest) else { break };
-            let Some(hand) = &mut self.hand else {
-                fresh.push(found.tag);
-                let (answer, said, is_checked) = (None, 0, false);
-                self.hand = Some(Hand { tag: found.tag, began: now, answer, said, is_checked });
-                continue;
-            };
-            let Some(length) = found.bytes.filter(|&length| rest.len() >= length) else { break };
-            if !hand.is_checked {
-                hand.is_checked = true;
-                let is_as_sent = rest[length - found.body_bytes..length] == truth.tags[hand.tag].planned.body;
-                assert!(is_as_sent, "request {}: its body is not as it was sent", hand.tag);
-            }
-            if hand.answer.as_ref().is_some_and(|answer| answer.is_tunnel) {
-                break;
-            }
-            if !hand.is_done() {
-                let tag = hand.tag;
-                assert!(
-                    rest.len() == length,
-                    "request {tag}: another one before the last byte of its answer"
-                );
-                break;
-            }
-            self.parsed += length;
-            self.hand = None;
-        }
-        fresh
-    }
-
-    /// Any answer shows that a command is there.
-    fn answer_probe(&mut self) {
-        let mut wire = self.wire.borrow_mut();
-        if wire.written[self.parsed..].starts_with(b"GET /ready ") {
-            self.parsed = wire.written.len();
-            wire.take(usize::MAX);
-            wire.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            wire.close();
-        }
-    }
-}
-
-impl Hand {
-    pub fn is_done(&self) -> bool {
-        self.answer.as_ref().is_some_and(|answer| self.said == answer.bytes.len())
-    }
 }
 
 impl Street {
@@ -349,7 +266,12 @@ impl Street {
         if is_all && answer.closes {
             let mut wire = line.wire.borrow_mut();
             wire.take(usize::MAX);
-            wire.close();
+            // The other way of a tunnel stays open.
+            if answer.is_tunnel {
+                wire.end()
+            } else {
+                wire.close()
+            }
             self.truth.answers[answer.number].is_hung_up = true;
         }
     }

@@ -6,12 +6,18 @@
 //!
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
 //! - `actions` makes histories, `script` and `reader` write and read what is said;
-//! - `street` plays, `shadow` knows what must hold, `ends` brings each history to its end.
+//! - `street` is the world and its clock, `life` what clients and workers do in it, over a `line`;
+//! - `truth` records, `shadow` knows what must hold on the street and `inside` what must hold in the reactor;
+//! - `ends` brings each history to its end.
+//!
+//! What only a kernel shows is not here: accepting beyond the descriptors' bound, signals as such, the workers'
+//! output, changed sources, workers from outside (`w:0`).
 
 mod actions;
 mod ends;
 mod inside;
 mod life;
+mod line;
 pub mod order;
 pub mod process;
 mod reader;

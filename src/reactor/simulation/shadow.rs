@@ -2,7 +2,7 @@
 //! that is true.
 
 use super::inside::Keys;
-use super::life::Line;
+use super::line::Line;
 use super::script::Planned;
 use super::street::Street;
 use super::truth::{LogLine, Said, Try};
@@ -35,6 +35,11 @@ impl Street {
         let now = self.now;
         for client in &mut self.clients {
             client.note_activity(now);
+            // What it had sent before is looked at now.
+            let target = client.wire.borrow().token.and_then(Target::of);
+            if target.is_some_and(|target| self.reactor.again.contains(&target)) {
+                client.active_at = now;
+            }
         }
         for line in self.workers.iter_mut().flat_map(|worker| &mut worker.lines) {
             let wire = line.wire.borrow();

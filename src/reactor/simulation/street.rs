@@ -196,7 +196,7 @@ fn house(random: &mut Random) -> Config {
     let keeps_trying = random.chance(2);
     let environment = |name: &str| match name {
         "RIP_KEEP_TRYING" if keeps_trying => Some("1".to_owned()),
-        "RIP_SHRINK_AFTER_MS" => Some("5000".to_owned()),
+        "RIP_SHRINK_AFTER_MS" => Some("700".to_owned()),
         _ => None,
     };
     match config::read(line.split_whitespace().map(Into::into).collect(), &environment, !is_command) {
