@@ -11,7 +11,7 @@ fn play(test: &str, plan: &str) -> Option<(Outcome, Faults)> {
 #[test]
 fn a_client_whose_connection_breaks_is_cut_and_no_other() {
     let test = "a_client_whose_connection_breaks_is_cut_and_no_other";
-    let Some((outcome, _)) = play(test, "client.read=ECONNRESET~15 client.write=EPIPE~20") else { return };
+    let Some((outcome, _)) = play(test, "client.read=ECONNRESET%15 client.write=EPIPE%20") else { return };
     assert!(!outcome.lost.is_empty() && !outcome.right.is_empty(), "{outcome:?}");
     assert_eq!(outcome.refused, [], "a client's trouble is not the app's");
 }
@@ -19,14 +19,14 @@ fn a_client_whose_connection_breaks_is_cut_and_no_other() {
 #[test]
 fn a_worker_whose_connection_breaks_at_a_read_costs_its_request_at_most() {
     let test = "a_worker_whose_connection_breaks_at_a_read_costs_its_request_at_most";
-    let Some((outcome, _)) = play(test, "worker.read=ECONNRESET~12") else { return };
+    let Some((outcome, _)) = play(test, "worker.read=ECONNRESET%12") else { return };
     assert!(!outcome.right.is_empty(), "{outcome:?}");
 }
 
 #[test]
 fn a_worker_whose_connection_breaks_at_a_write_costs_its_request_at_most() {
     let test = "a_worker_whose_connection_breaks_at_a_write_costs_its_request_at_most";
-    let Some((outcome, _)) = play(test, "worker.write=EPIPE~8") else { return };
+    let Some((outcome, _)) = play(test, "worker.write=EPIPE%8") else { return };
     assert!(!outcome.right.is_empty(), "{outcome:?}");
 }
 
@@ -34,7 +34,7 @@ fn a_worker_whose_connection_breaks_at_a_write_costs_its_request_at_most() {
 fn breaks_on_both_sides_among_short_counts_and_signals_mix_nothing_up() {
     play(
         "breaks_on_both_sides_among_short_counts_and_signals_mix_nothing_up",
-        "client.read=ECONNRESET~40 client.write=EPIPE~60 worker.read=ECONNRESET~40 worker.write=EPIPE~40 \
+        "client.read=ECONNRESET%40 client.write=EPIPE%50 worker.read=ECONNRESET%40 worker.write=EPIPE%20 \
          client.read=short~3 client.write=short~3 worker.read=short~3 worker.write=short~3 client.read=EINTR~5 \
          worker.write=EINTR~5 worker.read=EAGAIN~5 client.write=EAGAIN~5",
     );

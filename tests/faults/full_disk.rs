@@ -54,6 +54,7 @@ fn a_body_that_finds_no_room_is_refused_and_nothing_else() {
     }
     faults.assert_all_struck();
     assert_eq!(metric(&server, REFUSED), rules.len() as f64);
+    drop(kept);
     assert_sound(&mut server);
 }
 
@@ -67,6 +68,7 @@ fn a_folder_that_fails_is_no_folder() {
     let mut kept = server.client();
     assert_serves(&mut kept, &server);
     faults.assert_all_struck();
+    drop(kept);
     assert_sound(&mut server);
 }
 
@@ -86,6 +88,7 @@ fn without_a_folder_and_without_memory_a_body_is_refused() {
         assert_eq!(line_of(&mut server, "/large")["reason"], "spool_full");
         assert_serves(&mut kept, &server);
         faults.assert_all_struck();
+        drop(kept);
         assert_sound(&mut server);
     }
 }
@@ -108,6 +111,7 @@ fn a_file_system_without_sendfile_is_copied_from() {
     let response = slow.read_response();
     assert!(response.body.len() == HUGE && response.body.iter().all(|byte| *byte == b'x'));
     assert!(faults.hits(rule) > bodies);
+    drop(kept);
     assert_sound(&mut server);
 }
 
@@ -127,6 +131,7 @@ fn a_body_that_cannot_be_read_back_is_refused_at_once() {
     assert_eq!((&line["reason"], &line["worker"]), (&"spool_full".into(), &0.into()), "{line}");
     assert_serves(&mut kept, &server);
     assert_eq!(metric(&server, REFUSED), 1.0);
+    drop(kept);
     assert_sound(&mut server);
 }
 
@@ -157,5 +162,6 @@ fn an_answer_that_cannot_be_kept_or_read_back_is_cut() {
     faults.assert_all_struck();
     let lines = lines_of(&server, "/bytes");
     assert!(lines.iter().all(|line| line["reason"] == "spool_full"), "{lines:?}");
+    drop(kept);
     assert_sound(&mut server);
 }

@@ -3,9 +3,10 @@
 
 use crate::load::descriptors;
 use crate::support::{Answer, Client, Faults, RawWorker, Server, Signal, Then, test_worker};
-use crate::tools::{asking, kill_9, line_of, patient, wait_for_load, word_on_stderr};
+use crate::tools::{Gate, asking, kill_9, line_of, patient, wait_for_load, word_on_stderr};
 use crate::workload::assert_sound;
 use crate::{can_inject, metric};
+use std::time::{Duration, Instant};
 
 const PAUSES: &str = "rip_accept_pauses_total";
 const CLOSED_FOR_ROOM: &str = "rip_client_connections_closed_for_room_total";
@@ -22,6 +23,8 @@ fn accepting_goes_on_by_itself_after_each_kind_of_trouble() {
     if !can_inject("accepting_goes_on_by_itself_after_each_kind_of_trouble") {
         return;
     }
+    /// Who has been quiet for so long may be closed to make room.
+    const QUIET: Duration = Duration::from_millis(130);
     // The last two lack nothing, but accepting again at once would only meet them again.
     let kinds = [
         ("EMFILE", true),
@@ -31,34 +34,37 @@ fn accepting_goes_on_by_itself_after_each_kind_of_trouble() {
         ("EPERM", false),
         ("EINVAL", false),
     ];
-    let rules = kinds.map(|(error, _)| format!("client.accept={error}@1x2"));
+    let rules = kinds.map(|(error, _)| format!("client.accept={error}@1"));
     let faults = Faults::for_later(&rules.join(" "));
-    let mut server = patient(test_worker()).args(["w:2", "--json"]).start_under(&faults);
-    server.wait_for_workers(2);
-    let mut pauses = 0.0;
-    for (rule, (_, is_shortage)) in rules.iter().zip(kinds) {
+    let mut server = patient("/bin/true").args(["w:0", "--json"]).start_under(&faults);
+    let gate = Gate::default();
+    let _workers = [1, 2].map(|id| {
+        let gate = gate.clone();
+        RawWorker::join(&server, id, move |request| match request.target.strip_prefix("/held") {
+            Some(_) => gate.pass(request),
+            None => Answer::ok("pong"),
+        })
+    });
+    for (index, (error, is_shortage)) in kinds.into_iter().enumerate() {
+        let held = format!("/held/{error}");
         let mut quiet = server.client();
         assert_eq!(quiet.get("/ping").text(), "pong");
-        // In the meantime the one before has been quiet for long enough to make room.
-        let mut at_work = server.client();
-        assert_eq!(at_work.get("/sleep?ms=200").text(), "slept");
-        at_work.send("GET /sleep?ms=400 HTTP/1.1\r\nHost: a\r\n\r\n");
+        let since = Instant::now();
+        let mut at_work = asking(&server, &held);
         wait_for_load(&mut server, 1, 0);
-        faults.turn_one(rule, true);
-        let mut waiting = server.client();
-        waiting.send("GET /sha HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        assert_eq!(waiting.read_response().status, 200, "{rule}");
-        assert_eq!(faults.hits(rule), 2);
-        faults.turn_one(rule, false);
-        pauses += 2.0;
-        assert_eq!(metric(&server, PAUSES), pauses, "{rule}");
-        assert_eq!(at_work.read_response().text(), "slept", "{rule}: a request at work is untouched");
+        server.wait_until("it is quiet", |_| since.elapsed() > QUIET);
+        faults.turn_one(&rules[index], true);
+        assert_eq!(server.get("/ping").text(), "pong", "{error}");
+        assert_eq!(metric(&server, PAUSES), (index + 1) as f64, "{error}");
+        gate.open_for(&held);
+        assert_eq!(at_work.read_response().status, 200, "{error}: a request at work is untouched");
         if is_shortage {
-            assert_eq!(quiet.read_until_close().0, b"", "{rule}");
+            assert_eq!(quiet.read_until_close().0, b"", "{error}");
         } else {
-            assert_eq!(quiet.get("/ping").text(), "pong", "{rule}: there is nothing to be won by its end");
+            assert_eq!(quiet.get("/ping").text(), "pong", "{error}: nothing is to be won by its end");
         }
     }
+    faults.assert_all_struck();
     assert!(metric(&server, CLOSED_FOR_ROOM) >= 4.0);
     // Told once each time that it begins.
     server.wait_until("the words", |server| {
@@ -279,6 +285,7 @@ fn connections_that_cannot_be_watched_are_closed_and_no_other() {
     faults.assert_all_struck();
     assert_eq!(metric(&server, "rip_accept_failures_total"), 3.0);
     assert_eq!(kept.get("/ping").text(), "pong");
+    drop(kept);
     assert_eq!(server.get("/ping").text(), "pong");
     assert_sound(&mut server);
 }
