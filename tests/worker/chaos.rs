@@ -242,7 +242,7 @@ impl Request {
 
     fn write_noise(&self, bytes: usize, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         // Every other body in one write: then the kernel has more as fast as the server reads.
-        let piece_bytes = if bytes % 2 == 0 { PIECE_BYTES } else { bytes };
+        let piece_bytes = if bytes.is_multiple_of(2) { PIECE_BYTES } else { bytes };
         let noise = Noise::of(&self.id);
         for from in (0..bytes).step_by(piece_bytes) {
             write(&noise.bytes(from, piece_bytes.min(bytes - from)))?;
