@@ -89,7 +89,7 @@ pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report 
 pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, until: Instant) -> Report {
     let mut report = Report::default();
     loop {
-        sleep(Duration::from_millis(random.between(100, 900) as u64));
+        sleep(Duration::from_millis(random.between(100, 2500) as u64));
         if Instant::now() >= until {
             return report;
         }
