@@ -353,11 +353,13 @@ impl Fleet {
         let Some((index, member)) = self.find(worker) else {
             return false;
         };
-        let slot = &mut self.slots[index];
+        let slot = &self.slots[index];
         let may_go = slot.front == Front::Held(member)
             && matches!(member.phase, Phase::Serving { .. })
             && matches!(slot.succession, Succession::None | Succession::Wanted { .. });
         if may_go {
+            self.note_life(index, member, now);
+            let slot = &mut self.slots[index];
             slot.front = Front::Closed;
             slot.succession = Succession::None;
             let until = now + self.plan.drain_timeout;

@@ -411,6 +411,6 @@ impl Player {
             }
             self.done(ask);
         }
-        self.pause(20, 150);
+        self.pause(20, 400);
     }
 }
