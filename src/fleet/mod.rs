@@ -381,6 +381,7 @@ impl Fleet {
         let Some((index, member)) = self.find(worker).filter(|_| self.may_shrink(worker)) else {
             return false;
         };
+        self.note_life(index, member, now);
         let slot = &mut self.slots[index];
         slot.front = Front::Closed;
         slot.succession = Succession::None;

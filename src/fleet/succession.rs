@@ -67,12 +67,22 @@ impl Fleet {
 
     /// The successor serves: the old worker leaves as soon as it is idle, a stuck one at once.
     pub(super) fn dismiss(&mut self, index: usize, old: Member, why: Why, now: Instant) {
+        self.note_life(index, old, now);
         let until = now + self.plan.drain_timeout;
         let worker = old.worker;
         self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..old });
         self.actions.push_back(Action::Withdraw { worker });
         if why == Why::Stuck {
             self.terminate(index, worker, now + KILL_AFTER);
+        }
+    }
+
+    /// Failures are counted in a row: a sound life ends the row, however it ends itself.
+    pub(super) fn note_life(&mut self, index: usize, member: Member, now: Instant) {
+        if let Phase::Serving { since } = member.phase
+            && now.saturating_duration_since(since) >= SOUND_LIFE
+        {
+            self.slots[index].backoff.reset();
         }
     }
 
@@ -110,18 +120,9 @@ impl Fleet {
     /// The worker at the front of a slot is gone, or goes by itself. Its successor takes the place, if one is on
     /// its way; else the slot is tried again, after a wait if the life was short.
     pub(super) fn vacate(&mut self, index: usize, member: Member, now: Instant) {
+        self.note_life(index, member, now);
+        let was_serving = matches!(member.phase, Phase::Serving { .. });
         let slot = &mut self.slots[index];
-        let was_serving = match member.phase {
-            Phase::Serving { since } => {
-                if now.saturating_duration_since(since) >= SOUND_LIFE {
-                    slot.backoff.reset();
-                }
-                true
-            }
-            Phase::Booting { .. } | Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {
-                false
-            }
-        };
         match std::mem::replace(&mut slot.succession, Succession::None) {
             Succession::Booting { successor, .. } => slot.front = Front::Held(successor),
             Succession::Spawning { .. } => slot.front = Front::Spawning,
@@ -206,5 +207,56 @@ impl Fleet {
                 "a successor to nobody"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Plan;
+    use super::*;
+    use std::time::Duration;
+
+    /// How long the fleet's only slot waits after its `serving` worker has crashed early.
+    fn wait_after_crash(fleet: &mut Fleet, worker: WorkerKey, now: Instant) -> Duration {
+        fleet.exited(worker, now);
+        let retry_at = fleet.empty_slots().next().and_then(|(_, retry_at)| retry_at);
+        retry_at.expect("the slot is empty") - now
+    }
+
+    fn start(fleet: &mut Fleet, worker: WorkerKey, now: Instant) {
+        fleet.tick(now);
+        while fleet.next_action().is_some() {}
+        fleet.spawned(0, worker, now);
+        fleet.joined(worker, now);
+    }
+
+    #[test]
+    fn a_sound_life_that_ends_in_a_replacement_ends_the_row_of_failures() {
+        let mut now = Instant::now();
+        let (boot_timeout, drain_timeout) = (Duration::from_secs(30), Duration::from_secs(30));
+        let plan = Plan {
+            min_workers: 1,
+            max_workers: 1,
+            max_requests: 0,
+            boot_timeout,
+            drain_timeout,
+            keep_trying: false,
+            seed: 1,
+        };
+        let mut fleet = Fleet::new(plan, now);
+        for (key, wait_ms) in [(0, 100), (1, 200), (2, 400)] {
+            start(&mut fleet, WorkerKey(key), now);
+            let wait = wait_after_crash(&mut fleet, WorkerKey(key), now);
+            assert_eq!(wait, Duration::from_millis(wait_ms));
+            now += wait;
+        }
+        let (old, new) = (WorkerKey(3), WorkerKey(4));
+        start(&mut fleet, old, now);
+        now += SOUND_LIFE;
+        fleet.retire(old, Why::Requests, now);
+        start(&mut fleet, new, now);
+        fleet.idle(old, now);
+        fleet.exited(old, now);
+        assert_eq!(wait_after_crash(&mut fleet, new, now), Duration::from_millis(100));
     }
 }

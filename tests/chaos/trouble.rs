@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// The server's `--read-timeout-ms`; a worker that is stopped for longer has its request fail.
 pub const READ_TIMEOUT: Duration = Duration::from_millis(2500);
 
+/// A slot whose workers die early again and again waits for up to half a minute, and a reload waits for it.
+const RELOAD_WITHIN: Duration = Duration::from_secs(200);
+
 /// What was done, and what went wrong with it.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -40,7 +43,7 @@ impl Report {
 pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report {
     let mut report = Report::default();
     loop {
-        sleep(Duration::from_millis(random.between(50, 400) as u64));
+        sleep(Duration::from_millis(random.between(50, 900) as u64));
         if Instant::now() >= until {
             return report;
         }
@@ -53,13 +56,13 @@ pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report 
         let victim = random.pick(&joined);
         let is_ours = || children(server.pid()).contains(&victim.pid);
         match random.between(0, 9) {
-            0..=3 if is_ours() => {
+            0..=2 if is_ours() => {
                 report.count("kill -9");
                 report.killed.insert(victim.pid);
                 // It may be gone in this very moment.
                 let _ = kill(Pid::from_raw(victim.pid), Signal::SIGKILL);
             }
-            4..=6 if is_ours() => {
+            3..=6 if is_ours() => {
                 report.count("SIGSTOP");
                 report.stopped.insert(victim.pid);
                 let most_ms = if random.chance(15) { READ_TIMEOUT.as_millis() as usize + 500 } else { 300 };
@@ -89,14 +92,14 @@ pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report 
 pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, until: Instant) -> Report {
     let mut report = Report::default();
     loop {
-        sleep(Duration::from_millis(random.between(100, 900) as u64));
+        sleep(Duration::from_millis(random.between(100, 2500) as u64));
         if Instant::now() >= until {
             return report;
         }
         match random.between(0, 4) {
             0 => {
                 report.count("reload");
-                let output = server.verb(["reload"]);
+                let output = server.verb_within(RELOAD_WITHIN, ["reload"]);
                 if output.code != 0 {
                     report.faults.push(format!("a reload failed: {output:?}"));
                 }
@@ -105,7 +108,7 @@ pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, 
                 report.count("reload by the socket");
                 let mut client = Client::connect_unix(&server.control_socket());
                 client.send_request("POST", "/control", "", br#"{"op":"reload"}"#);
-                let (bytes, _) = client.read_until_close();
+                let (bytes, _) = client.wire.read_to_end(Instant::now() + RELOAD_WITHIN);
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 if !text.contains(r#""ok":true"#) {
                     report.faults.push(format!("a reload failed: {text}"));
@@ -114,7 +117,7 @@ pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, 
             2 | 3 => {
                 report.count("reload of a broken build");
                 gate.break_build();
-                let output = server.verb(["reload"]);
+                let output = server.verb_within(RELOAD_WITHIN, ["reload"]);
                 gate.mend_build();
                 if output.code != 1 || !output.stderr.contains("the build is broken") {
                     report.faults.push(format!("a reload of a broken build: {output:?}"));

@@ -315,11 +315,16 @@ impl Server {
 
     /// Runs `rip-server <verb> <app-path> …` against this server.
     pub fn verb<T: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = T>) -> Output {
+        self.verb_within(VERB_WITHIN, words)
+    }
+
+    /// The same, for as long as the test says.
+    pub fn verb_within<T: AsRef<OsStr>>(&self, time: Duration, words: impl IntoIterator<Item = T>) -> Output {
         let mut words = words.into_iter();
         let mut command = command(&self.program, self.dir());
         command.args(words.next()).args(&self.app_path).args(words);
         command.arg("--socket-dir").arg(self.socket_dir());
-        output(command)
+        output_within(time, command)
     }
 }
 
@@ -343,16 +348,20 @@ pub fn run<T: AsRef<OsStr>>(arguments: impl IntoIterator<Item = T>) -> Output {
 }
 
 /// Runs a command to its end, with a deadline.
-pub fn output(mut command: Command) -> Output {
+pub fn output(command: Command) -> Output {
+    output_within(VERB_WITHIN, command)
+}
+
+fn output_within(time: Duration, mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the command can be started");
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(VERB_WITHIN) else {
+    let Ok(output) = receiver.recv_timeout(time) else {
         // Not reaped, since its thread still waits for it, so the pid is still its own.
         let _ = kill(pid, Signal::SIGKILL);
-        panic!("{command:?} did not end within {} s", VERB_WITHIN.as_secs());
+        panic!("{command:?} did not end within {} s", time.as_secs());
     };
     let output = output.expect("a child can be waited for");
     Output {
