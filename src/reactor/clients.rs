@@ -4,7 +4,7 @@ use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
 use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::{Readiness, Target};
-use super::{ACCEPT_PAUSE, MOST_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
+use super::{ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
 use crate::balancer::Decision;
 use crate::conn::Request;
 use crate::conn::client::Event;
@@ -312,7 +312,7 @@ impl Reactor {
     }
 
     pub(super) fn answer_timed_out(&mut self) {
-        for _ in 0..MOST_A_TURN {
+        for _ in 0..MOST_REFUSALS_A_TURN {
             let Some(client) = self.timed_out.pop_front() else { break };
             // Some have left meanwhile.
             let still_waits =

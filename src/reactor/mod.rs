@@ -63,9 +63,11 @@ use token::{Readiness, Target, told};
 const TURN_BYTES: usize = if cfg!(test) { 256 } else { 256 * 1024 };
 /// One read; a pipe's or a Unix socket's buffer is not much larger.
 const READ_BYTES: usize = if cfg!(test) { 64 } else { 64 * 1024 };
-/// So many connections are accepted, answers of those who waited for too long written, and clients' deadlines seen to
-/// in one turn: 1 to 2 ms of work. When thousands come or are due at once, whoever else has a request waits no longer.
+/// So many connections are accepted, and clients' deadlines seen to, in one turn: 1 to 2 ms of work. When thousands
+/// come or are due at once, whoever else has a request waits no longer.
 const MOST_A_TURN: usize = 128;
+/// So many answers are written, of those who waited for too long.
+const MOST_REFUSALS_A_TURN: usize = if cfg!(test) { 1 } else { 128 };
 /// Events fetched at once.
 const EVENTS: usize = 1024;
 /// How long a refused client may go on sending before it is closed.

@@ -141,7 +141,8 @@ impl Street {
         let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
         let clients = self.clients.iter().map(|client| &client.wire);
         let has_edge = clients.chain(lines).chain(&self.controls).any(|wire| wire.borrow().has_edge());
-        !has_edge && self.reactor.again.is_empty() && !self.has_knocked && self.reaps_in == 0
+        let has_more = !self.reactor.again.is_empty() || !self.reactor.timed_out.is_empty();
+        !has_edge && !has_more && !self.has_knocked && self.reaps_in == 0
     }
 
     /// Turns until nothing is left to do at this moment.
