@@ -100,7 +100,7 @@ fn storm(seed: u64, time: Duration) {
     let reasons = reasons_of_successors(&server);
     println!("successors after {reasons:?}");
     if time >= LONG {
-        let missing = ["memory", "requests", "asked", "reload", "stuck"].map(|why| (why, reasons.get(why)));
+        let missing = ["memory", "requests", "asked", "reload"].map(|why| (why, reasons.get(why)));
         faults.extend(
             missing.iter().filter(|(_, count)| count.is_none()).map(|(why, _)| format!("no '{why}'")),
         );
