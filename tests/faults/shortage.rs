@@ -1,10 +1,9 @@
 //! Descriptors, memory or processes run out: what waits goes on by itself when there are some again, and it is
 //! counted.
 
-use crate::load::descriptors;
 use crate::support::{Answer, Client, Faults, RawWorker, Server, Signal, Then, test_worker};
 use crate::tools::{Gate, asking, kill_9, line_of, patient, wait_for_load, word_on_stderr};
-use crate::workload::assert_sound;
+use crate::workload::{Holdings, assert_sound};
 use crate::{can_inject, metric};
 use std::time::{Duration, Instant};
 
@@ -123,18 +122,15 @@ fn starts_that_fail_leave_no_descriptor_behind() {
     let faults = Faults::for_later(&rules.join(" "));
     let mut server = start(&faults);
     assert_eq!(server.get("/ping").text(), "pong");
-    let at_rest = |server: &Server| {
-        let looks = (0..20).map(|_| descriptors(server.pid()).len());
-        looks.min().expect("some looks")
-    };
-    let before = at_rest(&server);
+    server.wait_until("no client is left", |server| server.details()["clients"] == 0);
+    let before = Holdings::at_rest(&server);
     for (index, rule) in rules.iter().enumerate() {
         faults.turn_one(rule, true);
         let reload = server.verb(["reload"]);
         assert_eq!(reload.code, 1, "{rule}: {}", reload.stderr);
         faults.turn_one(rule, false);
         assert_eq!(metric(&server, START_FAILURES), (index + 1) as f64, "{rule}");
-        server.wait_until(&format!("{before} descriptors after {rule}"), |server| at_rest(server) == before);
+        server.wait_until(&format!("{before:?} after {rule}"), |server| Holdings::at_rest(server) == before);
     }
     faults.assert_all_struck();
     assert_eq!(server.get("/ping").text(), "pong");

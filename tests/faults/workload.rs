@@ -22,7 +22,7 @@ pub fn server() -> ServerBuilder {
 
 /// What the server holds while nothing goes on.
 #[derive(Debug, PartialEq, Eq)]
-struct Holdings {
+pub struct Holdings {
     descriptors: usize,
     children: usize,
 }
@@ -33,7 +33,7 @@ impl Holdings {
     }
 
     /// Without the connection that has just asked how it stands: the least of a few looks.
-    fn at_rest(server: &Server) -> Holdings {
+    pub fn at_rest(server: &Server) -> Holdings {
         const LOOKS: usize = 20;
         let looks = (0..LOOKS).map(|_| {
             std::thread::sleep(Duration::from_millis(2));
