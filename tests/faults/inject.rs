@@ -307,28 +307,25 @@ unsafe extern "C" fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes:
     transfer(Call::Write, to, bytes, |most| unsafe { next(to, from, offset, most) })
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn readv(fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
-    let next = next!(c"readv", fn(c_int, *const iovec, c_int) -> ssize_t);
-    // SAFETY: the caller's call.
-    let all = unsafe { parts(vector, count as usize) };
-    transfer(Call::Read, fd, length(all), |most| {
-        let (beginning, parts) = cut(all, most);
-        // SAFETY: no more than the caller's parts.
-        unsafe { next(fd, beginning.as_ptr(), parts as c_int) }
-    })
+macro_rules! vectors {
+    ($($call:ident $text:literal $name:ident;)*) => {$(
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
+            let next = next!($text, fn(c_int, *const iovec, c_int) -> ssize_t);
+            // SAFETY: the caller's call.
+            let all = unsafe { parts(vector, count as usize) };
+            transfer(Call::$call, fd, length(all), |most| {
+                let (beginning, parts) = cut(all, most);
+                // SAFETY: no more than the caller's parts.
+                unsafe { next(fd, beginning.as_ptr(), parts as c_int) }
+            })
+        }
+    )*};
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn writev(fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
-    let next = next!(c"writev", fn(c_int, *const iovec, c_int) -> ssize_t);
-    // SAFETY: the caller's call.
-    let all = unsafe { parts(vector, count as usize) };
-    transfer(Call::Write, fd, length(all), |most| {
-        let (beginning, parts) = cut(all, most);
-        // SAFETY: no more than the caller's parts.
-        unsafe { next(fd, beginning.as_ptr(), parts as c_int) }
-    })
+vectors! {
+    Read c"readv" readv;
+    Write c"writev" writev;
 }
 
 #[unsafe(no_mangle)]
