@@ -116,11 +116,14 @@ fn constant_keep_alive_traffic_does_not_prevent_the_end_and_loses_nothing() {
 }
 
 #[test]
-fn second_signal_ends_at_once() {
-    let mut server = Server::with_test_worker(&["w:1", "--read-timeout-ms=60000"]);
+fn second_signal_ends_at_once_and_everybody_is_told() {
+    let mut server = Server::with_test_worker(&["w:1", "--read-timeout-ms=60000", "--json"]);
     let mut client = server.client();
     client.send_request("GET", "/sleep?ms=60000", "", b"");
     server.wait_until("it is at work", |server| is_at_work(server));
+    let mut waiting = server.client();
+    waiting.send_request("GET", "/ping", "", b"");
+    server.wait_until("another one waits", |server| server.details()["queue"]["now"] == 1);
     let worker = server.worker_pids()[0];
     server.signal(Signal::SIGTERM);
     server.wait_until("it stops", |server| load::has_line(server, "stopping"));
@@ -130,7 +133,10 @@ fn second_signal_ends_at_once() {
     assert_eq!(server.wait_exit(), 1);
     support::wait_until("the worker is gone", || !is_alive(worker));
     assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
-    assert_eq!(client.read_until_close().0, b"");
+    assert_eq!((client.read_response().status, waiting.read_response().status), (503, 503));
+    support::wait_until("a line for each", || server.stdout_lines().len() == 2);
+    let is_told = |line: &String| line.contains(r#""status":503"#) && line.contains(r#""reason":"stopping""#);
+    assert!(server.stdout_lines().iter().all(is_told), "{:?}", server.stdout_lines());
 }
 
 #[test]

@@ -162,8 +162,10 @@ impl Reactor {
         }
     }
 
-    /// Everything ends now: no worker outlives the server.
+    /// Everything ends now: whoever waits is told so, each request has its line, and no worker outlives the server.
     pub(super) fn end_now(&mut self, code: u8) {
+        self.stage = Stage::Ending;
+        self.cut_everything();
         self.answer_roll_watchers(&Err("the server has ended".to_owned()));
         for (_, entry) in &self.workers {
             if entry.exit.is_none() && matches!(entry.origin, super::entry::Origin::Slot { .. }) {
