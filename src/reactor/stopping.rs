@@ -148,18 +148,39 @@ impl Reactor {
         }
         let clients: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
         for client in clients.into_iter().map(ClientKey) {
-            match self.clients.get(client.0).map(|entry| &entry.phase) {
-                Some(Phase::Queued(_)) => {
-                    self.balancer.forget(client);
-                    if let Some(job) = self.take_job(client) {
-                        let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
-                        self.refuse(client, job.request, Reason::Stopping, times, None);
-                    }
+            self.tell_of_the_end(client);
+            self.cut_answer(client);
+        }
+    }
+
+    /// Whoever has no answer yet gets the server's own.
+    fn tell_of_the_end(&mut self, client: ClientKey) {
+        match self.clients.get(client.0).map(|entry| &entry.phase) {
+            Some(Phase::Queued(_)) => {
+                self.balancer.forget(client);
+                if let Some(job) = self.take_job(client) {
+                    let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
+                    self.refuse(client, job.request, Reason::Stopping, times, None);
                 }
-                Some(Phase::Dead) | None => {}
-                Some(_) => self.client_gone(client),
+            }
+            Some(Phase::Reading) => self.refuse_arriving(client, Reason::Stopping),
+            _ => {}
+        }
+    }
+
+    /// An answer that has not been taken is cut, so that it does not look whole; then the connection goes.
+    fn cut_answer(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0).filter(|entry| !entry.is_dead()) else {
+            return;
+        };
+        if let Phase::Finishing { finished, .. } = &mut entry.phase {
+            entry.stream.reset_on_close();
+            if let Some(mut finished) = finished.take() {
+                finished.reason.get_or_insert(Reason::Stopping);
+                self.log(client, &finished);
             }
         }
+        self.kill_client(client);
     }
 
     /// Everything ends now: whoever waits is told so, each request has its line, and no worker outlives the server.

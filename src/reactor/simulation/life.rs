@@ -73,8 +73,9 @@ impl Street {
                 let waits = |at: usize| !self.clients[at].wire.borrow().from_server.is_empty();
                 if let Some(client) = pick(client, self.clients.len(), waits) {
                     let client = &mut self.clients[client];
-                    client.took_at = now;
-                    client.wire.borrow_mut().take(bytes);
+                    if !client.wire.borrow_mut().take(bytes).is_empty() {
+                        client.took_at = now;
+                    }
                 }
             }
             Action::Answer { worker, style, size } => {
