@@ -161,12 +161,11 @@ impl Street {
         }
     }
 
-    /// Requests that a worker has been given, and no byte of yet: they are run even if their client leaves now.
+    /// Requests that a worker has been given, whole or not: they are run even if their client leaves now.
     fn begins(&self) -> Vec<usize> {
         let exchanges = self.reactor.workers.iter().filter_map(|(_, entry)| entry.exchange.as_ref());
-        let unsent = exchanges.filter(|exchange| exchange.head_sent_bytes == 0);
         let path = |exchange: &Exchange| reader::tag(std::str::from_utf8(exchange.job.request.path()).ok()?);
-        unsent.filter_map(path).collect()
+        exchanges.filter_map(path).collect()
     }
 
     /// The server has closed a client's connection: it must have had a cause.
