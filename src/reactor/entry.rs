@@ -148,8 +148,6 @@ pub struct WorkerEntry {
     /// The kernel is watched for room to write, after a short write.
     pub is_watched_for_room: bool,
     pub is_closing: bool,
-    /// Not read while its client's spool is full.
-    pub is_held_back: bool,
     pub connecting_since: Option<Instant>,
     /// Its connections are opened only with a request to send.
     pub is_command: bool,
@@ -189,6 +187,12 @@ impl Origin {
     }
 }
 
+impl WorkerEntry {
+    pub fn is_held_back(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.is_held_back)
+    }
+}
+
 /// A request that is with a worker.
 #[derive(Debug)]
 pub struct Exchange {
@@ -206,6 +210,8 @@ pub struct Exchange {
     pub answer: Option<Answer>,
     /// Of the answer's body.
     pub body_bytes: u64,
+    /// The worker is not read while its client's spool is full.
+    pub is_held_back: bool,
     /// A look at a command, not a client's request.
     pub is_probe: bool,
     /// After a 101.

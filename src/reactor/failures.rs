@@ -3,7 +3,6 @@
 
 use super::connect::NoConnection;
 use super::entry::{Delivery, Exchange, Finished, Origin, Phase, Then, Times, WorkerDeadline};
-use super::token::Target;
 use super::{Reactor, process};
 use crate::balancer::{Decision, Failure, may_retry};
 use crate::conn::worker::End;
@@ -281,11 +280,8 @@ impl Reactor {
 
     /// An exchange goes on for nobody: whatever its worker still says is read and thrown away.
     fn let_client_go(&mut self, worker: WorkerKey) -> Option<ClientKey> {
-        let entry = self.workers.get_mut(worker.0)?;
-        let client = entry.exchange.as_mut()?.client.take();
-        if std::mem::replace(&mut entry.is_held_back, false) {
-            self.again.push(Target::Worker(worker));
-        }
+        let client = self.workers.get_mut(worker.0)?.exchange.as_mut()?.client.take();
+        self.release_held_back(worker);
         client
     }
 

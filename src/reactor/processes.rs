@@ -114,7 +114,6 @@ impl Reactor {
             exchange: None,
             is_watched_for_room: false,
             is_closing: false,
-            is_held_back: false,
             connecting_since: None,
             is_command,
             has_joined: false,
@@ -203,6 +202,7 @@ impl Reactor {
             is_reconnecting: false,
             answer: None,
             body_bytes: 0,
+            is_held_back: false,
             is_probe: true,
             tunnel: None,
         });

@@ -47,6 +47,7 @@ impl Reactor {
             is_reconnecting: false,
             answer: None,
             body_bytes: 0,
+            is_held_back: false,
             is_probe: false,
             tunnel: None,
         });
@@ -175,15 +176,12 @@ impl Reactor {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut budget = TURN_BYTES;
         while let Some(entry) = self.workers.get_mut(worker.0) {
-            let Some(stream) = &mut entry.stream else { break };
             // Held back, or a tunnel whose worker has sent its last byte.
-            let exchange = entry.exchange.as_ref();
-            let has_ended = exchange
-                .and_then(|exchange| exchange.tunnel.as_ref())
-                .is_some_and(|tunnel| tunnel.worker_has_ended);
-            if entry.is_held_back || has_ended {
+            let tunnel = entry.exchange.as_ref().and_then(|exchange| exchange.tunnel.as_ref());
+            if entry.is_held_back() || tunnel.is_some_and(|tunnel| tunnel.worker_has_ended) {
                 break;
             }
+            let Some(stream) = &mut entry.stream else { break };
             if budget == 0 {
                 self.again.push(Target::Worker(worker));
                 break;
@@ -242,8 +240,10 @@ impl Reactor {
             } else {
                 waiting.deliver([&prefix, data, step.suffix])
             };
-            if delivery == Delivery::Waits {
-                entry.is_held_back = waiting.out.is_at_bound();
+            if delivery == Delivery::Waits
+                && let Some(exchange) = &mut entry.exchange
+            {
+                exchange.is_held_back = waiting.out.is_at_bound();
                 if !matches!(step.outcome, Outcome::Ended { .. }) {
                     self.client_deadlines.arm(client.0, ClientDeadline::Take, now);
                 }
@@ -296,7 +296,6 @@ impl Reactor {
         };
         entry.requests += 1;
         entry.busy_streak = 0;
-        entry.is_held_back = false;
         entry.is_stuck = false;
         if !reusable || !exchange.has_left_the_way_open() {
             self.close_connection(worker);
@@ -400,10 +399,8 @@ impl Reactor {
 
     /// The client's spool has room again.
     pub(super) fn release_held_back(&mut self, worker: WorkerKey) {
-        if let Some(entry) = self.workers.get_mut(worker.0)
-            && entry.is_held_back
-        {
-            entry.is_held_back = false;
+        let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut());
+        if exchange.is_some_and(|exchange| std::mem::replace(&mut exchange.is_held_back, false)) {
             self.again.push(Target::Worker(worker));
         }
     }
@@ -415,7 +412,7 @@ impl Reactor {
         };
         match kind {
             // Held back by us, not late.
-            WorkerDeadline::Read | WorkerDeadline::Idle if entry.is_held_back => {
+            WorkerDeadline::Read | WorkerDeadline::Idle if entry.is_held_back() => {
                 self.worker_deadlines.arm(worker.0, kind, now);
             }
             WorkerDeadline::Read | WorkerDeadline::Idle => self.answer_is_late(worker),

@@ -109,7 +109,7 @@ impl Street {
             let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
             let entry = reactor.workers.iter().find(|(_, entry)| entry.pid.as_raw() == worker.pid);
             let waits = entry.is_some_and(|(_, entry)| {
-                !entry.is_held_back
+                !entry.is_held_back()
                     && entry.exchange.as_ref().is_some_and(|exchange| exchange.client.is_some())
             });
             let may_idle = hand.answer.as_ref().is_some_and(|answer| answer.may_idle);
@@ -206,7 +206,7 @@ impl Street {
             let tunnel = exchange.and_then(|exchange| exchange.tunnel.as_ref());
             let has_ended = tunnel.is_some_and(|tunnel| tunnel.worker_has_ended);
             let is_read = wire.to_server.is_empty() && !wire.peer_has_ended;
-            assert!(entry.is_held_back || has_ended || is_read, "worker {key}: its bytes lie unread");
+            assert!(entry.is_held_back() || has_ended || is_read, "worker {key}: its bytes lie unread");
             if let Some(exchange) = exchange {
                 let is_out = exchange.is_sent() || exchange.is_send_broken || exchange.is_reconnecting;
                 assert!(is_out || wire.room() == 0, "worker {key}: has room, and its request waits");
@@ -214,7 +214,7 @@ impl Street {
                 assert!(!is_lost || exchange.tunnel.is_some(), "worker {key}: its request can go nowhere");
                 let waits = exchange.client.and_then(|client| reactor.clients.get(client.0));
                 let waits = waits.is_some_and(|waiting| !waiting.out.is_read());
-                assert!(!entry.is_held_back || waits, "worker {key}: held back for nobody");
+                assert!(!entry.is_held_back() || waits, "worker {key}: held back for nobody");
             }
         }
     }

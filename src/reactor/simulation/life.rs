@@ -259,7 +259,10 @@ impl Street {
         let Some(line) = self.workers[at].lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
         let Some(hand) = &mut line.hand else { return };
         let Some(answer) = &hand.answer else { return };
-        let to = hand.said.saturating_add(bytes).min(answer.bytes.len());
+        let mut to = hand.said.saturating_add(bytes).min(answer.bytes.len());
+        if to + answer.surplus_bytes >= answer.bytes.len() {
+            to = answer.bytes.len();
+        }
         line.wire.borrow_mut().send(&answer.bytes[hand.said..to]);
         hand.said = to;
         let is_all = to == answer.bytes.len();

@@ -121,6 +121,8 @@ pub struct Answer {
     /// It may be quiet for long.
     pub may_idle: bool,
     pub is_tunnel: bool,
+    /// Bytes behind its end, that nobody asked for; they come together with its last one.
+    pub surplus_bytes: usize,
     /// Only the end of the connection ends it.
     pub ends_with_connection: bool,
 }
@@ -188,7 +190,8 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
         16 => {
             let bytes = head("200 OK", &format!("Content-Length: {size}\r\n"));
             let head_bytes = bytes.len();
-            Answer { bytes: [bytes, shown(&body), b"?".to_vec()].concat(), head_bytes, ..sound }
+            let bytes = [bytes, shown(&body), b"?".to_vec()].concat();
+            Answer { bytes, head_bytes, surplus_bytes: 1, ..sound }
         }
         17 => {
             let mut bytes =
