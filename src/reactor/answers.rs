@@ -1,9 +1,9 @@
 //! Answers on their way to the client: the server's own, and what follows when an answer is whole, taken, or lost.
 
-use super::Reactor;
 use super::entry::{ClientDeadline, Delivery, Finished, Phase, Then, Times};
-use super::spool::Broken;
+use super::spool::{Broken, Written};
 use super::token::Target;
+use super::{Reactor, TURN_BYTES};
 use crate::conn::Request;
 use crate::conn::request::Local;
 use crate::conn::worker::Answer;
@@ -167,14 +167,17 @@ impl Reactor {
             return;
         };
         let before = entry.out.unread_bytes();
-        match entry.out.write_to(&mut entry.stream) {
-            Ok(true) => {
+        match entry.out.write_to(&mut entry.stream, TURN_BYTES) {
+            Ok(Written::All) => {
                 entry.out.clear();
                 self.client_has_taken_all(client);
             }
-            Ok(false) => {
+            Ok(written) => {
                 if entry.out.unread_bytes() < before {
                     self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
+                }
+                if written == Written::TurnIsOver {
+                    self.again.push(Target::Client(client));
                 }
             }
             Err(Broken::Peer) => self.client_gone(client),

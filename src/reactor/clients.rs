@@ -146,6 +146,9 @@ impl Reactor {
 
     /// Goes on with a connection that has more to do without a new event.
     pub(super) fn resume_client(&mut self, client: ClientKey) {
+        if self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read()) {
+            self.flush_client(client);
+        }
         self.feed(client, &mut []);
         self.read_client(client);
     }

@@ -233,6 +233,13 @@ impl Exchange {
         self.head_sent_bytes == self.job.request.head.len() && self.job.body.is_read()
     }
 
+    /// Sending has begun, and there is more.
+    pub fn is_half_sent(&self) -> bool {
+        let tunnel_waits = self.tunnel.as_ref().is_some_and(|tunnel| !tunnel.out.is_read());
+        let has_more = !self.is_sent() || tunnel_waits;
+        self.head_sent_bytes > 0 && has_more && !self.is_send_broken
+    }
+
     /// The whole request is out, and the way is still open: another one may follow on the connection.
     pub fn has_left_the_way_open(&self) -> bool {
         self.is_sent() && !self.is_send_broken

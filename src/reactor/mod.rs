@@ -5,6 +5,7 @@
 //! the answer on, `answers` sees to its end, `failures` has what is done when a worker fails, `processes` starts and reaps workers, `stopping`
 //! is the end. The state that they share is in this file; what the slabs hold is in `entry`.
 
+mod again;
 mod answers;
 mod buffers;
 mod clients;
@@ -111,12 +112,9 @@ pub struct Reactor {
     pipes: Slab<logs::Pipe>,
     dead_clients: Vec<ClientKey>,
     dead_workers: Vec<WorkerKey>,
-    /// Whoever used up the turn's budget, or has more to do without a new event.
-    again: Vec<Target>,
+    again: again::Again,
     /// Who has waited for too long, and gets its answer when its turn comes.
     timed_out: VecDeque<ClientKey>,
-    /// The other list, empty: the two take turns, so that neither is allocated anew.
-    went_again: Vec<Target>,
 
     client_deadlines: Deadlines<ClientDeadline>,
     worker_deadlines: Deadlines<WorkerDeadline>,
@@ -210,17 +208,17 @@ impl Reactor {
                 Target::Watch => self.read_watch(),
             }
         }
-        let mut again = std::mem::replace(&mut self.again, std::mem::take(&mut self.went_again));
-        for target in again.drain(..) {
+        let again = self.again.take();
+        for &target in &again {
             match target {
                 Target::Client(client) => self.resume_client(client),
-                Target::Worker(worker) => self.read_worker(worker),
+                Target::Worker(worker) => self.resume_worker(worker),
                 Target::Pipe(key) => self.read_pipe(key),
                 Target::Listener(index) => self.accept(index),
                 _ => {}
             }
         }
-        self.went_again = again;
+        self.again.give_back(again);
         self.expire();
         if self.has_ended_children {
             self.reap();
@@ -229,13 +227,14 @@ impl Reactor {
         self.go_on_stopping();
         self.perform_fleet_actions();
         self.bury();
+        self.room.give_back_a_piece();
         self.logs.flush(self.clock.now);
     }
 
     /// How long `poll` may sleep. Counted from the turn's one look at the clock: a deadline can be late by the time
     /// that one turn takes.
     fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.timed_out.is_empty() {
+        if !self.again.is_empty() || !self.timed_out.is_empty() || self.room.has_leaving_files() {
             return Some(Duration::ZERO);
         }
         Some(self.next_deadline()?.saturating_duration_since(self.clock.now))

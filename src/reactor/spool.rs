@@ -5,7 +5,7 @@ use super::stream::{Io, attempt};
 use crate::unnamed;
 #[cfg(not(test))]
 use nix::libc;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
@@ -22,12 +22,28 @@ const ALL_MEMFD_BYTES: u64 = 64 * 1024 * 1024;
 /// What one spool holds in its file: beyond it, whoever writes is held back.
 const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
 
+/// A file is given back in pieces of that size, one a turn: a whole gigabyte at once takes the kernel 120 ms, a piece
+/// half a millisecond.
+const LEAVING_PIECE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// What the spools share: the folder for files, and the bounds.
 #[derive(Debug)]
 pub struct Room {
     folder: PathBuf,
     memory_bytes: Cell<usize>,
     memfd_bytes: Cell<u64>,
+    /// Files that nobody reads any more, with what is left of them.
+    leaving: RefCell<Vec<(File, u64)>>,
+}
+
+/// How far writing came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    All,
+    /// The peer takes no more now; an event will tell.
+    PeerIsFull,
+    /// As much as a turn may take; no event will tell.
+    TurnIsOver,
 }
 
 /// There is no room for these bytes: the disk, or the memfds' bound, is full.
@@ -46,7 +62,28 @@ pub enum Broken {
 impl Room {
     /// `folder`: where temporary files are made.
     pub fn new(folder: PathBuf) -> Rc<Self> {
-        Rc::new(Room { folder, memory_bytes: Cell::new(0), memfd_bytes: Cell::new(0) })
+        Rc::new(Room {
+            folder,
+            memory_bytes: Cell::new(0),
+            memfd_bytes: Cell::new(0),
+            leaving: RefCell::default(),
+        })
+    }
+
+    /// Whether files are still to be given back.
+    pub fn has_leaving_files(&self) -> bool {
+        !self.leaving.borrow().is_empty()
+    }
+
+    /// Gives a piece of a file back.
+    pub fn give_back_a_piece(&self) {
+        let mut leaving = self.leaving.borrow_mut();
+        let Some((file, bytes)) = leaving.last_mut() else { return };
+        *bytes = bytes.saturating_sub(LEAVING_PIECE_BYTES);
+        // A file that cannot be cut goes whole.
+        if *bytes == 0 || file.set_len(*bytes).is_err() {
+            leaving.pop();
+        }
     }
 }
 
@@ -137,10 +174,15 @@ impl Spool {
     pub fn clear(&mut self) {
         self.room.memory_bytes.set(self.room.memory_bytes.get() - self.memory.len());
         self.memory = Vec::new();
-        if let Some(Overflow { bytes, is_memfd: true, .. }) = self.file {
-            self.room.memfd_bytes.set(self.room.memfd_bytes.get() - bytes);
+        match self.file.take() {
+            Some(Overflow { bytes, is_memfd: true, .. }) => {
+                self.room.memfd_bytes.set(self.room.memfd_bytes.get() - bytes);
+            }
+            Some(Overflow { file, bytes, is_memfd: false }) if bytes > LEAVING_PIECE_BYTES => {
+                self.room.leaving.borrow_mut().push((file, bytes));
+            }
+            Some(_) | None => {}
         }
-        self.file = None;
         self.read_bytes = 0;
     }
 
@@ -150,52 +192,61 @@ impl Spool {
         debug_assert!(self.read_bytes <= self.len());
     }
 
-    /// Writes unread bytes until all are out or the peer takes no more. `true`: all are out.
+    /// Writes unread bytes until all are out, the peer takes no more, or a turn's `most_bytes` are out: a peer that
+    /// takes them as fast as they come would keep everybody else waiting for as long as a gigabyte takes.
     ///
     /// # Errors
     /// Which side is broken.
-    pub fn write_to<S: Write + AsFd>(&mut self, stream: &mut S) -> Result<bool, Broken> {
+    pub fn write_to<S: Write + AsFd>(
+        &mut self,
+        stream: &mut S,
+        most_bytes: usize,
+    ) -> Result<Written, Broken> {
+        let bound = self.read_bytes.saturating_add(most_bytes as u64);
         while !self.is_read() {
+            if self.read_bytes >= bound {
+                return Ok(Written::TurnIsOver);
+            }
             let memory = self.memory();
             let memory_is_read = memory.is_empty();
             let result = if memory_is_read {
-                self.send_file(stream)
+                self.send_file(stream, bound - self.read_bytes)
             } else {
                 stream.write_vectored(&[IoSlice::new(memory)]).map(|bytes| bytes as u64)
             };
             match result {
                 Ok(bytes @ 1..) => self.read_bytes += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Written::PeerIsFull);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) if memory_is_read => {
                     if !self.copy_piece(stream)? {
-                        return Ok(false);
+                        return Ok(Written::PeerIsFull);
                     }
                 }
                 Ok(0) | Err(_) => return Err(Broken::Peer),
             }
         }
-        Ok(true)
+        Ok(Written::All)
     }
 
     /// A simulated stream has no descriptor that the kernel could move bytes to.
     #[cfg(test)]
-    fn send_file<S: Write>(&mut self, stream: &mut S) -> io::Result<u64> {
+    fn send_file<S: Write>(&mut self, stream: &mut S, most_bytes: u64) -> io::Result<u64> {
         let Some(file) = &self.file else { return Ok(0) };
         let from = self.read_bytes - self.memory.len() as u64;
-        let mut bytes = vec![0; (file.bytes - from).min(64 * 1024) as usize];
+        let mut bytes = vec![0; (file.bytes - from).min(most_bytes) as usize];
         file.file.read_exact_at(&mut bytes, from)?;
         stream.write(&bytes).map(|bytes| bytes as u64)
     }
 
     /// The kernel moves the bytes from the page cache to the socket; they are not copied here.
     #[cfg(not(test))]
-    fn send_file<S: AsFd>(&mut self, stream: &S) -> io::Result<u64> {
-        /// Bounds one call, so that one fast reader does not hold the loop.
-        const MOST_BYTES: u64 = 1024 * 1024;
+    fn send_file<S: AsFd>(&mut self, stream: &S, most_bytes: u64) -> io::Result<u64> {
         let Some(file) = &self.file else { return Ok(0) };
         let from = self.read_bytes - self.memory.len() as u64;
-        let count = (file.bytes - from).min(MOST_BYTES);
+        let count = (file.bytes - from).min(most_bytes);
         let mut offset = libc::off_t::try_from(from).map_err(io::Error::other)?;
         let sent = nix::sys::sendfile::sendfile(stream, &file.file, Some(&mut offset), count as usize)?;
         Ok(sent as u64)
@@ -238,7 +289,7 @@ mod tests {
             let mut all = Vec::new();
             theirs.read_to_end(&mut all).map(|_| all)
         });
-        assert!(spool.write_to(&mut ours).expect("written"));
+        while spool.write_to(&mut ours, 70_000).expect("written") != Written::All {}
         drop(ours);
         reader.join().expect("no panic").expect("read")
     }
@@ -258,6 +309,34 @@ mod tests {
             drop(spool);
             assert_eq!((room.memory_bytes.get(), room.memfd_bytes.get()), (0, 0));
         }
+    }
+
+    #[test]
+    fn a_turn_writes_no_more_than_its_share() {
+        let room = Room::new(std::env::temp_dir());
+        let mut spool = Spool::new(&room);
+        spool.push(&[b'x'; 10_000]).expect("room");
+        let mut out = File::create("/dev/null").expect("a sink");
+        assert_eq!(spool.write_to(&mut out, 4096), Ok(Written::TurnIsOver));
+        assert!(spool.unread_bytes() < 10_000 && !spool.is_read());
+        while spool.write_to(&mut out, 4096) != Ok(Written::All) {}
+    }
+
+    #[test]
+    fn a_large_file_is_given_back_in_pieces() {
+        let room = Room::new(std::env::temp_dir());
+        let mut spool = Spool::new(&room);
+        let piece = vec![b'x'; 1024 * 1024];
+        for _ in 0..=2 * LEAVING_PIECE_BYTES / piece.len() as u64 {
+            spool.push(&piece).expect("room");
+        }
+        drop(spool);
+        let mut pieces = 0;
+        while room.has_leaving_files() {
+            room.give_back_a_piece();
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3, "two whole ones and the rest");
     }
 
     #[test]

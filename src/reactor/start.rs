@@ -1,5 +1,6 @@
 //! The start: what the server is called, where its app comes from, and everything that can refuse.
 
+use super::again::Again;
 use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
 use super::listen::{self, Listener};
@@ -194,9 +195,8 @@ impl Reactor {
             pipes: Slab::new(),
             dead_clients: Vec::new(),
             dead_workers: Vec::new(),
-            again: Vec::new(),
+            again: Again::default(),
             timed_out: VecDeque::new(),
-            went_again: Vec::new(),
             scratch: vec![0; READ_BYTES],
             prefix: Vec::new(),
             buffers: Buffers::default(),

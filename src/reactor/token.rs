@@ -28,7 +28,7 @@ pub fn told(event: &Event) -> Option<(Target, Readiness)> {
     Target::of(event.token()).map(|target| (target, readiness))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     Listener(usize),
     Client(ClientKey),

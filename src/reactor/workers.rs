@@ -2,7 +2,7 @@
 
 use super::connect::NoConnection;
 use super::entry::{ClientDeadline, Delivery, Exchange, Finished, Job, Phase, Then, Times, WorkerDeadline};
-use super::spool::Broken;
+use super::spool::{Broken, Written};
 use super::stream::{Io, attempt};
 use super::token::{Readiness, Target};
 use super::{Reactor, TURN_BYTES, process};
@@ -97,8 +97,13 @@ impl Reactor {
             let head = &exchange.job.request.head[exchange.head_sent_bytes..];
             let body = exchange.job.body.memory();
             if head.is_empty() && body.is_empty() {
-                match exchange.job.body.write_to(stream) {
-                    Ok(is_all) => is_full = !is_all,
+                match exchange.job.body.write_to(stream, TURN_BYTES) {
+                    Ok(Written::All) => {}
+                    Ok(Written::PeerIsFull) => is_full = true,
+                    Ok(Written::TurnIsOver) => {
+                        self.again.push(Target::Worker(worker));
+                        break;
+                    }
                     Err(Broken::Peer) => exchange.is_send_broken = true,
                     Err(Broken::Spool) => {
                         exchange.is_send_broken = true;
@@ -126,14 +131,15 @@ impl Reactor {
             && !is_full
             && !exchange.is_send_broken
         {
-            match tunnel.out.write_to(stream) {
-                Ok(true) => {
+            match tunnel.out.write_to(stream, TURN_BYTES) {
+                Ok(Written::All) => {
                     tunnel.out.clear();
                     if tunnel.client_has_ended {
                         let _ = stream.shutdown(Shutdown::Write);
                     }
                 }
-                Ok(false) => is_full = true,
+                Ok(Written::PeerIsFull) => is_full = true,
+                Ok(Written::TurnIsOver) => self.again.push(Target::Worker(worker)),
                 Err(Broken::Peer | Broken::Spool) => exchange.is_send_broken = true,
             }
         }
@@ -170,6 +176,16 @@ impl Reactor {
         if event.is_write_closed {
             self.tunnel_worker_hung_up(worker);
         }
+    }
+
+    /// Goes on with a connection that has more to do without a new event.
+    pub(super) fn resume_worker(&mut self, worker: WorkerKey) {
+        let entry = self.workers.get(worker.0).filter(|entry| !entry.is_watched_for_room);
+        if entry.and_then(|entry| entry.exchange.as_ref()).is_some_and(Exchange::is_half_sent) {
+            self.send_request(worker);
+            self.tunnel_has_room(worker);
+        }
+        self.read_worker(worker);
     }
 
     pub(super) fn read_worker(&mut self, worker: WorkerKey) {

@@ -1,0 +1,60 @@
+//! Whoever has more to do without a new event: it used up the turn's budget, or something that it waited for has come.
+
+use super::token::Target;
+
+#[derive(Debug, Default)]
+pub struct Again {
+    targets: Vec<Target>,
+    /// The list of the turn before, empty: the two take turns, so that neither is allocated anew.
+    spare: Vec<Target>,
+}
+
+impl Again {
+    pub fn push(&mut self, target: Target) {
+        self.targets.push(target);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// All that are to go on in this turn, each once: whoever has an event besides is pushed twice, and would else be
+    /// pushed once more in each turn, until all its budgets together keep everybody else waiting.
+    pub fn take(&mut self) -> Vec<Target> {
+        let mut targets = std::mem::replace(&mut self.targets, std::mem::take(&mut self.spare));
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
+    /// Gives the list back that [`Again::take`] gave.
+    pub fn give_back(&mut self, mut targets: Vec<Target>) {
+        targets.clear();
+        self.spare = targets;
+    }
+
+    #[cfg(test)]
+    pub fn contains(&self, target: &Target) -> bool {
+        self.targets.contains(target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{ClientKey, WorkerKey};
+
+    #[test]
+    fn whoever_is_pushed_twice_goes_on_once() {
+        let mut again = Again::default();
+        let (client, worker) = (Target::Client(ClientKey(3)), Target::Worker(WorkerKey(3)));
+        for _ in 0..3 {
+            again.push(client);
+            again.push(worker);
+        }
+        let taken = again.take();
+        assert_eq!((taken.len(), taken.contains(&client), taken.contains(&worker)), (2, true, true));
+        again.give_back(taken);
+        assert!(again.is_empty() && again.take().is_empty());
+    }
+}
