@@ -3,12 +3,9 @@
 
 use super::stream::{Io, attempt};
 use crate::unnamed;
-#[cfg(not(test))]
-use nix::libc;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -26,12 +23,17 @@ const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
 /// half a millisecond.
 const LEAVING_PIECE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Read from a file at once.
+const COPIED_BYTES: usize = 64 * 1024;
+
 /// What the spools share: the folder for files, and the bounds.
 #[derive(Debug)]
 pub struct Room {
     folder: PathBuf,
     memory_bytes: Cell<usize>,
     memfd_bytes: Cell<u64>,
+    /// What is on its way from a file to a socket.
+    piece: RefCell<Vec<u8>>,
     /// Files that nobody reads any more, with what is left of them.
     leaving: RefCell<Vec<(File, u64)>>,
 }
@@ -66,6 +68,7 @@ impl Room {
             folder,
             memory_bytes: Cell::new(0),
             memfd_bytes: Cell::new(0),
+            piece: RefCell::default(),
             leaving: RefCell::default(),
         })
     }
@@ -197,75 +200,43 @@ impl Spool {
     ///
     /// # Errors
     /// Which side is broken.
-    pub fn write_to<S: Write + AsFd>(
-        &mut self,
-        stream: &mut S,
-        most_bytes: usize,
-    ) -> Result<Written, Broken> {
+    pub fn write_to<S: Write>(&mut self, stream: &mut S, most_bytes: usize) -> Result<Written, Broken> {
         let bound = self.read_bytes.saturating_add(most_bytes as u64);
         while !self.is_read() {
             if self.read_bytes >= bound {
                 return Ok(Written::TurnIsOver);
             }
             let memory = self.memory();
-            let memory_is_read = memory.is_empty();
-            let result = if memory_is_read {
-                self.send_file(stream, bound - self.read_bytes)
+            let bytes = if memory.is_empty() {
+                self.copy_piece(stream, bound - self.read_bytes)?
             } else {
-                stream.write_vectored(&[IoSlice::new(memory)]).map(|bytes| bytes as u64)
+                match attempt(|| stream.write(memory)) {
+                    Io::Bytes(bytes) => bytes,
+                    Io::Later => 0,
+                    Io::End | Io::Gone => return Err(Broken::Peer),
+                }
             };
-            match result {
-                Ok(bytes @ 1..) => self.read_bytes += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Written::PeerIsFull);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) if memory_is_read => {
-                    if !self.copy_piece(stream)? {
-                        return Ok(Written::PeerIsFull);
-                    }
-                }
-                Ok(0) | Err(_) => return Err(Broken::Peer),
+            if bytes == 0 {
+                return Ok(Written::PeerIsFull);
             }
+            self.read_bytes += bytes as u64;
         }
         Ok(Written::All)
     }
 
-    /// A simulated stream has no descriptor that the kernel could move bytes to.
-    #[cfg(test)]
-    fn send_file<S: Write>(&mut self, stream: &mut S, most_bytes: u64) -> io::Result<u64> {
-        let Some(file) = &self.file else { return Ok(0) };
-        let from = self.read_bytes - self.memory.len() as u64;
-        let mut bytes = vec![0; (file.bytes - from).min(most_bytes) as usize];
-        file.file.read_exact_at(&mut bytes, from)?;
-        stream.write(&bytes).map(|bytes| bytes as u64)
-    }
-
-    /// The kernel moves the bytes from the page cache to the socket; they are not copied here.
-    #[cfg(not(test))]
-    fn send_file<S: AsFd>(&mut self, stream: &S, most_bytes: u64) -> io::Result<u64> {
-        let Some(file) = &self.file else { return Ok(0) };
-        let from = self.read_bytes - self.memory.len() as u64;
-        let count = (file.bytes - from).min(most_bytes);
-        let mut offset = libc::off_t::try_from(from).map_err(io::Error::other)?;
-        let sent = nix::sys::sendfile::sendfile(stream, &file.file, Some(&mut offset), count as usize)?;
-        Ok(sent as u64)
-    }
-
-    /// After a `sendfile` that failed: the same by hand, for a file system that has no such call, and to learn whose
-    /// fault it is. `false`: the peer takes no more now.
-    fn copy_piece<S: Write>(&mut self, stream: &mut S) -> Result<bool, Broken> {
-        const PIECE_BYTES: u64 = 16 * 1024;
+    /// Passes a piece of the file on; its size, 0 where the peer takes no more now. By hand, not by `sendfile`: that
+    /// lends the file's own pages to whoever reads, and what is cut off a file then reaches a slow reader as zeros.
+    fn copy_piece<S: Write>(&mut self, stream: &mut S, most_bytes: u64) -> Result<usize, Broken> {
         let Some(file) = &self.file else { return Err(Broken::Spool) };
         let from = self.read_bytes - self.memory.len() as u64;
-        let mut piece = vec![0; (file.bytes - from).min(PIECE_BYTES) as usize];
-        file.file.read_exact_at(&mut piece, from).map_err(|_| Broken::Spool)?;
-        match attempt(|| stream.write(&piece)) {
-            Io::Bytes(bytes) => {
-                self.read_bytes += bytes as u64;
-                Ok(true)
-            }
-            Io::Later => Ok(false),
+        let mut piece = self.room.piece.borrow_mut();
+        piece.resize(COPIED_BYTES, 0);
+        let bytes = (file.bytes - from).min(most_bytes).min(COPIED_BYTES as u64) as usize;
+        let piece = &mut piece[..bytes];
+        file.file.read_exact_at(piece, from).map_err(|_| Broken::Spool)?;
+        match attempt(|| stream.write(piece)) {
+            Io::Bytes(bytes) => Ok(bytes),
+            Io::Later => Ok(0),
             Io::End | Io::Gone => Err(Broken::Peer),
         }
     }

@@ -10,8 +10,6 @@ use nix::libc;
 pub enum Call {
     Read,
     Write,
-    /// From a file to a socket.
-    Send,
     Accept,
     Connect,
     Socket,
@@ -73,10 +71,9 @@ pub struct Rule {
     when: When,
 }
 
-const CALLS: [(&str, Call); 14] = [
+const CALLS: [(&str, Call); 13] = [
     ("read", Call::Read),
     ("write", Call::Write),
-    ("send", Call::Send),
     ("accept", Call::Accept),
     ("connect", Call::Connect),
     ("socket", Call::Socket),
