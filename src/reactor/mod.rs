@@ -227,7 +227,7 @@ impl Reactor {
         self.go_on_stopping();
         self.perform_fleet_actions();
         self.bury();
-        self.room.give_back_a_piece();
+        self.room.close_a_file();
         self.logs.flush(self.clock.now);
     }
 

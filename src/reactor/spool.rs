@@ -3,9 +3,11 @@
 
 use super::stream::{Io, attempt};
 use crate::unnamed;
+use nix::libc;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -19,12 +21,12 @@ const ALL_MEMFD_BYTES: u64 = 64 * 1024 * 1024;
 /// What one spool holds in its file: beyond it, whoever writes is held back.
 const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
 
-/// A file is given back in pieces of that size, one a turn: a whole gigabyte at once takes the kernel 120 ms, a piece
-/// half a millisecond.
-const LEAVING_PIECE_BYTES: u64 = if cfg!(test) { 10_000 } else { 4 * 1024 * 1024 };
-
-/// Read from a file at once.
-const COPIED_BYTES: usize = 64 * 1024;
+/// What overflows goes to one file after another of that size, and files that are done with are closed one a turn:
+/// closing one of a gigabyte takes the kernel 120 ms, one of these 4. They are never cut, since `sendfile` lends their
+/// own pages to whoever reads: a slow reader would find zeros in them.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 32 * 1024 * 1024 };
+/// Files up to that size are closed at once.
+const SMALL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the spools share: the folder for files, and the bounds.
 #[derive(Debug)]
@@ -32,10 +34,8 @@ pub struct Room {
     folder: PathBuf,
     memory_bytes: Cell<usize>,
     memfd_bytes: Cell<u64>,
-    /// What is on its way from a file to a socket.
-    piece: RefCell<Vec<u8>>,
-    /// Files that nobody reads any more, with what is left of them.
-    leaving: RefCell<Vec<(File, u64)>>,
+    /// Files that nobody reads any more.
+    leaving: RefCell<Vec<File>>,
 }
 
 /// How far writing came.
@@ -68,25 +68,17 @@ impl Room {
             folder,
             memory_bytes: Cell::new(0),
             memfd_bytes: Cell::new(0),
-            piece: RefCell::default(),
             leaving: RefCell::default(),
         })
     }
 
-    /// Whether files are still to be given back.
+    /// Whether files are still to be closed.
     pub fn has_leaving_files(&self) -> bool {
         !self.leaving.borrow().is_empty()
     }
 
-    /// Gives a piece of a file back.
-    pub fn give_back_a_piece(&self) {
-        let mut leaving = self.leaving.borrow_mut();
-        let Some((file, bytes)) = leaving.last_mut() else { return };
-        *bytes = bytes.saturating_sub(LEAVING_PIECE_BYTES);
-        // A file that cannot be cut goes whole.
-        if *bytes == 0 || file.set_len(*bytes).is_err() {
-            leaving.pop();
-        }
+    pub fn close_a_file(&self) {
+        self.leaving.borrow_mut().pop();
     }
 }
 
@@ -96,25 +88,38 @@ impl Room {
 pub struct Spool {
     room: Rc<Room>,
     memory: Vec<u8>,
-    file: Option<Overflow>,
+    overflow: Overflow,
     read_bytes: u64,
 }
 
-#[derive(Debug)]
+/// What is not in memory: files of [`SEGMENT_BYTES`] each, but for the last.
+#[derive(Debug, Default)]
 struct Overflow {
-    file: File,
+    segments: Vec<File>,
     bytes: u64,
+    /// Of these in memfds.
+    memfd_bytes: u64,
+    /// The last file is one.
     is_memfd: bool,
+}
+
+impl Overflow {
+    /// The file in which the byte `at` stands, where in it, and how many bytes from there on fit into it.
+    fn locate(&self, at: u64) -> (Option<&File>, u64, u64) {
+        let index = usize::try_from(at / SEGMENT_BYTES).unwrap_or(usize::MAX);
+        let offset = at % SEGMENT_BYTES;
+        (self.segments.get(index), offset, SEGMENT_BYTES - offset)
+    }
 }
 
 impl Spool {
     pub fn new(room: &Rc<Room>) -> Self {
-        Spool { room: room.clone(), memory: Vec::new(), file: None, read_bytes: 0 }
+        Spool { room: room.clone(), memory: Vec::new(), overflow: Overflow::default(), read_bytes: 0 }
     }
 
     /// All bytes, read or not.
     pub fn len(&self) -> u64 {
-        self.memory.len() as u64 + self.file.as_ref().map_or(0, |file| file.bytes)
+        self.memory.len() as u64 + self.overflow.bytes
     }
 
     /// Everything has been read.
@@ -128,7 +133,7 @@ impl Spool {
 
     /// No more should be written before some has been read.
     pub fn is_at_bound(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| file.bytes >= FILE_BYTES)
+        self.overflow.bytes >= FILE_BYTES
     }
 
     /// The unread part that stands in memory.
@@ -143,29 +148,39 @@ impl Spool {
         }
         let all = self.room.memory_bytes.get();
         let fits = self.memory.len() + bytes.len() <= MEMORY_BYTES && all + bytes.len() <= ALL_MEMORY_BYTES;
-        if self.file.is_none() && fits {
+        if self.overflow.segments.is_empty() && fits {
             self.memory.extend_from_slice(bytes);
             self.room.memory_bytes.set(all + bytes.len());
             return Ok(());
         }
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let (file, is_memfd) = unnamed::open(&self.room.folder).map_err(|_| Full)?;
-                self.file.insert(Overflow { file, bytes: 0, is_memfd })
-            }
-        };
-        if file.is_memfd {
-            let all = self.room.memfd_bytes.get() + bytes.len() as u64;
-            if all > ALL_MEMFD_BYTES {
-                return Err(Full);
-            }
-            self.room.memfd_bytes.set(all);
+        let mut left = bytes;
+        while !left.is_empty() {
+            left = self.push_to_file(left)?;
         }
-        let written = file.file.write_all_at(bytes, file.bytes);
-        // Counted even after a failure, so that what was reserved is given back with the rest.
-        file.bytes += if written.is_ok() || file.is_memfd { bytes.len() as u64 } else { 0 };
-        written.map_err(|_| Full)
+        Ok(())
+    }
+
+    /// Adds what fits into the last file, which is opened where it is not there yet; the rest is for another one.
+    fn push_to_file<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Full> {
+        if self.overflow.bytes == self.overflow.segments.len() as u64 * SEGMENT_BYTES {
+            let (file, is_memfd) = unnamed::open(&self.room.folder).map_err(|_| Full)?;
+            self.overflow.segments.push(file);
+            self.overflow.is_memfd = is_memfd;
+        }
+        let (file, offset, fitting) = self.overflow.locate(self.overflow.bytes);
+        let fitting = usize::try_from(fitting).map_or(bytes.len(), |fitting| fitting.min(bytes.len()));
+        let (piece, rest) = bytes.split_at(fitting);
+        let in_memfds = self.room.memfd_bytes.get() + piece.len() as u64;
+        if self.overflow.is_memfd && in_memfds > ALL_MEMFD_BYTES {
+            return Err(Full);
+        }
+        file.ok_or(Full)?.write_all_at(piece, offset).map_err(|_| Full)?;
+        self.overflow.bytes += piece.len() as u64;
+        if self.overflow.is_memfd {
+            self.overflow.memfd_bytes += piece.len() as u64;
+            self.room.memfd_bytes.set(in_memfds);
+        }
+        Ok(rest)
     }
 
     /// Reads again from the start.
@@ -177,14 +192,10 @@ impl Spool {
     pub fn clear(&mut self) {
         self.room.memory_bytes.set(self.room.memory_bytes.get() - self.memory.len());
         self.memory = Vec::new();
-        match self.file.take() {
-            Some(Overflow { bytes, is_memfd: true, .. }) => {
-                self.room.memfd_bytes.set(self.room.memfd_bytes.get() - bytes);
-            }
-            Some(Overflow { file, bytes, is_memfd: false }) if bytes > LEAVING_PIECE_BYTES => {
-                self.room.leaving.borrow_mut().push((file, bytes));
-            }
-            Some(_) | None => {}
+        let Overflow { segments, bytes, memfd_bytes, .. } = std::mem::take(&mut self.overflow);
+        self.room.memfd_bytes.set(self.room.memfd_bytes.get() - memfd_bytes);
+        if bytes > SMALL_BYTES {
+            self.room.leaving.borrow_mut().extend(segments);
         }
         self.read_bytes = 0;
     }
@@ -200,43 +211,64 @@ impl Spool {
     ///
     /// # Errors
     /// Which side is broken.
-    pub fn write_to<S: Write>(&mut self, stream: &mut S, most_bytes: usize) -> Result<Written, Broken> {
+    pub fn write_to<S: Write + AsFd>(
+        &mut self,
+        stream: &mut S,
+        most_bytes: usize,
+    ) -> Result<Written, Broken> {
         let bound = self.read_bytes.saturating_add(most_bytes as u64);
         while !self.is_read() {
             if self.read_bytes >= bound {
                 return Ok(Written::TurnIsOver);
             }
             let memory = self.memory();
-            let bytes = if memory.is_empty() {
-                self.copy_piece(stream, bound - self.read_bytes)?
+            let memory_is_read = memory.is_empty();
+            let result = if memory_is_read {
+                self.send_file(stream, bound - self.read_bytes)
             } else {
-                match attempt(|| stream.write(memory)) {
-                    Io::Bytes(bytes) => bytes,
-                    Io::Later => 0,
-                    Io::End | Io::Gone => return Err(Broken::Peer),
-                }
+                stream.write_vectored(&[IoSlice::new(memory)]).map(|bytes| bytes as u64)
             };
-            if bytes == 0 {
-                return Ok(Written::PeerIsFull);
+            match result {
+                Ok(bytes @ 1..) => self.read_bytes += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Written::PeerIsFull);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) if memory_is_read => {
+                    if !self.copy_piece(stream)? {
+                        return Ok(Written::PeerIsFull);
+                    }
+                }
+                Ok(0) | Err(_) => return Err(Broken::Peer),
             }
-            self.read_bytes += bytes as u64;
         }
         Ok(Written::All)
     }
 
-    /// Passes a piece of the file on; its size, 0 where the peer takes no more now. By hand, not by `sendfile`: that
-    /// lends the file's own pages to whoever reads, and what is cut off a file then reaches a slow reader as zeros.
-    fn copy_piece<S: Write>(&mut self, stream: &mut S, most_bytes: u64) -> Result<usize, Broken> {
-        let Some(file) = &self.file else { return Err(Broken::Spool) };
+    /// The kernel moves the bytes from the page cache to the socket; they are not copied here.
+    fn send_file<S: AsFd>(&mut self, stream: &S, most_bytes: u64) -> io::Result<u64> {
         let from = self.read_bytes - self.memory.len() as u64;
-        let mut piece = self.room.piece.borrow_mut();
-        piece.resize(COPIED_BYTES, 0);
-        let bytes = (file.bytes - from).min(most_bytes).min(COPIED_BYTES as u64) as usize;
-        let piece = &mut piece[..bytes];
-        file.file.read_exact_at(piece, from).map_err(|_| Broken::Spool)?;
-        match attempt(|| stream.write(piece)) {
-            Io::Bytes(bytes) => Ok(bytes),
-            Io::Later => Ok(0),
+        let (Some(file), offset, fitting) = self.overflow.locate(from) else { return Ok(0) };
+        let count = (self.overflow.bytes - from).min(fitting).min(most_bytes);
+        let mut offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        let sent = nix::sys::sendfile::sendfile(stream, file, Some(&mut offset), count as usize)?;
+        Ok(sent as u64)
+    }
+
+    /// After a `sendfile` that failed: the same by hand, for a file system that has no such call, and to learn whose
+    /// fault it is. `false`: the peer takes no more now.
+    fn copy_piece<S: Write>(&mut self, stream: &mut S) -> Result<bool, Broken> {
+        const PIECE_BYTES: u64 = 16 * 1024;
+        let from = self.read_bytes - self.memory.len() as u64;
+        let (Some(file), offset, fitting) = self.overflow.locate(from) else { return Err(Broken::Spool) };
+        let mut piece = vec![0; (self.overflow.bytes - from).min(fitting).min(PIECE_BYTES) as usize];
+        file.read_exact_at(&mut piece, offset).map_err(|_| Broken::Spool)?;
+        match attempt(|| stream.write(&piece)) {
+            Io::Bytes(bytes) => {
+                self.read_bytes += bytes as u64;
+                Ok(true)
+            }
+            Io::Later => Ok(false),
             Io::End | Io::Gone => Err(Broken::Peer),
         }
     }
@@ -270,7 +302,7 @@ mod tests {
         for folder in [std::env::temp_dir(), PathBuf::from("/nonexistent")] {
             let room = Room::new(folder);
             let mut spool = Spool::new(&room);
-            let all: Vec<u8> = (0..300_000u32).map(|number| number as u8).collect();
+            let all: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
             for part in all.chunks(50_000) {
                 spool.push(part).expect("room");
             }
@@ -294,34 +326,26 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_given_back_in_pieces() {
+    fn files_of_a_large_spool_are_closed_one_by_one_and_a_reader_loses_nothing() {
+        const BYTES: usize = 5 * 1024 * 1024 + 1;
         let room = Room::new(std::env::temp_dir());
         let mut spool = Spool::new(&room);
-        spool.push(&vec![b'x'; 2 * LEAVING_PIECE_BYTES as usize + 1]).expect("room");
-        drop(spool);
-        let mut pieces = 0;
-        while room.has_leaving_files() {
-            room.give_back_a_piece();
-            pieces += 1;
-        }
-        assert_eq!(pieces, 3, "two whole ones and the rest");
-    }
-
-    #[test]
-    fn what_a_reader_has_not_read_yet_stays_what_it_was() {
-        let room = Room::new(std::env::temp_dir());
-        let mut spool = Spool::new(&room);
-        let all = vec![b'x'; 50_001];
-        spool.push(&all).expect("room");
+        spool.push(&vec![b'x'; BYTES]).expect("room");
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
-        assert_eq!(spool.write_to(&mut ours, usize::MAX), Ok(Written::All));
+        ours.set_nonblocking(true).expect("an option");
+        assert_eq!(spool.write_to(&mut ours, usize::MAX), Ok(Written::PeerIsFull));
+        let sent_bytes = BYTES as u64 - spool.unread_bytes();
         drop((spool, ours));
+        let mut files = 0;
         while room.has_leaving_files() {
-            room.give_back_a_piece();
+            room.close_a_file();
+            files += 1;
         }
+        assert_eq!(files, 6, "five whole ones and the rest");
         let mut read = Vec::new();
         theirs.read_to_end(&mut read).expect("read");
-        assert!(read == all, "cut off the file, and off what was on its way");
+        assert_eq!(read.len() as u64, sent_bytes);
+        assert!(read.iter().all(|byte| *byte == b'x'), "its pages are lent to whoever reads");
     }
 
     #[test]

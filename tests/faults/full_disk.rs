@@ -103,11 +103,31 @@ fn without_a_folder_and_without_memory_a_body_is_refused() {
 }
 
 #[test]
+fn a_file_system_without_sendfile_is_copied_from() {
+    if !can_inject("a_file_system_without_sendfile_is_copied_from") {
+        return;
+    }
+    let rule = "spool.send=EINVAL";
+    let faults = Faults::new(rule);
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    assert_serves(&mut kept, &server);
+    let bodies = faults.hits(rule);
+    assert!(bodies > 0);
+    let mut slow = not_taking(&mut server);
+    let response = slow.read_response();
+    assert!(response.body.len() == HUGE && response.body.iter().all(|byte| *byte == b'x'));
+    assert!(faults.hits(rule) > bodies);
+    drop(kept);
+    assert_sound(&mut server);
+}
+
+#[test]
 fn a_body_that_cannot_be_read_back_is_refused_at_once() {
     if !can_inject("a_body_that_cannot_be_read_back_is_refused_at_once") {
         return;
     }
-    let faults = Faults::for_later("spool.read=EIO@1");
+    let faults = Faults::for_later("spool.send=EIO@1 spool.read=EIO@1");
     let mut server = start(&faults);
     let mut kept = server.client();
     faults.turn_on();
@@ -127,13 +147,14 @@ fn an_answer_that_cannot_be_kept_or_read_back_is_cut() {
     if !can_inject("an_answer_that_cannot_be_kept_or_read_back_is_cut") {
         return;
     }
-    let (write, read) = ("spool.write=EIO@3", "spool.read=EIO");
-    let faults = Faults::for_later(&[write, read].join(" "));
+    let (write, send, read) = ("spool.write=EIO@3", "spool.send=EIO", "spool.read=EIO");
+    let faults = Faults::for_later(&[write, send, read].join(" "));
     let mut server = start(&faults);
     let mut kept = server.client();
     for (count, is_read_back) in [(1.0, false), (2.0, true)] {
         faults.turn_one(write, !is_read_back);
         let mut client = not_taking(&mut server);
+        faults.turn_one(send, is_read_back);
         faults.turn_one(read, is_read_back);
         let (bytes, trouble) = client.read_until_close();
         assert_eq!(trouble, Trouble::Reset);

@@ -295,6 +295,18 @@ transfers! {
     Read c"pread64" pread64(buffer: *mut c_void; bytes; offset: off_t);
 }
 
+/// Two places can fail: the file, and the socket that is written to.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t {
+    if let Some((What::Fail(code), _)) = strike(Call::Send, || place_of(from)) {
+        set_errno(code);
+        return -1;
+    }
+    let next = next!(c"sendfile", fn(c_int, c_int, *mut off_t, size_t) -> ssize_t);
+    // SAFETY: the caller's call.
+    transfer(Call::Write, to, bytes, |most| unsafe { next(to, from, offset, most) })
+}
+
 macro_rules! vectors {
     ($($call:ident $text:literal $name:ident;)*) => {$(
         #[unsafe(no_mangle)]

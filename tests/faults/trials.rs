@@ -24,7 +24,7 @@ const UNSEEN: [(&str, &[&str]); 13] = [
     ("control.read", &["EINTR", "EAGAIN", "short", "one"]),
     ("control.write", &["EINTR", "EAGAIN", "short", "one"]),
     ("spool.write", &["EINTR", "short", "one"]),
-    ("spool.read", &["EINTR", "short", "one"]),
+    ("spool.send", &["EINTR", "EINVAL"]),
     ("stdout.write", &["EINTR", "EAGAIN", "short", "one"]),
     ("stderr.write", &["EINTR", "EAGAIN", "short", "one"]),
     ("client.accept", &["EINTR", "ECONNABORTED", "EAGAIN"]),
@@ -33,13 +33,14 @@ const UNSEEN: [(&str, &[&str]); 13] = [
 ];
 
 /// What may cost a request, but no other.
-const SEEN: [(&str, &[&str]); 11] = [
+const SEEN: [(&str, &[&str]); 12] = [
     ("client.read", &["ECONNRESET", "ETIMEDOUT"]),
     ("client.write", &["EPIPE", "ECONNRESET"]),
     ("worker.read", &["ECONNRESET"]),
     ("worker.write", &["EPIPE", "ECONNRESET"]),
     ("spool.write", &["ENOSPC", "EIO"]),
     ("spool.open", &["ENOSPC", "EIO", "EMFILE"]),
+    ("spool.send", &["EIO"]),
     ("spool.read", &["EIO"]),
     ("worker.connect", &["EAGAIN", "EACCES"]),
     ("client.accept", &["EMFILE", "ENOMEM", "EPERM"]),

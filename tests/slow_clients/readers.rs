@@ -35,7 +35,7 @@ fn a_client_that_never_reads_holds_no_worker_and_no_memory_and_is_cut() {
     let mut greedy = asking(&server, &format!("/bytes?n={LARGE_BYTES}"));
     // The only worker serves the next while most of the answer waits in a file.
     assert_eq!(server.get("/ping").text(), "pong");
-    assert_eq!(open_spools(&server), 1, "the answer waits in a file");
+    assert!(open_spools(&server) > 0, "the answer waits in files");
     assert!(!has_named_spools(&server), "it was unlinked at once");
     assert!(server.rss_kib() < MOST_KIB, "{} KiB", server.rss_kib());
     assert!(lines_of(&server, "/bytes").is_empty(), "it is not over yet");
@@ -55,7 +55,7 @@ fn a_file_goes_with_its_client() {
     let mut server = server(&[]);
     let greedy = asking(&server, &format!("/stream?n={LARGE_BYTES}"));
     assert_eq!(server.get("/ping").text(), "pong");
-    assert_eq!(open_spools(&server), 1);
+    assert!(open_spools(&server) > 0);
     drop(greedy);
     server.wait_until("the file's end", |server| open_spools(server) == 0);
     let line = line_of(&mut server, "/stream");

@@ -10,6 +10,8 @@ use nix::libc;
 pub enum Call {
     Read,
     Write,
+    /// From a file to a socket.
+    Send,
     Accept,
     Connect,
     Socket,
@@ -71,9 +73,10 @@ pub struct Rule {
     when: When,
 }
 
-const CALLS: [(&str, Call); 13] = [
+const CALLS: [(&str, Call); 14] = [
     ("read", Call::Read),
     ("write", Call::Write),
+    ("send", Call::Send),
     ("accept", Call::Accept),
     ("connect", Call::Connect),
     ("socket", Call::Socket),
