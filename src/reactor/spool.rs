@@ -22,9 +22,9 @@ const ALL_MEMFD_BYTES: u64 = 64 * 1024 * 1024;
 const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
 
 /// What overflows goes to one file after another of that size, and files that are done with are closed one a turn:
-/// closing one of a gigabyte takes the kernel 120 ms, one of these 4. They are never cut, since `sendfile` lends their
+/// closing one of a gigabyte takes the kernel 120 ms, one of these 2. They are never cut, since `sendfile` lends their
 /// own pages to whoever reads: a slow reader would find zeros in them.
-const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 32 * 1024 * 1024 };
+const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 16 * 1024 * 1024 };
 /// Files up to that size are closed at once.
 const SMALL_BYTES: u64 = 4 * 1024 * 1024;
 
