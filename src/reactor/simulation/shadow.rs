@@ -7,10 +7,10 @@ use super::script::Planned;
 use super::street::Street;
 use super::truth::{LogLine, Said, Try};
 use super::{reader, tell, wire};
-use crate::reactor::GRACE;
 use crate::reactor::entry::{Exchange, Phase};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
+use crate::reactor::{GRACE, REST};
 use serde_json::Value;
 
 impl Street {
@@ -212,8 +212,9 @@ impl Street {
     pub fn check_signal(&self, at: usize, is_kill: bool) {
         let worker = &self.workers[at];
         let config = &self.reactor.config;
-        // Its time runs from its being given to the worker, which may be a while before the first byte.
-        let drain = config.drain_timeout - config.connect_timeout;
+        // Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
+        // backlog is full.
+        let drain = config.drain_timeout - config.connect_timeout - REST;
         let is_over = self.reactor.stage == Stage::Ending || self.reactor.exit.is_some() || is_kill;
         for line in &worker.lines {
             let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
