@@ -259,6 +259,9 @@ impl Street {
         let Some(line) = self.workers[at].lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
         let Some(hand) = &mut line.hand else { return };
         let Some(answer) = &hand.answer else { return };
+        if line.wire.borrow().peer_has_ended {
+            self.truth.answers[answer.number].is_hung_up = true;
+        }
         let mut to = hand.said.saturating_add(bytes).min(answer.bytes.len());
         if to + answer.surplus_bytes >= answer.bytes.len() {
             to = answer.bytes.len();
