@@ -40,7 +40,8 @@ impl Request {
         origin: Origin<'_>,
         started: Instant,
     ) -> Self {
-        let local = match head.path() {
+        let path = head.path();
+        let local = match path {
             _ if head.framing != Framing::Empty || !matches!(head.method, "GET" | "HEAD") => None,
             "/server" => Some(Local::Server),
             "/status" => Some(Local::Status),
@@ -60,7 +61,7 @@ impl Request {
         let path_from = method.end + 1;
         Request {
             head: buffer,
-            path: path_from..path_from + head.target_lead.len() + head.path().len(),
+            path: path_from..path_from + head.target_lead.len() + path.len(),
             method,
             id,
             asked: Asked {

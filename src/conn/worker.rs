@@ -68,8 +68,7 @@ impl Answer {
             media_type: [0; MAX_MEDIA_TYPE_BYTES],
             media_type_bytes: 0,
         };
-        let value = head.field("content-type").unwrap_or(b"");
-        answer.set_media_type(value.split(|&byte| byte == b';').next().unwrap_or(b""));
+        answer.set_media_type(head.media_type);
         answer
     }
 
@@ -89,7 +88,6 @@ impl Answer {
     }
 
     fn set_media_type(&mut self, value: &[u8]) {
-        let value = crate::http::field::trim(value);
         let bytes = value.len().min(MAX_MEDIA_TYPE_BYTES);
         self.media_type[..bytes].copy_from_slice(&value[..bytes]);
         self.media_type_bytes = bytes;

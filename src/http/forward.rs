@@ -12,8 +12,8 @@ pub struct Origin<'a> {
     pub is_trusted: bool,
     /// A fresh request id, for requests that bring none that counts.
     pub fresh_id: &'a str,
-    /// When the request's first byte came, in µs since 1970.
-    pub start_us: u64,
+    /// When the request's first byte came, in µs since 1970, as digits.
+    pub start_us: &'a [u8],
 }
 
 /// The longest `X-Request-Id` that is taken over from a trusted proxy: longer ones would fill logs.
@@ -44,7 +44,7 @@ pub fn write_request_head(
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if told.forwarded_for {
-        let is_chain = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("x-forwarded-for");
+        let is_chain = |header: &&httparse::Header<'_>| field::is(header.name, b"x-forwarded-for");
         for value in head.fields.iter().filter(is_chain).map(|header| field::trim(header.value)) {
             if !value.is_empty() {
                 push(out, &[value, b", "]);
@@ -59,7 +59,8 @@ pub fn write_request_head(
         push(out, &[b"X-Forwarded-Host: ", head.host, b"\r\n"]);
     }
     if !told.start {
-        push_start(out, origin.start_us);
+        // The form that New Relic, Scout and others read the queue's time from.
+        push(out, &[b"X-Request-Start: t=", origin.start_us, b"\r\n"]);
     }
     let id = told.id.unwrap_or(origin.fresh_id.as_bytes());
     out.extend_from_slice(b"X-Request-Id: ");
@@ -91,12 +92,11 @@ struct Told<'b> {
 impl<'b> Told<'b> {
     /// Notes one field of a trusted proxy's. `true`: it is written later, in the server's own place.
     fn take(&mut self, name: &str, value: &'b [u8]) -> bool {
-        let is = |known: &str| name.eq_ignore_ascii_case(known);
-        if is("x-forwarded-for") {
+        if field::is(name, b"x-forwarded-for") {
             self.forwarded_for = true;
             return true;
         }
-        if is("x-request-id") {
+        if field::is(name, b"x-request-id") {
             let is_fit = (1..=MAX_REQUEST_ID_BYTES).contains(&value.len())
                 && value.iter().all(|byte| byte.is_ascii_graphic())
                 && self.id.is_none();
@@ -105,27 +105,29 @@ impl<'b> Told<'b> {
             }
             return true;
         }
-        self.proto |= is("x-forwarded-proto");
-        self.host |= is("x-forwarded-host");
-        self.start |= is("x-request-start");
+        self.proto |= field::is(name, b"x-forwarded-proto");
+        self.host |= field::is(name, b"x-forwarded-host");
+        self.start |= field::is(name, b"x-request-start");
         false
     }
 }
 
 /// Whether a request's field ends at this server.
 fn stops_here(head: &RequestHead<'_, '_>, name: &str, is_trusted: bool) -> bool {
-    let is = |known: &str| name.eq_ignore_ascii_case(known);
     let is_ours = match name.as_bytes().first().map(u8::to_ascii_lowercase) {
         // Only fields with these initials are the server's business; all others pass after one look.
-        Some(b'c') => is("content-length") || is("connection"),
-        Some(b'e') => is("expect"),
-        Some(b'f') => is("forwarded") && !is_trusted,
-        Some(b'h') => is("host") || is("http2-settings"),
-        Some(b'p') => is("proxy") || field::is_hop_by_hop(name),
+        Some(b'c') => field::is(name, b"content-length") || field::is(name, b"connection"),
+        Some(b'e') => field::is(name, b"expect"),
+        Some(b'f') => field::is(name, b"forwarded") && !is_trusted,
+        Some(b'h') => field::is(name, b"host") || field::is(name, b"http2-settings"),
+        Some(b'p') => field::is(name, b"proxy") || field::is_hop_by_hop(name),
         Some(b'k' | b't' | b'u') => field::is_hop_by_hop(name),
         Some(b'r') => field::is_internal(name),
         Some(b'x') => {
-            !is_trusted && (field::is_forwarded(name) || is("x-request-id") || is("x-request-start"))
+            !is_trusted
+                && (field::is_forwarded(name)
+                    || field::is(name, b"x-request-id")
+                    || field::is(name, b"x-request-start"))
         }
         _ => false,
     };
@@ -134,7 +136,7 @@ fn stops_here(head: &RequestHead<'_, '_>, name: &str, is_trusted: bool) -> bool 
         // `Connection` cannot strip what the server or a trusted proxy says.
         || (head.nominates
             && head.is_nominated(name)
-            && !(field::is_forwarded(name) || field::starts_with(name, "x-request-")))
+            && !(field::is_forwarded(name) || field::starts_with(name, b"x-request-")))
 }
 
 /// How the body of an answer is framed for the client, and whether its connection stays open behind it.
@@ -172,7 +174,7 @@ pub fn write_response_head(
         if answer_field_stops_here(head, header.name) {
             continue;
         }
-        if header.name.eq_ignore_ascii_case("date") {
+        if field::is(header.name, b"date") {
             if dated || !is_date(value) {
                 continue;
             }
@@ -212,17 +214,22 @@ pub fn write_response_head(
 
 /// Whether an answer's field ends at this server.
 fn answer_field_stops_here(head: &ResponseHead<'_, '_>, name: &str) -> bool {
-    name.eq_ignore_ascii_case("content-length")
-        || field::is_hop_by_hop(name)
-        || field::is_internal(name)
-        || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
+    let is_ours = match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        // As for a request's: most fields pass after a look at their initial.
+        Some(b'c') => field::is(name, b"content-length") || field::is_hop_by_hop(name),
+        Some(b'h' | b'k' | b'p' | b't' | b'u') => field::is_hop_by_hop(name),
+        Some(b'r') => field::is_internal(name),
+        _ => false,
+    };
+    is_ours || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
 }
 
 /// Fields of an answer that no `Connection` can take away without making another answer of it.
 fn is_indispensable(name: &str) -> bool {
-    ["date", "content-type", "content-encoding", "set-cookie"]
-        .iter()
-        .any(|known| name.eq_ignore_ascii_case(known))
+    field::is(name, b"date")
+        || field::is(name, b"content-type")
+        || field::is(name, b"content-encoding")
+        || field::is(name, b"set-cookie")
 }
 
 fn is_date(value: &[u8]) -> bool {
@@ -300,13 +307,6 @@ fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-/// `X-Request-Start: t=<µs>`, the form that New Relic, Scout and others read the queue's time from.
-fn push_start(out: &mut Vec<u8>, start_us: u64) {
-    out.extend_from_slice(b"X-Request-Start: t=");
-    push_decimal(out, start_us);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// Decimal digits without the formatting machinery, which costs more than the rest of a small head; two a division,
 /// which halves the cost of `X-Request-Start`.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     const STRANGER: Origin<'_> =
-        Origin { address: "192.0.2.7", is_trusted: false, fresh_id: "fresh", start_us: 1_000_000 };
+        Origin { address: "192.0.2.7", is_trusted: false, fresh_id: "fresh", start_us: b"1000000" };
 
     fn forwarded(head: &str, origin: Origin<'_>) -> String {
         let mut out = Vec::new();

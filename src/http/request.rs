@@ -100,7 +100,8 @@ impl<'h, 'b> RequestHead<'h, 'b> {
 
     /// The path without the query.
     pub fn path(&self) -> &'b str {
-        self.target.split('?').next().unwrap_or(self.target)
+        let query = self.target.bytes().position(|byte| byte == b'?');
+        &self.target[..query.unwrap_or(self.target.len())]
     }
 }
 
@@ -108,7 +109,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
 pub fn is_nominated(fields: &[Header<'_>], name: &str) -> bool {
     fields
         .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case("connection"))
+        .filter(|header| field::is(header.name, b"connection"))
         .flat_map(|header| field::list(header.value))
         .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
@@ -154,25 +155,21 @@ fn once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8], twice: Bad) -> Result
 impl<'b> Seen<'b> {
     fn take(&mut self, header: &Header<'b>) -> Result<(), Reason> {
         let value = field::trim(header.value);
-        if !field::is_value(value) {
-            return Err(Reason::BadRequest(Bad::FieldValue));
-        }
-        // The length tells nearly all names apart, so most fields cost one comparison of a number.
-        match header.name.len() {
-            4 if header.name.eq_ignore_ascii_case("host") => once(&mut self.host, value, Bad::HostTwice)?,
-            14 if header.name.eq_ignore_ascii_case("content-length") => {
+        match header.name {
+            name if field::is(name, b"host") => once(&mut self.host, value, Bad::HostTwice)?,
+            name if field::is(name, b"content-length") => {
                 once(&mut self.length, value, Bad::LengthTwice)?;
             }
-            17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
+            name if field::is(name, b"transfer-encoding") => {
                 // Two lines are one list, so whatever the second says, the first is not the last coding.
                 let coding = if self.coding.is_some() { Coding::Invalid } else { coding(value) };
                 self.coding = Some(coding);
             }
-            10 if header.name.eq_ignore_ascii_case("connection") => self.take_connection(value),
-            7 if header.name.eq_ignore_ascii_case("upgrade") => {
+            name if field::is(name, b"connection") => self.take_connection(value),
+            name if field::is(name, b"upgrade") => {
                 self.upgrade_websocket = value.eq_ignore_ascii_case(b"websocket");
             }
-            6 if header.name.eq_ignore_ascii_case("expect") => {
+            name if field::is(name, b"expect") => {
                 if value.eq_ignore_ascii_case(b"100-continue") {
                     self.expects_continue = true;
                 } else {
@@ -248,7 +245,7 @@ fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Opt
     if target.len() > MAX_TARGET_BYTES {
         return Err(Reason::BadRequest(Bad::TargetTooLong));
     }
-    if target.contains('#') {
+    if target.as_bytes().contains(&b'#') {
         return Err(BAD);
     }
     if target.starts_with('/') {
@@ -257,10 +254,12 @@ fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Opt
     if target == "*" {
         return if method == "OPTIONS" { Ok(("", target, None)) } else { Err(BAD) };
     }
-    let scheme = |name: &str| field::starts_with(target, name).then(|| &target[name.len()..]);
-    let Some(rest) = scheme("http://").or_else(|| scheme("https://")) else {
-        return Err(BAD);
+    let scheme_bytes = match target {
+        _ if field::starts_with(target, b"http://") => "http://".len(),
+        _ if field::starts_with(target, b"https://") => "https://".len(),
+        _ => return Err(BAD),
     };
+    let rest = &target[scheme_bytes..];
     let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if host.is_empty() {
         return Err(BAD);
@@ -285,13 +284,12 @@ fn is_host(host: &[u8]) -> bool {
         };
         return end > 0 && rest[..end].iter().all(is_address) && is_port(&rest[end + 1..]);
     }
-    let end = host.iter().position(|&byte| byte == b':').unwrap_or(host.len());
     let is_name = |byte: &u8| {
         byte.is_ascii_alphanumeric()
             || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')')
             || matches!(byte, b'*' | b'+' | b',' | b';' | b'=')
     };
-    host[..end].iter().all(is_name) && is_port(&host[end..])
+    is_port(&host[host.iter().take_while(|byte| is_name(byte)).count()..])
 }
 
 /// `httparse`'s complaint in this server's words.

@@ -18,6 +18,8 @@ pub struct ResponseHead<'h, 'b> {
     /// A 503 by which the worker says that it has not touched the request.
     pub is_busy: bool,
     pub nominates: bool,
+    /// `text/plain`, without parameters; empty where there is none.
+    pub media_type: &'b [u8],
 }
 
 /// What the request behind an answer was, as far as its framing depends on it.
@@ -58,13 +60,15 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         let fields: &'h [Header<'b>] = parsed.headers;
         let (mut length, mut chunked, mut close, mut keep, mut nominates, mut busy) =
             (None, false, false, false, false, false);
+        let mut media_type = None;
         for header in fields {
             let value = field::trim(header.value);
-            if !field::is_value(value) {
-                return Err(Invalid("a control character in a field"));
-            }
-            match header.name.len() {
-                14 if header.name.eq_ignore_ascii_case("content-length") => {
+            match header.name {
+                name if media_type.is_none() && field::is(name, b"content-type") => {
+                    let kind = value.split(|&byte| byte == b';').next().unwrap_or(value);
+                    media_type = Some(field::trim(kind));
+                }
+                name if field::is(name, b"content-length") => {
                     let Some(said) = field::decimal(value) else {
                         return Err(Invalid("a Content-Length that is not a number"));
                     };
@@ -72,13 +76,13 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
                         return Err(Invalid("two different Content-Lengths"));
                     }
                 }
-                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
+                name if field::is(name, b"transfer-encoding") => {
                     if chunked || !value.eq_ignore_ascii_case(b"chunked") {
                         return Err(Invalid("a Transfer-Encoding other than chunked"));
                     }
                     chunked = true;
                 }
-                10 if header.name.eq_ignore_ascii_case("connection") => {
+                name if field::is(name, b"connection") => {
                     for option in field::list(value) {
                         match option {
                             _ if option.eq_ignore_ascii_case(b"close") => close = true,
@@ -87,7 +91,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
                         }
                     }
                 }
-                15 if status == 503 && header.name.eq_ignore_ascii_case("rip-worker-busy") => busy = true,
+                name if status == 503 && field::is(name, b"rip-worker-busy") => busy = true,
                 _ => {}
             }
         }
@@ -117,20 +121,13 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
             keep_alive: !close && (minor == 1 || keep) && framing != Framing::UntilClose,
             is_busy: busy,
             nominates,
+            media_type: media_type.unwrap_or(b""),
         })
-    }
-
-    /// The value of the first field of that name (given in lower case).
-    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
-        self.fields.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     }
 
     /// Server-sent events: a stream that may be quiet for long.
     pub fn is_event_stream(&self) -> bool {
-        self.field("content-type").is_some_and(|value| {
-            let kind = value.split(|&byte| byte == b';').next().unwrap_or(value);
-            field::trim(kind).eq_ignore_ascii_case(b"text/event-stream")
-        })
+        self.media_type.eq_ignore_ascii_case(b"text/event-stream")
     }
 }
 

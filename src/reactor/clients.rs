@@ -206,7 +206,7 @@ impl Reactor {
                 address: &entry.address,
                 is_trusted: entry.is_trusted,
                 fresh_id: self.ids.next(),
-                start_us: self.clock.unix.as_micros() as u64,
+                start_us: self.clock.unix_us(),
             };
             let buffer = || self.buffers.take();
             let step = entry.conn.advance(unread.rest(), origin, self.config.max_body_bytes, buffer, now);

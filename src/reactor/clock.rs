@@ -1,5 +1,6 @@
 //! The time, read once a turn, and what follows from it: the Date line, request ids.
 
+use crate::http::forward::push_decimal;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,8 @@ pub struct Clock {
     date_second: u64,
     /// `Date: …\r\n`, made once a second.
     pub date_line: Vec<u8>,
+    unix_us: Vec<u8>,
+    unix_us_of: Instant,
 }
 
 impl Clock {
@@ -28,6 +31,8 @@ impl Clock {
             wall: Duration::ZERO,
             date_second: u64::MAX,
             date_line: Vec::new(),
+            unix_us: Vec::new(),
+            unix_us_of: now,
         };
         clock.ask_wall();
         clock
@@ -49,6 +54,16 @@ impl Clock {
         if self.unix.as_secs() != self.date_second {
             self.set_date();
         }
+    }
+
+    /// µs since 1970 as digits, made once for all requests of a turn.
+    pub fn unix_us(&mut self) -> &[u8] {
+        if self.unix_us_of != self.now || self.unix_us.is_empty() {
+            self.unix_us_of = self.now;
+            self.unix_us.clear();
+            push_decimal(&mut self.unix_us, self.unix.as_micros() as u64);
+        }
+        &self.unix_us
     }
 
     fn ask_wall(&mut self) {

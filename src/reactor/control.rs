@@ -220,7 +220,7 @@ impl Reactor {
             return;
         };
         let mut unread = Unread::join(connection.conn.inbox.take(), fresh);
-        let origin = Origin { address: "", is_trusted: false, fresh_id: "", start_us: 0 };
+        let origin = Origin { address: "", is_trusted: false, fresh_id: "", start_us: b"" };
         loop {
             let Some(connection) = self.control.connections.get_mut(key) else {
                 return;

@@ -19,7 +19,7 @@ use std::time::Instant;
 pub const MAX_BODY_BYTES: u64 = 1 << 20;
 const DATE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 const ORIGIN: Origin<'_> =
-    Origin { address: "192.0.2.7", is_trusted: true, fresh_id: "fresh", start_us: 1_000_000 };
+    Origin { address: "192.0.2.7", is_trusted: true, fresh_id: "fresh", start_us: b"1000000" };
 
 // A client's connection.
 
