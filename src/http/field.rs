@@ -106,7 +106,7 @@ mod tests {
     use super::super::{RequestHead, ResponseHead, Version};
     use super::*;
 
-    /// `httparse` looks at eight or 32 bytes at once, so each byte stands at many places once; but for LF, which
+    /// `httparse` looks at eight or 32 bytes at once, so each byte is tried at many places; but for LF, which
     /// [`super::super::head::look`] has refused before.
     #[test]
     fn a_value_that_was_parsed_has_no_control_byte_at_any_place() {

@@ -12,7 +12,7 @@ pub struct Origin<'a> {
     pub is_trusted: bool,
     /// A fresh request id, for requests that bring none that counts.
     pub fresh_id: &'a str,
-    /// When the request's first byte came, in µs since 1970, as digits.
+    /// When the request's head was whole, in µs since 1970, as digits.
     pub start_us: &'a [u8],
 }
 

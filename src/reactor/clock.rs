@@ -17,8 +17,8 @@ pub struct Clock {
     date_second: u64,
     /// `Date: …\r\n`, made once a second.
     pub date_line: Vec<u8>,
+    /// Empty until somebody asks for it.
     unix_us: Vec<u8>,
-    unix_us_of: Instant,
 }
 
 impl Clock {
@@ -32,7 +32,6 @@ impl Clock {
             date_second: u64::MAX,
             date_line: Vec::new(),
             unix_us: Vec::new(),
-            unix_us_of: now,
         };
         clock.ask_wall();
         clock
@@ -46,6 +45,7 @@ impl Clock {
     /// It is `now`.
     pub fn move_to(&mut self, now: Instant) {
         self.now = now;
+        self.unix_us.clear();
         let since_asked = self.now.duration_since(self.wall_asked);
         if since_asked >= WALL_EVERY {
             return self.ask_wall();
@@ -58,9 +58,7 @@ impl Clock {
 
     /// µs since 1970 as digits, made once for all requests of a turn.
     pub fn unix_us(&mut self) -> &[u8] {
-        if self.unix_us_of != self.now || self.unix_us.is_empty() {
-            self.unix_us_of = self.now;
-            self.unix_us.clear();
+        if self.unix_us.is_empty() {
             push_decimal(&mut self.unix_us, self.unix.as_micros() as u64);
         }
         &self.unix_us

@@ -122,21 +122,22 @@ where
     F: FnMut(&mut Request<'_>) -> Response,
 {
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
-    // Else the server has closed, or nothing more can be said on this connection.
-    while until_readable(&reader).is_ok() && matches!(serve_one(&mut reader, stream, handler), Ok(true)) {}
+    loop {
+        wait_for_bytes(&reader);
+        match serve_one(&mut reader, stream, handler) {
+            Ok(true) => {}
+            // The server has closed, or nothing more can be said on this connection.
+            Ok(false) | Err(_) => return,
+        }
+    }
 }
 
 /// Waits for the next request in `poll`, not in the read itself: a read that blocks on a Unix socket is also woken each
 /// time the other side takes what was sent (room to write, `unix_write_space` in Linux), which is once a request.
-fn until_readable(reader: &BufReader<&UnixStream>) -> io::Result<()> {
-    if !reader.buffer().is_empty() {
-        return Ok(());
-    }
-    loop {
-        match poll(&mut [PollFd::new(reader.get_ref().as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => {}
-            done => return Ok(done.map(|_| ())?),
-        }
+fn wait_for_bytes(reader: &BufReader<&UnixStream>) {
+    if reader.buffer().is_empty() {
+        // Whatever ends this wait, the read that follows blocks for as long as there is nothing to read.
+        let _ = poll(&mut [PollFd::new(reader.get_ref().as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
     }
 }
 
