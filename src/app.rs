@@ -61,7 +61,11 @@ impl fmt::Display for NoApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoApp::Missing(path) => {
-                write!(f, "no app at '{}': there is no such file or folder", path.display())
+                write!(
+                    f,
+                    "no app at '{}': there is no such file or folder; the path of one would do",
+                    path.display()
+                )
             }
             NoApp::NoEntry(path) => {
                 let names: Vec<&str> = ENTRIES.iter().map(|(name, _)| *name).collect();

@@ -5,15 +5,18 @@ use crate::config::{Place, Verb};
 use crate::control::Message;
 use crate::names::Names;
 use crate::observe::status;
+use crate::process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a server may take for one answer; a reload's lines may be further apart.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -85,22 +88,21 @@ pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Resul
     match verb {
         Verb::Status { json: true, .. } => {
             let answer = ask(&names.control, "GET", "/status", "").map_err(complaint)?;
-            print(&answer.body);
-            Ok(())
+            print(&answer.body)
         }
         Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names, complaint),
-        Verb::Status { .. } => {
-            print(&status_table(&names).map_err(complaint)?);
-            Ok(())
-        }
+        Verb::Status { .. } => print(&status_table(&names).map_err(complaint)?),
         Verb::Stop => {
             let mut reader =
                 send(&names.control, "POST", "/control", &Message::Stop.to_json()).map_err(complaint)?;
-            // The connection ends with the server.
+            let server = getsockopt(reader.get_ref(), sockopt::PeerCredentials).map(|peer| peer.pid());
+            // The connection ends with the server, a moment before its process does.
             let mut all = Vec::new();
             let _ = reader.read_to_end(&mut all);
-            print(&format!("{}: stopped\n", names.app));
-            Ok(())
+            if let Ok(server @ 1..) = server {
+                wait_for_end(Pid::from_raw(server));
+            }
+            print(&format!("{}: stopped\n", names.app))
         }
         Verb::Reload => reload(&names, complaint),
     }
@@ -126,10 +128,11 @@ fn watch(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), S
     let caught = caught.map_err(|error| format!("signals: {error}"))?;
     // Before anything is drawn, so that a complaint stands on the first screen.
     let mut table = status_table(names).map_err(&complaint)?;
-    print(OTHER_SCREEN);
+    // Where it cannot be drawn, there is nobody to be told so.
+    let _ = print(OTHER_SCREEN);
     let end = loop {
         // From the top; each line clears what stood behind it, and the last one all below.
-        print(&format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\r\n")));
+        let _ = print(&format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\r\n")));
         let mut asked = [PollFd::new(caught.as_fd(), PollFlags::POLLIN)];
         match poll(&mut asked, PollTimeout::from(EVERY_MS)) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
@@ -141,7 +144,7 @@ fn watch(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), S
             Err(error) => break Err(complaint(error)),
         };
     };
-    print(FIRST_SCREEN);
+    let _ = print(FIRST_SCREEN);
     end
 }
 
@@ -153,7 +156,8 @@ fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), 
         let line = line.map_err(&complaint)?;
         let value: Value = serde_json::from_str(&line).map_err(|_| format!("the server said: {line}"))?;
         match (value["ok"].as_bool(), &value["replaced"], &value["of"]) {
-            (None, replaced, of) => print(&format!("{replaced} of {of} replaced\n")),
+            // The reload goes on, and its end is what counts.
+            (None, replaced, of) => drop(print(&format!("{replaced} of {of} replaced\n"))),
             (Some(true), _, _) => return Ok(()),
             (Some(false), _, _) => {
                 return Err(format!("reload stopped: {}", value["error"].as_str().unwrap_or("?")));
@@ -163,10 +167,27 @@ fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), 
     Err("the server ended during the reload".into())
 }
 
-/// To a stdout that may be closed.
-fn print(text: &str) {
+/// Waits until the process is gone, or ended and only not taken in by its parent.
+fn wait_for_end(pid: Pid) {
+    /// Ending takes milliseconds; what takes longer is not waited for.
+    const WITHIN: Duration = Duration::from_secs(2);
+    const EVERY: Duration = Duration::from_millis(2);
+    let since = Instant::now();
+    while process::lives(pid) && since.elapsed() < WITHIN {
+        std::thread::sleep(EVERY);
+    }
+}
+
+/// Prints what was asked for. A reader that has gone (`| head`) has had all that it wanted.
+///
+/// # Errors
+/// One line for stderr: what was to be said is lost.
+pub fn print(text: &str) -> Result<(), String> {
     let mut stdout = io::stdout();
-    let _ = stdout.write_all(text.as_bytes());
-    // Not every text ends with a line.
-    let _ = stdout.flush();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("standard output cannot be written to: {error}"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

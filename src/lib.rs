@@ -107,7 +107,8 @@ fn complain(complaint: &str, code: u8) -> ExitCode {
 }
 
 fn print(text: &str) -> ExitCode {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    match client::print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(complaint) => complain(&complaint, 1),
+    }
 }

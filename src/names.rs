@@ -30,4 +30,37 @@ impl Names {
     pub fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
         self.dir.join(format!("{}.{slot}.{version}.sock", self.prefix))
     }
+
+    /// Whether a file of that name is the socket of a worker of ours.
+    pub fn is_worker_socket(&self, file: &str) -> bool {
+        let rest = file.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('.'));
+        let numbers = rest.and_then(|rest| rest.strip_suffix(".sock")).and_then(|rest| rest.split_once('.'));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        numbers.is_some_and(|(slot, version)| is_number(slot) && is_number(version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_workers_are_told_from_all_else() {
+        let place = Place { app: None, socket_dir: "/s".into(), variant: "blue".into(), socket_prefix: None };
+        let names = Names::new(&place, "shop");
+        let own = names.worker_socket(12, 3);
+        assert!(names.is_worker_socket(own.file_name().and_then(|name| name.to_str()).expect("a name")));
+        for other in [
+            "rip_blue_shop.ctl.sock",
+            "rip_blue_shop.harness",
+            "rip_blue_shop.1.sock",
+            "rip_blue_shop.1.2",
+            "rip_blue_shop.a.2.sock",
+            "rip_blue_shop.1.2.3.sock",
+            "rip_blue_shop2.1.2.sock",
+            "rip_green_shop.1.2.sock",
+        ] {
+            assert!(!names.is_worker_socket(other), "{other}");
+        }
+    }
 }

@@ -167,12 +167,22 @@ pub fn kill_group(pid: Pid) {
 pub fn is_ending(pid: Pid) -> Option<bool> {
     /// The kernel's PF_EXITING.
     const EXITING: u64 = 0x4;
+    let (has_ended, flags) = stat(pid)?;
+    Some(has_ended || flags & EXITING != 0)
+}
+
+/// Whether there is a process of that pid that has not ended; one that is not reaped has.
+pub fn lives(pid: Pid) -> bool {
+    stat(pid).map_or_else(|| kill(pid, None).is_ok(), |(has_ended, _)| !has_ended)
+}
+
+/// Whether a process has ended, and its flags, as `/proc` tells.
+fn stat(pid: Pid) -> Option<(bool, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so what follows is counted from its end.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;
-    let flags: u64 = fields.nth(5)?.parse().ok()?;
-    Some(matches!(state, "Z" | "X") || flags & EXITING != 0)
+    Some((matches!(state, "Z" | "X"), fields.nth(5)?.parse().ok()?))
 }
 
 /// Resident memory in bytes, as only `/proc` tells.

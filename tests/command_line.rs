@@ -28,15 +28,20 @@ struct ByHand {
 
 impl ByHand {
     fn start(mut command: Command, dir: &Path) -> ByHand {
-        let path = dir.join("stdout");
-        let stdout = std::fs::File::create(&path).expect("a file");
-        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null()).spawn();
+        let (path, words) = (dir.join("stdout"), dir.join("stderr"));
+        let file = |path: &Path| std::fs::File::create(path).expect("a file");
+        let child = command.stdin(Stdio::null()).stdout(file(&path)).stderr(file(&words)).spawn();
         let mut server =
             ByHand { child: child.expect("the server can be started"), first_line: String::new() };
         wait_until("the line at the start", || {
             let text = std::fs::read_to_string(&path).expect("the file");
             let exit = server.child.try_wait().expect("a child can be waited for");
-            assert_eq!(exit, None, "the server ended");
+            assert_eq!(
+                exit,
+                None,
+                "the server ended: {}",
+                std::fs::read_to_string(&words).unwrap_or_default()
+            );
             text.split_once('\n').map(|(line, _)| server.first_line = line.to_owned()).is_some()
         });
         server
@@ -240,6 +245,18 @@ fn the_variable_port_counts_unless_a_token_says_otherwise() {
     let mut wrong = command(dir.path());
     wrong.arg(test_worker()).env("PORT", "http");
     assert_refused(&output(wrong), 2, &["PORT", "http"]);
+}
+
+#[test]
+fn what_cannot_be_printed_is_trouble() {
+    for words in [&["--help"][..], &["--version"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let mut command = std::process::Command::new(support::server_program());
+        let output = command.args(words).stdout(full).output().expect("the server can be started");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("standard output cannot be written to"), "{stderr}");
+    }
 }
 
 #[test]

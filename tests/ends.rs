@@ -75,9 +75,61 @@ fn stop_finishes_what_is_under_way_and_what_waits_and_returns_when_the_server_is
     assert_ends_without_loss(|server| {
         let output = server.verb(["stop"]);
         assert_eq!(output.code, 0, "{}", output.stderr);
+        assert!(!is_alive(server.pid()), "it is gone, and only not taken in yet");
         assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
         assert!(std::net::TcpStream::connect(server.address()).is_err());
     });
+}
+
+#[test]
+fn the_same_signal_to_the_process_and_to_its_group_is_one() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let app = dir.path().join("stubborn");
+    // So that the server is still there for the second one, with nothing left to drain.
+    load::write_script(&app, "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n");
+    let is_one = || {
+        let mut server = Server::builder(&app).args(["w:1", "--drain-timeout-ms=100"]).start();
+        server.wait_until("the worker is started", |server| workers(server).len() == 1);
+        server.signal(Signal::SIGTERM);
+        server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+        server.signal(Signal::SIGTERM);
+        server.wait_exit() == 0
+    };
+    // On a slow machine the second one may come too late to be the same.
+    assert!((0..10).any(|_| is_one()));
+}
+
+#[test]
+fn sockets_that_a_killed_server_has_left_are_swept_away_by_the_next() {
+    let server = Server::with_test_worker(&["w:1"]);
+    let dir = server.socket_dir();
+    let app = server.dir().join("broken");
+    load::write_script(&app, "#!/bin/sh\nexit 1\n");
+    let socket = |name: &str| {
+        let path = dir.join(name);
+        (std::os::unix::net::UnixListener::bind(&path).expect("a socket"), path)
+    };
+    let (listener, left) = socket("rip_server2_broken.7.9.sock");
+    drop(listener);
+    let (_listens, lives) = socket("rip_server2_broken.8.1.sock");
+    let (listener, strange) = socket("rip_server2_other.7.9.sock");
+    drop(listener);
+    let (app, sockets) = (app.to_str().expect("plain letters"), dir.to_str().expect("plain letters"));
+    let output = support::run([app, "w:1", "http:127.0.0.1:0", "--socket-dir", sockets]);
+    assert_eq!(output.code, 1, "{}", output.stderr);
+    assert!(!left.exists() && lives.exists() && strange.exists());
+}
+
+#[test]
+fn a_worker_that_does_not_join_in_time_is_said_to() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let app = sleeping_app(dir.path());
+    let app = app.to_str().expect("plain letters");
+    let output = support::run([app, "w:1", "http:127.0.0.1:0", "--boot-timeout-ms=100"]);
+    assert_eq!(output.code, 1);
+    for words in ["did not join within --boot-timeout-ms=100", "before it had joined"] {
+        assert!(output.stderr.contains(words), "{}", output.stderr);
+    }
 }
 
 #[test]

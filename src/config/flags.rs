@@ -1,6 +1,6 @@
 //! The table of flags, and how raw words become a [`Config`].
 
-use super::{Command, Config, HotReload, Listen, Place, Usage, Verb, words};
+use super::{Command, Config, HotReload, Listen, Place, Usage, Verb, complaints, words};
 use pico_args::Arguments;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -122,7 +122,7 @@ pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
          rip-server <app-path> [w:<N|auto|min..max>] [r:<N>] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
-         rip-server status|reload|stop <app-path>\n\n\
+         rip-server status|reload|stop <app-path>   (status also with --json or --watch)\n\n\
          \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
          \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
          \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\
@@ -160,7 +160,7 @@ impl Raw {
         environment: &dyn Fn(&str) -> Option<String>,
         carries_app: bool,
     ) -> Result<Command, Usage> {
-        if self.flags.contains("--help") || self.flags.contains("-h") {
+        if self.flags.contains("--help") || self.flags.contains("-h") || self.asks_for_help() {
             return Ok(Command::Help);
         }
         if self.flags.contains("--version") || self.flags.contains("-V") {
@@ -173,8 +173,8 @@ impl Raw {
                 Some(dir) => dir.into(),
                 None => default_socket_dir(environment),
             },
-            variant: reader.text("--variant")?.unwrap_or_else(|| "server2".into()),
-            socket_prefix: reader.text("--socket-prefix")?,
+            variant: reader.plain("--variant")?.unwrap_or_else(|| "server2".into()),
+            socket_prefix: reader.plain("--socket-prefix")?,
         };
         let wants_stop = reader.flags.contains("--stop");
         if carries_app && self.command.is_some() {
@@ -183,6 +183,7 @@ impl Raw {
         if wants_stop {
             return reader.ask(Verb::Stop, place, carries_app);
         }
+        reader.check_switches()?;
         match reader.verb()? {
             Some(Command::CgiWorker) => Ok(Command::CgiWorker),
             Some(Command::Ask { .. }) if self.command.is_some() => {
@@ -191,6 +192,12 @@ impl Raw {
             Some(Command::Ask { verb, .. }) => reader.ask(verb, place, carries_app),
             _ => reader.serve(place, self.command, carries_app),
         }
+    }
+
+    /// `rip-server help`, where no app of that name is meant.
+    fn asks_for_help(&self) -> bool {
+        let words = self.flags.clone().finish();
+        words.len() == 1 && words[0] == "help" && !std::path::Path::new("help").exists()
     }
 }
 
@@ -233,11 +240,13 @@ impl Reader<'_> {
         if verb == (Verb::Status { json: true, watch: true }) {
             return Err(Usage("--json and --watch do not go together; one of them would do".into()));
         }
-        let words = self.rest()?;
+        let words = self.rest("has no place behind a verb")?;
         match (&words[..], carries_app) {
             ([app], false) => place.app = Some(app.into()),
             ([], true) => {}
-            ([], false) => return Err(Usage("which app? rip-server stop ./my-app would do".into())),
+            ([], false) => {
+                return Err(Usage(format!("which app? rip-server {} ./my-app would do", verb.word())));
+            }
             ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
         }
         Ok(Command::Ask { verb, place })
@@ -299,21 +308,29 @@ impl Reader<'_> {
                 .unwrap_or("/tmp".into())
                 .into(),
         };
-        for word in self.rest()? {
+        let (mut has_workers, mut has_requests) = (false, false);
+        for word in self.rest("is given twice")? {
             match word.split_once(':') {
-                Some(("w", count)) => config.workers = words::workers(count)?,
-                Some(("r", count)) => config.max_requests = words::number("r:", count, 0..=u64::MAX)?,
+                Some(("w", count)) => {
+                    config.workers = words::workers(count)?;
+                    complaints::once(&mut has_workers, "w:", &word)?;
+                }
+                Some(("r", count)) => {
+                    config.max_requests = words::number("r:", count, 0..=u64::MAX)?;
+                    complaints::once(&mut has_requests, "r:", &word)?;
+                }
                 Some(("http", address)) => config.listen.push(words::listen("http", address)?),
                 Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
                 Some((token, _)) if !word.contains('/') && !std::path::Path::new(&word).exists() => {
                     let meant = words::near_miss(
-                        token,
+                        &token.to_ascii_lowercase(),
                         ["w", "r", "http", "metrics", "workers", "worker", "port"].into_iter(),
                     );
                     let meant = match meant {
-                        Some("workers" | "worker") => "w:4",
-                        Some("port") | None => "http:5002",
-                        Some(known) => known,
+                        Some("workers" | "worker" | "w") => "w:4",
+                        Some("r") => "r:10000",
+                        Some("metrics") => "metrics:9090",
+                        Some(_) | None => "http:5002",
                     };
                     return Err(Usage(format!(
                         "unknown token '{word}'; w:, r:, http: and metrics: are known ({meant}?)"
@@ -324,12 +341,7 @@ impl Reader<'_> {
                 }
                 _ => match &place.app {
                     None => place.app = Some(word.into()),
-                    Some(app) => {
-                        let app = app.display();
-                        return Err(Usage(format!(
-                            "'{word}' is one app too many; '{app}' is the app already"
-                        )));
-                    }
+                    Some(app) => return Err(complaints::one_app_too_many(&app.display().to_string(), &word)),
                 },
             }
         }
@@ -345,12 +357,26 @@ impl Reader<'_> {
             };
             config.listen.push(Listen::Tcp { address: None, port });
         }
+        complaints::check_places(config.listen.iter().chain(&config.metrics))?;
         config.place = place;
         Ok(Command::Serve(Box::new(config)))
     }
 
-    /// What is left when all known flags are taken: free words, or a flag that nobody knows.
-    fn rest(&mut self) -> Result<Vec<String>, Usage> {
+    /// Switches take no value, which would else be taken for a flag that is left over.
+    fn check_switches(&self) -> Result<(), Usage> {
+        let words = self.flags.clone().finish();
+        let with_value = words.iter().filter_map(|word| word.to_str()?.split_once('='));
+        match with_value.into_iter().find(|(name, _)| is_switch(name)) {
+            Some((name, value)) => {
+                Err(Usage(format!("{name} takes no value, not even '{value}'; {name} alone would do")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What is left when all known flags are taken: free words, or a flag that nobody knows. `known`: what is wrong
+    /// with one that is known.
+    fn rest(&mut self, known: &str) -> Result<Vec<String>, Usage> {
         let rest = std::mem::replace(&mut self.flags, Arguments::from_vec(Vec::new())).finish();
         let mut words = Vec::new();
         for word in rest {
@@ -358,7 +384,7 @@ impl Reader<'_> {
                 return Err(Usage("a word of the command line is not valid UTF-8".into()));
             };
             if word.starts_with('-') && word != "-" {
-                return Err(unknown(&word));
+                return Err(left_over(&word, known));
             }
             words.push(word);
         }
@@ -369,9 +395,9 @@ impl Reader<'_> {
     fn word(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
         let known = FLAGS.iter().find(|flag| flag.name == name);
         debug_assert!(known.is_some(), "{name} is not in the table");
-        let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| {
-            let value = known.map_or("", |flag| flag.value);
-            Usage(format!("{name} needs a value: {name}={value} ({error})"))
+        let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| match error {
+            pico_args::Error::NonUtf8Argument => Usage(format!("{name} has a value that is not valid UTF-8")),
+            _ => Usage(format!("{name} needs a value: {name}={}", known.map_or("", |flag| flag.value))),
         })?;
         if let Some(text) = given {
             return Ok(Some(Word { name, text }));
@@ -383,6 +409,21 @@ impl Reader<'_> {
 
     fn text(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
         Ok(self.word(name)?.map(|word| word.text))
+    }
+
+    /// A part of a socket's name.
+    fn plain(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
+        let is_plain =
+            |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter));
+        match self.word(name)? {
+            Some(word) if !is_plain(&word.text) => {
+                let Word { name, text } = word;
+                Err(Usage(format!(
+                    "{name} takes letters, digits, dots, dashes and underscores, not '{text}'"
+                )))
+            }
+            word => Ok(word.map(|word| word.text)),
+        }
     }
 
     fn number(
@@ -403,10 +444,15 @@ impl Reader<'_> {
     }
 }
 
-fn unknown(word: &str) -> Usage {
+fn is_switch(name: &str) -> bool {
+    FLAGS.iter().any(|flag| flag.name == name && flag.value.is_empty())
+}
+
+/// A flag that nobody has taken; `known` is what is wrong with it if there is one of that name.
+fn left_over(word: &str, known: &str) -> Usage {
     let name = word.split('=').next().unwrap_or(word);
     if FLAGS.iter().any(|flag| flag.name == name) {
-        return Usage(format!("{name} has no place here, or is given twice"));
+        return Usage(format!("{name} {known}"));
     }
     match words::near_miss(name, FLAGS.iter().map(|flag| flag.name)) {
         Some(meant) => Usage(format!("unknown flag {name}; {meant} was perhaps meant")),

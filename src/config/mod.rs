@@ -1,6 +1,7 @@
 //! The command line and the environment: raw words in, one validated [`Config`] out. A flag beats its environment
 //! variable, which beats the default.
 
+mod complaints;
 mod flags;
 mod words;
 
@@ -66,6 +67,16 @@ pub enum HotReload {
     None,
     Process,
     Module,
+}
+
+impl Verb {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Verb::Status { .. } => "status",
+            Verb::Reload => "reload",
+            Verb::Stop => "stop",
+        }
+    }
 }
 
 impl HotReload {
@@ -245,6 +256,19 @@ mod tests {
             ("app --trust-proxy=10.0.0.0/64", "10.0.0.0/64", "loopback"),
             ("app --max-body=-1", "-1", "100m"),
             ("app other", "other", "app"),
+            ("app w:2 w:3", "w:3", "one of them"),
+            ("app r:2 r:3", "r:3", "one of them"),
+            ("app W:4", "W:4", "w:4"),
+            ("app metrics:foo", "metrics:foo", "metrics:9090"),
+            ("app http:80 metrics:80", "port 80", "once"),
+            ("app --json=yes", "yes", "--json alone"),
+            ("app --max-queue=3 --max-queue=4", "--max-queue", "twice"),
+            ("app --max-queue", "--max-queue", "--max-queue=<N>"),
+            ("app --variant=a/b", "a/b", "letters"),
+            ("status", "which app", "rip-server status ./my-app"),
+            ("statu app", "statu", "rip-server status app"),
+            ("Status app", "Status", "rip-server status app"),
+            ("app reload", "reload", "rip-server reload app"),
             ("", "app", "rip-server ./my-app"),
         ] {
             let text = complaint(line);

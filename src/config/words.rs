@@ -64,7 +64,8 @@ pub fn cpus() -> Workers {
 
 /// What stands behind `http:` and `metrics:`.
 pub fn listen(token: &str, word: &str) -> Result<Listen, Usage> {
-    let would_do = format!("{token}:5002, {token}:127.0.0.1:5002 or {token}:unix:/path would do");
+    let port = if token == "metrics" { 9090 } else { 5002 };
+    let would_do = format!("{token}:{port}, {token}:127.0.0.1:{port} or {token}:unix:/path would do");
     let complaint = |what: &str| Usage(format!("'{token}:{word}' {what}; {would_do}"));
     if let Some(path) = word.strip_prefix("unix:") {
         if path.is_empty() {

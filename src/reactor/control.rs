@@ -63,11 +63,23 @@ struct Connection {
 impl ControlSocket {
     /// A stale socket is removed; a live one is another server, of this app or of one with the same name.
     pub fn bind(names: &Names, source: &Source, registry: &Registry) -> Result<Self, StartError> {
-        let mut listener = match bind_unix(&names.control) {
-            Ok(listener) => listener,
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                return Err(StartError::Trouble(already_running(names, source)));
+        /// A child of a server that was killed holds its sockets for as long as it takes to become a worker: what
+        /// listens and breaks off without an answer is looked at again.
+        const LOOKS: usize = 3;
+        let is_in_use = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+        let mut bound = bind_unix(&names.control);
+        for look in 1..=LOOKS {
+            if !bound.as_ref().is_err_and(is_in_use) {
+                break;
             }
+            let answer = crate::client::ask(&names.control, "GET", "/status", "");
+            if answer.is_ok() || look == LOOKS {
+                return Err(StartError::Trouble(already_running(names, source, answer.ok())));
+            }
+            bound = bind_unix(&names.control);
+        }
+        let mut listener = match bound {
+            Ok(listener) => listener,
             Err(error) => {
                 let path = names.control.display();
                 return Err(StartError::Trouble(format!(
@@ -103,9 +115,8 @@ impl ControlSocket {
 }
 
 /// Who holds the name already.
-fn already_running(names: &Names, source: &Source) -> String {
-    let theirs = crate::client::ask(&names.control, "GET", "/status", "").ok();
-    let theirs: Option<Value> = theirs.and_then(|answer| serde_json::from_str(&answer.body).ok());
+fn already_running(names: &Names, source: &Source, answer: Option<crate::client::Answer>) -> String {
+    let theirs: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
     let pid = theirs
         .as_ref()
         .and_then(|status| status["pid"].as_u64())
@@ -113,7 +124,7 @@ fn already_running(names: &Names, source: &Source) -> String {
         .unwrap_or_default();
     let path = theirs.as_ref().and_then(|status| status["path"].as_str()).unwrap_or("?");
     if Path::new(path) == source.path() {
-        format!("'{}' is served already{pid}; rip-server stop would end that", names.app)
+        format!("'{}' is served already{pid}; rip-server stop {path} would end that", names.app)
     } else {
         format!(
             "another app '{}' is served already, from '{path}'{pid}; --variant=<name> tells the two apart",

@@ -416,6 +416,7 @@ impl Reactor {
         self.balancer.remove(worker);
         self.worker_deadlines.disarm(worker.0);
         self.close_connection(worker);
+        log::info!("{}: gone", self.label(worker));
         if let Some(entry) = self.workers.get_mut(worker.0) {
             entry.is_dead = true;
             let exchange = entry.exchange.take();

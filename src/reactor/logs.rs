@@ -149,6 +149,9 @@ impl Logs {
                 Some(News::Failing(error)) => {
                     format!("{name} cannot be written to: {error}; lines are dropped until it can")
                 }
+                Some(News::Gone(error)) => {
+                    format!("{name} has no reader any more ({error}); what is for it is dropped from now on")
+                }
                 Some(News::Dropped(count)) => format!("{count} lines for {name} were dropped"),
                 None => continue,
             };

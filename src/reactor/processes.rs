@@ -11,6 +11,7 @@ use crate::fleet::{Action, Phase, RollEnd, Why};
 use crate::keys::WorkerKey;
 use crate::process::{Child, Exit};
 use crate::runtime::{self, Identity};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ impl Reactor {
                 }
                 Action::Terminate { worker } => self.terminate(worker),
                 Action::Kill { worker } => {
-                    log::warn!("{}: SIGKILL", self.label(worker));
+                    log::warn!("{}: SIGKILL: {}", self.label(worker), self.reason_to_kill(worker));
                     if let Some(entry) = self.workers.get(worker.0) {
                         process::kill_group(entry.pid);
                     }
@@ -43,6 +44,17 @@ impl Reactor {
                     self.end_now(1);
                 }
             }
+        }
+    }
+
+    /// In words for the log.
+    fn reason_to_kill(&self, worker: WorkerKey) -> String {
+        match self.workers.get(worker.0) {
+            Some(entry) if !entry.has_joined && !self.is_stopping() => {
+                let what = if entry.is_command { "answer on {socket}" } else { "join" };
+                format!("it did not {what} within --boot-timeout-ms={}", self.config.boot_timeout.as_millis())
+            }
+            _ => "SIGTERM has not ended it in time".to_owned(),
         }
     }
 
@@ -259,16 +271,27 @@ impl Reactor {
         let _ = std::fs::remove_file(&entry.socket);
         let lived_ms = self.clock.now.duration_since(entry.started).as_millis();
         let (requests, has_joined) = (entry.requests, entry.has_joined);
-        if exit == Exit::Code(0) {
-            log::info!("{}: ended after {requests} requests and {lived_ms} ms", self.label(worker));
-        } else {
-            log::warn!("{}: {exit} after {requests} requests and {lived_ms} ms", self.label(worker));
+        let phase =
+            self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase);
+        let was_told_to = matches!(phase, Some(Phase::Terminating { .. }));
+        let after = match has_joined {
+            true => format!("after {requests} requests and {lived_ms} ms"),
+            false => format!("after {lived_ms} ms, before it had joined"),
+        };
+        match exit {
+            Exit::Code(0) if has_joined || was_told_to => {
+                log::info!("{}: ended {after}", self.label(worker));
+            }
+            // Who has no handler for it ends by the signal itself.
+            Exit::Signal(Signal::SIGTERM) if was_told_to => {
+                log::info!("{}: ended by SIGTERM {after}", self.label(worker));
+            }
+            _ => log::warn!("{}: {exit} {after}", self.label(worker)),
         }
         if let Origin::Slot { slot, .. } = entry.origin {
             self.control.note_exit(slot, exit);
         }
-        match self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase)
-        {
+        match phase {
             Some(Phase::Serving { .. }) => self.metrics.worker_crashes += 1,
             Some(Phase::Booting { .. }) => self.metrics.worker_boot_failures += 1,
             Some(Phase::Killed) if !has_joined => self.metrics.worker_boot_failures += 1,
@@ -292,7 +315,7 @@ impl Reactor {
             return format!("the successor of worker {slot} could not be started: {why}");
         };
         let how = match entry.exit {
-            Some(Exit::Signal(nix::sys::signal::Signal::SIGKILL)) if !entry.has_joined => {
+            Some(Exit::Signal(Signal::SIGKILL)) if !entry.has_joined => {
                 format!("did not join within {} ms", self.config.boot_timeout.as_millis())
             }
             Some(exit) => format!("ended before it had joined: {exit}"),

@@ -26,6 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -128,6 +129,7 @@ impl Reactor {
             .map_err(|error| trouble("signals", error))?;
 
         let control = control::ControlSocket::bind(&names, &source, poll.registry())?;
+        sweep(&names);
         let listeners = listen_on("http", &config.listen, poll.registry(), Target::Listener)?;
         let metrics_listeners =
             listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
@@ -254,6 +256,19 @@ fn prepare_dir(dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Removes the sockets that the workers of a server which was killed have left: nobody listens on them.
+fn sweep(names: &Names) {
+    let files = std::fs::read_dir(&names.dir).into_iter().flatten().flatten();
+    for file in
+        files.filter(|file| file.file_name().to_str().is_some_and(|name| names.is_worker_socket(name)))
+    {
+        let answer = mio::net::UnixStream::connect(file.path());
+        if answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
+}
+
 /// A Unix socket's path has room for so many bytes.
 const MOST_PATH_BYTES: usize = 107;
 
@@ -285,7 +300,12 @@ fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
                 Some(pid) => format!(" by pid {pid}"),
                 None => String::new(),
             };
-            format!("is in use{owner}; {token}:{} or {token}:0 would do", port.wrapping_add(1).max(1024))
+            let address = match at {
+                Listen::Tcp { address: Some(IpAddr::V6(address)), .. } => format!("[{address}]:"),
+                Listen::Tcp { address: Some(IpAddr::V4(address)), .. } => format!("{address}:"),
+                _ => String::new(),
+            };
+            format!("is in use{owner}; {token}:{address}0 would do, and takes one that is free")
         }
         (io::ErrorKind::AddrInUse, None) => "is in use; another path would do".to_owned(),
         (io::ErrorKind::PermissionDenied, Some(port)) if port < 1024 => {

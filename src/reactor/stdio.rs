@@ -48,6 +48,8 @@ enum Health {
 #[derive(Debug)]
 pub enum News {
     Failing(io::Error),
+    /// Its reader will never come back.
+    Gone(io::Error),
     /// So many lines were dropped while it failed or nobody read it.
     Dropped(u64),
 }
@@ -60,7 +62,9 @@ enum Way {
     Own(File),
     /// Shared with others, so asked before each write.
     Shared(OwnedFd),
-    /// Nobody reads any more.
+    /// Its reader has gone: what is for it is dropped and counted.
+    Gone,
+    /// Was closed from the start: nobody wants to have anything.
     Closed,
 }
 
@@ -109,7 +113,7 @@ impl Output {
         let fd = match &self.way {
             Way::Own(file) => file.as_raw_fd(),
             Way::Socket(fd) => fd.as_raw_fd(),
-            Way::File(_) | Way::Shared(_) | Way::Closed => return,
+            Way::File(_) | Way::Shared(_) | Way::Gone | Way::Closed => return,
         };
         // What epoll refuses (/dev/null) never lacks room.
         let _ = registry.register(&mut SourceFd(&fd), token, Interest::WRITABLE);
@@ -134,7 +138,8 @@ impl Output {
         if matches!(self.way, Way::Closed) || lines.is_empty() {
             return;
         }
-        if self.waiting.len() + lines.len() > MOST_WAITING_BYTES {
+        let is_full = self.waiting.len() + lines.len() > MOST_WAITING_BYTES;
+        if is_full || matches!(self.way, Way::Gone) {
             self.count_dropped(lines);
         } else {
             self.waiting.extend_from_slice(lines);
@@ -150,6 +155,7 @@ impl Output {
     /// What is new about it: that it fails, or how many lines were dropped, once it can be written to again.
     pub fn news(&mut self) -> Option<News> {
         match std::mem::replace(&mut self.health, Health::KnownToFail) {
+            Health::Failing(error) if matches!(self.way, Way::Gone) => Some(News::Gone(error)),
             Health::Failing(error) => Some(News::Failing(error)),
             Health::KnownToFail => None,
             Health::Well => {
@@ -170,7 +176,7 @@ impl Output {
                     send(fd.as_raw_fd(), &self.waiting, flags).map_err(io::Error::from)
                 }
                 Way::Shared(fd) => write_if_ready(fd, &self.waiting),
-                Way::Closed => {
+                Way::Gone | Way::Closed => {
                     return self.waiting.clear();
                 }
             };
@@ -188,9 +194,12 @@ impl Output {
                 }
                 Err(error) if self.may_recover(&error) => return self.lose(error),
                 // `| head` has gone: that is no end.
-                Err(_) => {
-                    self.way = Way::Closed;
-                    return self.waiting.clear();
+                Err(error) => {
+                    let lost = std::mem::take(&mut self.waiting);
+                    self.count_dropped(&lost);
+                    self.way = Way::Gone;
+                    self.health = Health::Failing(error);
+                    return;
                 }
             }
         }

@@ -24,14 +24,24 @@ pub enum Stage {
         until: Instant,
     },
     /// The workers end.
-    Ending,
+    Ending {
+        since: Instant,
+    },
 }
 
 impl Stage {
     pub fn deadline(self) -> Option<Instant> {
         match self {
             Stage::Draining { until, .. } => Some(until),
-            Stage::Running | Stage::Ending => None,
+            Stage::Running | Stage::Ending { .. } => None,
+        }
+    }
+
+    /// Since when the server stops.
+    fn since(self) -> Option<Instant> {
+        match self {
+            Stage::Running => None,
+            Stage::Draining { since, .. } | Stage::Ending { since } => Some(since),
         }
     }
 }
@@ -72,7 +82,7 @@ impl Reactor {
     /// The first call drains; a second one ends at once.
     pub(super) fn begin_stop(&mut self, why: &str) {
         let now = self.clock.now;
-        if matches!(self.stage, Stage::Draining { since, .. } if now.duration_since(since) < SAME_SIGNAL) {
+        if self.stage.since().is_some_and(|since| now.duration_since(since) < SAME_SIGNAL) {
             return;
         }
         if self.is_stopping() {
@@ -110,7 +120,7 @@ impl Reactor {
         let now = self.clock.now;
         match self.stage {
             Stage::Running => {}
-            Stage::Draining { until, .. } => {
+            Stage::Draining { since, until } => {
                 let has_time = now < until;
                 let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
                 let is_done =
@@ -122,11 +132,11 @@ impl Reactor {
                     self.cut_everything();
                     self.listeners.clear();
                 }
-                self.stage = Stage::Ending;
+                self.stage = Stage::Ending { since };
                 self.fleet.stop(until.max(now + LAST_MOMENT), now);
                 self.end_if_alone();
             }
-            Stage::Ending => self.end_if_alone(),
+            Stage::Ending { .. } => self.end_if_alone(),
         }
     }
 
@@ -185,7 +195,7 @@ impl Reactor {
 
     /// Everything ends now: whoever waits is told so, each request has its line, and no worker outlives the server.
     pub(super) fn end_now(&mut self, code: u8) {
-        self.stage = Stage::Ending;
+        self.stage = Stage::Ending { since: self.stage.since().unwrap_or(self.clock.now) };
         self.cut_everything();
         self.answer_roll_watchers(&Err("the server has ended".to_owned()));
         for (_, entry) in &self.workers {

@@ -310,7 +310,7 @@ impl Reactor {
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
-        entry.requests += 1;
+        entry.requests += u64::from(!exchange.is_probe);
         entry.busy_streak = 0;
         entry.is_stuck = false;
         if !reusable || !exchange.has_left_the_way_open() {

@@ -17,7 +17,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 /// The most connections at once. The server holds one; a few more cover reconnects.
 const MOST_CONNECTIONS: usize = 64;
@@ -170,12 +171,7 @@ where
         connection: stream,
     };
     // Held until the answer is written in full: a stream is the handler's work as well.
-    let mut turn = match handler.try_lock() {
-        Ok(handler) => Some(handler),
-        // An earlier panic was answered; the handler goes on.
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    };
+    let mut turn = turn_of(handler);
     let response = match &mut turn {
         _ if request.header("rip-probe").is_some() && request.path() == "/ready" => Response::text("ok"),
         Some(handler) => call(&mut **handler, &mut request),
@@ -185,6 +181,20 @@ where
     io::copy(&mut request.body, &mut io::sink())?;
     response.send(&mut stream, is_head)?;
     Ok(true)
+}
+
+/// The handler, unless it is at work: its last answer's last byte is out a moment before it is given back.
+fn turn_of<F>(handler: &Mutex<F>) -> Option<MutexGuard<'_, F>> {
+    const GRACE_MS: u32 = 20;
+    for _ in 0..=GRACE_MS {
+        match handler.try_lock() {
+            Ok(handler) => return Some(handler),
+            // An earlier panic was answered; the handler goes on.
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    None
 }
 
 /// A panic is a 500, not the worker's end.

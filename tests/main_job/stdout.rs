@@ -132,8 +132,11 @@ fn a_stdout_that_was_closed_stops_nobody() {
     drop(std::mem::replace(&mut server.shared, writer));
     drop(std::mem::replace(&mut server.stdout, reader));
     server.serve_many();
-    // Lines for a reader that has gone are no lines that somebody lacks: nothing piles up either.
+    // Told once, counted for ever, and nothing piles up.
     server.serve_many();
+    wait_until("the word on stderr", || server.stderr().contains("stdout has no reader any more"));
+    assert!(comes_true(PATIENCE, || server.dropped_lines() >= REQUESTS as u64), "{}", server.dropped_lines());
+    assert_eq!(server.stderr().matches("no reader").count(), 1, "{}", server.stderr());
     assert_eq!(server.child.try_wait().expect("a child can be waited for"), None, "it goes on");
 }
 

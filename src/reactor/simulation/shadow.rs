@@ -188,7 +188,7 @@ impl Street {
             || has_last
             || was_refused
             || heard.iter().any(|heard| heard.status == 101)
-            || self.reactor.stage == Stage::Ending
+            || matches!(self.reactor.stage, Stage::Ending { .. })
             || (wire.room() == 0 && self.now >= client.took_at + self.reactor.config.idle_timeout)
             || self.now >= client.sent_at + patience;
         assert!(
@@ -215,7 +215,8 @@ impl Street {
         // Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
         // backlog is full.
         let drain = config.drain_timeout - config.connect_timeout - REST;
-        let is_over = self.reactor.stage == Stage::Ending || self.reactor.exit.is_some() || is_kill;
+        let is_over =
+            matches!(self.reactor.stage, Stage::Ending { .. }) || self.reactor.exit.is_some() || is_kill;
         for line in &worker.lines {
             let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
             let began = self.truth.tags[hand.tag].first_tried.unwrap_or(hand.began);

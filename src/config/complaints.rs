@@ -1,0 +1,41 @@
+//! What is wrong with words that are each right by themselves.
+
+use super::{Listen, Usage, words};
+
+/// A token that may be there once: the last of two would silently win.
+pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
+    match std::mem::replace(is_given, true) {
+        false => Ok(()),
+        true => Err(Usage(format!("'{word}' is there, and {token} was given before; one of them would do"))),
+    }
+}
+
+/// A second app, or a verb that was misspelt or put behind its app.
+pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
+    const VERBS: [&str; 3] = ["status", "reload", "stop"];
+    if VERBS.contains(&extra) {
+        return Usage(format!("'{extra}' stands behind its app; rip-server {extra} {app} would do"));
+    }
+    match words::near_miss(&app.to_ascii_lowercase(), VERBS.into_iter()) {
+        Some(verb) => Usage(format!("unknown verb '{app}'; rip-server {verb} {extra} was perhaps meant")),
+        None => Usage(format!("'{extra}' is one app too many; '{app}' is the app already")),
+    }
+}
+
+/// No place twice: the second would find it in use by the first.
+pub fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Result<(), Usage> {
+    let mut seen: Vec<&Listen> = Vec::new();
+    for place in places {
+        let is_any = matches!(place, Listen::Tcp { port: 0, .. });
+        if !is_any && seen.contains(&place) {
+            let place = match place {
+                Listen::Tcp { address: None, port } => format!("port {port}"),
+                Listen::Tcp { address: Some(address), port } => format!("{address} port {port}"),
+                Listen::Unix(path) => format!("'{}'", path.display()),
+            };
+            return Err(Usage(format!("{place} is given twice; each place may be listened on once")));
+        }
+        seen.push(place);
+    }
+    Ok(())
+}
