@@ -5,10 +5,9 @@ mod rude;
 use crate::ask::{ANSWER_WITHIN, Ask, Deed, Outcome};
 use crate::noise::Noise;
 use crate::random::Random;
-use crate::support::Trouble;
 use crate::support::wire::Wire;
+use crate::support::{Trouble, comes_true};
 use std::net::SocketAddr;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const CLOSE: &str = "Connection: close\r\n";
@@ -61,6 +60,8 @@ pub struct Player {
     style: Style,
     number: usize,
     connections: usize,
+    /// When the storm is over.
+    until: Instant,
     pub asks: Vec<Ask>,
     pub faults: Vec<String>,
 }
@@ -68,11 +69,13 @@ pub struct Player {
 impl Player {
     pub fn new(address: SocketAddr, seed: u64, number: usize, style: Style) -> Player {
         let random = Random::new(seed, number as u64 + 1);
-        Player { address, random, style, number, connections: 0, asks: Vec::new(), faults: Vec::new() }
+        let (until, asks, faults) = (Instant::now(), Vec::new(), Vec::new());
+        Player { address, random, style, number, connections: 0, until, asks, faults }
     }
 
     pub fn play(&mut self, until: Instant) {
         let mut kept = None;
+        self.until = until;
         while Instant::now() < until {
             match self.style {
                 Style::Keeper => kept = self.ask_and_keep(kept),
@@ -108,7 +111,13 @@ impl Player {
     }
 
     fn pause(&mut self, least_ms: usize, most_ms: usize) {
-        sleep(Duration::from_millis(self.random.between(least_ms, most_ms) as u64));
+        let pause = Duration::from_millis(self.random.between(least_ms, most_ms) as u64);
+        self.rests_until_the_end(pause);
+    }
+
+    /// Whether the storm is over within `time`.
+    fn rests_until_the_end(&self, time: Duration) -> bool {
+        comes_true(time, || Instant::now() >= self.until)
     }
 
     fn connect(&mut self) -> Option<Wire> {
@@ -117,7 +126,7 @@ impl Player {
             Ok(wire) => Some(wire),
             Err(error) => {
                 self.faults.push(format!("client {}: no connection: {error}", self.number));
-                sleep(Duration::from_millis(100));
+                self.rests_until_the_end(Duration::from_millis(100));
                 None
             }
         }

@@ -3,12 +3,11 @@
 
 use crate::load::{Gate, children, tell, workers, write_script};
 use crate::random::Random;
-use crate::support::{Client, Server, Signal};
+use crate::support::{Client, Server, Signal, comes_true};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The server's `--read-timeout-ms`; a worker that is stopped for longer has its request fail.
@@ -43,8 +42,7 @@ impl Report {
 pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report {
     let mut report = Report::default();
     loop {
-        sleep(Duration::from_millis(random.between(50, 900) as u64));
-        if Instant::now() >= until {
+        if is_over_within(random.between(50, 900), until) {
             return report;
         }
         // One that boots is left alone: its death would rightly end a reload.
@@ -67,8 +65,9 @@ pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report 
                 report.stopped.insert(victim.pid);
                 let most_ms = if random.chance(15) { READ_TIMEOUT.as_millis() as usize + 500 } else { 300 };
                 let _ = kill(Pid::from_raw(victim.pid), Signal::SIGSTOP);
-                sleep(Duration::from_millis(random.between(10, most_ms) as u64));
-                if is_ours() {
+                let time = Duration::from_millis(random.between(10, most_ms) as u64);
+                let is_gone = comes_true(time, || !is_ours());
+                if !is_gone {
                     let _ = kill(Pid::from_raw(victim.pid), Signal::SIGCONT);
                 }
             }
@@ -92,8 +91,7 @@ pub fn vandalise(server: &Server, mut random: Random, until: Instant) -> Report 
 pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, until: Instant) -> Report {
     let mut report = Report::default();
     loop {
-        sleep(Duration::from_millis(random.between(100, 2500) as u64));
-        if Instant::now() >= until {
+        if is_over_within(random.between(100, 2500), until) {
             return report;
         }
         match random.between(0, 4) {
@@ -138,14 +136,19 @@ pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, 
     }
 }
 
-/// The longest that a sleep of a moment took: what this machine may do to a worker as well.
+/// Whether the storm is over within that time.
+fn is_over_within(time_ms: usize, until: Instant) -> bool {
+    comes_true(Duration::from_millis(time_ms as u64), || Instant::now() >= until)
+}
+
+/// The longest that a wait of a moment took beyond it: what this machine may do to a worker as well.
 pub fn measure_stalls(until: Instant) -> Duration {
     const MOMENT: Duration = Duration::from_millis(10);
     let mut worst = Duration::ZERO;
     while Instant::now() < until {
         let since = Instant::now();
-        sleep(MOMENT);
-        worst = worst.max(since.elapsed() - MOMENT);
+        comes_true(MOMENT, || Instant::now() >= until);
+        worst = worst.max(since.elapsed().saturating_sub(MOMENT));
     }
     worst
 }

@@ -2,12 +2,12 @@
 
 use crate::load::{children, descriptors};
 use crate::support::{
-    Client, Faults, PATIENCE, Response, Server, ServerBuilder, Signal, Trouble, test_worker,
+    Client, Faults, PATIENCE, Response, Server, ServerBuilder, Signal, Trouble, test_worker, wait_until,
 };
 use crate::tools::{asking, patient};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections at once; more than there are workers, so that some wait.
 const CLIENTS: usize = 4;
@@ -32,14 +32,18 @@ impl Holdings {
         Holdings { descriptors: descriptors(server.pid()).len(), children: children(server.pid()).len() }
     }
 
-    /// Without the connection that has just asked how it stands: the least of a few looks.
+    /// Without the connection that has just asked how it stands: the least, when it has been that for a while.
     pub fn at_rest(server: &Server) -> Holdings {
-        const LOOKS: usize = 20;
-        let looks = (0..LOOKS).map(|_| {
-            std::thread::sleep(Duration::from_millis(2));
-            Holdings::of(server)
+        const SETTLED: Duration = Duration::from_millis(40);
+        let (mut least, mut since) = (Holdings::of(server), Instant::now());
+        wait_until("nothing more is let go", || {
+            let now = Holdings::of(server);
+            if now.descriptors < least.descriptors {
+                (least, since) = (now, Instant::now());
+            }
+            since.elapsed() >= SETTLED
         });
-        looks.min_by_key(|look| look.descriptors).expect("some looks")
+        least
     }
 }
 

@@ -1,8 +1,7 @@
 //! Clients that do not take their answers, or only slowly.
 
-use crate::support::{Client, Server, Trouble, test_worker};
+use crate::support::{Client, Server, Trouble, comes_true, test_worker};
 use crate::tools::{asking, line_of, lines_of, patient};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// More than all socket buffers on the way hold.
@@ -70,7 +69,12 @@ fn a_client_that_takes_bytes_now_and_then_gets_them_all() {
     let mut slow = asking(&server, "/bytes?n=20000000");
     assert_eq!(slow.read_head().header("content-length"), Some("20000000"));
     for _ in 0..20 {
-        sleep(Duration::from_millis(180));
+        let is_cut = |line: &serde_json::Value| line["reason"] == "client_gone";
+        let pause = Duration::from_millis(180);
+        assert!(
+            !comes_true(pause, || lines_of(&server, "/bytes").iter().any(is_cut)),
+            "it is slow, not gone"
+        );
         assert!(slow.read_exactly(PIECE).iter().all(|&byte| byte == b'x'));
     }
     assert!(begun.elapsed() > Duration::from_millis(3000), "longer than the timeout in all");

@@ -57,10 +57,11 @@ pub fn comes_true(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
         if condition() {
             return true;
         }
-        if Instant::now() >= deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return false;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(LOOK_EVERY.min(left));
     }
 }
 

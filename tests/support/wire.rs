@@ -1,9 +1,12 @@
 //! One connection, TCP or Unix, and whole HTTP messages read from it. Knows no client and no worker.
 
 use super::message::{Head, Response};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -48,6 +51,15 @@ pub struct Wire {
     /// Remembered, so that a connection that has ended stays so.
     ended: Option<Trouble>,
     read_bytes: usize,
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
 }
 
 impl Stream {
@@ -130,6 +142,26 @@ impl Wire {
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Whether the connection breaks within `time`: a reset, or both sides have ended it. What has come back meanwhile
+    /// stays where it is.
+    pub fn breaks_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that nothing is written before its time.
+            let left_ms = left.as_nanos().div_ceil(1_000_000);
+            let left_ms = PollTimeout::try_from(left_ms).expect("a wait of a test");
+            // POLLHUP and POLLERR are told without being asked for.
+            let mut asked = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+            match poll(&mut asked, left_ms) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return true,
+                Err(error) => panic!("poll: {error}"),
+            }
+        }
     }
 
     pub fn half_close(&self) -> io::Result<()> {

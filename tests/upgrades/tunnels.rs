@@ -6,7 +6,6 @@ use crate::tools::{
     access_lines, asking, join_with_connection, line_of, lines_of, patient_without_workers, wait_for_load,
 };
 use std::sync::mpsc;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const UPGRADE: &str = "GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -195,7 +194,7 @@ fn a_tunnel_outlives_the_read_timeout_but_not_the_idle_timeout() {
     // Bytes either way keep it.
     let mut quiet = begun;
     for from_client in [true, false, true, false, true, false] {
-        sleep(Duration::from_millis(500));
+        assert!(!client.is_closed_within(Duration::from_millis(500)), "neither side has been quiet for long");
         quiet = Instant::now();
         if from_client {
             client.send("x");
