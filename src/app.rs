@@ -143,6 +143,11 @@ pub fn absolute(path: &Path) -> PathBuf {
     clean
 }
 
+/// What a socket's name or a log line cannot trip over.
+pub fn is_plain(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "._-".contains(letter)
+}
+
 /// The last part of the absolute path; of `…/shop/current` it is `shop`. Characters that a socket's name or a log
 /// line could trip over become underscores.
 pub fn name(path: &Path) -> String {
@@ -151,7 +156,6 @@ pub fn name(path: &Path) -> String {
         Some(last) => last,
         None => OsStr::new("app"),
     };
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
     last.to_string_lossy().chars().map(|letter| if is_plain(letter) { letter } else { '_' }).collect()
 }
 

@@ -121,6 +121,43 @@ fn sockets_that_a_killed_server_has_left_are_swept_away_by_the_next() {
 }
 
 #[test]
+fn a_control_socket_that_a_dying_child_still_holds_is_no_server() {
+    let server = Server::with_test_worker(&["w:1"]);
+    let app = server.dir().join("broken");
+    load::write_script(&app, "#!/bin/sh\nexit 1\n");
+    let control = server.socket_dir().join("rip_server2_broken.ctl.sock");
+    let sockets = server.socket_dir();
+    let (app, sockets) = (app.to_str().expect("plain letters"), sockets.to_str().expect("plain letters"));
+    let start = || support::run([app, "w:1", "http:127.0.0.1:0", "--socket-dir", sockets]);
+    let listen = || std::os::unix::net::UnixListener::bind(&control).expect("a socket");
+
+    // A look whether somebody listens, then a question: after that it is gone.
+    let holder = listen();
+    let holds = std::thread::spawn(move || drop([holder.accept(), holder.accept()]));
+    let output = start();
+    assert!(output.stderr.contains("no worker ever joined"), "it was started: {}", output.stderr);
+    holds.join().expect("no panic");
+
+    // Somebody who never answers is asked three times.
+    let holder = listen();
+    let holds = std::thread::spawn(move || (0..6).for_each(|_| drop(holder.accept())));
+    let output = start();
+    assert_eq!((output.code, output.stderr.matches("does not answer").count()), (1, 1), "{}", output.stderr);
+    holds.join().expect("no panic");
+}
+
+#[test]
+fn a_worker_that_ends_by_the_servers_own_sigterm_is_no_warning() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut server = Server::builder(sleeping_app(dir.path())).arg("w:1").start();
+    server.wait_until("the worker is started", |server| workers(server).len() == 1);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0);
+    let text = server.stderr_text();
+    assert!(text.contains("ended by SIGTERM") && !text.contains("warn:"), "{text}");
+}
+
+#[test]
 fn a_worker_that_does_not_join_in_time_is_said_to() {
     let dir = tempfile::tempdir().expect("a folder");
     let app = sleeping_app(dir.path());

@@ -335,6 +335,7 @@ fn plain_command_joins_at_its_first_answer_of_any_status() {
         let response = server.get("/");
         assert_eq!((response.status, response.text()), (404, pid.to_string()));
     }
+    assert_eq!(server.details()["workerList"][0]["requests"], 3, "the question at its start is no request");
     assert!(!dir.path().join("silent").exists(), "a connection was opened without a request to send");
 }
 

@@ -1,6 +1,6 @@
 //! What is wrong with words that are each right by themselves.
 
-use super::{Listen, Usage, words};
+use super::{Listen, Usage, Verb, words};
 
 /// A token that may be there once: the last of two would silently win.
 pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
@@ -12,11 +12,11 @@ pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
 
 /// A second app, or a verb that was misspelt or put behind its app.
 pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
-    const VERBS: [&str; 3] = ["status", "reload", "stop"];
-    if VERBS.contains(&extra) {
+    let verbs = || Verb::ALL.into_iter().map(Verb::word);
+    if verbs().any(|verb| verb == extra) {
         return Usage(format!("'{extra}' stands behind its app; rip-server {extra} {app} would do"));
     }
-    match words::near_miss(&app.to_ascii_lowercase(), VERBS.into_iter()) {
+    match words::near_miss(&app.to_ascii_lowercase(), verbs()) {
         Some(verb) => Usage(format!("unknown verb '{app}'; rip-server {verb} {extra} was perhaps meant")),
         None => Usage(format!("'{extra}' is one app too many; '{app}' is the app already")),
     }
@@ -28,11 +28,6 @@ pub fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Result<(), 
     for place in places {
         let is_any = matches!(place, Listen::Tcp { port: 0, .. });
         if !is_any && seen.contains(&place) {
-            let place = match place {
-                Listen::Tcp { address: None, port } => format!("port {port}"),
-                Listen::Tcp { address: Some(address), port } => format!("{address} port {port}"),
-                Listen::Unix(path) => format!("'{}'", path.display()),
-            };
             return Err(Usage(format!("{place} is given twice; each place may be listened on once")));
         }
         seen.push(place);

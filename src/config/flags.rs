@@ -1,6 +1,7 @@
 //! The table of flags, and how raw words become a [`Config`].
 
 use super::{Command, Config, HotReload, Listen, Place, Usage, Verb, complaints, words};
+use crate::app;
 use pico_args::Arguments;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -220,10 +221,10 @@ impl Reader<'_> {
             Place { app: None, socket_dir: PathBuf::new(), variant: String::new(), socket_prefix: None };
         let verb = match rest.first().and_then(|word| word.to_str()) {
             Some(CGI_WORKER) if rest.len() == 1 => return Ok(Some(Command::CgiWorker)),
-            Some("status") => Verb::Status { json: false, watch: false },
-            Some("reload") => Verb::Reload,
-            Some("stop") => Verb::Stop,
-            _ => return Ok(None),
+            word => match Verb::ALL.into_iter().find(|verb| word == Some(verb.word())) {
+                Some(verb) => verb,
+                None => return Ok(None),
+            },
         };
         // The same word that was looked at.
         let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
@@ -413,10 +414,8 @@ impl Reader<'_> {
 
     /// A part of a socket's name.
     fn plain(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
-        let is_plain =
-            |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter));
         match self.word(name)? {
-            Some(word) if !is_plain(&word.text) => {
+            Some(word) if !word.text.chars().all(app::is_plain) => {
                 let Word { name, text } = word;
                 Err(Usage(format!(
                     "{name} takes letters, digits, dots, dashes and underscores, not '{text}'"

@@ -9,6 +9,7 @@ pub use flags::{CGI_WORKER, help};
 
 use crate::fleet::Plan;
 use std::ffi::OsString;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,6 +63,17 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+/// As a complaint names it.
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp { address: None, port } => write!(f, "port {port}"),
+            Listen::Tcp { address: Some(address), port } => write!(f, "{address} port {port}"),
+            Listen::Unix(path) => write!(f, "'{}'", path.display()),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotReload {
     None,
@@ -70,6 +82,8 @@ pub enum HotReload {
 }
 
 impl Verb {
+    pub const ALL: [Verb; 3] = [Verb::Status { json: false, watch: false }, Verb::Reload, Verb::Stop];
+
     pub const fn word(self) -> &'static str {
         match self {
             Verb::Status { .. } => "status",

@@ -59,16 +59,20 @@ pub fn starts_with<const BYTES: usize>(name: &str, known: &[u8; BYTES]) -> bool 
 
 /// Fields that concern one connection and stop at it (RFC 9110 §7.6.1), with the older ones that behave alike.
 pub fn is_hop_by_hop(name: &str) -> bool {
-    is(name, b"connection")
-        || is(name, b"keep-alive")
-        || is(name, b"proxy-connection")
-        || is(name, b"te")
-        || is(name, b"trailer")
-        || is(name, b"transfer-encoding")
-        || is(name, b"upgrade")
-        || is(name, b"proxy-authorization")
-        || is(name, b"proxy-authenticate")
-        || is(name, b"http2-settings")
+    // Most names pass after a look at their initial.
+    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        Some(b'c') => is(name, b"connection"),
+        Some(b'h') => is(name, b"http2-settings"),
+        Some(b'k') => is(name, b"keep-alive"),
+        Some(b'p') => {
+            is(name, b"proxy-connection")
+                || is(name, b"proxy-authorization")
+                || is(name, b"proxy-authenticate")
+        }
+        Some(b't') => is(name, b"te") || is(name, b"trailer") || is(name, b"transfer-encoding"),
+        Some(b'u') => is(name, b"upgrade"),
+        _ => false,
+    }
 }
 
 /// The words between the server and its workers (`Rip-Worker-Busy` …), which stop here in both directions.
@@ -143,6 +147,28 @@ mod tests {
         // Only letters have a case: elsewhere the same bit makes another byte.
         assert!(!is("http2\rsettings", b"http2-settings") && !is("http\u{12}-settings", b"http2-settings"));
         assert!(!starts_with("x-forwarded", b"x-forwarded-"));
+    }
+
+    #[test]
+    fn hop_by_hop_fields_are_known_in_any_case() {
+        for name in [
+            "Connection",
+            "Keep-Alive",
+            "Proxy-Connection",
+            "TE",
+            "Trailer",
+            "Transfer-Encoding",
+            "Upgrade",
+            "Proxy-Authorization",
+            "Proxy-Authenticate",
+            "HTTP2-Settings",
+        ] {
+            let (lower, upper) = (name.to_ascii_lowercase(), name.to_ascii_uppercase());
+            assert!(is_hop_by_hop(name) && is_hop_by_hop(&lower) && is_hop_by_hop(&upper), "{name}");
+        }
+        for other in ["", "Content-Length", "Host", "Proxy", "Trailers", "Upgrades", "Date"] {
+            assert!(!is_hop_by_hop(other), "{other}");
+        }
     }
 
     #[test]

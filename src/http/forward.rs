@@ -214,14 +214,10 @@ pub fn write_response_head(
 
 /// Whether an answer's field ends at this server.
 fn answer_field_stops_here(head: &ResponseHead<'_, '_>, name: &str) -> bool {
-    let is_ours = match name.as_bytes().first().map(u8::to_ascii_lowercase) {
-        // As for a request's: most fields pass after a look at their initial.
-        Some(b'c') => field::is(name, b"content-length") || field::is_hop_by_hop(name),
-        Some(b'h' | b'k' | b'p' | b't' | b'u') => field::is_hop_by_hop(name),
-        Some(b'r') => field::is_internal(name),
-        _ => false,
-    };
-    is_ours || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
+    field::is(name, b"content-length")
+        || field::is_hop_by_hop(name)
+        || field::is_internal(name)
+        || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
 }
 
 /// Fields of an answer that no `Connection` can take away without making another answer of it.

@@ -109,3 +109,20 @@ impl Ids {
 pub fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digits_are_those_of_the_turn() {
+        let mut clock = Clock::new();
+        for _ in 0..3 {
+            let digits = clock.unix.as_micros().to_string();
+            assert_eq!(clock.unix_us(), digits.as_bytes());
+            // Asked again in the same turn.
+            assert_eq!(clock.unix_us(), digits.as_bytes());
+            clock.move_to(clock.now + Duration::from_micros(700_001));
+        }
+    }
+}

@@ -18,7 +18,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::{Value, json};
 use slab::Slab;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -65,26 +65,25 @@ impl ControlSocket {
     pub fn bind(names: &Names, source: &Source, registry: &Registry) -> Result<Self, StartError> {
         /// A child of a server that was killed holds its sockets for as long as it takes to become a worker: what
         /// listens and breaks off without an answer is looked at again.
-        const LOOKS: usize = 3;
-        let is_in_use = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
-        let mut bound = bind_unix(&names.control);
-        for look in 1..=LOOKS {
-            if !bound.as_ref().is_err_and(is_in_use) {
-                break;
-            }
-            let answer = crate::client::ask(&names.control, "GET", "/status", "");
-            if answer.is_ok() || look == LOOKS {
-                return Err(StartError::Trouble(already_running(names, source, answer.ok())));
-            }
-            bound = bind_unix(&names.control);
-        }
-        let mut listener = match bound {
-            Ok(listener) => listener,
-            Err(error) => {
-                let path = names.control.display();
-                return Err(StartError::Trouble(format!(
-                    "the control socket '{path}' cannot be made: {error}"
-                )));
+        const MOST_LOOKS: usize = 3;
+        let mut looks = 0;
+        let mut listener = loop {
+            match bind_unix(&names.control) {
+                Ok(listener) => break listener,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    looks += 1;
+                    let answer = crate::client::ask(&names.control, "GET", "/status", "");
+                    let breaks_off = answer.as_ref().is_err_and(|error| !is_silence(error));
+                    if !breaks_off || looks == MOST_LOOKS {
+                        return Err(StartError::Trouble(already_running(names, source, answer.ok())));
+                    }
+                }
+                Err(error) => {
+                    let path = names.control.display();
+                    return Err(StartError::Trouble(format!(
+                        "the control socket '{path}' cannot be made: {error}"
+                    )));
+                }
             }
         };
         let _ = std::fs::set_permissions(&names.control, std::fs::Permissions::from_mode(0o600));
@@ -114,23 +113,33 @@ impl ControlSocket {
     }
 }
 
-/// Who holds the name already.
+/// Whoever listens says nothing for as long as an answer may take.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Who holds the name already, by its answer to a question for its status.
 fn already_running(names: &Names, source: &Source, answer: Option<crate::client::Answer>) -> String {
-    let theirs: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
-    let pid = theirs
-        .as_ref()
-        .and_then(|status| status["pid"].as_u64())
-        .map(|pid| format!(" (pid {pid})"))
-        .unwrap_or_default();
-    let path = theirs.as_ref().and_then(|status| status["path"].as_str()).unwrap_or("?");
-    if Path::new(path) == source.path() {
-        format!("'{}' is served already{pid}; rip-server stop {path} would end that", names.app)
-    } else {
-        format!(
-            "another app '{}' is served already, from '{path}'{pid}; --variant=<name> tells the two apart",
-            names.app
-        )
+    let app = &names.app;
+    let status: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
+    let Some(status) = status else {
+        let socket = names.control.display();
+        return format!(
+            "'{app}' is served already, by a server that does not answer on '{socket}'; --variant=<name> would start another one beside it"
+        );
+    };
+    let pid = status["pid"].as_u64().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let path = status["path"].as_str().unwrap_or("?");
+    if Path::new(path) != source.path() {
+        return format!(
+            "another app '{app}' is served already, from '{path}'{pid}; --variant=<name> tells the two apart"
+        );
     }
+    let stop = match source {
+        Source::Path { .. } => format!("rip-server stop {path}"),
+        Source::Own { .. } => format!("{path} stop"),
+    };
+    format!("'{app}' is served already{pid}; {stop} would end that")
 }
 
 impl Reactor {

@@ -286,10 +286,9 @@ fn check_lengths(names: &Names) -> Result<(), StartError> {
 }
 
 fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
-    let (place, port) = match at {
-        Listen::Tcp { address: None, port } => (format!("port {port}"), Some(*port)),
-        Listen::Tcp { address: Some(address), port } => (format!("{address} port {port}"), Some(*port)),
-        Listen::Unix(path) => (format!("'{}'", path.display()), None),
+    let port = match at {
+        Listen::Tcp { port, .. } => Some(*port),
+        Listen::Unix(_) => None,
     };
     let what_to_do = match (error.kind(), port) {
         _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MOST_PATH_BYTES) => {
@@ -316,5 +315,5 @@ fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
         }
         _ => format!("cannot be listened on: {error}"),
     };
-    StartError::Trouble(format!("{place} {what_to_do}"))
+    StartError::Trouble(format!("{at} {what_to_do}"))
 }

@@ -1,6 +1,6 @@
 //! What operators see: `/server`, `/status`, and one access line a request.
 
-use crate::support::{Answer, RawWorker, Then, test_worker};
+use crate::support::{Answer, RawWorker, Then, test_worker, wait_until};
 use crate::tools::{
     Gate, access_lines, asking, line_of, lines_of, patient, patient_without_workers, settled_lines,
     wait_for_load,
@@ -55,6 +55,7 @@ fn status_tells_healthy_degraded_and_starting() {
     assert!(status["uptime"].is_number());
     worker.quit();
     assert_eq!(word(), (503, "degraded".into()));
+    wait_until("a line of its end", || server.stderr_text().contains("): gone"));
 }
 
 /// `[2026-03-01 12:00:00.123 +0000  1.2ms  0.9ms]` without its brackets.
