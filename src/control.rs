@@ -6,17 +6,52 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// A worker's app is loaded.
-    Join { worker_id: u64, pid: i32, socket: String, version: u64 },
+    Join(Join),
     /// A worker leaves by itself.
-    Quit { worker_id: u64 },
+    Quit(Sender),
     /// A worker has taken over its changed entry, for status.
-    Reloaded { worker_id: u64 },
+    Reloaded(Sender),
     /// A worker asks for a successor.
-    Retire { worker_id: u64 },
+    Retire(Sender),
     /// A rolling restart.
     Reload,
     /// The end.
     Stop,
+}
+
+/// Which worker speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The server's run that started it; the protocol's first version has none.
+    pub instance: Option<String>,
+    pub worker_id: u64,
+}
+
+/// What a worker says of itself when its app is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    pub sender: Sender,
+    pub pid: i32,
+    pub socket: String,
+    pub version: u64,
+    pub abilities: Abilities,
+}
+
+/// What a worker can do beyond the protocol's first version, which had none of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// SIGTERM lets what is at work end.
+    pub drains: bool,
+    /// Event streams and tunnels go on beside requests.
+    pub streams: bool,
+    /// Requests that it takes at once; at least 1.
+    pub concurrency: u64,
+}
+
+impl Default for Abilities {
+    fn default() -> Self {
+        Abilities { drains: false, streams: false, concurrency: 1 }
+    }
 }
 
 impl Message {
@@ -30,20 +65,40 @@ impl Message {
                 .and_then(Value::as_u64)
                 .ok_or_else(|| format!("'{name}' is missing, or not a number"))
         };
-        let worker_id = number("workerId");
+        let flag = |name: &str| match value.get(name) {
+            None => Ok(false),
+            Some(flag) => flag.as_bool().ok_or_else(|| format!("'{name}' is neither true nor false")),
+        };
+        let instance = match value.get("instance") {
+            None => Ok(None),
+            Some(Value::String(instance)) => Ok(Some(instance.clone())),
+            Some(_) => Err("'instance' is not a string".to_owned()),
+        };
+        let sender = number("workerId").and_then(|worker_id| Ok(Sender { instance: instance?, worker_id }));
         match value.get("op").and_then(Value::as_str) {
-            Some("join") => Ok(Message::Join {
-                worker_id: worker_id?,
+            Some("join") => Ok(Message::Join(Join {
+                sender: sender?,
                 pid: i32::try_from(number("pid")?).map_err(|_| "'pid' is no process id".to_owned())?,
                 socket: match value.get("socket").and_then(Value::as_str) {
                     Some(socket) => socket.to_owned(),
                     None => return Err("'socket' is missing, or not a string".into()),
                 },
                 version: number("version")?,
-            }),
-            Some("quit") => Ok(Message::Quit { worker_id: worker_id? }),
-            Some("reloaded") => Ok(Message::Reloaded { worker_id: worker_id? }),
-            Some("retire") => Ok(Message::Retire { worker_id: worker_id? }),
+                abilities: Abilities {
+                    drains: flag("drains")?,
+                    streams: flag("streams")?,
+                    concurrency: match value.get("concurrency") {
+                        None => 1,
+                        Some(_) => match number("concurrency")? {
+                            0 => return Err("'concurrency' is 0; at least 1 would do".into()),
+                            concurrency => concurrency,
+                        },
+                    },
+                },
+            })),
+            Some("quit") => Ok(Message::Quit(sender?)),
+            Some("reloaded") => Ok(Message::Reloaded(sender?)),
+            Some("retire") => Ok(Message::Retire(sender?)),
             Some("reload") => Ok(Message::Reload),
             Some("stop") => Ok(Message::Stop),
             Some(other) => {
@@ -55,13 +110,27 @@ impl Message {
 
     /// The message as it is sent.
     pub fn to_json(&self) -> String {
-        let value = match self {
-            Message::Join { worker_id, pid, socket, version } => {
-                json!({"op": "join", "workerId": worker_id, "pid": pid, "socket": socket, "version": version})
+        let from = |op: &str, sender: &Sender| {
+            let mut value = json!({"op": op, "workerId": sender.worker_id});
+            if let Some(instance) = &sender.instance {
+                value["instance"] = json!(instance);
             }
-            Message::Quit { worker_id } => json!({"op": "quit", "workerId": worker_id}),
-            Message::Reloaded { worker_id } => json!({"op": "reloaded", "workerId": worker_id}),
-            Message::Retire { worker_id } => json!({"op": "retire", "workerId": worker_id}),
+            value
+        };
+        let value = match self {
+            Message::Join(join) => {
+                let mut value = from("join", &join.sender);
+                value["pid"] = json!(join.pid);
+                value["socket"] = json!(join.socket);
+                value["version"] = json!(join.version);
+                value["drains"] = json!(join.abilities.drains);
+                value["streams"] = json!(join.abilities.streams);
+                value["concurrency"] = json!(join.abilities.concurrency);
+                value
+            }
+            Message::Quit(sender) => from("quit", sender),
+            Message::Reloaded(sender) => from("reloaded", sender),
+            Message::Retire(sender) => from("retire", sender),
             Message::Reload => json!({"op": "reload"}),
             Message::Stop => json!({"op": "stop"}),
         };
@@ -75,16 +144,30 @@ mod tests {
 
     #[test]
     fn messages_survive_the_way_there() {
-        let join = Message::Join { worker_id: 3, pid: 42, socket: "/s".into(), version: 7 };
+        let sender = |instance: Option<&str>| Sender { instance: instance.map(str::to_owned), worker_id: 3 };
+        let join = Join {
+            sender: sender(Some("5e55")),
+            pid: 42,
+            socket: "/s".into(),
+            version: 7,
+            abilities: Abilities { drains: true, streams: true, concurrency: 16 },
+        };
         for message in [
-            join,
-            Message::Quit { worker_id: 1 },
-            Message::Retire { worker_id: 1 },
+            Message::Join(join),
+            Message::Quit(sender(None)),
+            Message::Retire(sender(Some("5e55"))),
             Message::Reload,
             Message::Stop,
         ] {
             assert_eq!(Message::parse(message.to_json().as_bytes()), Ok(message));
         }
+    }
+
+    #[test]
+    fn a_join_of_the_first_version_promises_nothing() {
+        let join = Message::parse(br#"{"op":"join","workerId":1,"pid":2,"socket":"/s","version":3}"#);
+        assert!(matches!(join, Ok(Message::Join(join))
+            if join.sender.instance.is_none() && join.abilities == Abilities::default()));
     }
 
     #[test]
@@ -95,6 +178,12 @@ mod tests {
             (r#"{"op":"dance"}"#, "unknown op 'dance'"),
             (r#"{"op":"join","workerId":-1}"#, "'workerId'"),
             (r#"{"op":"join","workerId":1,"pid":1}"#, "'socket'"),
+            (r#"{"op":"quit","workerId":1,"instance":7}"#, "'instance'"),
+            (r#"{"op":"join","workerId":1,"pid":1,"socket":"/s","version":1,"drains":1}"#, "'drains'"),
+            (
+                r#"{"op":"join","workerId":1,"pid":1,"socket":"/s","version":1,"concurrency":0}"#,
+                "'concurrency'",
+            ),
         ] {
             let error = Message::parse(text.as_bytes()).expect_err(text);
             assert!(error.contains(complaint), "{text}: {error}");

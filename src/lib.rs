@@ -91,7 +91,7 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
 
 /// A worker of a CGI app: each request runs the script once.
 fn cgi_worker() -> ExitCode {
-    match (worker::Identity::from_environment(), std::env::var_os("APP_ENTRY").map(PathBuf::from)) {
+    match (worker::Identity::from_environment(), std::env::var_os("RIP_APP_ENTRY").map(PathBuf::from)) {
         (Some(identity), Some(script)) => {
             worker::serve(&identity, move |request| worker::cgi::run(&script, request))
         }

@@ -21,6 +21,8 @@ pub struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
     pub environment: Vec<(String, OsString)>,
+    /// Variables of the server's environment that the child does not get.
+    pub removed: Vec<&'static str>,
     pub dir: PathBuf,
     /// Sent by the kernel when the server dies, whatever it dies of.
     pub death_signal: Signal,
@@ -116,6 +118,9 @@ pub fn spawn(launch: &Launch, limit: DescriptorLimit) -> io::Result<Child> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    for name in &launch.removed {
+        command.env_remove(name);
+    }
     let before_exec = move || {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;

@@ -7,7 +7,7 @@ use super::{Reactor, Source, StartError};
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
 use crate::conn::{self, Request};
-use crate::control::Message;
+use crate::control::{Join, Message, Sender};
 use crate::fleet::Why;
 use crate::http::forward::{Canned, Origin};
 use crate::keys::WorkerKey;
@@ -320,15 +320,15 @@ impl Reactor {
         let now = self.clock.now;
         let peer_pid = self.control.connections.get(key).map_or(0, |connection| connection.peer_pid);
         let result = match message {
-            Message::Join { worker_id, pid, socket, version } => self.join(worker_id, pid, &socket, version),
-            Message::Quit { worker_id } => self.speaker(worker_id, peer_pid).map(|worker| self.quit(worker)),
-            Message::Reloaded { worker_id } => self.speaker(worker_id, peer_pid).map(|worker| {
+            Message::Join(join) => self.join(&join),
+            Message::Quit(sender) => self.speaker(&sender, peer_pid).map(|worker| self.quit(worker)),
+            Message::Reloaded(sender) => self.speaker(&sender, peer_pid).map(|worker| {
                 if let Some(entry) = self.workers.get_mut(worker.0) {
                     entry.reloads += 1;
                 }
             }),
-            Message::Retire { worker_id } => {
-                self.speaker(worker_id, peer_pid).map(|worker| self.fleet.retire(worker, Why::Asked, now))
+            Message::Retire(sender) => {
+                self.speaker(&sender, peer_pid).map(|worker| self.fleet.retire(worker, Why::Asked, now))
             }
             Message::Reload => {
                 if let Some(connection) = self.control.connections.get_mut(key) {
@@ -359,12 +359,16 @@ impl Reactor {
     }
 
     /// A join counts only from a slot that is booting, or from anybody where workers come from outside.
-    fn join(&mut self, worker_id: u64, pid: i32, socket: &str, version: u64) -> Result<(), String> {
-        let worker_id = usize::try_from(worker_id).map_err(|_| "'workerId' is too large".to_owned())?;
+    fn join(&mut self, join: &Join) -> Result<(), String> {
+        let Join { sender, pid, socket, version, abilities } = join;
+        let worker_id =
+            usize::try_from(sender.worker_id).map_err(|_| "'workerId' is too large".to_owned())?;
         if self.config.workers.max == 0 {
-            self.add_outsider(worker_id, pid, socket.into());
+            self.add_outsider(worker_id, *pid, socket.into(), *abilities);
             return Ok(());
         }
+        self.check_instance(sender)?;
+        let version = *version;
         let Some(worker) = self.fleet.booting(worker_id, version) else {
             return Err(format!("no worker {worker_id} of generation {version} is booting"));
         };
@@ -374,13 +378,34 @@ impl Reactor {
                 "worker {worker_id} of generation {version} has another socket than '{socket}'"
             ));
         }
+        if let Some(entry) = self.workers.get_mut(worker.0) {
+            entry.abilities = *abilities;
+        }
         self.fleet.joined(worker, self.clock.now);
         Ok(())
     }
 
+    /// A worker that another run of the server has started has nothing to say here. The protocol's first version names
+    /// no instance.
+    fn check_instance(&self, sender: &Sender) -> Result<(), String> {
+        match &sender.instance {
+            Some(instance) if *instance != self.instance => Err(format!(
+                "worker {} belongs to the instance '{}', and this one is '{}'",
+                sender.worker_id,
+                instance.escape_default(),
+                self.instance
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The joined worker of that number that speaks: of two generations the one whose process it is, else (a
     /// runtime may speak from a child) the older, since it is the old one that leaves.
-    fn speaker(&self, worker_id: u64, peer_pid: i32) -> Result<WorkerKey, String> {
+    fn speaker(&self, sender: &Sender, peer_pid: i32) -> Result<WorkerKey, String> {
+        let worker_id = sender.worker_id;
+        if self.config.workers.max != 0 {
+            self.check_instance(sender)?;
+        }
         self.workers
             .iter()
             .filter(|(_, entry)| {

@@ -4,6 +4,7 @@ use super::spool::{Room, Spool};
 use super::stream::{Io, Stream, UnixStream};
 use crate::conn::worker::Answer;
 use crate::conn::{self, Request};
+use crate::control::Abilities;
 use crate::deadlines::Kind;
 use crate::keys::{ClientKey, WorkerKey};
 use nix::unistd::Pid;
@@ -159,6 +160,8 @@ pub struct WorkerEntry {
     pub busy_streak: u8,
     pub started: Instant,
     pub last_words: VecDeque<String>,
+    /// What it can do, as its join said.
+    pub abilities: Abilities,
     pub is_stuck: bool,
     /// How the process ended; from then on it is reaped, and its pid may be somebody else's.
     pub exit: Option<crate::process::Exit>,

@@ -101,6 +101,8 @@ pub struct Reactor {
     limit: DescriptorLimit,
     signals: SignalFd,
     started: Instant,
+    /// Names this run of the server; its workers say it when they join.
+    instance: String,
 
     listeners: Vec<Listener>,
     metrics_listeners: Vec<Listener>,

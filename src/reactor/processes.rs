@@ -7,6 +7,7 @@ use super::{Reactor, process};
 use crate::app::Runtime;
 use crate::balancer::Next;
 use crate::conn::{self, Request};
+use crate::control::Abilities;
 use crate::fleet::{Action, Phase, RollEnd, Why};
 use crate::keys::WorkerKey;
 use crate::process::{Child, Exit};
@@ -94,6 +95,7 @@ impl Reactor {
             socket: &socket,
             control_socket: &self.names.control,
             prefix: &self.names.prefix,
+            instance: &self.instance,
             harness_dir: &self.names.harness_dir,
         };
         let launch = runtime::launch(&app, &self.config, &identity)?;
@@ -135,6 +137,7 @@ impl Reactor {
             busy_streak: 0,
             started: self.clock.now,
             last_words: VecDeque::new(),
+            abilities: Abilities::default(),
             is_stuck: false,
             exit: None,
             reloads: 0,
@@ -144,9 +147,10 @@ impl Reactor {
     }
 
     /// A worker that came by itself (`w:0`).
-    pub(super) fn add_outsider(&mut self, worker_id: usize, pid: i32, socket: PathBuf) {
+    pub(super) fn add_outsider(&mut self, worker_id: usize, pid: i32, socket: PathBuf, abilities: Abilities) {
         let origin = Origin::Outside { worker_id };
-        let entry = self.new_worker(origin, Pid::from_raw(pid), socket, false);
+        let mut entry = self.new_worker(origin, Pid::from_raw(pid), socket, false);
+        entry.abilities = abilities;
         let worker = WorkerKey(self.workers.insert(entry));
         log::info!("{}: joined from outside", self.label(worker));
         self.admit_worker(worker);

@@ -186,6 +186,7 @@ impl Reactor {
             limit,
             signals: opened.signals,
             started: now,
+            instance: format!("{:016x}", clock::seed()),
             clock,
             listeners: opened.listeners,
             metrics_listeners: opened.metrics_listeners,

@@ -21,6 +21,11 @@ const HARNESS_FILES: &[(&str, &str)] = &[
     ("main.rb", include_str!("ruby/main.rb")),
 ];
 
+/// Requests at once that a worker is asked to take.
+const CONCURRENCY: usize = 1;
+/// Event streams and tunnels that a worker is asked to hold beside its requests.
+const MAX_STREAMS: usize = 1000;
+
 /// What one worker is told of itself.
 #[derive(Debug)]
 pub struct Identity<'a> {
@@ -29,6 +34,8 @@ pub struct Identity<'a> {
     pub socket: &'a Path,
     pub control_socket: &'a Path,
     pub prefix: &'a str,
+    /// Names this server's run, so that no worker of another one joins it.
+    pub instance: &'a str,
     /// Where the harnesses lie.
     pub harness_dir: &'a Path,
 }
@@ -37,7 +44,15 @@ impl<'a> Identity<'a> {
     /// For a look, before anything is started, whether all that is needed is there.
     pub fn probe(prefix: &'a str, harness_dir: &'a Path) -> Self {
         let none = Path::new("/");
-        Identity { slot: 0, version: 0, socket: none, control_socket: none, prefix, harness_dir }
+        Identity {
+            slot: 0,
+            version: 0,
+            socket: none,
+            control_socket: none,
+            prefix,
+            instance: "",
+            harness_dir,
+        }
     }
 }
 
@@ -81,21 +96,34 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         Runtime::Cgi => (crate::process::own_path(), vec![crate::config::CGI_WORKER.into()]),
     };
     let path = |path: &Path| path.as_os_str().to_os_string();
-    let environment = vec![
+    let mut environment: Vec<(String, OsString)> = vec![
         ("WORKER_ID".into(), identity.slot.to_string().into()),
-        ("APP_NAME".into(), app.name.clone().into()),
-        ("APP_ENTRY".into(), path(&app.entry)),
         ("SOCKET_PATH".into(), path(identity.socket)),
-        ("SOCKET_PREFIX".into(), identity.prefix.into()),
-        ("CONTROL_SOCKET".into(), path(identity.control_socket)),
+        ("RIP_CONTROL_SOCKET".into(), path(identity.control_socket)),
+        ("RIP_INSTANCE".into(), identity.instance.into()),
         ("RIP_VERSION".into(), identity.version.to_string().into()),
+        ("RIP_APP_NAME".into(), app.name.clone().into()),
+        ("RIP_APP_ENTRY".into(), path(&app.entry)),
+        ("RIP_SOCKET_PREFIX".into(), identity.prefix.into()),
+        ("RIP_CONCURRENCY".into(), CONCURRENCY.to_string().into()),
+        ("RIP_MAX_STREAMS".into(), MAX_STREAMS.to_string().into()),
         ("RIP_HOT_RELOAD".into(), config.hot_reload.word().into()),
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
         ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
     ];
+    if app.runtime == Runtime::Executable {
+        environment.extend([
+            ("APP_NAME".into(), app.name.clone().into()),
+            ("APP_ENTRY".into(), path(&app.entry)),
+            ("SOCKET_PREFIX".into(), identity.prefix.into()),
+            ("CONTROL_SOCKET".into(), path(identity.control_socket)),
+        ]);
+    }
+    // The port is the server's: a command that took it for its own would not get it.
+    let removed = if app.runtime == Runtime::Command { vec!["PORT"] } else { Vec::new() };
     // A command has children of its own to tell; everything else dies at once with the server.
     let death_signal = if app.runtime == Runtime::Command { Signal::SIGTERM } else { Signal::SIGKILL };
-    Ok(Launch { program, arguments, environment, dir: app.dir.clone(), death_signal })
+    Ok(Launch { program, arguments, environment, removed, dir: app.dir.clone(), death_signal })
 }
 
 fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(PathBuf, Vec<OsString>), String> {

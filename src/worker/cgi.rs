@@ -21,14 +21,17 @@ const MOST_HEAD_BYTES: usize = 64 * 1024;
 /// Local redirects in a row (RFC 3875 §6.2.2); more is a circle.
 const MOST_REDIRECTS: usize = 10;
 /// What the worker protocol puts into the environment, and a script has no use for.
-const PROTOCOL_VARIABLES: [&str; 10] = [
+const PROTOCOL_VARIABLES: [&str; 13] = [
     "WORKER_ID",
-    "APP_NAME",
-    "APP_ENTRY",
     "SOCKET_PATH",
-    "SOCKET_PREFIX",
-    "CONTROL_SOCKET",
+    "RIP_CONTROL_SOCKET",
+    "RIP_INSTANCE",
     "RIP_VERSION",
+    "RIP_APP_NAME",
+    "RIP_APP_ENTRY",
+    "RIP_SOCKET_PREFIX",
+    "RIP_CONCURRENCY",
+    "RIP_MAX_STREAMS",
     "RIP_HOT_RELOAD",
     "RIP_MAX_RELOADS",
     "RIP_LOG_JSON",

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 pub struct Identity {
     pub worker_id: u64,
     pub version: u64,
+    pub instance: Option<String>,
     pub socket: PathBuf,
     pub control: PathBuf,
 }
@@ -26,7 +27,8 @@ impl Identity {
             worker_id: number("WORKER_ID")?,
             version: number("RIP_VERSION")?,
             socket: std::env::var_os("SOCKET_PATH")?.into(),
-            control: std::env::var_os("CONTROL_SOCKET")?.into(),
+            control: std::env::var_os("RIP_CONTROL_SOCKET")?.into(),
+            instance: std::env::var("RIP_INSTANCE").ok(),
         })
     }
 }

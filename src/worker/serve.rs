@@ -6,7 +6,7 @@
 use super::Identity;
 use super::message::{Body, Request, Response};
 use crate::client;
-use crate::control::Message;
+use crate::control::{Abilities, Join, Message, Sender};
 use crate::http::request::room;
 use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -89,12 +89,13 @@ where
 }
 
 fn join(identity: &Identity) -> Result<(), String> {
-    let message = Message::Join {
-        worker_id: identity.worker_id,
+    let message = Message::Join(Join {
+        sender: sender(identity),
         pid: std::process::id() as i32,
         socket: identity.socket.to_string_lossy().into_owned(),
         version: identity.version,
-    };
+        abilities: Abilities { drains: true, ..Abilities::default() },
+    });
     let answer = client::ask(&identity.control, "POST", "/worker", &message.to_json())
         .map_err(|error| format!("cannot join at '{}': {error}", identity.control.display()))?;
     match answer.status {
@@ -103,10 +104,14 @@ fn join(identity: &Identity) -> Result<(), String> {
     }
 }
 
+fn sender(identity: &Identity) -> Sender {
+    Sender { instance: identity.instance.clone(), worker_id: identity.worker_id }
+}
+
 /// No new request comes after the answer to `quit`; what is on the connections is served until the server closes
 /// them. Without a server the request in hand is finished.
 fn leave<F>(identity: &Identity, connections: Vec<std::thread::JoinHandle<()>>, handler: &Mutex<F>) {
-    let message = Message::Quit { worker_id: identity.worker_id };
+    let message = Message::Quit(sender(identity));
     if client::ask(&identity.control, "POST", "/worker", &message.to_json()).is_ok() {
         for connection in connections {
             // A connection's panic was a handler's, and was answered.

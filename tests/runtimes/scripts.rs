@@ -74,7 +74,7 @@ fn a_cgi_script_is_told_of_the_request() {
     ] {
         assert!(lines.contains(&expected), "no {expected} in:\n{text}");
     }
-    for hidden in ["HTTP_PROXY=", "HTTP_AUTHORIZATION=", "CONTROL_SOCKET=", "SOCKET_PATH=", "WORKER_ID="] {
+    for hidden in ["HTTP_PROXY=", "HTTP_AUTHORIZATION=", "RIP_", "SOCKET_PATH=", "WORKER_ID="] {
         assert!(!lines.iter().any(|line| line.starts_with(hidden)), "{hidden} in:\n{text}");
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{setsockopt, sockopt};
 use noise::Noise;
 use rip_server::client;
-use rip_server::control::Message;
+use rip_server::control::{Abilities, Join, Message, Sender};
 use rip_server::worker::Identity;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -68,13 +68,14 @@ fn try_serve(dir: PathBuf) -> io::Result<()> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK)?;
     let listener = UnixListener::bind(&identity.socket)?;
     let diary = File::options().append(true).create(true).open(dir.join("diary"))?;
-    let join = Message::Join {
-        worker_id: identity.worker_id,
-        pid: std::process::id() as i32,
-        socket: identity.socket.to_string_lossy().into_owned(),
-        version: identity.version,
-    };
     let mut worker = Worker { identity, dir, diary, is_leaving: false };
+    let join = Message::Join(Join {
+        sender: worker.sender(),
+        pid: std::process::id() as i32,
+        socket: worker.identity.socket.to_string_lossy().into_owned(),
+        version: worker.identity.version,
+        abilities: Abilities { drains: true, ..Abilities::default() },
+    });
     worker.tell(&join)?;
     let mut connections: Vec<UnixStream> = Vec::new();
     loop {
@@ -109,10 +110,14 @@ impl Worker {
         if answer.status == 200 { Ok(()) } else { Err(io::Error::other(answer.body)) }
     }
 
+    fn sender(&self) -> Sender {
+        Sender { instance: self.identity.instance.clone(), worker_id: self.identity.worker_id }
+    }
+
     fn quit(&mut self) {
         if !std::mem::replace(&mut self.is_leaving, true) {
             // Refused, or no server there: it goes all the same.
-            let _ = self.tell(&Message::Quit { worker_id: self.identity.worker_id });
+            let _ = self.tell(&Message::Quit(self.sender()));
         }
     }
 
@@ -152,7 +157,7 @@ impl Worker {
             "leak" => drop(vec![1_u8; n].leak()),
             "retire" => {
                 // It may be leaving already.
-                let _ = self.tell(&Message::Retire { worker_id: self.identity.worker_id });
+                let _ = self.tell(&Message::Retire(self.sender()));
             }
             "garbage" => {
                 out.write_all(b"this is no answer\r\nat: all\r\n\r\n")?;

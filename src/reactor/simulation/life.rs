@@ -7,7 +7,7 @@ use super::street::Street;
 use super::truth::{Said, Truth};
 use super::wire::{self, Kind, Shared, UnixStream, Wire};
 use super::{process, tell};
-use crate::control::Message;
+use crate::control::{Abilities, Join, Message, Sender};
 use crate::process::Exit;
 use crate::reactor::stream::Stream;
 use nix::sys::signal::Signal;
@@ -148,13 +148,16 @@ impl Street {
             Action::Quit { worker } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
                     let worker_id = self.workers[worker].slot as u64;
-                    self.tell(&Message::Quit { worker_id }, self.workers[worker].pid);
+                    self.tell(&Message::Quit(Sender { instance: None, worker_id }), self.workers[worker].pid);
                 }
             }
             Action::Retire { worker } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
                     let worker_id = self.workers[worker].slot as u64;
-                    self.tell(&Message::Retire { worker_id }, self.workers[worker].pid);
+                    self.tell(
+                        &Message::Retire(Sender { instance: None, worker_id }),
+                        self.workers[worker].pid,
+                    );
                 }
             }
             Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
@@ -290,12 +293,13 @@ impl Street {
         if self.reactor.config.command.is_some() {
             return;
         }
-        let message = Message::Join {
-            worker_id: worker.slot as u64,
+        let message = Message::Join(Join {
+            sender: Sender { instance: None, worker_id: worker.slot as u64 },
             pid: worker.pid,
             socket: worker.socket.to_string_lossy().into_owned(),
             version: worker.version,
-        };
+            abilities: Abilities::default(),
+        });
         let pid = worker.pid;
         self.tell(&message, pid);
     }

@@ -8,7 +8,7 @@ import { inspect } from 'node:util'
 import { pathToFileURL } from 'node:url'
 
 const { env } = process
-const entry = env.APP_ENTRY
+const entry = env.RIP_APP_ENTRY
 const isBun = 'Bun' in globalThis
 const loaded = createRequire(import.meta.url).cache
 const LOOK_EVERY_MS = 100
@@ -31,7 +31,7 @@ function tell(op, more) {
   return new Promise((resolve) => {
     const failed = (error) => resolve({ ok: false, error: error.message })
     http.request({
-      socketPath: env.CONTROL_SOCKET, path: '/worker', method: 'POST', agent: false,
+      socketPath: env.RIP_CONTROL_SOCKET, path: '/worker', method: 'POST', agent: false,
       headers: { Host: 'localhost', 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) },
     }, async (response) => {
       let text = ''

@@ -29,10 +29,10 @@ class Worker:
     def __init__(self, env):
         self.id = int(env["WORKER_ID"])
         self.version = int(env.get("RIP_VERSION") or 0)
-        self.entry = env["APP_ENTRY"]
+        self.entry = env["RIP_APP_ENTRY"]
         self.folder = os.path.dirname(self.entry)
         self.socket_path = env["SOCKET_PATH"]
-        self.control_path = env["CONTROL_SOCKET"]
+        self.control_path = env["RIP_CONTROL_SOCKET"]
         self.watches = env.get("RIP_HOT_RELOAD") == "module"
         self.max_reloads = int(env.get("RIP_MAX_RELOADS") or 10)
         self.shows_traces = env.get("NODE_ENV") in ("development", "dev")

@@ -5,7 +5,7 @@
 # and all other connections: a request on one of them is handed to the main thread while that is
 # idle, and answered 503 while it is not.
 
-folder = File.dirname(ENV.fetch("APP_ENTRY"))
+folder = File.dirname(ENV.fetch("RIP_APP_ENTRY"))
 # Before any other require: a gem of another version than the bundle's must not be loaded by then.
 if ENV["BUNDLE_GEMFILE"] || File.exist?(File.join(folder, "Gemfile"))
   begin
@@ -33,7 +33,7 @@ class Worker
 
   def initialize(env)
     @id, @version = env.fetch("WORKER_ID").to_i, env["RIP_VERSION"].to_i
-    @entry, @path, @control = env.values_at("APP_ENTRY", "SOCKET_PATH", "CONTROL_SOCKET")
+    @entry, @path, @control = env.values_at("RIP_APP_ENTRY", "SOCKET_PATH", "RIP_CONTROL_SOCKET")
     @watches = env["RIP_HOT_RELOAD"] == "module"
     @max_reloads = (env["RIP_MAX_RELOADS"] || 10).to_i
     @shows_traces = %w[development dev].include?(env["NODE_ENV"])
