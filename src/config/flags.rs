@@ -153,6 +153,12 @@ impl Raw {
                 "'--' is there, but no command behind it; -- uvicorn --uds {socket} app:app would do".into(),
             ));
         }
+        let has = |place: &str| command.iter().flatten().any(|word| word.to_string_lossy().contains(place));
+        if has("{socket}") && has("{port}") {
+            return Err(Usage(
+                "the command has both {socket} and {port}; its server listens in one place, so one of them would do".into(),
+            ));
+        }
         Ok(Raw { flags: Arguments::from_vec(arguments), command })
     }
 

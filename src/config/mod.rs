@@ -120,7 +120,7 @@ pub struct Workers {
 #[derive(Debug)]
 pub struct Config {
     pub place: Place,
-    /// `-- command {socket} …`
+    /// `-- command {socket} …`, or `{port}`
     pub command: Option<Vec<OsString>>,
     pub workers: Workers,
     pub max_requests: u64,
@@ -149,6 +149,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether the command's servers listen on ports of their own, not on Unix sockets.
+    pub fn command_takes_port(&self) -> bool {
+        self.command.iter().flatten().any(|word| word.to_string_lossy().contains("{port}"))
+    }
+
     /// The fleet's part of it.
     pub fn plan(&self, seed: u64) -> Plan {
         Plan {
@@ -305,6 +310,14 @@ mod tests {
         assert_eq!(config.workers, Workers { min: 1, max: 1 });
         let words = ["uvicorn", "--uds", "{socket}", "w:9"];
         assert_eq!(config.command, Some(words.iter().map(OsString::from).collect()));
+    }
+
+    #[test]
+    fn a_command_listens_on_a_socket_or_on_a_port() {
+        assert!(config("app -- next start -p {port}").command_takes_port());
+        assert!(config("app -- env PORT={port} node server.js").command_takes_port());
+        assert!(!config("app -- uvicorn --uds {socket}").command_takes_port());
+        assert!(complaint("app -- run {socket} {port}").contains("one of them"));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! A worker's connection: made when one is needed, and closed.
 
 use super::Reactor;
+use super::entry::Endpoint;
 use super::listen::is_shortage;
-use super::stream::UnixStream;
+use super::ports;
+use super::stream::{Stream, UnixStream};
 use super::token::Target;
 use crate::keys::WorkerKey;
 use mio::Interest;
 use std::io::{self, ErrorKind};
-use std::net::Shutdown;
 
 /// Why a worker has no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,24 +39,56 @@ impl Reactor {
     /// # Errors
     /// Why it has none.
     pub(super) fn connect(&mut self, worker: WorkerKey) -> Result<(), NoConnection> {
+        let result = self.try_connect(worker);
+        if result.is_err_and(|why| why != NoConnection::Later)
+            && let Some(entry) = self.workers.get_mut(worker.0)
+        {
+            entry.stream = None;
+            if !entry.has_joined {
+                entry.endpoint.try_other_address();
+            }
+        }
+        result
+    }
+
+    fn try_connect(&mut self, worker: WorkerKey) -> Result<(), NoConnection> {
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return Err(NoConnection::Failed);
         };
+        if entry.connecting_since.is_some()
+            && let Some(stream) = &entry.stream
+        {
+            return match stream.is_connected() {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(NoConnection::Later),
+                Err(error) => Err(NoConnection::of(&error)),
+            };
+        }
         if entry.stream.is_some() {
             return Ok(());
         }
-        let mut stream = UnixStream::connect(&entry.socket).map_err(|error| NoConnection::of(&error))?;
+        let stream = match &entry.endpoint {
+            Endpoint::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+            Endpoint::Loopback { port, is_ipv6 } => Stream::connect(ports::loopback(*port, *is_ipv6)),
+        };
+        let mut stream = stream.map_err(|error| NoConnection::of(&error))?;
         // Not for writing: a Unix socket that is watched for room reports each time that its peer reads.
         let token = Target::Worker(worker).token();
         self.poll
             .registry()
             .register(&mut stream, token, Interest::READABLE)
             .map_err(|error| NoConnection::of(&error))?;
+        let is_connected = stream.is_connected();
         entry.stream = Some(stream);
         entry.is_closing = false;
         entry.is_watched_for_room = false;
         entry.conn = crate::conn::Worker::default();
-        Ok(())
+        match is_connected {
+            Ok(true) => Ok(()),
+            // Over TCP a full backlog does not say so: the connection comes about when there is room.
+            Ok(false) => Err(NoConnection::Later),
+            Err(error) => Err(NoConnection::of(&error)),
+        }
     }
 
     pub(super) fn close_connection(&mut self, worker: WorkerKey) {
@@ -71,7 +104,7 @@ impl Reactor {
         if let Some(entry) = self.workers.get_mut(worker.0)
             && let Some(stream) = &entry.stream
         {
-            let _ = stream.shutdown(Shutdown::Write);
+            stream.shutdown_write();
             if let Some(exchange) = &mut entry.exchange {
                 // Such a connection serves no second request.
                 exchange.is_send_broken = true;

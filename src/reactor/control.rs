@@ -372,7 +372,7 @@ impl Reactor {
         let Some(worker) = self.fleet.booting(worker_id, version) else {
             return Err(format!("no worker {worker_id} of generation {version} is booting"));
         };
-        let expected = self.workers.get(worker.0).map(|entry| entry.socket.as_path());
+        let expected = self.workers.get(worker.0).and_then(|entry| entry.endpoint.path());
         if expected != Some(Path::new(socket)) {
             return Err(format!(
                 "worker {worker_id} of generation {version} has another socket than '{socket}'"

@@ -1,7 +1,8 @@
 //! What the slabs hold: a client's and a worker's connection, and the work that passes between them.
 
+use super::ports;
 use super::spool::{Room, Spool};
-use super::stream::{Io, Stream, UnixStream};
+use super::stream::{Io, Stream};
 use crate::conn::worker::Answer;
 use crate::conn::{self, Request};
 use crate::control::Abilities;
@@ -10,7 +11,8 @@ use crate::keys::{ClientKey, WorkerKey};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -142,8 +144,8 @@ pub struct Times {
 pub struct WorkerEntry {
     pub origin: Origin,
     pub pid: Pid,
-    pub socket: PathBuf,
-    pub stream: Option<UnixStream>,
+    pub endpoint: Endpoint,
+    pub stream: Option<Stream>,
     pub conn: conn::Worker,
     pub exchange: Option<Exchange>,
     /// The kernel is watched for room to write, after a short write.
@@ -170,6 +172,50 @@ pub struct WorkerEntry {
     /// When its memory was last looked at, and what it was.
     pub weighed: Option<Instant>,
     pub resident_bytes: Option<u64>,
+}
+
+/// Where a worker listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    Unix(PathBuf),
+    /// A command's `{port}`. Whether it listens on 127.0.0.1 or only on ::1 is found out.
+    Loopback {
+        port: u16,
+        is_ipv6: bool,
+    },
+}
+
+impl Endpoint {
+    /// The socket's file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Endpoint::Unix(path) => Some(path),
+            Endpoint::Loopback { .. } => None,
+        }
+    }
+
+    /// The address, if it has a port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match *self {
+            Endpoint::Unix(_) => None,
+            Endpoint::Loopback { port, is_ipv6 } => Some(ports::loopback(port, is_ipv6)),
+        }
+    }
+
+    /// Some servers take `localhost` for ::1 alone.
+    pub fn try_other_address(&mut self) {
+        match self {
+            Endpoint::Unix(_) => {}
+            Endpoint::Loopback { is_ipv6, .. } => *is_ipv6 = !*is_ipv6,
+        }
+    }
+
+    /// The last user of the file is gone.
+    pub fn remove_file(&self) {
+        if let Some(path) = self.path() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Where a worker comes from.

@@ -16,6 +16,7 @@ mod entry;
 mod failures;
 mod listen;
 mod logs;
+mod ports;
 mod processes;
 #[cfg(test)]
 mod simulation;
@@ -132,6 +133,7 @@ pub struct Reactor {
     scratch: Vec<u8>,
     prefix: Vec<u8>,
     buffers: buffers::Buffers,
+    ports: ports::Ports,
     ids: Ids,
     logs: logs::Logs,
     has_ended_children: bool,

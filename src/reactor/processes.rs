@@ -1,7 +1,8 @@
 //! Worker processes: what the fleet says is done here, and what became of it is told back.
 
-use super::entry::{Exchange, Job, Origin, WorkerDeadline, WorkerEntry};
+use super::entry::{Endpoint, Exchange, Job, Origin, WorkerDeadline, WorkerEntry};
 use super::logs::Pipe;
+use super::ports;
 use super::token::Target;
 use super::{Reactor, process};
 use crate::app::Runtime;
@@ -52,7 +53,11 @@ impl Reactor {
     fn reason_to_kill(&self, worker: WorkerKey) -> String {
         match self.workers.get(worker.0) {
             Some(entry) if !entry.has_joined && !self.is_stopping() => {
-                let what = if entry.is_command { "answer on {socket}" } else { "join" };
+                let what = match entry.endpoint {
+                    Endpoint::Unix(_) if entry.is_command => "answer on {socket}".to_owned(),
+                    Endpoint::Unix(_) => "join".to_owned(),
+                    Endpoint::Loopback { port, .. } => format!("answer on {{port}} ({port})"),
+                };
                 format!("it did not {what} within --boot-timeout-ms={}", self.config.boot_timeout.as_millis())
             }
             _ => "SIGTERM has not ended it in time".to_owned(),
@@ -89,9 +94,15 @@ impl Reactor {
         let socket = self.names.worker_socket(slot, version);
         // Nobody listens there: this generation has never been.
         let _ = std::fs::remove_file(&socket);
+        let endpoint = if self.config.command_takes_port() {
+            Endpoint::Loopback { port: self.ports.take()?, is_ipv6: false }
+        } else {
+            Endpoint::Unix(socket.clone())
+        };
         let identity = Identity {
             slot,
             version,
+            port: endpoint.address().map(|address| address.port()),
             socket: &socket,
             control_socket: &self.names.control,
             prefix: &self.names.prefix,
@@ -101,11 +112,17 @@ impl Reactor {
         let launch = runtime::launch(&app, &self.config, &identity)?;
         let child = process::spawn(&launch, self.limit)
             .map_err(|error| format!("'{}': {error}", launch.program.display()))?;
-        Ok(self.add_worker(Origin::Slot { slot, version }, socket, child, app.runtime == Runtime::Command))
+        Ok(self.add_worker(Origin::Slot { slot, version }, endpoint, child, app.runtime == Runtime::Command))
     }
 
-    fn add_worker(&mut self, origin: Origin, socket: PathBuf, child: Child, is_command: bool) -> WorkerKey {
-        let worker = WorkerKey(self.workers.insert(self.new_worker(origin, child.pid, socket, is_command)));
+    fn add_worker(
+        &mut self,
+        origin: Origin,
+        endpoint: Endpoint,
+        child: Child,
+        is_command: bool,
+    ) -> WorkerKey {
+        let worker = WorkerKey(self.workers.insert(self.new_worker(origin, child.pid, endpoint, is_command)));
         let label = Self::output_label(origin);
         for (fd, is_stderr) in [(child.stdout, false), (child.stderr, true)] {
             let pipe = Pipe::new(fd, worker, label.clone(), is_stderr);
@@ -118,11 +135,11 @@ impl Reactor {
         worker
     }
 
-    fn new_worker(&self, origin: Origin, pid: Pid, socket: PathBuf, is_command: bool) -> WorkerEntry {
+    fn new_worker(&self, origin: Origin, pid: Pid, endpoint: Endpoint, is_command: bool) -> WorkerEntry {
         WorkerEntry {
             origin,
             pid,
-            socket,
+            endpoint,
             stream: None,
             conn: conn::Worker::default(),
             exchange: None,
@@ -149,7 +166,7 @@ impl Reactor {
     /// A worker that came by itself (`w:0`).
     pub(super) fn add_outsider(&mut self, worker_id: usize, pid: i32, socket: PathBuf, abilities: Abilities) {
         let origin = Origin::Outside { worker_id };
-        let mut entry = self.new_worker(origin, Pid::from_raw(pid), socket, false);
+        let mut entry = self.new_worker(origin, Pid::from_raw(pid), Endpoint::Unix(socket), false);
         entry.abilities = abilities;
         let worker = WorkerKey(self.workers.insert(entry));
         log::info!("{}: joined from outside", self.label(worker));
@@ -227,7 +244,24 @@ impl Reactor {
 
     pub(super) fn probe_answered(&mut self, worker: WorkerKey) {
         self.close_connection(worker);
+        if let Some(stranger) = self.stranger_on_port(worker) {
+            // That port will not become the worker's; its successor gets another one.
+            log::error!("{}: {stranger}, so the worker is ended", self.label(worker));
+            if let Some(entry) = self.workers.get_mut(worker.0) {
+                entry.last_words.push_back(stranger);
+                process::kill_group(entry.pid);
+            }
+            return;
+        }
         self.fleet.joined(worker, self.clock.now);
+    }
+
+    /// Who answers on the worker's port, if that is another user: anybody may listen on a port that is free.
+    fn stranger_on_port(&self, worker: WorkerKey) -> Option<String> {
+        let address = self.workers.get(worker.0)?.endpoint.address()?;
+        let uid = ports::listener_uid(address)?;
+        let is_stranger = uid != nix::unistd::geteuid().as_raw();
+        is_stranger.then(|| format!("user {uid} listens on its port {}", address.port()))
     }
 
     /// Takes in all children that have ended.
@@ -272,7 +306,7 @@ impl Reactor {
         let Some(entry) = self.workers.get(worker.0) else {
             return;
         };
-        let _ = std::fs::remove_file(&entry.socket);
+        entry.endpoint.remove_file();
         let lived_ms = self.clock.now.duration_since(entry.started).as_millis();
         let (requests, has_joined) = (entry.requests, entry.has_joined);
         let phase =

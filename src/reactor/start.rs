@@ -4,6 +4,7 @@ use super::again::Again;
 use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
 use super::listen::{self, Listener};
+use super::ports::Ports;
 use super::spool::Room;
 use super::stopping::Stage;
 use super::token::Target;
@@ -203,6 +204,7 @@ impl Reactor {
             scratch: vec![0; READ_BYTES],
             prefix: Vec::new(),
             buffers: Buffers::default(),
+            ports: Ports::new(clock::seed()),
             ids: Ids::new(),
             logs: opened.logs,
             has_ended_children: false,

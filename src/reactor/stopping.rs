@@ -201,7 +201,7 @@ impl Reactor {
         for (_, entry) in &self.workers {
             if entry.exit.is_none() && matches!(entry.origin, super::entry::Origin::Slot { .. }) {
                 process::kill_group(entry.pid);
-                let _ = std::fs::remove_file(&entry.socket);
+                entry.endpoint.remove_file();
             }
         }
         self.exit = Some(code);

@@ -9,7 +9,7 @@ pub use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 #[derive(Debug)]
@@ -44,6 +44,29 @@ pub fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> Io {
 }
 
 impl Stream {
+    /// Connects over TCP, on this machine. Such a connection may still be under way.
+    pub fn connect(address: SocketAddr) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address)?;
+        setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
+        Ok(Stream::Tcp(stream))
+    }
+
+    /// Whether a connection has come about.
+    ///
+    /// # Errors
+    /// It never will.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        match self {
+            Stream::Unix(_) => Ok(true),
+            Stream::Tcp(stream) => match (stream.take_error()?, stream.peer_addr()) {
+                (Some(error), _) => Err(error),
+                (None, Ok(_)) => Ok(true),
+                (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+                (None, Err(error)) => Err(error),
+            },
+        }
+    }
+
     pub fn receive(&mut self, bytes: &mut [u8]) -> Io {
         attempt(|| self.read(bytes))
     }

@@ -14,7 +14,6 @@ use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
 use mio::Interest;
 use std::io::{IoSlice, Read, Write};
-use std::net::Shutdown;
 
 /// A worker that answered busy so often in a row is replaced.
 const MOST_BUSY_ANSWERS: u8 = 10;
@@ -68,6 +67,7 @@ impl Reactor {
                     return self.worker_deadlines.arm(worker.0, WorkerDeadline::Connect, now);
                 }
                 entry.connecting_since = None;
+                entry.stream = None;
                 return self.connect_failed(worker, NoConnection::Later);
             }
             Err(why) => return self.connect_failed(worker, why),
@@ -135,7 +135,7 @@ impl Reactor {
                 Ok(Written::All) => {
                     tunnel.out.clear();
                     if tunnel.client_has_ended {
-                        let _ = stream.shutdown(Shutdown::Write);
+                        stream.shutdown_write();
                     }
                 }
                 Ok(Written::PeerIsFull) => is_full = true,

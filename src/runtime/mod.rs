@@ -32,6 +32,8 @@ pub struct Identity<'a> {
     pub slot: usize,
     pub version: u64,
     pub socket: &'a Path,
+    /// Where a command listens that takes `{port}`.
+    pub port: Option<u16>,
     pub control_socket: &'a Path,
     pub prefix: &'a str,
     /// Names this server's run, so that no worker of another one joins it.
@@ -48,6 +50,7 @@ impl<'a> Identity<'a> {
             slot: 0,
             version: 0,
             socket: none,
+            port: None,
             control_socket: none,
             prefix,
             instance: "",
@@ -128,8 +131,9 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
 
 fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
     let socket = identity.socket.to_string_lossy();
+    let port = identity.port.map(|port| port.to_string()).unwrap_or_default();
     let mut words = config.command.iter().flatten().map(|word| match word.to_str() {
-        Some(text) => OsString::from(text.replace("{socket}", &socket)),
+        Some(text) => OsString::from(text.replace("{socket}", &socket).replace("{port}", &port)),
         None => word.clone(),
     });
     let program = PathBuf::from(words.next().unwrap_or_default());
