@@ -347,5 +347,13 @@ mod tests {
         assert!(trusts("10.1.2.3") && trusts("127.0.0.1") && trusts("::1") && trusts("::ffff:10.1.2.3"));
         assert!(!trusts("11.0.0.1") && !trusts("2001:db8::1"));
         assert!(config.trusts(None), "a Unix peer counts as loopback");
+        for (clothed, peer, is_trusted) in [
+            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.1.2.3", "::ffff:10.1.2.3", true),
+            ("::ffff:10.1.2.3", "10.1.2.4", false),
+        ] {
+            let config = self::config(&format!("app --trust-proxy={clothed}"));
+            assert_eq!(config.trusts(peer.parse().ok()), is_trusted, "{clothed} {peer}");
+        }
     }
 }

@@ -90,6 +90,9 @@ pub fn listen(token: &str, word: &str) -> Result<Listen, Usage> {
     Ok(Listen::Tcp { address, port })
 }
 
+/// Before an IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) stand so many bits that are always the same.
+const MAPPED_BITS: u8 = 96;
+
 /// `addr|cidr|loopback|all,…`
 pub fn trust(name: &str, word: &str) -> Result<Vec<Trust>, Usage> {
     let mut all = Vec::new();
@@ -116,7 +119,16 @@ pub fn trust(name: &str, word: &str) -> Result<Vec<Trust>, Usage> {
                     None => most,
                     Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(complaint)?,
                 };
-                all.push(Trust::Network { address, prefix_bits });
+                all.push(match address {
+                    // Peers are told apart by their own family, so a network in IPv6 clothes is undressed too.
+                    IpAddr::V6(clothed) if prefix_bits >= MAPPED_BITS => match clothed.to_ipv4_mapped() {
+                        Some(bare) => {
+                            Trust::Network { address: bare.into(), prefix_bits: prefix_bits - MAPPED_BITS }
+                        }
+                        None => Trust::Network { address, prefix_bits },
+                    },
+                    _ => Trust::Network { address, prefix_bits },
+                });
             }
         }
     }

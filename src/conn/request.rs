@@ -1,6 +1,6 @@
 //! A request that has been read: its head as the worker gets it, and what is still to be known of it later.
 
-use crate::http::forward::{self, Origin};
+use crate::http::forward::{self, Origin, Word, Written};
 use crate::http::{Framing, RequestHead, Version, request::is_idempotent, response::Asked};
 use std::ops::Range;
 use std::time::Instant;
@@ -24,6 +24,7 @@ pub struct Request {
     method: Range<usize>,
     path: Range<usize>,
     id: Range<usize>,
+    client: Range<usize>,
     pub asked: Asked,
     pub framing: Framing,
     pub is_idempotent: bool,
@@ -48,12 +49,19 @@ impl Request {
             _ => None,
         };
         buffer.clear();
-        let id = match local {
+        let Written { id, client } = match local {
             Some(_) => {
                 buffer.extend_from_slice(head.method.as_bytes());
                 buffer.push(b' ');
                 buffer.extend_from_slice(head.target.as_bytes());
-                0..0
+                let client = match origin.word {
+                    Word::Ignored => 0..0,
+                    Word::Believed(is_proxy) => {
+                        buffer.push(b' ');
+                        forward::push_client(&mut buffer, head.fields, is_proxy, origin.address)
+                    }
+                };
+                Written { id: 0..0, client }
             }
             None => forward::write_request_head(&mut buffer, head, origin),
         };
@@ -64,6 +72,7 @@ impl Request {
             path: path_from..path_from + head.target_lead.len() + path.len(),
             method,
             id,
+            client,
             asked: Asked {
                 is_head: head.method == "HEAD",
                 wants_websocket: head.wants_websocket,
@@ -93,6 +102,7 @@ impl Request {
             method: 0..method.len(),
             path: method.len() + 1..buffer.len(),
             id: 0..0,
+            client: 0..0,
             head: buffer,
             asked: Asked {
                 is_head: false,
@@ -120,7 +130,7 @@ impl Request {
         buffer.clear();
         buffer.extend_from_slice(&self.head);
         let (method, path, id) = (self.method.clone(), self.path.clone(), self.id.clone());
-        Request { head: buffer, method, path, id, ..*self }
+        Request { head: buffer, method, path, id, client: self.client.clone(), ..*self }
     }
 
     /// Ends the head, now that the body's length is known.
@@ -142,5 +152,10 @@ impl Request {
     /// The request's id as the worker sees it; empty where none was given.
     pub fn id(&self) -> &[u8] {
         &self.head[self.id.clone()]
+    }
+
+    /// The client's address where the head tells it; else the client is who has connected.
+    pub fn client(&self) -> Option<&str> {
+        std::str::from_utf8(&self.head[self.client.clone()]).ok().filter(|client| !client.is_empty())
     }
 }

@@ -25,7 +25,7 @@ pub fn trim(mut value: &[u8]) -> &[u8] {
 }
 
 /// The elements of a comma-separated list, trimmed, empty ones included.
-pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
 

@@ -1,40 +1,55 @@
 //! What crosses from one side to the other: heads serialised anew, so that nothing passes that was not read.
 
 use super::response::Asked;
-use super::{Framing, Reason, RequestHead, ResponseHead, Version, field, reason, request};
+use super::{Framing, Reason, RequestHead, ResponseHead, Version, chain, field, reason, request};
+use std::io::Write;
+use std::net::IpAddr;
+use std::ops::Range;
 
 /// What the server says about a client to the worker.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Origin<'a> {
-    /// The client's address as text, IPv4 as IPv4.
+    /// The address of who has connected as text, IPv4 as IPv4.
     pub address: &'a str,
-    /// Its word about the client behind it is believed (`--trust-proxy`).
-    pub is_trusted: bool,
+    pub word: Word<'a>,
     /// A fresh request id, for requests that bring none that counts.
     pub fresh_id: &'a str,
     /// When the request's head was whole, in µs since 1970, as digits.
     pub start_us: &'a [u8],
 }
 
+/// Whether what somebody says about the client behind it is believed (`--trust-proxy`).
+#[derive(Clone, Copy)]
+pub enum Word<'a> {
+    Ignored,
+    /// A trusted proxy's; the function knows the others, whose addresses may stand in the chain.
+    Believed(&'a dyn Fn(IpAddr) -> bool),
+}
+
+/// What of a head for a worker the log needs, as ranges of it.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub id: Range<usize>,
+    /// The client's address.
+    pub client: Range<usize>,
+}
+
 /// The longest `X-Request-Id` that is taken over from a trusted proxy: longer ones would fill logs.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The request line and all fields but `Content-Length` and the final empty line: [`end_request_head`] adds these
-/// when the body's length is known. Returns the request's id as a range of `out`.
-pub fn write_request_head(
-    out: &mut Vec<u8>,
-    head: &RequestHead<'_, '_>,
-    origin: Origin<'_>,
-) -> std::ops::Range<usize> {
+/// when the body's length is known.
+pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin: Origin<'_>) -> Written {
+    let is_trusted = matches!(origin.word, Word::Believed(_));
     push(out, &[head.method.as_bytes(), b" ", head.target_lead.as_bytes(), head.target.as_bytes()]);
     push(out, &[b" HTTP/1.1\r\nHost: ", head.host, b"\r\n"]);
     let mut told = Told::default();
     for header in head.fields {
         let value = field::trim(header.value);
-        if stops_here(head, header.name, origin.is_trusted) {
+        if stops_here(head, header.name, is_trusted) {
             continue;
         }
-        if origin.is_trusted && told.take(header.name, value) {
+        if is_trusted && told.take(header.name, value) {
             continue;
         }
         push(out, &[header.name.as_bytes(), b": ", value, b"\r\n"]);
@@ -51,7 +66,14 @@ pub fn write_request_head(
             }
         }
     }
+    let from = out.len();
     push(out, &[origin.address.as_bytes(), b"\r\n"]);
+    let mut client = from..from + origin.address.len();
+    if let Word::Believed(is_proxy) = origin.word {
+        out.extend_from_slice(b"Rip-Client: ");
+        client = push_client(out, head.fields, is_proxy, origin.address);
+        out.extend_from_slice(b"\r\n");
+    }
     if !told.proto {
         out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
     }
@@ -66,7 +88,23 @@ pub fn write_request_head(
     out.extend_from_slice(b"X-Request-Id: ");
     let from = out.len();
     push(out, &[id, b"\r\n"]);
-    from..from + id.len()
+    Written { id: from..from + id.len(), client }
+}
+
+/// Writes the address of the client behind a trusted proxy; without one that it names, the proxy's own.
+pub fn push_client(
+    out: &mut Vec<u8>,
+    fields: &[httparse::Header<'_>],
+    is_proxy: &dyn Fn(IpAddr) -> bool,
+    address: &str,
+) -> Range<usize> {
+    let from = out.len();
+    match chain::client(fields, is_proxy) {
+        // A Vec takes all that is written to it.
+        Some(client) => drop(write!(out, "{client}")),
+        None => out.extend_from_slice(address.as_bytes()),
+    }
+    from..out.len()
 }
 
 /// Ends a head begun by [`write_request_head`].
@@ -330,14 +368,16 @@ mod tests {
     use super::*;
 
     const STRANGER: Origin<'_> =
-        Origin { address: "192.0.2.7", is_trusted: false, fresh_id: "fresh", start_us: b"1000000" };
+        Origin { address: "192.0.2.7", word: Word::Ignored, fresh_id: "fresh", start_us: b"1000000" };
 
     fn forwarded(head: &str, origin: Origin<'_>) -> String {
         let mut out = Vec::new();
         let mut fields = room();
         let head = RequestHead::parse(head.as_bytes(), &mut fields, 1000).expect("a valid head");
-        let id = write_request_head(&mut out, &head, origin);
-        assert!(!out[id].is_empty());
+        let written = write_request_head(&mut out, &head, origin);
+        assert!(!out[written.id].is_empty());
+        let client = std::str::from_utf8(&out[written.client]).expect("text");
+        assert!(client.parse::<IpAddr>().is_ok(), "{client}");
         end_request_head(&mut out, head.framing, 5);
         String::from_utf8(out).expect("text")
     }
@@ -361,9 +401,10 @@ mod tests {
         let worker = forwarded(
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
              X-Forwarded-Proto: https\r\nX-Request-Id: theirs\r\nConnection: X-Forwarded-Proto\r\n\r\n",
-            Origin { is_trusted: true, ..STRANGER },
+            Origin { word: Word::Believed(&|address| address == IpAddr::from([2, 2, 2, 2])), ..STRANGER },
         );
         assert!(worker.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n"), "{worker}");
+        assert!(worker.contains("Rip-Client: 1.1.1.1\r\n"), "{worker}");
         assert!(worker.contains("X-Forwarded-Proto: https\r\n"), "{worker}");
         assert!(worker.contains("X-Request-Id: theirs\r\n"), "{worker}");
         assert_eq!(worker.matches("X-Forwarded-Proto").count(), 1);

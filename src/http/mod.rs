@@ -4,6 +4,7 @@
 //! Strict by design (RFC 9112): what two readers could read in two ways is refused, because behind this reader
 //! stands another one, the worker's.
 
+pub mod chain;
 pub mod chunked;
 pub mod field;
 pub mod forward;

@@ -21,6 +21,8 @@ pub struct Record<'a> {
     pub worker: Option<(usize, i32)>,
     pub id: &'a [u8],
     pub client: &'a str,
+    /// Who has connected: the client, or the last proxy before this server.
+    pub peer: &'a str,
     /// Where the answer is ours.
     pub reason: Option<Reason>,
 }
@@ -131,6 +133,8 @@ impl AccessLog {
         push_json(out, record.id);
         out.extend_from_slice(b"\",\"client\":\"");
         push_json(out, record.client.as_bytes());
+        out.extend_from_slice(b"\",\"peer\":\"");
+        push_json(out, record.peer.as_bytes());
         out.push(b'"');
         if let Some(reason) = record.reason {
             out.extend_from_slice(format!(",\"reason\":\"{reason}\"").as_bytes());
@@ -254,6 +258,7 @@ mod tests {
         worker: Some((3, 42)),
         id: b"abc",
         client: "192.0.2.7",
+        peer: "10.0.0.1",
         reason: None,
     };
     /// 2026-03-01 12:00:00.123 UTC
@@ -282,7 +287,7 @@ mod tests {
             "{\"t\":\"2026-03-01T12:00:00.123Z\",\"app\":\"shop\",\"method\":\"GET\",\"path\":\"/ping\",\
              \"status\":200,\"totalSeconds\":0.001234,\"workerSeconds\":0.000900,\"type\":\"text/plain\",\
              \"length\":4,\"queueSeconds\":0.000000,\"worker\":3,\"pid\":42,\"id\":\"abc\",\
-             \"client\":\"192.0.2.7\",\"reason\":\"queue_full\"}\n"
+             \"client\":\"192.0.2.7\",\"peer\":\"10.0.0.1\",\"reason\":\"queue_full\"}\n"
         );
     }
 

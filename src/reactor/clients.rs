@@ -10,7 +10,7 @@ use crate::conn::Request;
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
 use crate::http::Reason;
-use crate::http::forward::Origin;
+use crate::http::forward::{Origin, Word};
 use crate::keys::ClientKey;
 use mio::Interest;
 use std::time::Duration;
@@ -202,9 +202,10 @@ impl Reactor {
             if !entry.wants_bytes() {
                 break;
             }
+            let is_proxy = |address| self.config.trusts(Some(address));
             let origin = Origin {
                 address: &entry.address,
-                is_trusted: entry.is_trusted,
+                word: if entry.is_trusted { Word::Believed(&is_proxy) } else { Word::Ignored },
                 fresh_id: self.ids.next(),
                 start_us: self.clock.unix_us(),
             };

@@ -9,7 +9,7 @@ use crate::conn::inbox::Unread;
 use crate::conn::{self, Request};
 use crate::control::{Join, Message, Sender};
 use crate::fleet::Why;
-use crate::http::forward::{Canned, Origin};
+use crate::http::forward::{Canned, Origin, Word};
 use crate::keys::WorkerKey;
 use crate::names::Names;
 use crate::process::Exit;
@@ -240,7 +240,7 @@ impl Reactor {
             return;
         };
         let mut unread = Unread::join(connection.conn.inbox.take(), fresh);
-        let origin = Origin { address: "", is_trusted: false, fresh_id: "", start_us: b"" };
+        let origin = Origin { address: "", word: Word::Ignored, fresh_id: "", start_us: b"" };
         loop {
             let Some(connection) = self.control.connections.get_mut(key) else {
                 return;

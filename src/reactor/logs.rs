@@ -270,6 +270,7 @@ impl Reactor {
     pub(super) fn log(&mut self, client: ClientKey, finished: &Finished) {
         let now = self.clock.now;
         let request = &finished.request;
+        let peer = self.clients.get(client.0).map_or("", |entry| &entry.address);
         let record = Record {
             method: request.method(),
             path: request.path(),
@@ -281,7 +282,8 @@ impl Reactor {
             body_bytes: finished.body_bytes,
             worker: finished.worker,
             id: request.id(),
-            client: self.clients.get(client.0).map_or("", |entry| &entry.address),
+            client: request.client().unwrap_or(peer),
+            peer,
             reason: finished.reason,
         };
         self.metrics.served(Served {

@@ -105,7 +105,7 @@ fn json_lines_have_every_documented_field() {
     assert_eq!(client.read_response().text(), "pong");
     let pid: i32 = client.get("/pid").text().parse().expect("a pid");
     let line = line_of(&mut server, "/ping");
-    let expected: [(&str, Value); 9] = [
+    let expected: [(&str, Value); 10] = [
         ("app", "test-worker".into()),
         ("method", "GET".into()),
         ("path", "/ping".into()),
@@ -114,7 +114,8 @@ fn json_lines_have_every_documented_field() {
         ("length", 4.into()),
         ("worker", 0.into()),
         ("pid", pid.into()),
-        ("client", address.into()),
+        ("client", address.clone().into()),
+        ("peer", address.into()),
     ];
     for (key, value) in &expected {
         assert_eq!(&line[key], value, "{key} of {line}");

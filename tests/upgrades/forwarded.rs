@@ -140,6 +140,41 @@ fn a_unix_peer_counts_as_loopback() {
 }
 
 #[test]
+fn the_client_is_the_rightmost_address_that_no_trusted_proxy_has() {
+    for (trust, chain, client) in [
+        ("loopback", "6.6.6.6, 7.7.7.7", "7.7.7.7"),
+        ("loopback,7.7.7.7", "6.6.6.6, 7.7.7.7", "6.6.6.6"),
+        ("loopback,7.0.0.0/8", "6.6.6.6\r\nX-Forwarded-For: [::ffff:7.7.7.7]:80", "6.6.6.6"),
+        ("all", "6.6.6.6, 7.7.7.7", "6.6.6.6"),
+        ("loopback", "6.6.6.6, unknown", "127.0.0.1"),
+        ("loopback", "2001:DB8::1", "2001:db8::1"),
+    ] {
+        let (mut server, worker) = server(&["--json", "--trust-proxy", trust]);
+        let fields = format!("X-Forwarded-For: {chain}\r\nRip-Client: 9.9.9.9\r\n");
+        let head = seen(&mut server.client(), &worker, &fields);
+        assert_eq!(values(&head, "rip-client"), [client], "{trust} {chain}");
+        // What the server answers by itself has the same client.
+        let mut other = server.client();
+        other.send(format!("GET /server HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        assert_eq!(other.read_response().status, 200);
+        for path in ["/seen", "/server"] {
+            let line = line_of(&mut server, path);
+            assert_eq!((&line["client"], &line["peer"]), (&client.into(), &"127.0.0.1".into()), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_stranger_is_the_client_whatever_it_says() {
+    let (mut server, worker) = server(&["--json"]);
+    let head = seen(&mut server.client(), &worker, "X-Forwarded-For: 6.6.6.6\r\nRip-Client: 6.6.6.6\r\n");
+    // The chain is the one address then, so it is not said twice.
+    assert_eq!((values(&head, "x-forwarded-for"), head.has("rip-client")), (vec!["127.0.0.1"], false));
+    let line = line_of(&mut server, "/seen");
+    assert_eq!((&line["client"], &line["peer"]), (&"127.0.0.1".into(), &"127.0.0.1".into()), "{line}");
+}
+
+#[test]
 fn a_request_id_that_would_harm_the_log_is_replaced() {
     let (mut server, worker) = server(&["--trust-proxy=loopback", "--json"]);
     let long = "x".repeat(129);
@@ -159,6 +194,7 @@ fn twins_and_internal_fields_never_reach_a_worker() {
     const ODD: &str = "X_Forwarded_For: 6.6.6.6\r\nX_FORWARDED_PROTO: https\r\nX-Forwarded_Host: b\r\n\
          Content_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Request_Id: theirs\r\nX_Real_IP: 6.6.6.6\r\n\
          Proxy: http://evil.example\r\nRip-Probe: 1\r\nRip-Worker-Busy: 1\r\nRip-Anything: 1\r\nRip_Probe: 1\r\n\
+         Rip-Client: 6.6.6.6\r\nRip_Client: 6.6.6.6\r\n\
          X_Harmless: 1\r\nRipe: 1\r\n";
     // Not even from a trusted proxy.
     for words in [&[][..], &["--trust-proxy=all"]] {
@@ -168,8 +204,10 @@ fn twins_and_internal_fields_never_reach_a_worker() {
         for (name, _) in &head.headers {
             let plain = name.to_ascii_lowercase().replace('_', "-");
             let is_twin = name.contains('_') && plain != "x-harmless";
-            assert!(!is_twin && plain != "proxy" && !plain.starts_with("rip-"), "{name} reached the worker");
+            let is_internal = plain.starts_with("rip-") && name != "Rip-Client";
+            assert!(!is_twin && plain != "proxy" && !is_internal, "{name} reached the worker");
         }
+        assert!(values(&head, "rip-client").iter().all(|client| *client == "127.0.0.1"), "{head:?}");
         assert_eq!((values(&head, "x_harmless"), values(&head, "ripe")), (vec!["1"], vec!["1"]));
     }
 }

@@ -7,19 +7,24 @@ use rip_server::conn::request::Local;
 use rip_server::conn::worker::{Answer, End, Outcome};
 use rip_server::conn::{Client, Request, Worker};
 use rip_server::http::chunked::Fault;
-use rip_server::http::forward::{self, Origin};
+use rip_server::http::forward::{self, Origin, Word};
 use rip_server::http::request::room;
 use rip_server::http::response::Asked;
 use rip_server::http::{
     Chunked, Framing, MAX_FIELDS, Reason, RequestHead, ResponseHead, Version, field, head,
 };
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// More than the bodies here have, so that only announced sizes go beyond it.
 pub const MAX_BODY_BYTES: u64 = 1 << 20;
 const DATE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 const ORIGIN: Origin<'_> =
-    Origin { address: "192.0.2.7", is_trusted: true, fresh_id: "fresh", start_us: b"1000000" };
+    Origin { address: "192.0.2.7", word: Word::Believed(&is_proxy), fresh_id: "fresh", start_us: b"1000000" };
+
+fn is_proxy(address: IpAddr) -> bool {
+    address.is_loopback() || address == IpAddr::from([192, 0, 2, 7])
+}
 
 // A client's connection.
 
@@ -216,7 +221,8 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
         Framing::Chunked => (Framing::Length(7), 7),
         Framing::Empty | Framing::UntilClose => (Framing::Empty, 0),
     };
-    let written = write_request_head(&head, Origin { is_trusted, ..ORIGIN }, body_bytes);
+    let word = if is_trusted { ORIGIN.word } else { Word::Ignored };
+    let written = write_request_head(&head, Origin { word, ..ORIGIN }, body_bytes);
     let mut fields = room();
     let again = RequestHead::parse(&written, &mut fields, u64::MAX).expect("what goes to a worker is valid");
     let target = [head.target_lead, head.target].concat();
@@ -235,7 +241,8 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
 
 fn write_request_head(head: &RequestHead<'_, '_>, origin: Origin<'_>, body_bytes: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    let id = forward::write_request_head(&mut out, head, origin);
+    let forward::Written { id, client } = forward::write_request_head(&mut out, head, origin);
+    assert!(text(&out[client]).parse::<IpAddr>().is_ok(), "{}", text(&out));
     assert!(out[..id.start].ends_with(b"X-Request-Id: ") && out[id.end..] == *b"\r\n", "{}", text(&out));
     forward::end_request_head(&mut out, head.framing, body_bytes);
     check_lines(&out);
@@ -243,7 +250,8 @@ fn write_request_head(head: &RequestHead<'_, '_>, origin: Origin<'_>, body_bytes
 }
 
 fn lines_but_the_chain(head: &[u8]) -> Vec<&[u8]> {
-    let lines = head.split(|&byte| byte == b'\n').filter(|line| !line.starts_with(b"X-Forwarded-For: "));
+    let is_chain = |line: &&[u8]| line.starts_with(b"X-Forwarded-For: ") || line.starts_with(b"Rip-Client: ");
+    let lines = head.split(|&byte| byte == b'\n').filter(|line| !is_chain(line));
     let mut lines: Vec<&[u8]> = lines.collect();
     lines.sort_unstable();
     lines
