@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,12 @@ pub enum Runtime {
 const ENTRIES: &[(&str, Runtime)] = &[
     ("index.rip", Runtime::JavaScript),
     ("index.ts", Runtime::JavaScript),
+    ("index.tsx", Runtime::JavaScript),
     ("index.js", Runtime::JavaScript),
     ("index.mjs", Runtime::JavaScript),
+    ("index.mts", Runtime::JavaScript),
+    ("index.cjs", Runtime::JavaScript),
+    ("index.jsx", Runtime::JavaScript),
     ("app.py", Runtime::Python),
     ("wsgi.py", Runtime::Python),
     ("asgi.py", Runtime::Python),
@@ -45,8 +50,14 @@ const ENTRIES: &[(&str, Runtime)] = &[
     ("config.ru", Runtime::Ruby),
     ("index.cgi", Runtime::Cgi),
     ("index.sh", Runtime::Cgi),
+    (PACKAGE, Runtime::JavaScript),
     ("index", Runtime::Executable),
 ];
+
+/// Names an entry elsewhere, as its `module` (the word that `bun init` writes) or its `main`.
+const PACKAGE: &str = "package.json";
+/// A package.json beyond this is not read.
+const MAX_PACKAGE_BYTES: u64 = 1 << 20;
 
 /// Why there is no app at a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +79,11 @@ impl fmt::Display for NoApp {
                 )
             }
             NoApp::NoEntry(path) => {
-                let names: Vec<&str> = ENTRIES.iter().map(|(name, _)| *name).collect();
+                let names = ENTRIES.iter().map(|(name, _)| match *name {
+                    PACKAGE => "a package.json with a main",
+                    name => name,
+                });
+                let names: Vec<&str> = names.collect();
                 write!(
                     f,
                     "no entry found in '{}'; one of {} would do, or a file named itself, or -- command {{socket}}",
@@ -103,7 +118,10 @@ impl App {
             if is_command {
                 return Ok(App { name, entry: real.clone(), dir: real, runtime: Runtime::Command });
             }
-            let found = ENTRIES.iter().map(|&(file, runtime)| (real.join(file), runtime));
+            let found = ENTRIES.iter().filter_map(|&(file, runtime)| match file {
+                PACKAGE => Some((package_entry(&real)?, runtime)),
+                _ => Some((real.join(file), runtime)),
+            });
             let is_fit = |(file, runtime): &(PathBuf, Runtime)| {
                 file.is_file() && (*runtime != Runtime::Executable || is_executable(file))
             };
@@ -117,7 +135,7 @@ impl App {
         let dir = real.parent().unwrap_or(Path::new("/")).to_path_buf();
         let runtime = match real.extension().and_then(OsStr::to_str) {
             _ if is_command => Runtime::Command,
-            Some("rip" | "ts" | "js" | "mjs" | "cjs" | "mts" | "tsx" | "jsx") => Runtime::JavaScript,
+            Some(ending) if is_javascript(ending) => Runtime::JavaScript,
             Some("py") => Runtime::Python,
             Some("ru") => Runtime::Ruby,
             Some("cgi" | "sh") if is_executable(&real) => Runtime::Cgi,
@@ -126,6 +144,25 @@ impl App {
         };
         Ok(App { name, dir, entry: real, runtime })
     }
+}
+
+/// The file that a folder's package.json names. As `require` has it, its ending may be left out.
+fn package_entry(dir: &Path) -> Option<PathBuf> {
+    let mut text = String::new();
+    let file = std::fs::File::open(dir.join(PACKAGE)).ok()?;
+    file.take(MAX_PACKAGE_BYTES).read_to_string(&mut text).ok()?;
+    let package: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let named = ["module", "main"].iter().filter_map(|name| package.get(name)?.as_str());
+    let candidates = named.flat_map(|name| {
+        const ENDINGS: [&str; 7] = ["", ".js", ".mjs", ".cjs", ".ts", "/index.js", "/index.ts"];
+        ENDINGS.iter().map(|ending| dir.join(format!("{}{ending}", name.trim_end_matches('/'))))
+    });
+    let entry = candidates.into_iter().find(|file| file.is_file())?;
+    is_javascript(entry.extension()?.to_str()?).then_some(entry)
+}
+
+fn is_javascript(ending: &str) -> bool {
+    ["rip", "ts", "js", "mjs", "cjs", "mts", "cts", "tsx", "jsx"].contains(&ending)
 }
 
 /// The path as typed, made absolute without resolving symlinks.
@@ -173,6 +210,28 @@ mod tests {
             assert_eq!(name(Path::new(path)), expected);
         }
         assert_eq!(absolute(Path::new("/a/b/../c/.")), Path::new("/a/c"));
+    }
+
+    #[test]
+    fn a_package_may_name_its_entry() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+        std::fs::create_dir(dir.path().join("src")).expect("a folder");
+        write("src/server.js", "");
+        for text in ["{", "[]", r#"{"main":7}"#, r#"{"main":"src/other.js"}"#, r#"{"main":"src"}"#] {
+            write("package.json", text);
+            assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))), "{text}");
+        }
+        for text in
+            [r#"{"main":"./src/server.js"}"#, r#"{"main":"src/server"}"#, r#"{"module":"src/server.js"}"#]
+        {
+            write("package.json", text);
+            let app = App::find(dir.path(), false).expect(text);
+            assert!(app.entry.ends_with("src/server.js") && app.runtime == Runtime::JavaScript, "{text}");
+            assert_eq!(app.dir, dir.path().canonicalize().expect("a path"), "{text}");
+        }
+        write("app.py", "");
+        assert_eq!(App::find(dir.path(), false).expect("an app").runtime, Runtime::Python);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The table of flags, and how raw words become a [`Config`].
 
-use super::{Command, Config, HotReload, Listen, Place, Usage, Verb, complaints, words};
+use super::{Command, Config, HotReload, JavaScript, Listen, Place, Usage, Verb, complaints, words};
 use crate::app;
 use pico_args::Arguments;
 use std::ffi::OsString;
@@ -108,6 +108,14 @@ const FLAGS: &[Flag] = &[
         "",
         "loaded before the app by Bun (--preload) or Node (--import); may be repeated",
     ),
+    flag(
+        "--runtime",
+        "<name>",
+        "RIP_RUNTIME",
+        "bun where it is installed",
+        "what runs a JavaScript app: bun or node",
+    ),
+    flag("--env-file", "<path>", "", "none", "NAME=value lines for the workers; the real environment wins"),
     flag("--help", "", "", "", "this text"),
     flag("--version", "", "", "", "the version"),
 ];
@@ -278,6 +286,18 @@ impl Reader<'_> {
                 return Err(Usage(format!("{name} takes none, process or module, not '{other}'")));
             }
         };
+        let word = self.word("--runtime")?;
+        let javascript = match word.as_ref().map(|word| word.text.as_str()) {
+            None => JavaScript::Any,
+            Some("bun") => JavaScript::Bun,
+            Some("node") => JavaScript::Node,
+            Some(other) => {
+                let name = word.as_ref().map_or("--runtime", |word| word.name);
+                return Err(Usage(format!("{name} takes bun or node, not '{other}'")));
+            }
+        };
+        // Workers start in other folders than the one that it was typed in.
+        let env_file = self.text("--env-file")?.map(|path| app::absolute(path.as_ref()));
         let mut config = Config {
             place: place.clone(),
             command,
@@ -309,6 +329,8 @@ impl Reader<'_> {
                 None => Vec::new(),
             },
             preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
+            javascript,
+            env_file,
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
             spool_dir: (self.environment)("TMPDIR")
                 .filter(|dir| !dir.is_empty())

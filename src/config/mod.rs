@@ -2,6 +2,7 @@
 //! variable, which beats the default.
 
 mod complaints;
+pub mod env_file;
 mod flags;
 mod words;
 
@@ -74,6 +75,15 @@ impl fmt::Display for Listen {
     }
 }
 
+/// What runs a JavaScript app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JavaScript {
+    /// Bun where it is installed, else Node.
+    Any,
+    Bun,
+    Node,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotReload {
     None,
@@ -144,6 +154,9 @@ pub struct Config {
     pub shrink_after: Duration,
     pub trust_proxy: Vec<Trust>,
     pub preload: Vec<String>,
+    pub javascript: JavaScript,
+    /// Variables for workers that are not in the server's own environment.
+    pub env_file: Option<PathBuf>,
     pub keep_trying: bool,
     pub spool_dir: PathBuf,
 }
@@ -267,6 +280,7 @@ mod tests {
             ("app --max-queue=many", "many", "a number"),
             ("app --read-timeout-ms=0", "0", "1 to"),
             ("app --hot-reload=often", "often", "none, process or module"),
+            ("app --runtime=deno", "deno", "bun or node"),
             ("app worker:4", "worker:4", "w:"),
             ("app w:x", "w:x", "w:4"),
             ("app w:4..2", "w:4..2", "min"),

@@ -1,7 +1,7 @@
 //! How an entry becomes a worker's command line: which interpreter, which embedded harness, which environment.
 
 use crate::app::{App, Runtime};
-use crate::config::Config;
+use crate::config::{Config, JavaScript, env_file};
 use crate::process::Launch;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -122,6 +122,16 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
             ("CONTROL_SOCKET".into(), path(identity.control_socket)),
         ]);
     }
+    if let Some(file) = &config.env_file {
+        let is_free = |name: &String| {
+            std::env::var_os(name).is_none()
+                && !(name == "PORT" && app.runtime == Runtime::Command)
+                && !environment.iter().any(|(known, _)| known == name)
+        };
+        let variables = env_file::read(file)?.into_iter().filter(|(name, _)| is_free(name));
+        let variables: Vec<_> = variables.map(|(name, value)| (name, OsString::from(value))).collect();
+        environment.extend(variables);
+    }
     // The port is the server's: a command that took it for its own would not get it.
     let removed = if app.runtime == Runtime::Command { vec!["PORT"] } else { Vec::new() };
     // A command has children of its own to tell; everything else dies at once with the server.
@@ -157,23 +167,33 @@ fn javascript(
     let is_for_bun_alone = app
         .entry
         .extension()
-        .is_some_and(|ending| ["rip", "ts", "mts", "tsx", "jsx"].iter().any(|other| ending == *other));
-    if let Some(bun) = find_program("bun") {
+        .is_some_and(|ending| ["rip", "ts", "mts", "cts", "tsx", "jsx"].iter().any(|other| ending == *other));
+    let wanted = config.javascript;
+    let bun = find_program("bun").filter(|_| wanted != JavaScript::Node);
+    if let Some(bun) = bun {
         let preloads = config.preload.iter().flat_map(|module| ["--preload".into(), module.into()]);
         let harness = identity.harness_dir.join("bun.mjs").into();
         // Bun's own bound is 16 KiB; the front end has its own.
         let head_bound = OsString::from("--max-http-header-size=262144");
         return Ok((bun, [head_bound].into_iter().chain(preloads).chain([harness]).collect()));
     }
-    if let Some(node) = find_program("node").filter(|_| !is_for_bun_alone || !config.preload.is_empty()) {
+    // Who names Node knows what it can run: it tells about what it can't.
+    let is_fit = !is_for_bun_alone || !config.preload.is_empty() || wanted == JavaScript::Node;
+    if let Some(node) = find_program("node").filter(|_| is_fit && wanted != JavaScript::Bun) {
         let imports = config.preload.iter().flat_map(|module| ["--import".into(), module.into()]);
         return Ok((node, imports.chain([identity.harness_dir.join("node.mjs").into()]).collect()));
     }
-    Err(format!(
-        "'{}' needs Bun, which is not in PATH{}; npm install -g bun, or bun.sh, would do",
-        app.entry.display(),
-        if is_for_bun_alone { "" } else { ", nor is Node" }
-    ))
+    let entry = app.entry.display();
+    Err(match wanted {
+        JavaScript::Node => {
+            format!("--runtime=node, and Node is not in PATH; without --runtime, Bun would run '{entry}'")
+        }
+        JavaScript::Bun => "--runtime=bun, and Bun is not in PATH; npm install -g bun would do".to_owned(),
+        JavaScript::Any => format!(
+            "'{entry}' needs Bun, which is not in PATH{}; npm install -g bun, or bun.sh, would do",
+            if is_for_bun_alone { "" } else { ", nor is Node" }
+        ),
+    })
 }
 
 /// `$VIRTUAL_ENV`, an environment beside the app, else `python3`.

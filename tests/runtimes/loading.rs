@@ -106,3 +106,38 @@ fn an_entry_with_a_mistake_says_where_it_is() {
     complains(&node(&[]), &[("index.mjs", "\nexport default (\n")], "index.mjs:3");
     complains(&python(&["sys"]), &[("app.py", "def app(:\n")], "app.py\", line 1");
 }
+
+const WHO: &str = "export default () => new Response('Bun' in globalThis ? 'bun' : 'node')\n";
+
+#[test]
+fn a_javascript_app_may_name_its_runtime() {
+    let both = Needs { programs: &["bun", "node"], ..Needs::programs(&[]) };
+    for (arguments, runtime) in
+        [(&[][..], "bun"), (&["--runtime=node"][..], "node"), (&["--runtime=bun"][..], "bun")]
+    {
+        let Some((_fixture, mut server)) = start(&both, &[("index.mjs", WHO)], arguments) else { return };
+        server.wait_for_workers(1);
+        assert_eq!(server.get("/").text(), runtime);
+    }
+}
+
+#[test]
+fn a_package_json_names_the_entry_of_a_folder_that_has_no_index() {
+    let package = r#"{"name":"app","main":"./server"}"#;
+    says_hello(&node(&[]), &[("package.json", package), ("server.js", FUNCTION)], &[]);
+    says_hello(&bun(&[]), &[("package.json", r#"{"module":"main.tsx"}"#), ("main.tsx", OBJECT)], &[]);
+    says_hello(&bun(&[]), &[("index.tsx", OBJECT)], &[]);
+}
+
+#[test]
+fn an_env_file_is_for_workers_and_gives_way_to_the_real_environment() {
+    let app = "export default () => new Response([process.env.FROM_FILE, process.env.BOTH, process.env.WORKER_ID].join())\n";
+    let Some(fixture) = Fixture::empty(&node(&[]), "app") else { return };
+    fixture.write("index.mjs", app);
+    fixture.write("variables", "FROM_FILE='a value'\nBOTH=file\nWORKER_ID=77\n");
+    let flag = format!("--env-file={}", fixture.file("variables").display());
+    let server = fixture.server(None).env("BOTH", "environment").args(["w:1", &flag]);
+    let mut server = server.start();
+    server.wait_for_workers(1);
+    assert_eq!(server.get("/").text(), "a value,environment,0");
+}

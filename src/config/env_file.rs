@@ -1,0 +1,134 @@
+//! Files of `NAME=value` lines, as dotenv has them: `--env-file`.
+
+use std::io::Read;
+use std::path::Path;
+
+/// Environments are small: execve takes 2 MiB at most, with the arguments.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Reads the variables of a file.
+///
+/// # Errors
+/// One line: the file, its line, and what would do.
+pub fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let shown = path.display();
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(format!("--env-file: '{shown}' cannot be read: {error}")),
+        Ok(bytes) if bytes as u64 > MAX_BYTES => Err(format!("--env-file: '{shown}' is larger than 1 MiB")),
+        Ok(_) => parse(&text).map_err(|line| {
+            format!("--env-file: line {line} of '{shown}' is not NAME=value (a # begins a comment)")
+        }),
+    }
+}
+
+/// The variables of a text, or the number of the line that is wrong. A value may stand in single quotes, which keep it
+/// as it is, or in double quotes, where `\n`, `\t`, `\"` and `\\` are understood; a quoted value may have several lines.
+fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
+    let mut variables = Vec::new();
+    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    loop {
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            return Ok(variables);
+        }
+        let (line, behind) = rest.split_once('\n').unwrap_or((rest, ""));
+        if line.starts_with('#') {
+            rest = behind;
+            continue;
+        }
+        let wrong = || text[..text.len() - rest.len()].matches('\n').count() + 1;
+        let assignment = line.strip_prefix("export ").unwrap_or(line);
+        let (name, value) = assignment.split_once('=').ok_or_else(wrong)?;
+        let name = name.trim();
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+        if name.is_empty() || !name.chars().all(is_name) || value.contains('\0') {
+            return Err(wrong());
+        }
+        let value = value.trim_start();
+        let value = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) => {
+                // From the quote on, to the end of the text.
+                let from = rest.len() - behind.len() - usize::from(line.len() < rest.len()) - value.len();
+                let (value, end) = quoted(&rest[from + 1..], quote).ok_or_else(wrong)?;
+                let after = &rest[from + 1 + end..];
+                let (tail, behind) = after.split_once('\n').unwrap_or((after, ""));
+                if !(tail.trim().is_empty() || tail.trim_start().starts_with('#')) {
+                    return Err(wrong());
+                }
+                rest = behind;
+                value
+            }
+            _ => {
+                rest = behind;
+                let comment = value.find(" #").or_else(|| value.starts_with('#').then_some(0));
+                value[..comment.unwrap_or(value.len())].trim_end().to_owned()
+            }
+        };
+        variables.push((name.to_owned(), value));
+    }
+}
+
+/// The text up to the closing quote, and how many bytes it took with that.
+fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
+    let mut value = String::new();
+    let mut letters = text.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '\0' => return None,
+            _ if letter == quote => return Some((value, at + 1)),
+            '\\' if quote == '"' => match letters.next()?.1 {
+                'n' => value.push('\n'),
+                't' => value.push('\t'),
+                'r' => value.push('\r'),
+                other @ ('"' | '\\' | '$') => value.push(other),
+                other => value.extend(['\\', other]),
+            },
+            _ => value.push(letter),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(text: &str) -> Vec<(String, String)> {
+        parse(text).expect(text)
+    }
+
+    #[test]
+    fn lines_of_all_kinds_are_read() {
+        let text = "\u{feff}# a comment\n\nA=1\nexport B = two words # and a comment\r\nC='as $it \\n is'\n\
+                    D=\"one\\ntwo \\\"x\\\"\" # c\nE=\"over\ntwo lines\"\nF=\nG=a#b=c\n";
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "as $it \\n is"),
+            ("D", "one\ntwo \"x\""),
+            ("E", "over\ntwo lines"),
+            ("F", ""),
+            ("G", "a#b=c"),
+        ];
+        assert_eq!(variables(text), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(variables(""), []);
+    }
+
+    #[test]
+    fn a_line_that_is_no_assignment_is_named() {
+        for (text, line) in
+            [("A=1\nnonsense\n", 2), ("=1", 1), ("A b=1", 1), ("\n\nA=\"open", 3), ("A='x' y", 1)]
+        {
+            assert_eq!(parse(text), Err(line), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[A-C=\"'# \\\\nx\n\r\u{e9}]{0,40}") {
+            let _ = parse(&text);
+        }
+    }
+}
