@@ -1,5 +1,9 @@
 //! From an app's path to what is run: its name, its folder, its entry and the runtime that the entry needs.
 
+mod python;
+
+pub use python::Target;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
@@ -11,11 +15,24 @@ use std::path::{Path, PathBuf};
 pub struct App {
     /// For sockets, logs and status; made of the path as typed.
     pub name: String,
-    /// Where workers are started; symlinks resolved.
+    /// Where workers are started, and what is watched; symlinks resolved. Of a Python package the folder above it.
     pub dir: PathBuf,
     /// The file that is run or loaded, absolute. For a plain command the folder.
     pub entry: PathBuf,
     pub runtime: Runtime,
+    /// What Python imports.
+    pub target: Option<Target>,
+}
+
+/// What is looked for at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A folder's entry, or a file that is one.
+    Entry,
+    /// A Python target that was named.
+    Target(Target),
+    /// A folder to run a command in.
+    Command,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +64,9 @@ const ENTRIES: &[(&str, Runtime)] = &[
     ("wsgi.py", Runtime::Python),
     ("asgi.py", Runtime::Python),
     ("index.py", Runtime::Python),
+    ("manage.py", Runtime::Python),
+    ("main.py", Runtime::Python),
+    ("app/main.py", Runtime::Python),
     ("config.ru", Runtime::Ruby),
     ("index.cgi", Runtime::Cgi),
     ("index.sh", Runtime::Cgi),
@@ -66,11 +86,29 @@ pub enum NoApp {
     NoEntry(PathBuf),
     NotExecutable(PathBuf),
     Unreadable(PathBuf, String),
+    /// A Python module that is not in that folder; a target that was perhaps meant.
+    NoModule {
+        dir: PathBuf,
+        module: String,
+        meant: Option<String>,
+    },
+    /// A target was named, and this is a file of the project in `root`.
+    NoFolder {
+        path: PathBuf,
+        root: PathBuf,
+        target: Target,
+    },
+    /// There is a `manage.py`, and nothing that it leads to.
+    NoDjango(PathBuf),
 }
 
 impl fmt::Display for NoApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            NoApp::Missing(path) if target_behind(path).is_some() => {
+                let (dir, target) = target_behind(path).unwrap_or_default();
+                write!(f, "no app at '{}'; rip-server {dir} {target} would do", path.display())
+            }
             NoApp::Missing(path) => {
                 write!(
                     f,
@@ -99,24 +137,50 @@ impl fmt::Display for NoApp {
                 )
             }
             NoApp::Unreadable(path, error) => write!(f, "'{}' cannot be read: {error}", path.display()),
+            NoApp::NoModule { dir, module, meant } => {
+                write!(f, "there is no module '{module}' in '{}'", dir.display())?;
+                match meant {
+                    Some(meant) => write!(f, "; rip-server {} {} would do", quoted(dir), shell_word(meant)),
+                    None => write!(f, "; a file or package of that name in it would do"),
+                }
+            }
+            NoApp::NoFolder { path, root, target } => {
+                let dir = quoted(root);
+                let target = shell_word(&target.to_string());
+                write!(
+                    f,
+                    "'{}' is a file, and {target} is looked for in a folder; rip-server {dir} {target} would do",
+                    path.display()
+                )
+            }
+            NoApp::NoDjango(dir) => {
+                write!(
+                    f,
+                    "no WSGI_APPLICATION in the settings of '{}/manage.py', and no wsgi.py or asgi.py beside them; rip-server {} mysite.wsgi:application would do",
+                    dir.display(),
+                    quoted(dir)
+                )
+            }
         }
     }
 }
 
 impl App {
-    /// Looks at `path`, absolute and as typed. `is_command`: a command is run in it, so no entry is needed.
+    /// Looks at `path`, absolute and as typed.
     ///
     /// # Errors
     /// [`NoApp`], which says what would do.
-    pub fn find(path: &Path, is_command: bool) -> Result<App, NoApp> {
+    pub fn find(path: &Path, wanted: &Wanted) -> Result<App, NoApp> {
         let real = path.canonicalize().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => NoApp::Missing(path.to_path_buf()),
             _ => NoApp::Unreadable(path.to_path_buf(), error.to_string()),
         })?;
         let name = name(path);
         if real.is_dir() {
-            if is_command {
-                return Ok(App { name, entry: real.clone(), dir: real, runtime: Runtime::Command });
+            match wanted {
+                Wanted::Entry => {}
+                Wanted::Target(target) => return Ok(App::python(name, python::find_target(&real, target)?)),
+                Wanted::Command => return Ok(App::plain(name, real.clone(), real, Runtime::Command)),
             }
             let found = ENTRIES.iter().filter_map(|&(file, runtime)| match file {
                 PACKAGE => Some((package_entry(&real)?, runtime)),
@@ -130,20 +194,52 @@ impl App {
             if runtime == Runtime::Cgi && !is_executable(&entry) {
                 return Err(NoApp::NotExecutable(entry));
             }
-            return Ok(App { name, dir: real, entry, runtime });
+            return match runtime {
+                Runtime::Python => Ok(App::python(name, python::find_entry(&real, &entry)?)),
+                _ => Ok(App::plain(name, real, entry, runtime)),
+            };
         }
         let dir = real.parent().unwrap_or(Path::new("/")).to_path_buf();
+        if let Wanted::Target(target) = wanted {
+            let root = python::find_entry(&dir, &real)?.root;
+            return Err(NoApp::NoFolder { path: path.to_path_buf(), root, target: target.clone() });
+        }
         let runtime = match real.extension().and_then(OsStr::to_str) {
-            _ if is_command => Runtime::Command,
+            _ if *wanted == Wanted::Command => Runtime::Command,
             Some(ending) if is_javascript(ending) => Runtime::JavaScript,
-            Some("py") => Runtime::Python,
+            Some("py") => return Ok(App::python(name, python::find_entry(&dir, &real)?)),
             Some("ru") => Runtime::Ruby,
             Some("cgi" | "sh") if is_executable(&real) => Runtime::Cgi,
             _ if is_executable(&real) => Runtime::Executable,
             _ => return Err(NoApp::NotExecutable(path.to_path_buf())),
         };
-        Ok(App { name, dir, entry: real, runtime })
+        Ok(App::plain(name, dir, real, runtime))
     }
+
+    fn plain(name: String, dir: PathBuf, entry: PathBuf, runtime: Runtime) -> App {
+        App { name, dir, entry, runtime, target: None }
+    }
+
+    fn python(name: String, found: python::Found) -> App {
+        let python::Found { root, entry, target } = found;
+        App { name, dir: root, entry, runtime: Runtime::Python, target: Some(target) }
+    }
+}
+
+/// Of a path as `./shop/pkg.mod:attr` the folder and the target that were meant.
+fn target_behind(path: &Path) -> Option<(String, String)> {
+    let target = Target::parse(path.file_name()?.to_str()?)?;
+    Some((quoted(path.parent()?), shell_word(&target.to_string())))
+}
+
+/// A path as it can be typed.
+fn quoted(path: &Path) -> String {
+    shell_word(&path.display().to_string())
+}
+
+fn shell_word(word: &str) -> String {
+    let is_safe = word.chars().all(|letter| letter.is_alphanumeric() || "._-/:".contains(letter));
+    if is_safe { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// The file that a folder's package.json names. As `require` has it, its ending may be left out.
@@ -220,31 +316,31 @@ mod tests {
         write("src/server.js", "");
         for text in ["{", "[]", r#"{"main":7}"#, r#"{"main":"src/other.js"}"#, r#"{"main":"src"}"#] {
             write("package.json", text);
-            assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))), "{text}");
+            assert!(matches!(App::find(dir.path(), &Wanted::Entry), Err(NoApp::NoEntry(_))), "{text}");
         }
         for text in
             [r#"{"main":"./src/server.js"}"#, r#"{"main":"src/server"}"#, r#"{"module":"src/server.js"}"#]
         {
             write("package.json", text);
-            let app = App::find(dir.path(), false).expect(text);
+            let app = App::find(dir.path(), &Wanted::Entry).expect(text);
             assert!(app.entry.ends_with("src/server.js") && app.runtime == Runtime::JavaScript, "{text}");
             assert_eq!(app.dir, dir.path().canonicalize().expect("a path"), "{text}");
         }
         write("app.py", "");
-        assert_eq!(App::find(dir.path(), false).expect("an app").runtime, Runtime::Python);
+        assert_eq!(App::find(dir.path(), &Wanted::Entry).expect("an app").runtime, Runtime::Python);
     }
 
     #[test]
     fn entries_are_probed_in_order() {
         let dir = tempfile::tempdir().expect("a folder");
         let write = |name: &str| std::fs::write(dir.path().join(name), "").expect("written");
-        assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))));
+        assert!(matches!(App::find(dir.path(), &Wanted::Entry), Err(NoApp::NoEntry(_))));
         write("index");
-        assert!(matches!(App::find(dir.path(), false), Err(NoApp::NoEntry(_))), "not executable");
+        assert!(matches!(App::find(dir.path(), &Wanted::Entry), Err(NoApp::NoEntry(_))), "not executable");
         write("index.mjs");
         write("index.ts");
-        let app = App::find(dir.path(), false).expect("an app");
+        let app = App::find(dir.path(), &Wanted::Entry).expect("an app");
         assert!(app.entry.ends_with("index.ts"));
-        assert_eq!(App::find(dir.path(), true).expect("a command").runtime, Runtime::Command);
+        assert_eq!(App::find(dir.path(), &Wanted::Command).expect("a command").runtime, Runtime::Command);
     }
 }

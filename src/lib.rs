@@ -41,6 +41,7 @@ pub mod observe;
 pub mod process;
 pub mod reactor;
 pub mod runtime;
+mod spelling;
 pub mod unnamed;
 pub mod worker;
 

@@ -1,6 +1,8 @@
 //! What is wrong with words that are each right by themselves.
 
-use super::{Listen, Usage, Verb, words};
+use super::{Listen, Usage, Verb};
+use crate::app::Target;
+use crate::spelling::near_miss;
 
 /// A token that may be there once: the last of two would silently win.
 pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
@@ -16,7 +18,17 @@ pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
     if verbs().any(|verb| verb == extra) {
         return Usage(format!("'{extra}' stands behind its app; rip-server {extra} {app} would do"));
     }
-    match words::near_miss(&app.to_ascii_lowercase(), verbs()) {
+    if extra.ends_with(".py") {
+        let file = std::path::Path::new(app).join(extra);
+        let file = file.display();
+        return Usage(format!("'{extra}' is one app too many; rip-server {file} was perhaps meant"));
+    }
+    if extra.contains('.') && Target::parse(&format!("{extra}:app")).is_some() {
+        return Usage(format!(
+            "'{extra}' is one app too many; rip-server {app} {extra}:app was perhaps meant"
+        ));
+    }
+    match near_miss(&app.to_ascii_lowercase(), verbs()) {
         Some(verb) => Usage(format!("unknown verb '{app}'; rip-server {verb} {extra} was perhaps meant")),
         None => Usage(format!("'{extra}' is one app too many; '{app}' is the app already")),
     }

@@ -1,7 +1,8 @@
 //! The table of flags, and how raw words become a [`Config`].
 
 use super::{Command, Config, HotReload, JavaScript, Listen, Place, Usage, Verb, complaints, words};
-use crate::app;
+use crate::app::{self, Target};
+use crate::spelling::near_miss;
 use pico_args::Arguments;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -123,6 +124,9 @@ const FLAGS: &[Flag] = &[
 /// How the server starts the built-in worker of a CGI app.
 pub const CGI_WORKER: &str = "cgi-worker";
 
+/// Values of tokens, and no names of Python's: behind a misspelt token they make no target.
+const SETTINGS: [&str; 3] = ["auto", "localhost", "none"];
+
 /// A day: longer waits are mistakes.
 const MOST_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -130,8 +134,9 @@ const MOST_MS: u64 = 24 * 60 * 60 * 1000;
 pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
-         rip-server <app-path> [w:<N|auto|min..max>] [r:<N>] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
+         rip-server <app-path> [<module>:<app>] [w:<N|auto|min..max>] [r:<N>] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
          rip-server status|reload|stop <app-path>   (status also with --json or --watch)\n\n\
+         \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\
          \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
          \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
          \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\
@@ -301,6 +306,7 @@ impl Reader<'_> {
         let mut config = Config {
             place: place.clone(),
             command,
+            target: None,
             workers: words::cpus(),
             max_requests: 10_000,
             listen: Vec::new(),
@@ -337,7 +343,7 @@ impl Reader<'_> {
                 .unwrap_or("/tmp".into())
                 .into(),
         };
-        let (mut has_workers, mut has_requests) = (false, false);
+        let (mut has_workers, mut has_requests, mut has_target) = (false, false, false);
         for word in self.rest("is given twice")? {
             match word.split_once(':') {
                 Some(("w", count)) => {
@@ -350,8 +356,14 @@ impl Reader<'_> {
                 }
                 Some(("http", address)) => config.listen.push(words::listen("http", address)?),
                 Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
+                Some((_, what))
+                    if Target::parse(&word).is_some() && !carries_app && !SETTINGS.contains(&what) =>
+                {
+                    complaints::once(&mut has_target, "a target", &word)?;
+                    config.target = Target::parse(&word);
+                }
                 Some((token, _)) if !word.contains('/') && !std::path::Path::new(&word).exists() => {
-                    let meant = words::near_miss(
+                    let meant = near_miss(
                         &token.to_ascii_lowercase(),
                         ["w", "r", "http", "metrics", "workers", "worker", "port"].into_iter(),
                     );
@@ -374,7 +386,17 @@ impl Reader<'_> {
                 },
             }
         }
+        if let (Some(target), Some(_)) = (&config.target, &config.command) {
+            return Err(Usage(format!(
+                "'{target}' has no place beside a command, which names its app itself"
+            )));
+        }
         if place.app.is_none() && !carries_app {
+            if let Some(target) = &config.target {
+                return Err(Usage(format!(
+                    "'{target}' is there, but no folder; rip-server . '{target}' would do"
+                )));
+            }
             return Err(Usage(
                 "no app given; rip-server ./my-app w:4 http:5002 would do (--help tells more)".into(),
             ));
@@ -481,7 +503,7 @@ fn left_over(word: &str, known: &str) -> Usage {
     if FLAGS.iter().any(|flag| flag.name == name) {
         return Usage(format!("{name} {known}"));
     }
-    match words::near_miss(name, FLAGS.iter().map(|flag| flag.name)) {
+    match near_miss(name, FLAGS.iter().map(|flag| flag.name)) {
         Some(meant) => Usage(format!("unknown flag {name}; {meant} was perhaps meant")),
         None => Usage(format!("unknown flag {name}; rip-server --help lists the flags")),
     }

@@ -8,6 +8,7 @@ mod words;
 
 pub use flags::{CGI_WORKER, help};
 
+use crate::app::Target;
 use crate::fleet::Plan;
 use std::ffi::OsString;
 use std::fmt;
@@ -132,6 +133,8 @@ pub struct Config {
     pub place: Place,
     /// `-- command {socket} …`, or `{port}`
     pub command: Option<Vec<OsString>>,
+    /// `pkg.mod:attr`
+    pub target: Option<Target>,
     pub workers: Workers,
     pub max_requests: u64,
     pub listen: Vec<Listen>,
@@ -251,6 +254,16 @@ mod tests {
     }
 
     #[test]
+    fn a_target_names_what_of_a_python_project_is_served() {
+        for target in ["shop.wsgi:application", "shop:create_app()", "worker:app"] {
+            let config = config(&format!("w:2 ./app {target} http:80"));
+            assert_eq!(config.target, Target::parse(target));
+            assert_eq!(config.place.app, Some(PathBuf::from("./app")));
+        }
+        assert_eq!(config("./app").target, None);
+    }
+
+    #[test]
     fn a_flag_beats_its_variable_which_beats_the_default() {
         let queue = |line: &str, environment: &[(&str, &str)]| match parse_with(line, environment) {
             Ok(Command::Serve(config)) => config.max_queue,
@@ -289,6 +302,12 @@ mod tests {
             ("app --trust-proxy=10.0.0.0/64", "10.0.0.0/64", "loopback"),
             ("app --max-body=-1", "-1", "100m"),
             ("app other", "other", "app"),
+            ("app shop.wsgi", "shop.wsgi", "rip-server app shop.wsgi:app"),
+            ("app main.py", "main.py", "rip-server app/main.py"),
+            ("shop.wsgi:app", "shop.wsgi:app", "rip-server . 'shop.wsgi:app'"),
+            ("app a:b c:d", "c:d", "one of them"),
+            ("app workers:auto", "workers:auto", "w:4"),
+            ("app a:b -- uvicorn", "a:b", "command"),
             ("app w:2 w:3", "w:3", "one of them"),
             ("app r:2 r:3", "r:3", "one of them"),
             ("app W:4", "W:4", "w:4"),

@@ -11,7 +11,7 @@ use super::token::Target;
 use super::{
     Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, logs, sizing,
 };
-use crate::app::{self, App};
+use crate::app::{self, App, Wanted};
 use crate::config::{Config, Listen};
 use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
@@ -37,7 +37,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub enum Source {
     /// A path, absolute and as typed; looked at anew at each spawn.
-    Path { path: PathBuf, is_command: bool },
+    Path { path: PathBuf, wanted: Wanted },
     /// This program is the app.
     Own { program: PathBuf },
 }
@@ -64,14 +64,13 @@ impl Source {
     /// Why there is no app, for people.
     pub(super) fn find(&self) -> Result<App, String> {
         match self {
-            Source::Path { path, is_command } => {
-                App::find(path, *is_command).map_err(|no_app| no_app.to_string())
-            }
+            Source::Path { path, wanted } => App::find(path, wanted).map_err(|no_app| no_app.to_string()),
             Source::Own { program } => Ok(App {
                 name: app::name(program),
                 dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
                 entry: program.clone(),
                 runtime: app::Runtime::Executable,
+                target: None,
             }),
         }
     }
@@ -97,7 +96,12 @@ impl Reactor {
         let source = match (carried, &config.place.app) {
             (Some(program), _) => Source::Own { program },
             (None, Some(path)) => {
-                Source::Path { path: app::absolute(path), is_command: config.command.is_some() }
+                let wanted = match (&config.command, &config.target) {
+                    (Some(_), _) => Wanted::Command,
+                    (None, Some(target)) => Wanted::Target(target.clone()),
+                    (None, None) => Wanted::Entry,
+                };
+                Source::Path { path: app::absolute(path), wanted }
             }
             (None, None) => return Err(StartError::Usage("no app given".into())),
         };

@@ -230,7 +230,8 @@ mod tests {
 
     fn watch(runtime: Runtime, dir: &Path, entry: &str) -> Watch {
         let poll = mio::Poll::new().expect("epoll");
-        let app = App { name: "app".into(), dir: dir.to_path_buf(), entry: dir.join(entry), runtime };
+        let (name, entry) = ("app".into(), dir.join(entry));
+        let app = App { name, dir: dir.to_path_buf(), entry, runtime, target: None };
         Watch::start(app, poll.registry()).expect("inotify").expect("is watched")
     }
 

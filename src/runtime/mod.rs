@@ -1,7 +1,7 @@
 //! How an entry becomes a worker's command line: which interpreter, which embedded harness, which environment.
 
 use crate::app::{App, Runtime};
-use crate::config::{Config, JavaScript, env_file};
+use crate::config::{Config, HotReload, JavaScript, env_file};
 use crate::process::Launch;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -14,6 +14,7 @@ const HARNESS_FILES: &[(&str, &str)] = &[
     ("node.mjs", include_str!("js/node.mjs")),
     ("bun.mjs", include_str!("js/bun.mjs")),
     ("main.py", include_str!("python/main.py")),
+    ("rip_loading.py", include_str!("python/rip_loading.py")),
     ("rip_worker.py", include_str!("python/rip_worker.py")),
     ("rip_wsgi.py", include_str!("python/rip_wsgi.py")),
     ("rip_asgi.py", include_str!("python/rip_asgi.py")),
@@ -94,7 +95,7 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         Runtime::Executable => (app.entry.clone(), Vec::new()),
         Runtime::Command => command(config, identity, &app.dir)?,
         Runtime::JavaScript => javascript(app, config, identity)?,
-        Runtime::Python => python(app, identity)?,
+        Runtime::Python => python(app, config, identity)?,
         Runtime::Ruby => ruby(identity)?,
         Runtime::Cgi => (crate::process::own_path(), vec![crate::config::CGI_WORKER.into()]),
     };
@@ -196,19 +197,27 @@ fn javascript(
     })
 }
 
-/// `$VIRTUAL_ENV`, an environment beside the app, else `python3`.
-fn python(app: &App, identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
+/// `$VIRTUAL_ENV`, an environment beside the project or its entry, else `python3`.
+fn python(app: &App, config: &Config, identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {
     let environments = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
-    let environments = environments.into_iter().chain([app.dir.join(".venv"), app.dir.join("venv")]);
+    // The project of a `src` folder is the one above it.
+    let above = app.dir.parent().filter(|_| app.dir.file_name().is_some_and(|name| name == "src"));
+    let folders = [Some(app.dir.as_path()), app.entry.parent(), above];
+    let beside = folders.into_iter().flatten().flat_map(|dir| [dir.join(".venv"), dir.join("venv")]);
     let interpreter = environments
+        .into_iter()
+        .chain(beside)
         .map(|environment| environment.join("bin/python3"))
         .find(|python| is_executable(python))
         .or_else(|| find_program("python3"))
         .ok_or(
             "python3 is not in PATH, and there is no .venv beside the app; apt install python3 would do",
         )?;
-    // -B: Python compares whole seconds and sizes for its .pyc, so a quick edit could go unseen.
-    Ok((interpreter, vec!["-B".into(), identity.harness_dir.join("main.py").into()]))
+    let harness = identity.harness_dir.join("main.py").into();
+    let target = app.target.as_ref().map(|target| target.to_string().into());
+    // Python tells a .pyc from its source by whole seconds and sizes, so a quick edit could go unseen.
+    let no_cache = (config.hot_reload == HotReload::Module).then(|| "-B".into());
+    Ok((interpreter, no_cache.into_iter().chain([harness]).chain(target).collect()))
 }
 
 fn ruby(identity: &Identity<'_>) -> Result<(PathBuf, Vec<OsString>), String> {

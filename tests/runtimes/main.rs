@@ -6,6 +6,7 @@ mod commands;
 mod examples;
 mod fixture;
 mod javascript;
+mod layouts;
 mod leavers;
 mod loading;
 mod protocol;

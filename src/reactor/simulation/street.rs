@@ -64,7 +64,7 @@ impl Street {
         };
         let is_command = config.command.is_some();
         let source = match is_command {
-            true => Source::Path { path: "/".into(), is_command },
+            true => Source::Path { path: "/".into(), wanted: crate::app::Wanted::Command },
             false => Source::Own { program: "/nonexistent/app".into() },
         };
         let mut reactor = Reactor::assemble(config, source, names, process::raise_descriptor_limit(), opened);

@@ -1,7 +1,7 @@
 """Rip Server's Python worker: loads the app, joins the server, serves one request at a time.
 
-Run by the server as `python3 -B main.py`, in the app's folder, with the worker protocol's
-environment. The parts: rip_worker (loading, hot reload, the control socket, error answers),
+Run by the server as `python3 main.py <target>`, in the project's folder, with the worker protocol's
+environment. The parts: rip_loading, rip_worker (hot reload, the control socket, error answers),
 rip_wsgi, and rip_asgi with rip_websocket.
 """
 
@@ -22,7 +22,7 @@ def main():
     # Nothing is lost if it ends before it has joined.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
-    worker = ours("rip_worker").Worker(os.environ)
+    worker = ours("rip_worker").Worker(os.environ, sys.argv[1])
     app = worker.load_or_exit()
     ours("rip_asgi" if worker.is_asgi else "rip_wsgi").serve(worker, app)
 

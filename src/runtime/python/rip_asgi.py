@@ -10,7 +10,8 @@ import signal
 from urllib.parse import unquote_to_bytes
 
 from rip_websocket import WebSocket
-from rip_worker import HOP_BY_HOP, Gone, accepts, host_and_port, last_hop, told
+from rip_loading import accepts
+from rip_worker import HOP_BY_HOP, Gone, host_and_port, last_hop, told
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)

@@ -2,15 +2,14 @@
 
 import html
 import importlib
-import inspect
 import json
 import os
 import socket
 import sys
 import time
 import traceback
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
+
+from rip_loading import Mistake, Target, looks_like_asgi
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOOK_EVERY_S = 0.1  # how often a request looks whether the entry has changed
@@ -26,11 +25,11 @@ class Gone(ConnectionError):
 
 
 class Worker:
-    def __init__(self, env):
+    def __init__(self, env, target):
         self.id = int(env["WORKER_ID"])
         self.version = int(env.get("RIP_VERSION") or 0)
         self.entry = env["RIP_APP_ENTRY"]
-        self.folder = os.path.dirname(self.entry)
+        self.root = os.getcwd()
         self.socket_path = env["SOCKET_PATH"]
         self.control_path = env["RIP_CONTROL_SOCKET"]
         self.watches = env.get("RIP_HOT_RELOAD") == "module"
@@ -41,45 +40,23 @@ class Worker:
         self.retiring = False
         self.seen = None  # the entry's signature when it was last loaded, or failed to
         self.next_look = 0.0
-        sys.path.insert(0, self.folder)
-        # The name that the app's own modules import the entry by.
-        stem = os.path.splitext(os.path.basename(self.entry))[0]
-        self.module_name = stem if stem not in sys.modules else "rip_app"
+        self.target = Target(target, self.entry)
 
     # Loading
 
     def load_or_exit(self):
         try:
             self.seen = self.signature()
-            app = self.load()
+            app = self.target.load()
+            if self.target.entry and self.target.entry != self.entry:
+                self.entry = self.target.entry
+                self.seen = self.signature()
+        except Mistake as mistake:
+            self.fail(str(mistake))
         except (Exception, SystemExit) as error:
             self.fail("can't load " + self.entry, error)
         self.is_asgi = looks_like_asgi(app)
         return app
-
-    def load(self):
-        """Runs the entry as a new module and returns the app in it."""
-        # Read here, not by an import: a cached .pyc is told from a new source by whole seconds.
-        with open(self.entry, "rb") as file:
-            source = file.read()
-        name = self.module_name
-        loader = SourceFileLoader(name, self.entry)
-        module = module_from_spec(spec_from_file_location(name, self.entry, loader=loader))
-        last = sys.modules.get(name)
-        sys.modules[name] = module
-        try:
-            exec(compile(source, self.entry, "exec", dont_inherit=True), module.__dict__)
-            for attribute in ("application", "app"):
-                app = getattr(module, attribute, None)
-                if callable(app):
-                    return app
-            raise LookupError("neither `application` nor `app` in it is a WSGI or ASGI app")
-        except BaseException:
-            if last is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = last
-            raise
 
     def signature(self):
         """Tells two states of the entry apart: edits, renames over it, symlinks that moved."""
@@ -97,12 +74,12 @@ class Worker:
             if signature == self.seen:
                 return None
             importlib.invalidate_caches()
-            os.chdir(self.folder)  # of a `current` symlink that moved, the new folder
+            os.chdir(self.root)  # a new folder may have taken its place
         except OSError:
             return None  # an editor is about to put the file back
         self.seen = signature
         try:
-            app = self.load()
+            app = self.target.load()
         except (Exception, SystemExit) as error:
             self.say("can't load the changed %s, the last good one goes on" % self.entry, error)
             return None
@@ -226,24 +203,6 @@ def trace(error):
     while frame and frame.tb_frame.f_code.co_filename.startswith((HERE + os.sep, "<frozen")):
         frame = frame.tb_next
     return "".join(traceback.format_exception(type(error), error, frame))
-
-
-def looks_like_asgi(app):
-    """A coroutine function, or one that takes ASGI's parameters and not WSGI's two."""
-    call = getattr(app, "__call__", None)
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(call):
-        return True
-    return not accepts(app, 2) and (accepts(app, 3) or accepts(app, 1))
-
-
-def accepts(app, count):
-    try:
-        inspect.signature(app).bind(*range(count))
-        return True
-    except ValueError:
-        return count == 2  # written in C, without a signature: WSGI is the older custom
-    except TypeError:
-        return False
 
 
 def last_hop(forwarded_for):
