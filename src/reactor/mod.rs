@@ -44,6 +44,7 @@ use crate::observe::metrics::Metrics;
 use crate::process;
 use crate::process::DescriptorLimit;
 use clock::{Clock, Ids};
+use control::connections::ControlDeadline;
 use entry::{ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
 use listen::Listener;
 use mio::{Events, Poll};
@@ -121,6 +122,7 @@ pub struct Reactor {
 
     client_deadlines: Deadlines<ClientDeadline>,
     worker_deadlines: Deadlines<WorkerDeadline>,
+    control_deadlines: Deadlines<ControlDeadline>,
     balancer: Balancer,
     fleet: Fleet,
     stage: Stage,
@@ -219,10 +221,13 @@ impl Reactor {
                 Target::Worker(worker) => self.resume_worker(worker),
                 Target::Pipe(key) => self.read_pipe(key),
                 Target::Listener(index) => self.accept(index),
-                _ => {}
+                Target::ControlListener => self.accept_control(),
+                Target::MetricsListener(index) => self.accept_scraper(index),
+                Target::Control(_) | Target::Signals | Target::Stdout | Target::Stderr | Target::Watch => {}
             }
         }
         self.again.give_back(again);
+        self.advance_control();
         self.expire();
         if self.has_ended_children {
             self.reap();
@@ -238,7 +243,8 @@ impl Reactor {
     /// How long `poll` may sleep. Counted from the turn's one look at the clock: a deadline can be late by the time
     /// that one turn takes.
     fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.timed_out.is_empty() || self.room.has_leaving_files() {
+        let has_ready = !self.again.is_empty() || self.control.connections.has_ready();
+        if has_ready || !self.timed_out.is_empty() || self.room.has_leaving_files() {
             return Some(Duration::ZERO);
         }
         Some(self.next_deadline()?.saturating_duration_since(self.clock.now))
@@ -249,6 +255,7 @@ impl Reactor {
         let all = [
             self.client_deadlines.next(),
             self.worker_deadlines.next(),
+            self.control_deadlines.next(),
             self.balancer.next_deadline(),
             self.fleet.next_deadline(),
             self.accept_again,
@@ -268,6 +275,9 @@ impl Reactor {
         }
         while let Some((key, kind)) = self.worker_deadlines.expire(now) {
             self.worker_is_due(WorkerKey(key), kind);
+        }
+        while let Some((key, kind)) = self.control_deadlines.expire(now) {
+            self.control_is_due(key, kind);
         }
         while let Some(client) = self.balancer.expire(now) {
             self.has_waited_too_long(client);
@@ -302,6 +312,7 @@ impl Reactor {
             self.worker_deadlines.disarm(worker.0);
             self.workers.try_remove(worker.0);
         }
+        self.remove_closed_control();
     }
 
     fn farewell(&mut self) {

@@ -378,6 +378,6 @@ impl Reactor {
             }
             RollEnd::Stopping => Err("the server is stopping".to_owned()),
         };
-        self.answer_roll_watchers(&result);
+        self.answer_roll_followers(&result);
     }
 }

@@ -177,6 +177,12 @@ impl Reactor {
                 REST,
                 PROBE_EVERY,
             ]),
+            control_deadlines: Deadlines::new(&[
+                config.idle_timeout,
+                config.idle_timeout,
+                config.client_timeout,
+                LINGER,
+            ]),
             balancer: Balancer::new(config.max_queue, config.queue_timeout),
             fleet: Fleet::new(config.plan(clock::seed()), now),
             stage: Stage::Running,

@@ -197,7 +197,7 @@ impl Reactor {
     pub(super) fn end_now(&mut self, code: u8) {
         self.stage = Stage::Ending { since: self.stage.since().unwrap_or(self.clock.now) };
         self.cut_everything();
-        self.answer_roll_watchers(&Err("the server has ended".to_owned()));
+        self.answer_roll_followers(&Err("the server has ended".to_owned()));
         for (_, entry) in &self.workers {
             if entry.exit.is_none() && matches!(entry.origin, super::entry::Origin::Slot { .. }) {
                 process::kill_group(entry.pid);

@@ -7,6 +7,7 @@ use crate::support::{Client, Server, Signal, Trouble, test_worker};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Longer than any test needs.
 const LONG_MS: u64 = 60_000;
@@ -336,4 +337,69 @@ fn what_is_no_http_is_refused_at_the_metrics_port() {
     assert_eq!(wrong.read_response().status, 400);
     let (_, trouble) = wrong.read_until_close();
     assert!(matches!(trouble, Trouble::Closed | Trouble::Reset));
+}
+
+/// Sends as many requests as the server takes within a while, and reads nothing.
+fn pipeline(client: &mut Client, request: &str) {
+    const MOST_REQUESTS: usize = 50_000;
+    client.wire.write_within(Duration::from_millis(300));
+    let many = request.repeat(50);
+    let _ = (0..MOST_REQUESTS / 50).find(|_| client.try_send(&many).is_err());
+}
+
+#[test]
+fn who_pipelines_requests_and_reads_nothing_costs_next_to_nothing() {
+    const REQUEST: &str = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut server = Server::with_test_worker(&["w:1", "metrics:127.0.0.1:0"]);
+    server.wait_for_workers(1);
+    // Code that has never run is not in memory yet.
+    for mut warm in
+        [Client::connect(metrics_address(&server)), Client::connect_unix(&server.control_socket())]
+    {
+        warm.send(REQUEST.repeat(300));
+        for _ in 0..300 {
+            assert_eq!(warm.read_response().status, 200);
+        }
+    }
+    let before_kib = server.rss_kib();
+    let mut scraper = Client::connect(metrics_address(&server));
+    let mut operator = Client::connect_unix(&server.control_socket());
+    pipeline(&mut scraper, REQUEST);
+    pipeline(&mut operator, REQUEST);
+    let grown_kib = server.rss_kib().saturating_sub(before_kib);
+    assert!(grown_kib < 1024, "{grown_kib} KiB for two that read nothing");
+    assert_eq!(server.get("/server").text(), "ok");
+    // Whoever reads after all gets all of it, one behind the other.
+    for _ in 0..300 {
+        assert_eq!(scraper.read_response().status, 200);
+    }
+    assert_eq!(server.details()["status"], "healthy");
+}
+
+#[test]
+fn idle_connections_of_operators_are_closed_and_bounded() {
+    const MORE_THAN_THE_BOUND: usize = 300;
+    let mut server = Server::with_test_worker(&["w:1", "metrics:127.0.0.1:0", "--idle-timeout-ms=1500"]);
+    server.wait_for_workers(1);
+    let control = server.control_socket();
+    let mut operators: Vec<Client> =
+        (0..MORE_THAN_THE_BOUND).map(|_| Client::connect_unix(&control)).collect();
+    let mut scrapers: Vec<Client> = (0..100).map(|_| Client::connect(metrics_address(&server))).collect();
+    assert_eq!(server.details()["status"], "healthy", "many that say nothing keep nobody out");
+    let mut scraper = Client::connect(metrics_address(&server));
+    assert_eq!(scraper.get("/metrics").status, 200);
+    for client in operators.iter_mut().chain(&mut scrapers).chain([&mut scraper]) {
+        assert!(client.is_closed_within(crate::support::PATIENCE), "an idle connection stays open");
+    }
+}
+
+#[test]
+fn a_half_closed_operator_gets_its_answer() {
+    let server = Server::with_test_worker(&["w:1"]);
+    let mut operator = Client::connect_unix(&server.control_socket());
+    operator.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\nGET /server HTTP/1.1\r\nHost: a\r\n\r\n");
+    operator.half_close();
+    assert_eq!(operator.read_response().status, 200);
+    assert_eq!(operator.read_response().text(), "ok");
+    assert_eq!(operator.read_until_close().1, Trouble::Closed);
 }

@@ -86,6 +86,13 @@ impl Stream {
         }
     }
 
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(timeout)),
+            Stream::Unix(stream) => stream.set_write_timeout(Some(timeout)),
+        }
+    }
+
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.read(bytes),
@@ -138,6 +145,11 @@ impl Wire {
             Stream::Tcp(stream) => stream.local_addr().ok(),
             Stream::Unix(_) => None,
         }
+    }
+
+    /// From now on a write fails that finds no room for so long.
+    pub fn write_within(&self, time: Duration) {
+        self.stream.set_write_timeout(time).expect("a timeout can be set");
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

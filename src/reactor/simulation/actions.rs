@@ -119,7 +119,24 @@ pub enum Action {
     FailSpawns {
         count: u8,
     },
-    Reload,
+    /// Somebody asks for a rolling restart and follows it.
+    Reload {
+        room: usize,
+    },
+    /// Somebody pipelines requests for metrics and other pages.
+    Pages {
+        is_scraper: bool,
+        count: usize,
+        room: usize,
+    },
+    /// An operator reads.
+    OperatorTakes {
+        operator: usize,
+        bytes: usize,
+    },
+    OperatorLeaves {
+        operator: usize,
+    },
     Stop,
     /// The server sleeps, and wakes at each of its deadlines.
     Sleep {
@@ -165,7 +182,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
     let bytes = if random.chance(2) { ALL } else { 1 + random.below(80) };
     let size = if random.chance(4) { random.below(2500) } else { random.below(60) };
     let style = random.below(STYLES);
-    match random.below(if is_calm { 78 } else { 106 }) {
+    match random.below(if is_calm { 78 } else { 111 }) {
         0..=9 => {
             let room = if random.chance(3) { random.below(300) } else { 100_000 };
             Arrive { script: random.below(1 << 30) as u32, room }
@@ -192,7 +209,13 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         92 => Quit { worker },
         93..=94 => Retire { worker },
         95 => FailSpawns { count: 1 + random.below(3) as u8 },
-        96 => Reload,
+        96 => Reload { room: if random.chance(2) { random.below(200) } else { ALL } },
+        106..=107 => {
+            let room = if random.chance(2) { random.below(400) } else { 100_000 };
+            Pages { is_scraper: random.chance(2), count: 1 + random.below(12), room }
+        }
+        108..=109 => OperatorTakes { operator: random.below(6), bytes: random.below(3000) },
+        110 => OperatorLeaves { operator: random.below(6) },
         97 if random.chance(3) => Stop,
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
         _ => {

@@ -31,6 +31,7 @@ impl Street {
     }
 
     fn be_kind(&mut self) {
+        self.operators_are_kind();
         for at in 0..self.clients.len() {
             if self.clients[at].can_send() {
                 self.send(at, usize::MAX);
@@ -113,11 +114,6 @@ impl Street {
         assert!(reactor.fleet.is_gone());
         let alive = process::table(|table| table.alive.len());
         assert_eq!(alive, 0, "no worker outlives the server");
-        for control in &self.controls {
-            let written = control.borrow().written.clone();
-            let is_roll = written.windows(6).any(|window| window == b"ndjson");
-            let has_end = written.windows(5).any(|window| window == b"\"ok\":");
-            assert!(!is_roll || has_end, "whoever waits for a reload hears of its end");
-        }
+        self.check_operators_end();
     }
 }

@@ -169,6 +169,7 @@ impl Street {
 
     /// At rest nothing lies about that somebody wants.
     pub fn check_rest(&self) {
+        self.check_operators_rest();
         let reactor = &self.reactor;
         for (at, client) in self.clients.iter().enumerate() {
             let wire = client.wire.borrow();

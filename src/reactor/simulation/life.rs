@@ -9,6 +9,7 @@ use super::wire::{self, Kind, Shared, UnixStream, Wire};
 use super::{process, tell};
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::process::Exit;
+use crate::reactor::control::connections::ControlPeer;
 use crate::reactor::stream::Stream;
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
@@ -161,7 +162,10 @@ impl Street {
                 }
             }
             Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
-            Action::Reload => self.tell(&Message::Reload, 0),
+            Action::Reload { room } => self.ask_for_reload(room),
+            Action::Pages { is_scraper, count, room } => self.ask_for_pages(is_scraper, count, room),
+            Action::OperatorTakes { operator, bytes } => self.operator_takes(operator, bytes),
+            Action::OperatorLeaves { operator } => self.operator_leaves(operator),
             Action::Stop => {
                 // Twice would be an end at once.
                 if !std::mem::replace(&mut self.is_stop_told, true) {
@@ -307,12 +311,12 @@ impl Street {
     /// Says something on the control socket.
     pub fn tell(&mut self, message: &Message, pid: i32) {
         let wire = Wire::new(Kind::Unix, usize::MAX);
-        self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), pid, false);
+        self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), ControlPeer::Process { pid });
         let body = message.to_json();
         let text =
             format!("POST /worker HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         wire.borrow_mut().send(text.as_bytes());
-        if !matches!(message, Message::Reload | Message::Stop) {
+        if !matches!(message, Message::Stop) {
             // Whoever waits for the answer's end; the others hear of more.
             wire.borrow_mut().end();
         }

@@ -6,7 +6,8 @@
 //!
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
 //! - `actions` makes histories, `script` and `reader` write and read what is said;
-//! - `street` is the world and its clock, `life` what clients and workers do in it, over a `line`;
+//! - `street` is the world and its clock, `life` what clients and workers do in it, over a `line`; `operators` ask for
+//!   metrics, status and reloads;
 //! - `truth` records, `shadow` knows what must hold on the street and `inside` what must hold in the reactor;
 //! - `ends` brings each history to its end.
 //!
@@ -18,6 +19,7 @@ mod ends;
 mod inside;
 mod life;
 mod line;
+mod operators;
 pub mod order;
 pub mod process;
 mod reader;

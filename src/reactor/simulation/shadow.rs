@@ -60,6 +60,7 @@ impl Street {
         self.check_keys(before);
         self.check_balance();
         self.check_deadlines();
+        self.check_operators();
     }
 
     fn look_at_workers(&mut self) {

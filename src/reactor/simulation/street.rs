@@ -3,6 +3,7 @@
 
 use super::actions::Random;
 use super::life::{Client, Worker};
+use super::operators::Operator;
 use super::process;
 use super::truth::Truth;
 use super::wire::{self, Shared, UnixListener};
@@ -33,6 +34,7 @@ pub struct Street {
     pub clients: Vec<Client>,
     pub workers: Vec<Worker>,
     pub controls: Vec<Shared>,
+    pub operators: Vec<Operator>,
     pub truth: Truth,
     pub is_stop_told: bool,
     /// Connections that the server has not accepted.
@@ -77,6 +79,7 @@ impl Street {
             clients: Vec::new(),
             workers: Vec::new(),
             controls: Vec::new(),
+            operators: Vec::new(),
             truth: Truth::default(),
             is_stop_told: false,
             knocking,
@@ -104,7 +107,8 @@ impl Street {
         let mut events: Vec<(u64, Target, Readiness)> = Vec::new();
         let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
         let clients = self.clients.iter().map(|client| &client.wire);
-        for wire in clients.chain(lines).chain(&self.controls) {
+        let operators = self.operators.iter().map(|operator| &operator.wire);
+        for wire in clients.chain(lines).chain(&self.controls).chain(operators) {
             if let Some((edge, token, readiness)) = wire.borrow_mut().tell()
                 && let Some(target) = Target::of(token)
             {
@@ -140,8 +144,11 @@ impl Street {
     pub fn is_at_rest(&self) -> bool {
         let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
         let clients = self.clients.iter().map(|client| &client.wire);
-        let has_edge = clients.chain(lines).chain(&self.controls).any(|wire| wire.borrow().has_edge());
-        let has_more = !self.reactor.again.is_empty() || !self.reactor.timed_out.is_empty();
+        let operators = self.operators.iter().map(|operator| &operator.wire);
+        let mut all = clients.chain(lines).chain(&self.controls).chain(operators);
+        let has_edge = all.any(|wire| wire.borrow().has_edge());
+        let has_ready = !self.reactor.again.is_empty() || self.reactor.control.connections.has_ready();
+        let has_more = has_ready || !self.reactor.timed_out.is_empty();
         !has_edge && !has_more && !self.has_knocked && self.reaps_in == 0
     }
 

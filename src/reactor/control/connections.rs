@@ -1,0 +1,587 @@
+//! Connections of the control socket and of the metrics listeners. They have the bounds that clients have: so much is
+//! read a tick, an answer is made only when the last one has been taken, each wait has a deadline, and there are only
+//! so many of them.
+//!
+//! ```text
+//! Reading ──request──▶ Answering ──all taken──▶ Reading, or (Lingering ─▶) Closed
+//!    └─reload─▶ FollowsRoll ──its end──▶ Answering        └─stop─▶ AwaitsEnd
+//! ```
+
+use super::super::listen::Accepted;
+use super::super::stream::{Io, Stream, attempt};
+use super::super::token::{Readiness, Target};
+use super::super::{MOST_A_TURN, Reactor};
+use crate::conn::client::Event;
+use crate::conn::inbox::Unread;
+use crate::conn::{self, Request};
+use crate::deadlines::Kind;
+use crate::http::Reason;
+use crate::http::forward::{Canned, Origin, Word};
+use mio::Interest;
+use nix::sys::socket::{getsockopt, sockopt};
+use serde_json::{Value, json};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::time::Duration;
+
+/// At most this many metrics connections; one more ends another, the one that has been idle for the longest time first.
+/// Scrapers are few, and whoever opens more is a stranger.
+const MAX_SCRAPERS: usize = 64;
+/// At most this many control connections: one more ends an idle one, or waits in the backlog. A worker's connection
+/// lasts for one message.
+const MAX_CONTROL: usize = 256;
+/// A message is a line of JSON; a larger body is not one.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// One read. Requests are short, and what lies behind the current one waits in the kernel.
+const READ_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
+/// At most this many connections are looked at in one tick, each for one read and one request: rendering the metrics
+/// costs 0.1 ms.
+const MAX_STEPS_PER_TICK: usize = if cfg!(test) { 2 } else { 16 };
+/// Progress of a rolling restart is left out for whoever has not taken that much of it. Its end is never left out.
+const MAX_PROGRESS_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlDeadline {
+    /// A next request.
+    Idle,
+    /// That the peer takes a byte of its answer.
+    Take,
+    /// The whole head, or the next byte of a body.
+    Receive,
+    /// The end of a peer that has had its last answer.
+    Linger,
+}
+
+impl Kind for ControlDeadline {
+    const COUNT: usize = 4;
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Who is on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlPeer {
+    /// A process of the same user, as the kernel says.
+    Process { pid: i32 },
+    /// Anybody, by a metrics listener: there is nothing but metrics for it.
+    Scraper,
+}
+
+#[derive(Debug)]
+pub(in crate::reactor) struct Connection {
+    stream: Stream,
+    pub(in crate::reactor) conn: conn::Client,
+    body: Vec<u8>,
+    /// What the peer has not taken of its answer.
+    pub(in crate::reactor) out: Vec<u8>,
+    phase: Phase,
+    peer: ControlPeer,
+    /// It stands in the ready list.
+    is_ready: bool,
+    /// The kernel may hold more bytes.
+    is_readable: bool,
+    /// The peer sends no more.
+    is_closing: bool,
+    /// The peer has closed, so nobody takes an answer.
+    has_hung_up: bool,
+    /// Grows with each connection.
+    number: u64,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Between requests, or one is arriving.
+    Reading,
+    /// Its answer is whole, and not all of it is taken.
+    Answering(Then),
+    /// It is told of the rolling restart's progress.
+    FollowsRoll,
+    /// It stays open until the server ends, and tells that end by its own.
+    AwaitsEnd,
+    /// It has had its last answer, and may still be sending.
+    Lingering,
+    /// Out of the slab after this batch of events.
+    Closed,
+}
+
+/// What follows when all of an answer is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Keep,
+    Close,
+}
+
+/// All connections, and those that have something to do.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slab: Slab<Connection>,
+    /// First come, first served, so that nobody's many requests keep the others waiting.
+    ready: VecDeque<usize>,
+    closed: Vec<usize>,
+    accepted: u64,
+    /// Somebody is left in the control socket's backlog.
+    is_full: bool,
+}
+
+impl Connections {
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(in crate::reactor) fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        self.slab.iter()
+    }
+
+    fn get_mut(&mut self, key: usize) -> Option<&mut Connection> {
+        self.slab.get_mut(key).filter(|connection| connection.phase != Phase::Closed)
+    }
+
+    pub fn peer(&self, key: usize) -> Option<ControlPeer> {
+        self.slab.get(key).map(|connection| connection.peer)
+    }
+
+    fn mark_ready(&mut self, key: usize) {
+        if let Some(connection) = self.get_mut(key)
+            && !std::mem::replace(&mut connection.is_ready, true)
+        {
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Whether another control connection is one too many.
+    fn is_at_bound(&self) -> bool {
+        let counts = |other: &Connection| other.peer != ControlPeer::Scraper && other.phase != Phase::Closed;
+        self.slab.len() >= MAX_CONTROL
+            && self.slab.iter().filter(|(_, other)| counts(other)).count() >= MAX_CONTROL
+    }
+
+    /// The control connection that makes room for another one: the oldest of those that wait for a request.
+    fn idle_control(&self) -> Option<usize> {
+        let is_idle = |other: &Connection| {
+            let is_one = other.peer != ControlPeer::Scraper && other.phase == Phase::Reading;
+            is_one && !other.is_ready && other.conn.is_idle()
+        };
+        let idle = self.slab.iter().filter(|(_, other)| is_idle(other));
+        idle.min_by_key(|(_, other)| other.number).map(|(key, _)| key)
+    }
+
+    /// The metrics connection that makes room for another one, if that is necessary.
+    fn scraper_to_close(&self) -> Option<usize> {
+        let scrapers = || {
+            let is_one =
+                |other: &Connection| other.peer == ControlPeer::Scraper && other.phase != Phase::Closed;
+            self.slab.iter().filter(move |(_, other)| is_one(other))
+        };
+        if scrapers().count() < MAX_SCRAPERS {
+            return None;
+        }
+        scrapers().min_by_key(|(_, other)| (!other.conn.is_idle(), other.number)).map(|(key, _)| key)
+    }
+}
+
+impl Connection {
+    /// Whether bytes that come now can be used.
+    fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Reading | Phase::Lingering)
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Its peer is waited for, so it needs a deadline.
+    pub(in crate::reactor) fn waits_for_peer(&self) -> bool {
+        let is_told_later = matches!(self.phase, Phase::FollowsRoll | Phase::AwaitsEnd);
+        self.phase != Phase::Closed && (!is_told_later || !self.out.is_empty())
+    }
+
+    pub(in crate::reactor) fn follows_roll(&self) -> bool {
+        self.phase == Phase::FollowsRoll
+    }
+
+    /// No more than one read lies behind a request, and what was left of the read before it.
+    pub(in crate::reactor) const MAX_INBOX_BYTES: usize = 2 * READ_BYTES;
+    /// No more than this of a rolling restart's progress.
+    pub(in crate::reactor) const MAX_PROGRESS_BYTES: usize = 3 * MAX_PROGRESS_BYTES;
+}
+
+/// Accepting.
+impl Reactor {
+    /// Takes the control connections that the kernel has ready, as many as a tick may take.
+    pub(in crate::reactor) fn accept_control(&mut self) {
+        for _ in 0..MOST_A_TURN {
+            if self.control.connections.is_at_bound() {
+                let idle = self.control.connections.idle_control().filter(|key| self.has_been_idle(*key));
+                let Some(idle) = idle else {
+                    // Looked at again when one of them is closed, and each has a deadline.
+                    self.control.connections.is_full = true;
+                    return;
+                };
+                self.close_control(idle);
+            }
+            let stream = match self.control.listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return,
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return self.pause_accepting(&error),
+            };
+            let own_user = nix::unistd::geteuid().as_raw();
+            match getsockopt(&stream, sockopt::PeerCredentials) {
+                Ok(peer) if peer.uid() == own_user => {
+                    self.watch_control(stream, ControlPeer::Process { pid: peer.pid() });
+                }
+                Ok(peer) => log::warn!("the control socket: user {} was refused", peer.uid()),
+                Err(error) => {
+                    log::warn!("the control socket: a connection of an unknown user was refused: {error}")
+                }
+            }
+        }
+        self.again.push(Target::ControlListener);
+    }
+
+    /// Whoever has just come is about to say something.
+    fn has_been_idle(&self, key: usize) -> bool {
+        const IDLE_FOR: Duration = Duration::from_millis(100);
+        let due = self.control_deadlines.due(key);
+        due.is_some_and(|due| self.clock.now + self.config.idle_timeout >= due + IDLE_FOR)
+    }
+
+    /// Takes connections of those who ask for metrics alone.
+    pub(in crate::reactor) fn accept_scraper(&mut self, index: usize) {
+        for _ in 0..MOST_A_TURN {
+            let Some(listener) = self.metrics_listeners.get(index) else { return };
+            let stream = match listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return,
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return self.pause_accepting(&error),
+            };
+            if let Some(key) = self.control.connections.scraper_to_close() {
+                self.close_control(key);
+            }
+            self.watch_control(stream, ControlPeer::Scraper);
+        }
+        self.again.push(Target::MetricsListener(index));
+    }
+
+    pub(in crate::reactor) fn watch_control(&mut self, mut stream: Stream, peer: ControlPeer) {
+        self.control.connections.accepted += 1;
+        let number = self.control.connections.accepted;
+        let entry = self.control.connections.slab.vacant_entry();
+        let key = entry.key();
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut stream, Target::Control(key).token(), interests).is_err() {
+            self.metrics.accept_failures += 1;
+            return;
+        }
+        entry.insert(Connection {
+            stream,
+            conn: conn::Client::default(),
+            body: Vec::new(),
+            out: Vec::new(),
+            phase: Phase::Reading,
+            peer,
+            is_ready: false,
+            is_readable: false,
+            is_closing: false,
+            has_hung_up: false,
+            number,
+        });
+        self.control_deadlines.arm(key, ControlDeadline::Idle, self.clock.now);
+    }
+}
+
+/// Reading and writing.
+impl Reactor {
+    pub(in crate::reactor) fn control_event(&mut self, key: usize, event: Readiness) {
+        let Some(connection) = self.control.connections.get_mut(key) else { return };
+        connection.is_readable |= event.is_readable || event.is_read_closed;
+        connection.is_closing |= event.is_read_closed;
+        connection.has_hung_up |= event.is_write_closed || event.is_error;
+        self.control.connections.mark_ready(key);
+    }
+
+    /// Goes on with the connections that have something to do, as many as a tick may take.
+    pub(in crate::reactor) fn advance_control(&mut self) {
+        let count = self.control.connections.ready.len().min(MAX_STEPS_PER_TICK);
+        for _ in 0..count {
+            let Some(key) = self.control.connections.ready.pop_front() else { return };
+            if let Some(connection) = self.control.connections.slab.get_mut(key) {
+                connection.is_ready = false;
+            }
+            self.advance_connection(key);
+        }
+    }
+
+    /// One step: what waits is written; then one read, and at most one request.
+    fn advance_connection(&mut self, key: usize) {
+        self.flush_control(key);
+        // Requests that had to wait for the answer before them come first, so that no more than one read lies unread.
+        if self.feed_control(key, &mut []) {
+            return self.control.connections.mark_ready(key);
+        }
+        let mut scratch = [0; READ_BYTES];
+        let Some(connection) = self.control.connections.get_mut(key) else { return };
+        if !connection.is_reading() || !connection.is_readable {
+            return;
+        }
+        match connection.stream.receive(&mut scratch) {
+            Io::Bytes(bytes) => {
+                // A short read means drained; unless the peer has closed: then the end is still to be read.
+                connection.is_readable = bytes == READ_BYTES || connection.is_closing;
+                let has_more = connection.is_readable;
+                self.feed_control(key, &mut scratch[..bytes]);
+                if has_more {
+                    self.control.connections.mark_ready(key);
+                }
+            }
+            Io::Later => connection.is_readable = false,
+            Io::End => {
+                connection.is_readable = false;
+                connection.conn.has_ended = true;
+                self.feed_control(key, &mut []);
+            }
+            Io::Gone => self.close_control(key),
+        }
+    }
+
+    /// Hands bytes to the connection's machine, up to the end of one request; whether there was one.
+    fn feed_control(&mut self, key: usize, fresh: &mut [u8]) -> bool {
+        let now = self.clock.now;
+        let Some(connection) = self.control.connections.get_mut(key) else { return false };
+        let mut has_request = false;
+        let mut unread = Unread::join(connection.conn.inbox.take(), fresh);
+        let origin = Origin { address: "", word: Word::Ignored, fresh_id: "", start_us: b"" };
+        while let Some(connection) = self.control.connections.get_mut(key).filter(|other| other.is_reading())
+        {
+            let bound = MAX_BODY_BYTES as u64;
+            let step = connection.conn.advance(unread.rest(), origin, bound, Vec::new, now);
+            match step.event {
+                Event::More | Event::Tunnel(_) => {
+                    unread.consume(step.consumed);
+                    break;
+                }
+                Event::End => self.close_control(key),
+                Event::Continue => connection.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
+                Event::Body(range) => connection.body.extend_from_slice(&unread.rest()[range]),
+                Event::Refused(reason, request) => {
+                    connection.body = Vec::new();
+                    self.refuse_control(key, &request, reason);
+                }
+                Event::Request(request) => {
+                    has_request = true;
+                    let body = std::mem::take(&mut connection.body);
+                    self.control_deadlines.disarm(key);
+                    self.handle_control(key, &request, &body);
+                }
+            }
+            unread.consume(step.consumed);
+        }
+        let Some(connection) = self.control.connections.get_mut(key) else { return has_request };
+        connection.conn.inbox.keep(unread);
+        let is_timed = self.control_deadlines.armed(key) == Some(ControlDeadline::Receive);
+        let has_begun = connection.conn.is_receiving() && !is_timed;
+        if connection.phase == Phase::Reading && (has_begun || connection.conn.is_in_body()) {
+            self.control_deadlines.arm(key, ControlDeadline::Receive, now);
+        }
+        self.flush_control(key);
+        has_request
+    }
+
+    /// Writes what the peer has not taken; what follows when that is all.
+    fn flush_control(&mut self, key: usize) {
+        let now = self.clock.now;
+        let Some(connection) = self.control.connections.get_mut(key) else { return };
+        let mut taken_bytes = 0;
+        while taken_bytes < connection.out.len() {
+            match attempt(|| connection.stream.write(&connection.out[taken_bytes..])) {
+                Io::Bytes(bytes) => taken_bytes += bytes,
+                Io::Later => break,
+                Io::End | Io::Gone => return self.close_control(key),
+            }
+        }
+        connection.out.drain(..taken_bytes);
+        let has_taken_all = connection.out.is_empty();
+        if has_taken_all {
+            // A status of thousands of workers is large.
+            connection.out = Vec::new();
+        }
+        match connection.phase {
+            Phase::Reading | Phase::Lingering | Phase::Closed => {}
+            Phase::FollowsRoll | Phase::AwaitsEnd if connection.has_hung_up => self.close_control(key),
+            Phase::FollowsRoll | Phase::AwaitsEnd if has_taken_all => self.control_deadlines.disarm(key),
+            Phase::Answering(then) if has_taken_all => self.answer_taken(key, then),
+            Phase::Answering(_) | Phase::FollowsRoll | Phase::AwaitsEnd => {
+                let is_timed = self.control_deadlines.armed(key) == Some(ControlDeadline::Take);
+                if taken_bytes > 0 || !is_timed {
+                    self.control_deadlines.arm(key, ControlDeadline::Take, now);
+                }
+            }
+        }
+    }
+
+    /// The peer has all of its answer.
+    fn answer_taken(&mut self, key: usize, then: Then) {
+        let now = self.clock.now;
+        let Some(connection) = self.control.connections.get_mut(key) else { return };
+        let may_still_send =
+            !connection.conn.inbox.is_empty() || connection.is_readable || connection.conn.is_lingering();
+        match then {
+            Then::Keep => {
+                connection.phase = Phase::Reading;
+                connection.conn.answered();
+                let has_more = may_still_send || connection.conn.has_ended;
+                self.control_deadlines.arm(key, ControlDeadline::Idle, now);
+                if has_more {
+                    self.control.connections.mark_ready(key);
+                }
+            }
+            // Closing with unread input would make the kernel throw the answer away.
+            Then::Close if may_still_send && !connection.conn.has_ended => {
+                connection.stream.shutdown_write();
+                connection.conn.linger();
+                connection.phase = Phase::Lingering;
+                self.control_deadlines.arm(key, ControlDeadline::Linger, now);
+                self.control.connections.mark_ready(key);
+            }
+            Then::Close => self.close_control(key),
+        }
+    }
+
+    pub(in crate::reactor) fn control_is_due(&mut self, key: usize, kind: ControlDeadline) {
+        let now = self.clock.now;
+        match kind {
+            ControlDeadline::Idle => {
+                // A request that has arrived is answered.
+                if let Some(connection) = self.control.connections.get_mut(key) {
+                    connection.is_readable = true;
+                }
+                self.advance_connection(key);
+                let is_idle = |other: &mut Connection| other.phase == Phase::Reading && other.conn.is_idle();
+                let is_timed = self.control_deadlines.armed(key).is_some();
+                if !is_timed && self.control.connections.get_mut(key).is_some_and(is_idle) {
+                    self.close_control(key);
+                }
+            }
+            ControlDeadline::Receive => {
+                let connection = self.control.connections.get_mut(key);
+                match connection.and_then(|connection| connection.conn.abandon(Vec::new(), now)) {
+                    Some(request) => self.refuse_control(key, &request, Reason::ClientTimeout),
+                    None => self.close_control(key),
+                }
+            }
+            ControlDeadline::Take | ControlDeadline::Linger => self.close_control(key),
+        }
+    }
+
+    /// Out of the slab after this batch of events.
+    fn close_control(&mut self, key: usize) {
+        self.control_deadlines.disarm(key);
+        if let Some(connection) = self.control.connections.get_mut(key) {
+            connection.phase = Phase::Closed;
+            self.control.connections.closed.push(key);
+        }
+    }
+
+    /// Drops the connections that were closed in this tick, so that no key is used again inside one batch of events.
+    pub(in crate::reactor) fn remove_closed_control(&mut self) {
+        let connections = &mut self.control.connections;
+        for key in connections.closed.drain(..) {
+            connections.slab.try_remove(key);
+            if std::mem::take(&mut connections.is_full) {
+                self.again.push(Target::ControlListener);
+            }
+        }
+    }
+}
+
+/// Answering.
+impl Reactor {
+    pub(super) fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value) {
+        let text = format!("{value}\n");
+        self.respond_with(key, request, status, "application/json", text.as_bytes());
+    }
+
+    /// What is behind a refused request is none.
+    fn refuse_control(&mut self, key: usize, request: &Request, reason: Reason) {
+        let error = json!({"ok": false, "error": reason.sentence()});
+        self.respond(key, request, reason.status(), &error);
+        self.flush_control(key);
+    }
+
+    pub(super) fn respond_with(
+        &mut self,
+        key: usize,
+        request: &Request,
+        status: u16,
+        content_type: &'static str,
+        body: &[u8],
+    ) {
+        let Some(connection) = self.control.connections.get_mut(key) else { return };
+        debug_assert_eq!(connection.phase, Phase::Reading, "one answer at a time");
+        let keep_alive = request.asked.keep_alive && !connection.conn.is_lingering();
+        connection.phase = Phase::Answering(if keep_alive { Then::Keep } else { Then::Close });
+        let canned = Canned {
+            status,
+            content_type,
+            body,
+            retry_soon: false,
+            is_head: request.asked.is_head,
+            version: request.asked.version,
+            keep_alive,
+            date: &self.clock.date_line,
+        };
+        canned.write(&mut connection.out);
+    }
+
+    /// Answers with a line for each step of the rolling restart, and one for its end.
+    pub(super) fn follow_roll(&mut self, key: usize) {
+        if let Some(connection) = self.control.connections.get_mut(key) {
+            connection.phase = Phase::FollowsRoll;
+            connection.out.extend_from_slice(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
+            );
+        }
+    }
+
+    /// Keeps an answered connection open until the server ends.
+    pub(super) fn await_end(&mut self, key: usize) {
+        if let Some(connection) = self.control.connections.get_mut(key) {
+            connection.phase = Phase::AwaitsEnd;
+        }
+    }
+
+    pub(in crate::reactor) fn tell_roll_progress(&mut self, replaced: usize, of: usize) {
+        log::info!("reload: {replaced} of {of} replaced");
+        self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false);
+    }
+
+    pub(in crate::reactor) fn answer_roll_followers(&mut self, result: &Result<usize, String>) {
+        let last = match result {
+            Ok(replaced) => json!({"ok": true, "replaced": replaced}),
+            Err(error) => json!({"ok": false, "error": error}),
+        };
+        self.tell_roll_followers(&last, true);
+    }
+
+    fn tell_roll_followers(&mut self, value: &Value, is_last: bool) {
+        let follows = |connection: &Connection| connection.phase == Phase::FollowsRoll;
+        let followers = self.control.connections.slab.iter().filter(|(_, other)| follows(other));
+        let followers: Vec<usize> = followers.map(|(key, _)| key).collect();
+        for key in followers {
+            if let Some(connection) = self.control.connections.get_mut(key)
+                && (is_last || connection.out.len() < MAX_PROGRESS_BYTES)
+            {
+                connection.out.extend_from_slice(format!("{value}\n").as_bytes());
+                if is_last {
+                    connection.phase = Phase::Answering(Then::Close);
+                }
+            }
+            self.flush_control(key);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Whoever asks for metrics, for status or for a reload, and reads slowly or not at all.
+
+use super::reader;
+use super::street::Street;
+use super::wire::{Kind, Shared, UnixStream, Wire};
+use crate::control::Message;
+use crate::reactor::control::connections::{Connection, ControlPeer};
+use crate::reactor::stopping::Stage;
+use crate::reactor::stream::Stream;
+use crate::reactor::token::Target;
+use std::time::Instant;
+
+/// More of them only make a history slow.
+const MAX_OPERATORS: usize = 6;
+
+pub struct Operator {
+    pub wire: Shared,
+    asks_for: AsksFor,
+    /// When it came, sent or took something last.
+    active_at: Instant,
+    is_closed: bool,
+    /// It was closed since it took nothing for the idle timeout.
+    was_slow: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AsksFor {
+    /// So many requests, one behind the other.
+    Pages(usize),
+    Reload,
+}
+
+impl Street {
+    /// Somebody pipelines so many requests at once; `room` is how much it takes unread.
+    pub fn ask_for_pages(&mut self, is_scraper: bool, count: usize, room: usize) {
+        if self.operators.len() >= MAX_OPERATORS {
+            return;
+        }
+        let (kind, peer) = match is_scraper {
+            true => (Kind::Tcp, ControlPeer::Scraper),
+            false => (Kind::Unix, ControlPeer::Process { pid: 0 }),
+        };
+        let mut text = Vec::new();
+        for index in 0..count {
+            // Some have a body, and some of the answers are long.
+            let request = match index % 3 {
+                0 => "GET /no/such/page HTTP/1.1\r\nHost: h\r\n\r\n",
+                1 => "POST /neither/here HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+                _ => "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n",
+            };
+            text.extend_from_slice(request.as_bytes());
+        }
+        self.operate(kind, peer, &text, AsksFor::Pages(count), room);
+    }
+
+    pub fn ask_for_reload(&mut self, room: usize) {
+        let body = Message::Reload.to_json();
+        let length = body.len();
+        let text = format!("POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
+        self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, room);
+    }
+
+    fn operate(&mut self, kind: Kind, peer: ControlPeer, text: &[u8], asks_for: AsksFor, room: usize) {
+        let wire = Wire::new(kind, room);
+        self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), peer);
+        wire.borrow_mut().send(text);
+        self.operators.push(Operator {
+            wire,
+            asks_for,
+            active_at: self.now,
+            is_closed: false,
+            was_slow: false,
+        });
+    }
+
+    pub fn operator_takes(&mut self, at: usize, bytes: usize) {
+        let now = self.now;
+        if let Some(operator) = self.operators.get_mut(at)
+            && !operator.wire.borrow_mut().take(bytes).is_empty()
+        {
+            operator.active_at = now;
+        }
+    }
+
+    pub fn operator_leaves(&mut self, at: usize) {
+        if let Some(operator) = self.operators.get(at) {
+            operator.wire.borrow_mut().close();
+        }
+    }
+
+    /// Takes all that there is, from now on.
+    pub fn operators_are_kind(&mut self) {
+        for at in 0..self.operators.len() {
+            self.operators[at].wire.borrow_mut().set_room(1 << 20);
+            self.operator_takes(at, usize::MAX);
+        }
+    }
+
+    /// What lies about for operators is little, whatever they ask for, and each that is waited for has a deadline.
+    pub fn check_operators(&mut self) {
+        for (key, connection) in self.reactor.control.connections.iter() {
+            // Of a head or body that is arriving there may be more.
+            let inbox_bytes = connection.conn.inbox.len();
+            let is_bounded = connection.conn.is_receiving() || inbox_bytes <= Connection::MAX_INBOX_BYTES;
+            assert!(is_bounded, "operator {key}: {inbox_bytes} bytes unread");
+            let answers = connection.out.windows(9).filter(|window| window == b"HTTP/1.1 ").count();
+            assert!(answers <= 1, "operator {key}: {answers} answers wait for one that does not take them");
+            let is_bounded = connection.out.len() <= Connection::MAX_PROGRESS_BYTES;
+            assert!(!connection.follows_roll() || is_bounded, "operator {key}: progress that nobody takes");
+            let is_timed = self.reactor.control_deadlines.armed(key).is_some();
+            assert!(
+                !connection.waits_for_peer() || is_timed,
+                "operator {key}: waited for without a deadline"
+            );
+        }
+        for at in 0..self.operators.len() {
+            let is_closed = self.operators[at].wire.borrow().is_server_gone;
+            if is_closed && !std::mem::replace(&mut self.operators[at].is_closed, true) {
+                let operator = &mut self.operators[at];
+                operator.was_slow = self.now >= operator.active_at + self.reactor.config.idle_timeout;
+                self.check_operators_close(at);
+            }
+        }
+    }
+
+    /// The server has closed an operator's connection: it must have had a cause.
+    fn check_operators_close(&self, at: usize) {
+        let operator = &self.operators[at];
+        let wire = operator.wire.borrow();
+        let is_over = self.reactor.exit.is_some() || self.reactor.stage != Stage::Running;
+        let has_cause = wire.is_peer_gone || operator.was_slow || is_over || self.has_all(at);
+        assert!(has_cause, "operator {at}: closed without a cause");
+    }
+
+    /// At rest, whoever has room has its answers.
+    pub fn check_operators_rest(&self) {
+        for (at, operator) in self.operators.iter().enumerate() {
+            let wire = operator.wire.borrow();
+            let has_room = wire.room() > 0 && !wire.is_peer_gone && !wire.is_server_gone;
+            let is_owed = matches!(operator.asks_for, AsksFor::Pages(_)) && !self.has_all(at);
+            assert!(!has_room || !is_owed, "operator {at}: has room, and its answers wait");
+        }
+    }
+
+    /// Whether an operator has all that it has asked for.
+    fn has_all(&self, at: usize) -> bool {
+        let operator = &self.operators[at];
+        let wire = operator.wire.borrow();
+        match operator.asks_for {
+            AsksFor::Pages(count) => {
+                let heard = reader::answers(&wire.written, |_| false, false);
+                let expected = |(index, heard): (usize, &reader::Heard)| {
+                    heard.status == if index % 3 == 2 { 200 } else { 404 }
+                };
+                assert!(heard.iter().enumerate().all(expected), "operator {at}: answers in another order");
+                heard.len() == count && heard.last().is_none_or(|last| last.is_whole)
+            }
+            AsksFor::Reload => wire.written.windows(5).any(|window| window == b"\"ok\":"),
+        }
+    }
+
+    /// After the server's end: whoever follows a reload has heard of its end, unless it did not read.
+    pub fn check_operators_end(&self) {
+        for (at, operator) in self.operators.iter().enumerate() {
+            let wire = operator.wire.borrow();
+            let has_begun = wire.written.windows(6).any(|window| window == b"ndjson");
+            let connections = &self.reactor.control.connections;
+            let key = wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone);
+            let waits = connections
+                .iter()
+                .any(|(at, other)| key == Some(Target::Control(at)) && !other.out.is_empty());
+            let is_excused = waits || wire.is_peer_gone || operator.was_slow || !has_begun;
+            let follows = operator.asks_for == AsksFor::Reload;
+            assert!(
+                !follows || is_excused || self.has_all(at),
+                "operator {at}: hears nothing of its reload's end"
+            );
+        }
+    }
+}
