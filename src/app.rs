@@ -4,6 +4,7 @@ mod python;
 
 pub use python::Target;
 
+use crate::paths::{quoted, shown};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
@@ -107,13 +108,13 @@ impl fmt::Display for NoApp {
         match self {
             NoApp::Missing(path) if target_behind(path).is_some() => {
                 let (dir, target) = target_behind(path).unwrap_or_default();
-                write!(f, "no app at '{}'; rip-server {dir} {target} would do", path.display())
+                write!(f, "no app at '{}'; rip-server {dir} {target} would do", shown(path))
             }
             NoApp::Missing(path) => {
                 write!(
                     f,
                     "no app at '{}': there is no such file or folder; the path of one would do",
-                    path.display()
+                    shown(&path)
                 )
             }
             NoApp::NoEntry(path) => {
@@ -125,7 +126,7 @@ impl fmt::Display for NoApp {
                 write!(
                     f,
                     "no entry found in '{}'; one of {} would do, or a file named itself, or -- command {{socket}}",
-                    path.display(),
+                    shown(&path),
                     names.join(", ")
                 )
             }
@@ -133,31 +134,31 @@ impl fmt::Display for NoApp {
                 write!(
                     f,
                     "'{}' is neither a known kind of entry nor executable; chmod +x would do",
-                    path.display()
+                    shown(&path)
                 )
             }
-            NoApp::Unreadable(path, error) => write!(f, "'{}' cannot be read: {error}", path.display()),
+            NoApp::Unreadable(path, error) => write!(f, "'{}' cannot be read: {error}", shown(path)),
             NoApp::NoModule { dir, module, meant } => {
-                write!(f, "there is no module '{module}' in '{}'", dir.display())?;
+                write!(f, "there is no module '{module}' in '{}'", shown(dir))?;
                 match meant {
-                    Some(meant) => write!(f, "; rip-server {} {} would do", quoted(dir), shell_word(meant)),
+                    Some(meant) => write!(f, "; rip-server {} {} would do", quoted(dir), quoted(meant)),
                     None => write!(f, "; a file or package of that name in it would do"),
                 }
             }
             NoApp::NoFolder { path, root, target } => {
                 let dir = quoted(root);
-                let target = shell_word(&target.to_string());
+                let target = quoted(&target.to_string());
                 write!(
                     f,
                     "'{}' is a file, and {target} is looked for in a folder; rip-server {dir} {target} would do",
-                    path.display()
+                    shown(path)
                 )
             }
             NoApp::NoDjango(dir) => {
                 write!(
                     f,
                     "no WSGI_APPLICATION in the settings of '{}/manage.py', and no wsgi.py or asgi.py beside them; rip-server {} mysite.wsgi:application would do",
-                    dir.display(),
+                    shown(dir),
                     quoted(dir)
                 )
             }
@@ -229,17 +230,7 @@ impl App {
 /// Of a path as `./shop/pkg.mod:attr` the folder and the target that were meant.
 fn target_behind(path: &Path) -> Option<(String, String)> {
     let target = Target::parse(path.file_name()?.to_str()?)?;
-    Some((quoted(path.parent()?), shell_word(&target.to_string())))
-}
-
-/// A path as it can be typed.
-fn quoted(path: &Path) -> String {
-    shell_word(&path.display().to_string())
-}
-
-fn shell_word(word: &str) -> String {
-    let is_safe = word.chars().all(|letter| letter.is_alphanumeric() || "._-/:".contains(letter));
-    if is_safe { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    Some((quoted(path.parent()?), quoted(&target.to_string())))
 }
 
 /// The file that a folder's package.json names. As `require` has it, its ending may be left out.
@@ -259,21 +250,6 @@ fn package_entry(dir: &Path) -> Option<PathBuf> {
 
 fn is_javascript(ending: &str) -> bool {
     ["rip", "ts", "js", "mjs", "cjs", "mts", "cts", "tsx", "jsx"].contains(&ending)
-}
-
-/// The path as typed, made absolute without resolving symlinks.
-pub fn absolute(path: &Path) -> PathBuf {
-    let joined = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut clean = PathBuf::new();
-    for part in joined.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                clean.pop();
-            }
-            other => clean.push(other),
-        }
-    }
-    clean
 }
 
 /// What a socket's name or a log line cannot trip over.
@@ -305,7 +281,6 @@ mod tests {
         for (path, expected) in [("/srv/shop/current", "shop"), ("/srv/my app", "my_app"), ("/", "app")] {
             assert_eq!(name(Path::new(path)), expected);
         }
-        assert_eq!(absolute(Path::new("/a/b/../c/.")), Path::new("/a/c"));
     }
 
     #[test]

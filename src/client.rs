@@ -5,21 +5,25 @@ use crate::config::{Place, Verb};
 use crate::control::Message;
 use crate::names::Names;
 use crate::observe::status;
+use crate::paths::{self, shown};
 use crate::process;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a server may take for one answer; a reload's lines may be further apart.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a server may take to accept, and for one answer. One that is well takes milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// An answer of the control socket.
 #[derive(Debug)]
@@ -28,13 +32,32 @@ pub struct Answer {
     pub body: String,
 }
 
+/// Connects, for no longer than an answer may take: a full backlog would be waited for without an end. Whatever is
+/// sent and read on the connection waits no longer either.
+///
+/// # Errors
+/// The kernel's; [`io::ErrorKind::WouldBlock`] if the backlog stays full.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let fd: OwnedFd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let time = TimeVal::milliseconds(i64::try_from(ANSWER_WITHIN.as_millis()).unwrap_or(i64::MAX));
+    setsockopt(&fd, sockopt::SendTimeout, &time)?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &time)?;
+    let address = UnixAddr::new(path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    loop {
+        match socket::connect(fd.as_raw_fd(), &address) {
+            Ok(()) => return Ok(UnixStream::from(fd)),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Asks once, and reads the whole answer.
 ///
 /// # Errors
-/// Nobody listens there, or the connection broke.
+/// Nobody listens there, nobody answers in time, or the connection broke.
 pub fn ask(control: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
     let mut reader = send(control, method, path, body)?;
-    reader.get_ref().set_read_timeout(Some(ANSWER_WITHIN))?;
     let status = read_head(&mut reader)?;
     let mut body = String::new();
     reader.read_to_string(&mut body)?;
@@ -42,19 +65,25 @@ pub fn ask(control: &Path, method: &str, path: &str, body: &str) -> io::Result<A
 }
 
 fn send(control: &Path, method: &str, path: &str, body: &str) -> io::Result<BufReader<UnixStream>> {
-    let mut stream = UnixStream::connect(control)?;
+    let mut stream = connect(control)?;
+    write_request(&mut stream, method, path, body)?;
+    Ok(BufReader::new(stream))
+}
+
+fn write_request(stream: &mut UnixStream, method: &str, path: &str, body: &str) -> io::Result<()> {
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    stream.write_all(request.as_bytes())?;
-    Ok(BufReader::new(stream))
+    stream.write_all(request.as_bytes())
 }
 
 /// The status; the body is what is left.
 fn read_head(reader: &mut BufReader<UnixStream>) -> io::Result<u16> {
     let mut line = String::new();
-    reader.read_line(&mut line)?;
+    if reader.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("the server's answer is no HTTP"))?;
     while line.trim_end() != "" {
@@ -66,57 +95,159 @@ fn read_head(reader: &mut BufReader<UnixStream>) -> io::Result<u16> {
     Ok(status)
 }
 
+/// Whoever listens says nothing for as long as an answer may take.
+pub fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 /// Carries out a verb; what is to be said goes to stdout, a complaint comes back.
 ///
 /// # Errors
 /// One line for stderr; the exit code is then 1.
 pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Result<(), String> {
     let path = match (&place.app, own_program) {
-        (Some(path), _) => app::absolute(path),
+        (Some(path), _) => paths::absolute(path),
         (None, Some(program)) => program.to_path_buf(),
         (None, None) => return Err("which app?".into()),
     };
     let names = Names::new(place, &app::name(&path));
-    let complaint = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
-            "no server for '{}' ({}); --variant or --socket-dir of its start may be missing",
-            names.app,
-            names.control.display()
-        ),
-        _ => format!("the server for '{}': {error}", names.app),
-    };
     match verb {
-        Verb::Status { json: true, .. } => {
-            let answer = ask(&names.control, "GET", "/status", "").map_err(complaint)?;
-            print(&answer.body)
-        }
-        Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names, complaint),
-        Verb::Status { .. } => print(&status_table(&names).map_err(complaint)?),
-        Verb::Stop => {
-            let mut reader =
-                send(&names.control, "POST", "/control", &Message::Stop.to_json()).map_err(complaint)?;
-            let server = getsockopt(reader.get_ref(), sockopt::PeerCredentials).map(|peer| peer.pid());
-            // The connection ends with the server, a moment before its process does.
-            let mut all = Vec::new();
-            let _ = reader.read_to_end(&mut all);
-            if let Ok(server @ 1..) = server {
-                wait_for_end(Pid::from_raw(server));
-            }
-            print(&format!("{}: stopped\n", names.app))
-        }
-        Verb::Reload => reload(&names, complaint),
+        Verb::Status { json: true, .. } => print(&Inquiry::begin(&names, "GET", "/status", "")?.rest()?),
+        Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names),
+        Verb::Status { .. } => print(&status_table(&names)?),
+        Verb::Stop => stop(&names),
+        Verb::Reload => reload(&names),
     }
 }
 
-fn status_table(names: &Names) -> io::Result<String> {
-    let answer = ask(&names.control, "GET", "/status", "")?;
-    let value: Value = serde_json::from_str(&answer.body)?;
+/// A verb's question to the server, whose answer has begun.
+struct Inquiry<'a> {
+    names: &'a Names,
+    reader: BufReader<UnixStream>,
+    /// The server's process, where the kernel tells.
+    server: Option<Pid>,
+}
+
+impl<'a> Inquiry<'a> {
+    /// # Errors
+    /// There is no server, it is not ours, it does not answer, or it says no.
+    fn begin(names: &'a Names, method: &str, path: &str, body: &str) -> Result<Self, String> {
+        let mut stream = connect(&names.control).map_err(|error| no_connection(names, &error))?;
+        let peer = getsockopt(&stream, sockopt::PeerCredentials).ok();
+        let server = peer.map(|peer| peer.pid()).filter(|pid| *pid > 0).map(Pid::from_raw);
+        // One that refuses may have said so before it was asked.
+        let sent = write_request(&mut stream, method, path, body);
+        let mut inquiry = Inquiry { names, reader: BufReader::new(stream), server };
+        let head = read_head(&mut inquiry.reader).map_err(|error| sent.err().unwrap_or(error));
+        match head.map_err(|error| inquiry.complaint(&error))? {
+            200 => Ok(inquiry),
+            _ => {
+                let text = inquiry.rest()?;
+                let value: Option<Value> = serde_json::from_str(&text).ok();
+                let error = value.as_ref().and_then(|value| value["error"].as_str());
+                Err(format!("{} refuses: {}", inquiry.who(), shown(error.unwrap_or(text.trim()))))
+            }
+        }
+    }
+
+    /// `the server for 'shop' (pid 42)`
+    fn who(&self) -> String {
+        let pid = self.server.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        format!("the server for '{}'{pid}", self.names.app)
+    }
+
+    fn complaint(&self, error: &io::Error) -> String {
+        let who = self.who();
+        match error.kind() {
+            _ if is_silence(error) => {
+                format!("{who} does not answer within {} s", ANSWER_WITHIN.as_secs())
+            }
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                format!("{who} broke off without an answer")
+            }
+            _ => format!("{who}: {error}"),
+        }
+    }
+
+    /// The whole answer.
+    fn rest(&mut self) -> Result<String, String> {
+        let mut text = String::new();
+        match self.reader.read_to_string(&mut text) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(self.complaint(&error)),
+        }
+    }
+
+    /// The answer's next line, however long it takes, as long as the server answers others. `None`: the end.
+    fn next_line(&mut self) -> Result<Option<String>, String> {
+        let mut line = Vec::new();
+        loop {
+            match self.reader.read_until(b'\n', &mut line) {
+                Ok(_) if line.is_empty() => return Ok(None),
+                Ok(_) => return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned())),
+                Err(error) if is_silence(&error) => {
+                    if let Err(error) = ask(&self.names.control, "GET", "/server", "")
+                        && is_silence(&error)
+                    {
+                        return Err(self.complaint(&error));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(self.complaint(&error)),
+            }
+        }
+    }
+}
+
+/// Why there is no connection to a control socket.
+fn no_connection(names: &Names, error: &io::Error) -> String {
+    let (app, control) = (&names.app, shown(&names.control));
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput => {
+            format!(
+                "no server for '{app}' ({control}); --variant, --socket-prefix or --socket-dir of its start may be missing"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            let owner = [&names.control, &names.dir].into_iter().find_map(|path| path.metadata().ok());
+            let whose = owner.map(|owner| format!(" of user {}", owner.uid())).unwrap_or_default();
+            format!(
+                "'{app}' is closed to this user ({control}): its server is one{whose}; that user or root may ask"
+            )
+        }
+        _ if is_silence(error) => {
+            format!("the server for '{app}' ({control}) does not accept within {} s", ANSWER_WITHIN.as_secs())
+        }
+        _ => format!("the server for '{app}' ({control}): {error}"),
+    }
+}
+
+/// Returns when the server is gone. One that stops already is waited for.
+fn stop(names: &Names) -> Result<(), String> {
+    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Stop.to_json())?;
+    // The connection ends with the server, a moment before its process does.
+    while inquiry.next_line()?.is_some() {}
+    let is_gone = match inquiry.server {
+        Some(server) => has_ended(server),
+        // Of another pid namespace: its socket tells.
+        None => connect(&names.control).is_err_and(|error| !is_silence(&error)),
+    };
+    match is_gone {
+        true => print(&format!("{}: stopped\n", names.app)),
+        false => Err(format!("{} has closed the connection, and lives on", inquiry.who())),
+    }
+}
+
+fn status_table(names: &Names) -> Result<String, String> {
+    let mut inquiry = Inquiry::begin(names, "GET", "/status", "")?;
+    let text = inquiry.rest()?;
+    let value: Value = serde_json::from_str(&text).map_err(|_| format!("{} gave no JSON", inquiry.who()))?;
     Ok(status::table(&value))
 }
 
 /// Draws the table anew each second, on the terminal's other screen, until a signal or the server's end; then the
 /// terminal is as it was.
-fn watch(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), String> {
+fn watch(names: &Names) -> Result<(), String> {
     const EVERY_MS: u16 = 1000;
     const OTHER_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
     const FIRST_SCREEN: &str = "\x1b[?25h\x1b[?1049l";
@@ -127,7 +258,7 @@ fn watch(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), S
     let caught = signals.thread_block().and_then(|()| SignalFd::new(&signals));
     let caught = caught.map_err(|error| format!("signals: {error}"))?;
     // Before anything is drawn, so that a complaint stands on the first screen.
-    let mut table = status_table(names).map_err(&complaint)?;
+    let mut table = status_table(names)?;
     // Where it cannot be drawn, there is nobody to be told so.
     let _ = print(OTHER_SCREEN);
     let end = loop {
@@ -141,20 +272,18 @@ fn watch(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), S
         }
         table = match status_table(names) {
             Ok(table) => table,
-            Err(error) => break Err(complaint(error)),
+            Err(complaint) => break Err(complaint),
         };
     };
     let _ = print(FIRST_SCREEN);
     end
 }
 
-fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), String> {
-    let mut reader =
-        send(&names.control, "POST", "/control", &Message::Reload.to_json()).map_err(&complaint)?;
-    read_head(&mut reader).map_err(&complaint)?;
-    for line in reader.lines() {
-        let line = line.map_err(&complaint)?;
-        let value: Value = serde_json::from_str(&line).map_err(|_| format!("the server said: {line}"))?;
+fn reload(names: &Names) -> Result<(), String> {
+    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Reload.to_json())?;
+    while let Some(line) = inquiry.next_line()? {
+        let value: Value =
+            serde_json::from_str(&line).map_err(|_| format!("{} said: {}", inquiry.who(), shown(&line)))?;
         match (value["ok"].as_bool(), &value["replaced"], &value["of"]) {
             // The reload goes on, and its end is what counts.
             (None, replaced, of) => drop(print(&format!("{replaced} of {of} replaced\n"))),
@@ -167,13 +296,19 @@ fn reload(names: &Names, complaint: impl Fn(io::Error) -> String) -> Result<(), 
     Err("the server ended during the reload".into())
 }
 
-/// Waits until the process is gone, or ended and only not taken in by its parent.
-fn wait_for_end(pid: Pid) {
+/// Waits until a process is gone, or ended and only not taken in by its parent. `false`: it lives on.
+fn has_ended(pid: Pid) -> bool {
     /// Ending takes milliseconds; what takes longer is not waited for.
-    const WITHIN: Duration = Duration::from_secs(2);
+    const WITHIN: Duration = Duration::from_secs(5);
     const EVERY: Duration = Duration::from_millis(2);
     let since = Instant::now();
-    while process::lives(pid) && since.elapsed() < WITHIN {
+    loop {
+        if !process::lives(pid) {
+            return true;
+        }
+        if since.elapsed() >= WITHIN {
+            return false;
+        }
         std::thread::sleep(EVERY);
     }
 }

@@ -108,6 +108,14 @@ impl Message {
         }
     }
 
+    /// Whether only a worker has it to say.
+    pub fn is_of_worker(&self) -> bool {
+        match self {
+            Message::Join(_) | Message::Quit(_) | Message::Reloaded(_) | Message::Retire(_) => true,
+            Message::Reload | Message::Stop => false,
+        }
+    }
+
     /// The message as it is sent.
     pub fn to_json(&self) -> String {
         let from = |op: &str, sender: &Sender| {

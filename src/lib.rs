@@ -38,6 +38,7 @@ pub mod keys;
 pub mod list;
 pub mod names;
 pub mod observe;
+pub mod paths;
 pub mod process;
 pub mod reactor;
 pub mod runtime;
@@ -72,7 +73,7 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
     let environment = |name: &str| std::env::var(name).ok();
     let command = match config::read(arguments, &environment, carried.is_some()) {
         Ok(command) => command,
-        Err(Usage(complaint)) => return complain(&complaint, 2),
+        Err(Usage(complaint)) => return complain(&paths::shown(&complaint).to_string(), 2),
     };
     match command {
         Command::CgiWorker => cgi_worker(),

@@ -1,7 +1,7 @@
 //! What a server is called on disk: how its verbs and its workers find it.
 
-use crate::app;
 use crate::config::Place;
+use crate::paths;
 use std::path::PathBuf;
 
 /// The server's names on disk.
@@ -11,20 +11,38 @@ pub struct Names {
     pub prefix: String,
     pub dir: PathBuf,
     pub control: PathBuf,
-    pub harness_dir: PathBuf,
+    /// The flags that a verb needs to find it, each behind a space.
+    pub flags: String,
 }
 
 impl Names {
     pub fn new(place: &Place, app: &str) -> Self {
         let prefix = place.socket_prefix.clone().unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
-        let dir = app::absolute(&place.socket_dir);
+        let dir = paths::absolute(&place.socket_dir);
         Names {
             app: app.to_owned(),
             control: dir.join(format!("{prefix}.ctl.sock")),
-            harness_dir: dir.join(format!("{prefix}.harness")),
             prefix,
             dir,
+            flags: place.given.iter().map(|flag| format!(" {flag}")).collect(),
         }
+    }
+
+    /// Locked for the server's life.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join(format!("{}.lock", self.prefix))
+    }
+
+    /// Where the harnesses of one run of the server lie.
+    pub fn harness_dir(&self, instance: &str) -> PathBuf {
+        self.dir.join(format!("{}.{instance}.harness", self.prefix))
+    }
+
+    /// Whether a folder of that name has the harnesses of a run of this server, whichever.
+    pub fn is_harness_dir(&self, file: &str) -> bool {
+        let rest = file.strip_prefix(&self.prefix).and_then(|rest| rest.strip_suffix(".harness"));
+        let instance = rest.and_then(|rest| rest.strip_prefix('.'));
+        instance.is_some_and(|instance| instance.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
     pub fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
@@ -46,7 +64,13 @@ mod tests {
 
     #[test]
     fn sockets_of_workers_are_told_from_all_else() {
-        let place = Place { app: None, socket_dir: "/s".into(), variant: "blue".into(), socket_prefix: None };
+        let place = Place {
+            app: None,
+            socket_dir: "/s".into(),
+            variant: "blue".into(),
+            socket_prefix: None,
+            given: Vec::new(),
+        };
         let names = Names::new(&place, "shop");
         let own = names.worker_socket(12, 3);
         assert!(names.is_worker_socket(own.file_name().and_then(|name| name.to_str()).expect("a name")));

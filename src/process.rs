@@ -1,11 +1,11 @@
-//! Processes: starting, signalling, reaping. The only room with `unsafe`: one `pre_exec`, and two
-//! system calls that no library wraps.
+//! Processes: starting, signalling, reaping. The only room with `unsafe`: one `pre_exec`, what a
+//! signal does, and two system calls that no library wraps.
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsString;
@@ -142,6 +142,23 @@ pub fn spawn(launch: &Launch, limit: DescriptorLimit) -> io::Result<Child> {
     Ok(Child { pid: Pid::from_raw(pid), stdout: stdout.into(), stderr: stderr.into() })
 }
 
+/// Whether this process ignores a signal.
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is set, and the kernel fills `action`, which is ours; all zeroes are a valid one.
+    let (result, action) = unsafe {
+        let result = libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        (result, action.assume_init())
+    };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Children's ends are told, even if whoever started this process did not want to hear of its own.
+pub fn watch_children() {
+    // SAFETY: no handler is installed.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+}
+
 /// One child that has ended, ours or (as PID 1) an orphan's, if there is one.
 pub fn reap() -> Option<(Pid, Exit)> {
     loop {
@@ -203,7 +220,7 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
 pub fn own_path() -> PathBuf {
     let first = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let by_argument = if first.components().count() > 1 {
-        std::path::absolute(&first).ok()
+        Some(crate::paths::absolute(&first))
     } else {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).map(|dir| dir.join(&first)).find(|file| file.is_file())

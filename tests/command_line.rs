@@ -281,7 +281,7 @@ fn a_place_that_cannot_be_listened_on_is_trouble() {
     // An address that is kept for documentation, so it is nobody's.
     assert_refused(&run([app, "http:192.0.2.1:5002"]), 1, &["192.0.2.1", "5002"]);
     assert_refused(&run([app, "http:unix:/no/such/folder/a.sock"]), 1, &["/no/such/folder/a.sock"]);
-    assert_refused(&run([app, &format!("http:unix:{taken}")]), 1, &[taken, "in use"]);
+    assert_refused(&run([app, &format!("http:unix:{taken}")]), 1, &[taken, "is a plain file"]);
     assert_eq!(std::fs::read_to_string(taken).expect("still there"), "somebody's file");
 }
 

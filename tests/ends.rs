@@ -153,6 +153,7 @@ fn a_worker_that_ends_by_the_servers_own_sigterm_is_no_warning() {
     server.wait_until("the worker is started", |server| workers(server).len() == 1);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), 0);
+    support::wait_until("its last line", || load::has_line(&server, "stopped"));
     let text = server.stderr_text();
     assert!(text.contains("ended by SIGTERM") && !text.contains("warn:"), "{text}");
 }

@@ -2,6 +2,7 @@
 
 use super::{Listen, Usage, Verb};
 use crate::app::Target;
+use crate::paths::quoted;
 use crate::spelling::near_miss;
 
 /// A token that may be there once: the last of two would silently win.
@@ -16,20 +17,25 @@ pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
 pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
     let verbs = || Verb::ALL.into_iter().map(Verb::word);
     if verbs().any(|verb| verb == extra) {
-        return Usage(format!("'{extra}' stands behind its app; rip-server {extra} {app} would do"));
+        return Usage(format!(
+            "'{extra}' stands behind its app; rip-server {extra} {} would do",
+            quoted(app)
+        ));
     }
     if extra.ends_with(".py") {
-        let file = std::path::Path::new(app).join(extra);
-        let file = file.display();
+        let file = quoted(&std::path::Path::new(app).join(extra));
         return Usage(format!("'{extra}' is one app too many; rip-server {file} was perhaps meant"));
     }
     if extra.contains('.') && Target::parse(&format!("{extra}:app")).is_some() {
         return Usage(format!(
-            "'{extra}' is one app too many; rip-server {app} {extra}:app was perhaps meant"
+            "'{extra}' is one app too many; rip-server {} {extra}:app was perhaps meant",
+            quoted(app)
         ));
     }
     match near_miss(&app.to_ascii_lowercase(), verbs()) {
-        Some(verb) => Usage(format!("unknown verb '{app}'; rip-server {verb} {extra} was perhaps meant")),
+        Some(verb) => {
+            Usage(format!("unknown verb '{app}'; rip-server {verb} {} was perhaps meant", quoted(extra)))
+        }
         None => Usage(format!("'{extra}' is one app too many; '{app}' is the app already")),
     }
 }

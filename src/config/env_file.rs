@@ -11,7 +11,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// One line: the file, its line, and what would do.
 pub fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let shown = path.display();
+    let shown = crate::paths::shown(path);
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
     match read {

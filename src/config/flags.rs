@@ -2,6 +2,7 @@
 
 use super::{Command, Config, HotReload, JavaScript, Listen, Place, Usage, Verb, complaints, words};
 use crate::app::{self, Target};
+use crate::paths::{self, quoted};
 use crate::spelling::near_miss;
 use pico_args::Arguments;
 use std::ffi::OsString;
@@ -187,15 +188,7 @@ impl Raw {
             return Ok(Command::Version);
         }
         let mut reader = Reader { flags: self.flags, environment };
-        let place = Place {
-            app: None,
-            socket_dir: match reader.text("--socket-dir")? {
-                Some(dir) => dir.into(),
-                None => default_socket_dir(environment),
-            },
-            variant: reader.plain("--variant")?.unwrap_or_else(|| "server2".into()),
-            socket_prefix: reader.plain("--socket-prefix")?,
-        };
+        let place = reader.place()?;
         let wants_stop = reader.flags.contains("--stop");
         if carries_app && self.command.is_some() {
             return Err(Usage("'--' has no place here: this program is the app, and runs no command".into()));
@@ -233,11 +226,32 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn place(&mut self) -> Result<Place, Usage> {
+        let socket_dir = self.text("--socket-dir")?.map(|dir| paths::absolute(dir.as_ref()));
+        let variant = self.plain("--variant")?;
+        let socket_prefix = self.plain("--socket-prefix")?;
+        let dir = socket_dir.as_ref().map(|dir| ("--socket-dir", quoted(dir)));
+        let names = [("--variant", &variant), ("--socket-prefix", &socket_prefix)];
+        let names = names.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        Ok(Place {
+            app: None,
+            given: names.chain(dir).map(|(name, value)| format!("{name}={value}")).collect(),
+            socket_dir: socket_dir.unwrap_or_else(|| default_socket_dir(self.environment)),
+            variant: variant.unwrap_or_else(|| "server2".into()),
+            socket_prefix,
+        })
+    }
+
     /// The verb among the first words, if there is one.
     fn verb(&mut self) -> Result<Option<Command>, Usage> {
         let rest = self.flags.clone().finish();
-        let place =
-            Place { app: None, socket_dir: PathBuf::new(), variant: String::new(), socket_prefix: None };
+        let place = Place {
+            app: None,
+            socket_dir: PathBuf::new(),
+            variant: String::new(),
+            socket_prefix: None,
+            given: Vec::new(),
+        };
         let verb = match rest.first().and_then(|word| word.to_str()) {
             Some(CGI_WORKER) if rest.len() == 1 => return Ok(Some(Command::CgiWorker)),
             word => match Verb::ALL.into_iter().find(|verb| word == Some(verb.word())) {
@@ -302,7 +316,7 @@ impl Reader<'_> {
             }
         };
         // Workers start in other folders than the one that it was typed in.
-        let env_file = self.text("--env-file")?.map(|path| app::absolute(path.as_ref()));
+        let env_file = self.text("--env-file")?.map(|path| paths::absolute(path.as_ref()));
         let mut config = Config {
             place: place.clone(),
             command,
@@ -382,7 +396,7 @@ impl Reader<'_> {
                 }
                 _ => match &place.app {
                     None => place.app = Some(word.into()),
-                    Some(app) => return Err(complaints::one_app_too_many(&app.display().to_string(), &word)),
+                    Some(app) => return Err(complaints::one_app_too_many(&app.to_string_lossy(), &word)),
                 },
             }
         }

@@ -10,6 +10,7 @@ pub use flags::{CGI_WORKER, help};
 
 use crate::app::Target;
 use crate::fleet::Plan;
+use crate::paths::shown;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
@@ -53,6 +54,8 @@ pub struct Place {
     pub socket_dir: PathBuf,
     pub variant: String,
     pub socket_prefix: Option<String>,
+    /// The flags that say so, where something was given: a verb needs the same.
+    pub given: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +74,7 @@ impl fmt::Display for Listen {
         match self {
             Listen::Tcp { address: None, port } => write!(f, "port {port}"),
             Listen::Tcp { address: Some(address), port } => write!(f, "{address} port {port}"),
-            Listen::Unix(path) => write!(f, "'{}'", path.display()),
+            Listen::Unix(path) => write!(f, "'{}'", shown(&path)),
         }
     }
 }

@@ -4,6 +4,8 @@
 pub(super) mod connections;
 
 use super::listen::{Listener, bind_unix};
+use super::socket_dir::{Locked, NameLock};
+use super::stopping::StopCause;
 use super::token::Target;
 use super::{Reactor, Source, StartError};
 use crate::conn::Request;
@@ -11,6 +13,7 @@ use crate::control::{Join, Message, Sender};
 use crate::fleet::Why;
 use crate::keys::WorkerKey;
 use crate::names::Names;
+use crate::paths::{quoted, shown};
 use crate::process::Exit;
 use connections::{Connections, ControlPeer};
 use mio::{Interest, Registry};
@@ -44,13 +47,13 @@ impl ControlSocket {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     looks += 1;
                     let answer = crate::client::ask(&names.control, "GET", "/status", "");
-                    let breaks_off = answer.as_ref().is_err_and(|error| !is_silence(error));
+                    let breaks_off = answer.as_ref().is_err_and(|error| !crate::client::is_silence(error));
                     if !breaks_off || looks == MOST_LOOKS {
-                        return Err(StartError::Trouble(already_running(names, source, answer.ok())));
+                        return Err(StartError::Trouble(already_running(names, source, answer.ok(), None)));
                     }
                 }
                 Err(error) => {
-                    let path = names.control.display();
+                    let path = shown(&names.control);
                     return Err(StartError::Trouble(format!(
                         "the control socket '{path}' cannot be made: {error}"
                     )));
@@ -83,31 +86,44 @@ impl ControlSocket {
     }
 }
 
-/// Whoever listens says nothing for as long as an answer may take.
-fn is_silence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+/// The app's name, for as long as the server lives.
+pub(super) fn take_name(names: &Names, source: &Source) -> Result<NameLock, StartError> {
+    NameLock::take(names).map_err(|locked| match locked {
+        Locked::Held { pid, status } => StartError::Trouble(already_running(names, source, status, pid)),
+        Locked::Trouble(error) => {
+            StartError::Trouble(format!("'{}' cannot be locked: {error}", shown(&names.lock())))
+        }
+    })
 }
 
 /// Who holds the name already, by its answer to a question for its status.
-fn already_running(names: &Names, source: &Source, answer: Option<crate::client::Answer>) -> String {
+fn already_running(
+    names: &Names,
+    source: &Source,
+    answer: Option<crate::client::Answer>,
+    holder: Option<i32>,
+) -> String {
     let app = &names.app;
     let status: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
     let Some(status) = status else {
-        let socket = names.control.display();
+        let socket = shown(&names.control);
+        let pid = holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         return format!(
-            "'{app}' is served already, by a server that does not answer on '{socket}'; --variant=<name> would start another one beside it"
+            "'{app}' is served already, by a server{pid} that does not answer on '{socket}'; --variant=<name> would start another one beside it"
         );
     };
     let pid = status["pid"].as_u64().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    let path = status["path"].as_str().unwrap_or("?");
-    if Path::new(path) != source.path() {
+    let path = Path::new(status["path"].as_str().unwrap_or("?"));
+    if path != source.path() {
         return format!(
-            "another app '{app}' is served already, from '{path}'{pid}; --variant=<name> tells the two apart"
+            "another app '{app}' is served already, from '{}'{pid}; --variant=<name> tells the two apart",
+            shown(path)
         );
     }
+    let place = &names.flags;
     let stop = match source {
-        Source::Path { .. } => format!("rip-server stop {path}"),
-        Source::Own { .. } => format!("{path} stop"),
+        Source::Path { .. } => format!("rip-server stop {}{place}", quoted(path)),
+        Source::Own { .. } => format!("{} stop{place}", quoted(path)),
     };
     format!("'{app}' is served already{pid}; {stop} would end that")
 }
@@ -117,6 +133,7 @@ impl Reactor {
         let Some(peer) = self.control.connections.peer(key) else { return };
         let is_scraper = peer == ControlPeer::Scraper;
         match (request.method(), request.path()) {
+            _ if peer == ControlPeer::Stranger => self.refuse_stranger(key, request),
             (b"GET" | b"HEAD", b"/server") if !is_scraper => {
                 self.respond_with(key, request, 200, "text/plain", b"ok")
             }
@@ -137,6 +154,9 @@ impl Reactor {
                 self.respond(key, request, 200, &details);
             }
             (b"POST", b"/worker" | b"/control") => match Message::parse(body) {
+                Ok(message) if peer == ControlPeer::Root && message.is_of_worker() => {
+                    self.refuse_stranger(key, request);
+                }
                 Ok(message) => self.obey(key, request, peer, message),
                 Err(error) => self.respond(key, request, 400, &json!({"ok": false, "error": error})),
             },
@@ -149,11 +169,19 @@ impl Reactor {
         }
     }
 
+    /// Whoever asks is another user, or no worker.
+    fn refuse_stranger(&mut self, key: usize, request: &Request) {
+        let owner = nix::unistd::geteuid();
+        let error =
+            format!("it belongs to user {owner}: that user and root may ask, and its workers are its own");
+        self.respond(key, request, 403, &json!({"ok": false, "error": error}));
+    }
+
     fn obey(&mut self, key: usize, request: &Request, peer: ControlPeer, message: Message) {
         let now = self.clock.now;
         let peer_pid = match peer {
             ControlPeer::Process { pid } => pid,
-            ControlPeer::Scraper => 0,
+            ControlPeer::Root | ControlPeer::Stranger | ControlPeer::Scraper => 0,
         };
         let result = match message {
             Message::Join(join) => self.join(&join),
@@ -174,7 +202,7 @@ impl Reactor {
             Message::Stop => {
                 self.respond(key, request, 200, &json!({"ok": true}));
                 self.await_end(key);
-                self.begin_stop("asked by a command");
+                self.begin_stop(StopCause::Command);
                 return;
             }
         };

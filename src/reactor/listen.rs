@@ -3,7 +3,9 @@
 #[cfg(test)]
 use super::simulation::wire::UnixListener;
 use super::stream::Stream;
+use crate::client;
 use crate::config::Listen;
+use crate::paths::shown;
 use mio::event::Source;
 use mio::net::TcpListener;
 #[cfg(not(test))]
@@ -17,16 +19,22 @@ use nix::sys::socket::{
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// std and mio ask for 128 to 1,024; the kernel cuts this down to its own bound (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
+/// A Unix socket's path has room for so many bytes.
+pub const MAX_PATH_BYTES: usize = 107;
+
+/// Which file a socket is: device and inode.
+pub type FileId = (u64, u64);
+
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, path: PathBuf },
+    Unix { listener: UnixListener, path: PathBuf, file: Option<FileId> },
 }
 
 /// Who has connected, as the worker and the log are told.
@@ -118,7 +126,17 @@ impl Listener {
                 Ok(address) => address.to_string(),
                 Err(error) => format!("({error})"),
             },
-            Listener::Unix { path, .. } => format!("unix:{}", path.display()),
+            Listener::Unix { path, .. } => format!("unix:{}", shown(&path)),
+        }
+    }
+
+    /// Takes a Unix socket out of its folder, unless another server's has taken its place.
+    pub fn remove_file(&self) {
+        if let Listener::Unix { path, file, .. } = self
+            && file.is_some()
+            && file_id(path) == *file
+        {
+            let _ = std::fs::remove_file(path);
         }
     }
 
@@ -132,9 +150,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix { path, .. } = self {
-            let _ = std::fs::remove_file(path);
-        }
+        self.remove_file();
     }
 }
 
@@ -180,20 +196,99 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener::Tcp(TcpListener::from_std(fd.into())))
 }
 
-/// A stale socket (nobody answers on it) is removed; a live one is somebody's.
+/// Listens at a path. A stale socket there (nobody listens on it) is removed; everything else is somebody's.
+///
+/// # Errors
+/// [`io::ErrorKind::AddrInUse`] with words about what is there, or the kernel's.
 pub fn bind_unix(path: &Path) -> io::Result<Listener> {
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
-        let is_stale =
-            metadata.file_type().is_socket() && std::os::unix::net::UnixStream::connect(path).is_err();
-        if !is_stale {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
+    match what_is_at(path) {
+        Found::Nothing => {}
+        Found::Stale => remove_stale(path)?,
+        found => return Err(io::Error::new(io::ErrorKind::AddrInUse, found.to_string())),
     }
     let listener = std::os::unix::net::UnixListener::bind(path)?;
     listener.set_nonblocking(true)?;
     listen(&listener, Backlog::new(BACKLOG)?)?;
-    Ok(Listener::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf() })
+    let file = file_id(path);
+    Ok(Listener::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf(), file })
+}
+
+/// What lies where a Unix socket is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A socket that nobody listens on.
+    Stale,
+    /// A socket that somebody listens on.
+    Live,
+    /// A socket of another user's that cannot be asked.
+    Closed {
+        owner: u32,
+    },
+    /// No socket at all: the word for what it is.
+    Other(&'static str),
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Found::Nothing | Found::Stale => f.write_str("is free"),
+            Found::Live => f.write_str("is in use"),
+            Found::Closed { owner } => write!(f, "is in use, a socket of user {owner}"),
+            Found::Other(what) => write!(f, "is {what}, not a socket"),
+        }
+    }
+}
+
+fn what_is_at(path: &Path) -> Found {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        // If it cannot be looked at, the bind says why.
+        return Found::Nothing;
+    };
+    let kind = metadata.file_type();
+    if !kind.is_socket() {
+        return Found::Other(match () {
+            () if kind.is_file() => "a plain file",
+            () if kind.is_dir() => "a folder",
+            () if kind.is_symlink() => "a symlink",
+            () => "a device or a pipe",
+        });
+    }
+    // Only a refusal shows that nobody listens: another user's socket says EACCES, one with a full backlog EAGAIN, and
+    // a datagram socket EPROTOTYPE.
+    match client::connect(path).map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => Found::Stale,
+        Err(io::ErrorKind::NotFound) => Found::Nothing,
+        Err(io::ErrorKind::PermissionDenied) => Found::Closed { owner: metadata.uid() },
+        Ok(_) | Err(_) => Found::Live,
+    }
+}
+
+/// Removes a stale socket. It is moved aside and looked at again first: meanwhile another server may have put its own
+/// into its place, which then goes back.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let aside = path.with_file_name(format!(".{}", std::process::id()));
+    if aside.as_os_str().len() > MAX_PATH_BYTES {
+        // A name that cannot be connected to.
+        return std::fs::remove_file(path);
+    }
+    if let Err(error) = std::fs::rename(path, &aside) {
+        // Somebody else was quicker.
+        return if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    }
+    let found = what_is_at(&aside);
+    if found != Found::Stale {
+        // Never over a third one's.
+        let _ = std::fs::hard_link(&aside, path);
+        let _ = std::fs::remove_file(&aside);
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, found.to_string()));
+    }
+    std::fs::remove_file(&aside)
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The process that listens on a port, where `/proc` tells.

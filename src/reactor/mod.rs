@@ -18,9 +18,11 @@ mod listen;
 mod logs;
 mod ports;
 mod processes;
+mod signals;
 #[cfg(test)]
 mod simulation;
 mod sizing;
+mod socket_dir;
 mod spool;
 mod start;
 mod status;
@@ -43,6 +45,7 @@ use crate::observe::metrics::Metrics;
 #[cfg(not(test))]
 use crate::process;
 use crate::process::DescriptorLimit;
+use crate::runtime::Harnesses;
 use clock::{Clock, Ids};
 use control::connections::ControlDeadline;
 use entry::{ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
@@ -140,6 +143,10 @@ pub struct Reactor {
     logs: logs::Logs,
     has_ended_children: bool,
     exit: Option<u8>,
+
+    harnesses: Harnesses,
+    /// The last to go: until then the name is this server's. None where the reactor is simulated.
+    _name: Option<socket_dir::NameLock>,
 }
 
 /// Starts and runs the server; the exit code.
@@ -317,6 +324,5 @@ impl Reactor {
 
     fn farewell(&mut self) {
         self.logs.finish();
-        let _ = std::fs::remove_dir_all(&self.names.harness_dir);
     }
 }

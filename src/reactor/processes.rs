@@ -11,6 +11,7 @@ use crate::conn::{self, Request};
 use crate::control::Abilities;
 use crate::fleet::{Action, Phase, RollEnd, Why};
 use crate::keys::WorkerKey;
+use crate::paths::shown;
 use crate::process::{Child, Exit};
 use crate::runtime::{self, Identity};
 use nix::sys::signal::Signal;
@@ -91,6 +92,7 @@ impl Reactor {
     fn start_process(&mut self, slot: usize, version: u64) -> Result<WorkerKey, String> {
         // Anew at each spawn, so that a symlink that moved is followed (puma/puma#468).
         let app = self.source.find()?;
+        self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
         let socket = self.names.worker_socket(slot, version);
         // Nobody listens there: this generation has never been.
         let _ = std::fs::remove_file(&socket);
@@ -107,11 +109,11 @@ impl Reactor {
             control_socket: &self.names.control,
             prefix: &self.names.prefix,
             instance: &self.instance,
-            harness_dir: &self.names.harness_dir,
+            harness_dir: self.harnesses.dir(),
         };
         let launch = runtime::launch(&app, &self.config, &identity)?;
         let child = process::spawn(&launch, self.limit)
-            .map_err(|error| format!("'{}': {error}", launch.program.display()))?;
+            .map_err(|error| format!("'{}': {error}", shown(&launch.program)))?;
         Ok(self.add_worker(Origin::Slot { slot, version }, endpoint, child, app.runtime == Runtime::Command))
     }
 

@@ -3,13 +3,15 @@
 use super::again::Again;
 use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
-use super::listen::{self, Listener};
+use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
+use super::socket_dir::{self, NameLock};
 use super::spool::Room;
 use super::stopping::Stage;
 use super::token::Target;
 use super::{
-    Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, logs, sizing,
+    Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, logs, signals,
+    sizing,
 };
 use crate::app::{self, App, Wanted};
 use crate::config::{Config, Listen};
@@ -18,18 +20,17 @@ use crate::fleet::Fleet;
 use crate::names::Names;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::paths;
 use crate::process::DescriptorLimit;
-use crate::runtime;
+use crate::runtime::{self, Harnesses};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,8 +39,9 @@ use std::time::Duration;
 pub enum Source {
     /// A path, absolute and as typed; looked at anew at each spawn.
     Path { path: PathBuf, wanted: Wanted },
-    /// This program is the app.
-    Own { program: PathBuf },
+    /// This program is the app. It runs in the folder that it was started in, whatever a symlink on the way leads to
+    /// by then.
+    Own { program: PathBuf, dir: PathBuf },
 }
 
 /// Why the server could not start.
@@ -56,7 +58,7 @@ impl Source {
     pub(super) fn path(&self) -> &Path {
         match self {
             Source::Path { path, .. } => path,
-            Source::Own { program } => program,
+            Source::Own { program, .. } => program,
         }
     }
 
@@ -65,9 +67,9 @@ impl Source {
     pub(super) fn find(&self) -> Result<App, String> {
         match self {
             Source::Path { path, wanted } => App::find(path, wanted).map_err(|no_app| no_app.to_string()),
-            Source::Own { program } => Ok(App {
+            Source::Own { program, dir } => Ok(App {
                 name: app::name(program),
-                dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+                dir: dir.clone(),
                 entry: program.clone(),
                 runtime: app::Runtime::Executable,
                 target: None,
@@ -86,6 +88,14 @@ pub(super) struct Opened {
     pub logs: logs::Logs,
 }
 
+/// One run of a server, and what is its own alone.
+pub(super) struct Run {
+    /// Names the run.
+    pub instance: String,
+    pub harnesses: Harnesses,
+    pub name: Option<NameLock>,
+}
+
 impl Reactor {
     pub(super) fn start(
         config: Config,
@@ -94,58 +104,54 @@ impl Reactor {
     ) -> Result<Self, StartError> {
         let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
         let source = match (carried, &config.place.app) {
-            (Some(program), _) => Source::Own { program },
+            (Some(program), _) => {
+                let dir = paths::current_dir().unwrap_or_else(|| PathBuf::from("/"));
+                Source::Own { program, dir }
+            }
             (None, Some(path)) => {
                 let wanted = match (&config.command, &config.target) {
                     (Some(_), _) => Wanted::Command,
                     (None, Some(target)) => Wanted::Target(target.clone()),
                     (None, None) => Wanted::Entry,
                 };
-                Source::Path { path: app::absolute(path), wanted }
+                Source::Path { path: paths::absolute(path), wanted }
             }
             (None, None) => return Err(StartError::Usage("no app given".into())),
         };
         let app = source.find().map_err(StartError::Usage)?;
         let names = Names::new(&config.place, &app.name);
-        prepare_dir(&names.dir)?;
-        check_lengths(&names)?;
-        if runtime::needs_harness(app.runtime) {
-            runtime::write_harnesses(&names.harness_dir)
-                .map_err(|error| trouble("the harness folder", error))?;
-        }
-        let identity = runtime::Identity::probe(&names.prefix, &names.harness_dir);
+        socket_dir::prepare(&names.dir)?;
+        socket_dir::check_lengths(&names)?;
+        let instance = format!("{:016x}", clock::seed());
+        let mut harnesses = Harnesses::at(names.harness_dir(&instance));
+        let identity = runtime::Identity::probe(&names.prefix, harnesses.dir());
         runtime::launch(&app, &config, &identity).map_err(StartError::Usage)?;
 
         let poll = Poll::new().map_err(|error| trouble("epoll", error))?;
-        let mut signal_set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
-            signal_set.add(signal);
-        }
-        // A bound on file sizes is an error of the write that meets it, and no end.
-        let mut blocked = signal_set;
-        blocked.add(Signal::SIGXFSZ);
-        let signals = blocked
-            .thread_block()
-            .and_then(|()| SignalFd::with_flags(&signal_set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
-            .map_err(|error| trouble("signals", error.into()))?;
+        let signals = signals::open().map_err(|error| trouble("signals", error.into()))?;
         let signal_fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&signal_fd), Target::Signals.token(), Interest::READABLE)
             .map_err(|error| trouble("signals", error))?;
 
+        // Nothing of a server that has the name already is touched before the name is ours.
+        let name = control::take_name(&names, &source)?;
         let control = control::ControlSocket::bind(&names, &source, poll.registry())?;
-        sweep(&names);
+        socket_dir::sweep(&names);
         let listeners = listen_on("http", &config.listen, poll.registry(), Target::Listener)?;
         let metrics_listeners =
             listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
         let logs = logs::Logs::open(access, config.json_logging, poll.registry())
             .map_err(|error| trouble("standard output", error))?;
+        harnesses.provide(app.runtime).map_err(|error| trouble("the harness folder", error))?;
+        let run = Run { instance, harnesses, name: Some(name) };
         Ok(Reactor::assemble(
             config,
             source,
             names,
             limit,
+            run,
             Opened { poll, signals, control, listeners, metrics_listeners, logs },
         ))
     }
@@ -156,6 +162,7 @@ impl Reactor {
         source: Source,
         names: Names,
         limit: DescriptorLimit,
+        run: Run,
         opened: Opened,
     ) -> Self {
         let clock = Clock::new();
@@ -197,7 +204,7 @@ impl Reactor {
             limit,
             signals: opened.signals,
             started: now,
-            instance: format!("{:016x}", clock::seed()),
+            instance: run.instance,
             clock,
             listeners: opened.listeners,
             metrics_listeners: opened.metrics_listeners,
@@ -219,6 +226,8 @@ impl Reactor {
             logs: opened.logs,
             has_ended_children: false,
             exit: None,
+            harnesses: run.harnesses,
+            _name: run.name,
         }
     }
 }
@@ -240,72 +249,14 @@ fn listen_on(
     Ok(listeners)
 }
 
-/// The folder for the sockets: made if missing, ours alone, and no symlink that somebody planted.
-fn prepare_dir(dir: &Path) -> Result<(), StartError> {
-    let refuse = |what: String| {
-        StartError::Trouble(format!(
-            "the socket folder '{}' {what}; --socket-dir names another",
-            dir.display()
-        ))
-    };
-    if std::fs::symlink_metadata(dir).is_err() {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|error| refuse(format!("cannot be made: {error}")))?;
-    }
-    let metadata =
-        std::fs::symlink_metadata(dir).map_err(|error| refuse(format!("cannot be looked at: {error}")))?;
-    if !metadata.is_dir() {
-        return Err(refuse("is not a folder".into()));
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(refuse(format!("belongs to user {}", metadata.uid())));
-    }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(refuse(format!(
-            "is open to others (mode {:o}, not 700)",
-            metadata.permissions().mode() & 0o777
-        )));
-    }
-    Ok(())
-}
-
-/// Removes the sockets that the workers of a server which was killed have left: nobody listens on them.
-fn sweep(names: &Names) {
-    let files = std::fs::read_dir(&names.dir).into_iter().flatten().flatten();
-    for file in
-        files.filter(|file| file.file_name().to_str().is_some_and(|name| names.is_worker_socket(name)))
-    {
-        let answer = mio::net::UnixStream::connect(file.path());
-        if answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            let _ = std::fs::remove_file(file.path());
-        }
-    }
-}
-
-/// A Unix socket's path has room for so many bytes.
-const MOST_PATH_BYTES: usize = 107;
-
-/// The longest of the server's own paths must fit.
-fn check_lengths(names: &Names) -> Result<(), StartError> {
-    let longest = names.worker_socket(crate::config::MAX_WORKERS, 1_000_000_000);
-    let bytes = longest.as_os_str().len();
-    if bytes > MOST_PATH_BYTES {
-        return Err(StartError::Usage(format!(
-            "'{}' is too long for a Unix socket ({bytes} bytes, {MOST_PATH_BYTES} fit); a shorter --socket-dir would do",
-            longest.display()
-        )));
-    }
-    Ok(())
-}
-
 fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
     let port = match at {
         Listen::Tcp { port, .. } => Some(*port),
         Listen::Unix(_) => None,
     };
     let what_to_do = match (error.kind(), port) {
-        _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MOST_PATH_BYTES) => {
-            format!("is too long for a Unix socket ({MOST_PATH_BYTES} bytes fit); a shorter path would do")
+        _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MAX_PATH_BYTES) => {
+            format!("is too long for a Unix socket ({MAX_PATH_BYTES} bytes fit); a shorter path would do")
         }
         (io::ErrorKind::AddrInUse, Some(port)) => {
             let owner = match listen::owner_of_port(port) {
@@ -319,7 +270,7 @@ fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
             };
             format!("is in use{owner}; {token}:{address}0 would do, and takes one that is free")
         }
-        (io::ErrorKind::AddrInUse, None) => "is in use; another path would do".to_owned(),
+        (io::ErrorKind::AddrInUse, None) => format!("{error}; another path would do"),
         (io::ErrorKind::PermissionDenied, Some(port)) if port < 1024 => {
             format!(
                 "needs a right that this user lacks (below 1024); {token}:{} would do",

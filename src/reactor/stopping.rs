@@ -1,13 +1,12 @@
-//! Signals, and the end without loss: what was accepted is served, what is under way is finished, then the workers
+//! The end without loss: what was accepted is served, what is under way is finished, then the workers
 //! go.
 
 use super::entry::{ClientDeadline, Phase, Times};
 use super::{Reactor, process};
-use crate::config::HotReload;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// `timeout` of the coreutils and some supervisors signal the process and then its group: that is one signal.
@@ -18,15 +17,32 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Running,
-    /// Requests are finished until then.
+    /// Requests are finished until then. `signalled`: when a signal last asked for the end.
     Draining {
-        since: Instant,
+        signalled: Option<Instant>,
         until: Instant,
     },
     /// The workers end.
     Ending {
-        since: Instant,
+        signalled: Option<Instant>,
     },
+}
+
+/// Who asks for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCause {
+    Signal(Signal),
+    /// `rip-server stop`
+    Command,
+}
+
+impl fmt::Display for StopCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StopCause::Signal(signal) => f.write_str(signal.as_str()),
+            StopCause::Command => f.write_str("asked by a command"),
+        }
+    }
 }
 
 impl Stage {
@@ -36,14 +52,6 @@ impl Stage {
             Stage::Running | Stage::Ending { .. } => None,
         }
     }
-
-    /// Since when the server stops.
-    fn since(self) -> Option<Instant> {
-        match self {
-            Stage::Running => None,
-            Stage::Draining { since, .. } | Stage::Ending { since } => Some(since),
-        }
-    }
 }
 
 impl Reactor {
@@ -51,47 +59,40 @@ impl Reactor {
         self.stage != Stage::Running
     }
 
-    pub(super) fn take_signals(&mut self) {
-        loop {
-            let signal = match self.signals.read_signal() {
-                Ok(Some(signal)) => signal,
-                Err(Errno::EINTR) => continue,
-                Ok(None) | Err(_) => return,
-            };
-            let signal =
-                i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-            match signal {
-                Some(Signal::SIGCHLD) => self.has_ended_children = true,
-                Some(Signal::SIGHUP) => match self.config.hot_reload {
-                    HotReload::Process => {
-                        log::info!("SIGHUP: reload");
-                        self.fleet.reload(self.clock.now);
+    /// The first call drains. A second signal ends at once; a command joins the wait.
+    pub(super) fn begin_stop(&mut self, cause: StopCause) {
+        let now = self.clock.now;
+        let signalled = match cause {
+            StopCause::Signal(_) => Some(now),
+            StopCause::Command => None,
+        };
+        match &mut self.stage {
+            Stage::Running => {
+                let (busy, waiting) = (self.balancer.busy(), self.balancer.waiting());
+                log::info!("{cause}: stopping; {busy} at work, {waiting} waiting");
+                self.drain(signalled);
+            }
+            Stage::Draining { signalled: earlier, .. } | Stage::Ending { signalled: earlier } => {
+                match (cause, *earlier) {
+                    (StopCause::Command, _) => log::info!("{cause} once more: waits for the end"),
+                    (StopCause::Signal(_), None) => {
+                        log::info!("{cause}: stopping already; a second signal would end at once");
+                        *earlier = Some(now);
                     }
-                    // The terminal is gone.
-                    HotReload::Module => self.begin_stop("SIGHUP"),
-                    HotReload::None => {
-                        log::info!("SIGHUP: nothing to do (--hot-reload=process would reload)")
+                    (StopCause::Signal(_), Some(at)) if now.duration_since(at) < SAME_SIGNAL => {}
+                    (StopCause::Signal(_), Some(_)) => {
+                        log::warn!("{cause} once more: ending at once");
+                        self.end_now(1);
                     }
-                },
-                Some(signal) => self.begin_stop(signal.as_str()),
-                None => {}
+                }
             }
         }
     }
 
-    /// The first call drains; a second one ends at once.
-    pub(super) fn begin_stop(&mut self, why: &str) {
+    fn drain(&mut self, signalled: Option<Instant>) {
         let now = self.clock.now;
-        if self.stage.since().is_some_and(|since| now.duration_since(since) < SAME_SIGNAL) {
-            return;
-        }
-        if self.is_stopping() {
-            log::warn!("{why} once more: ending at once");
-            return self.end_now(1);
-        }
-        log::info!("{why}: stopping; {} at work, {} waiting", self.balancer.busy(), self.balancer.waiting());
         self.stop_listening();
-        self.stage = Stage::Draining { since: now, until: now + self.config.drain_timeout };
+        self.stage = Stage::Draining { signalled, until: now + self.config.drain_timeout };
         self.fleet.drain(now);
         for (_, entry) in &mut self.workers {
             entry.conn.close_client();
@@ -120,7 +121,7 @@ impl Reactor {
         let now = self.clock.now;
         match self.stage {
             Stage::Running => {}
-            Stage::Draining { since, until } => {
+            Stage::Draining { signalled, until } => {
                 let has_time = now < until;
                 let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
                 let is_done =
@@ -132,7 +133,7 @@ impl Reactor {
                     self.cut_everything();
                     self.listeners.clear();
                 }
-                self.stage = Stage::Ending { since };
+                self.stage = Stage::Ending { signalled };
                 self.fleet.stop(until.max(now + LAST_MOMENT), now);
                 self.end_if_alone();
             }
@@ -195,7 +196,7 @@ impl Reactor {
 
     /// Everything ends now: whoever waits is told so, each request has its line, and no worker outlives the server.
     pub(super) fn end_now(&mut self, code: u8) {
-        self.stage = Stage::Ending { since: self.stage.since().unwrap_or(self.clock.now) };
+        self.stage = Stage::Ending { signalled: None };
         self.cut_everything();
         self.answer_roll_followers(&Err("the server has ended".to_owned()));
         for (_, entry) in &self.workers {

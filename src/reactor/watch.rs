@@ -6,6 +6,7 @@ use super::token::Target;
 use super::{Reactor, Source};
 use crate::app::{App, Runtime};
 use crate::config::HotReload;
+use crate::paths::shown;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
@@ -97,7 +98,7 @@ impl Watch {
         if self.folders.len() >= MOST_FOLDERS {
             log::warn!(
                 "hot reload: more than {MOST_FOLDERS} folders; changes below '{}' go unseen",
-                folder.display()
+                shown(&folder)
             );
             return Ok(());
         }
@@ -216,10 +217,7 @@ impl Reactor {
             }
             Source::Own { .. } => None,
         };
-        log::info!(
-            "hot reload: {} has changed; the workers are replaced",
-            name.unwrap_or(&changed).display()
-        );
+        log::info!("hot reload: {} has changed; the workers are replaced", shown(name.unwrap_or(&changed)));
         self.fleet.reload(self.clock.now);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::app::{App, Runtime};
 use crate::config::{Config, HotReload, JavaScript, env_file};
+use crate::paths::shown;
 use crate::process::Launch;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -60,20 +61,51 @@ impl<'a> Identity<'a> {
     }
 }
 
-/// Puts the harnesses into `dir`, which is made.
-///
-/// # Errors
-/// The file system's.
-pub fn write_harnesses(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    for (name, text) in HARNESS_FILES {
-        std::fs::write(dir.join(name), text)?;
+/// The harnesses of one run of the server, in a folder of their own that goes with it.
+#[derive(Debug)]
+pub struct Harnesses {
+    dir: PathBuf,
+    is_written: bool,
+}
+
+impl Harnesses {
+    /// Nothing is written yet.
+    pub fn at(dir: PathBuf) -> Self {
+        Harnesses { dir, is_written: false }
     }
-    Ok(())
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Puts them there, where workers of this runtime need them and they are not there yet.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn provide(&mut self, runtime: Runtime) -> std::io::Result<()> {
+        if self.is_written || !needs_harness(runtime) {
+            return Ok(());
+        }
+        // From here on there may be something to remove.
+        self.is_written = true;
+        std::fs::create_dir_all(&self.dir)?;
+        for (name, text) in HARNESS_FILES {
+            std::fs::write(self.dir.join(name), text)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Harnesses {
+    fn drop(&mut self) {
+        if self.is_written {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
 }
 
 /// Whether workers of this runtime need a harness beside them.
-pub fn needs_harness(runtime: Runtime) -> bool {
+fn needs_harness(runtime: Runtime) -> bool {
     match runtime {
         Runtime::JavaScript | Runtime::Python | Runtime::Ruby => true,
         Runtime::Cgi | Runtime::Executable | Runtime::Command => false,
@@ -86,10 +118,7 @@ pub fn needs_harness(runtime: Runtime) -> bool {
 /// A line that says which interpreter is missing and how to get it.
 pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
     if !config.preload.is_empty() && app.runtime != Runtime::JavaScript {
-        return Err(format!(
-            "--preload is for Bun and Node, and '{}' runs under neither",
-            app.entry.display()
-        ));
+        return Err(format!("--preload is for Bun and Node, and '{}' runs under neither", shown(&app.entry)));
     }
     let (program, arguments) = match app.runtime {
         Runtime::Executable => (app.entry.clone(), Vec::new()),
@@ -156,7 +185,7 @@ fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(Path
     };
     match found {
         Some(found) => Ok((found, words.collect())),
-        None => Err(format!("the command '{}' is not there, or not executable", program.display())),
+        None => Err(format!("the command '{}' is not there, or not executable", shown(&program))),
     }
 }
 
@@ -184,7 +213,7 @@ fn javascript(
         let imports = config.preload.iter().flat_map(|module| ["--import".into(), module.into()]);
         return Ok((node, imports.chain([identity.harness_dir.join("node.mjs").into()]).collect()));
     }
-    let entry = app.entry.display();
+    let entry = shown(&app.entry);
     Err(match wanted {
         JavaScript::Node => {
             format!("--runtime=node, and Node is not in PATH; without --runtime, Bun would run '{entry}'")

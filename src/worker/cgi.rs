@@ -2,6 +2,7 @@
 
 use super::message::{Request, Response};
 use crate::http::field;
+use crate::paths::shown;
 use crate::unnamed;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
@@ -46,7 +47,7 @@ pub fn run(script: &Path, request: &mut Request<'_>) -> Response {
         Ok(response) => response,
         Err(error) => {
             let id = request.header("x-request-id").unwrap_or("-");
-            eprintln!("{}: {error} (request {id})", script.display());
+            eprintln!("{}: {error} (request {id})", shown(&script));
             Response::text("Internal Server Error\n").with_status(500)
         }
     }

@@ -9,6 +9,7 @@ use crate::client;
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::http::request::room;
 use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
+use crate::paths::shown;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -54,7 +55,7 @@ where
 
     let _ = std::fs::remove_file(&identity.socket);
     let listener = UnixListener::bind(&identity.socket)
-        .map_err(|error| format!("cannot listen on '{}': {error}", identity.socket.display()))?;
+        .map_err(|error| format!("cannot listen on '{}': {error}", shown(&identity.socket)))?;
     join(identity)?;
 
     let handler = Arc::new(Mutex::new(handler));
@@ -97,7 +98,7 @@ fn join(identity: &Identity) -> Result<(), String> {
         abilities: Abilities { drains: true, ..Abilities::default() },
     });
     let answer = client::ask(&identity.control, "POST", "/worker", &message.to_json())
-        .map_err(|error| format!("cannot join at '{}': {error}", identity.control.display()))?;
+        .map_err(|error| format!("cannot join at '{}': {error}", shown(&identity.control)))?;
     match answer.status {
         200 => Ok(()),
         _ => Err(format!("the server refused this worker: {}", answer.body.trim_end())),

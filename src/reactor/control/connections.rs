@@ -66,6 +66,10 @@ impl Kind for ControlDeadline {
 pub enum ControlPeer {
     /// A process of the same user, as the kernel says.
     Process { pid: i32 },
+    /// Root, where the server is another user's: it may give orders, but is no worker.
+    Root,
+    /// Another user: there is nothing for it but whose server this is.
+    Stranger,
     /// Anybody, by a metrics listener: there is nothing but metrics for it.
     Scraper,
 }
@@ -230,15 +234,19 @@ impl Reactor {
                 Accepted::NotNow(error) => return self.pause_accepting(&error),
             };
             let own_user = nix::unistd::geteuid().as_raw();
-            match getsockopt(&stream, sockopt::PeerCredentials) {
-                Ok(peer) if peer.uid() == own_user => {
-                    self.watch_control(stream, ControlPeer::Process { pid: peer.pid() });
+            let peer = match getsockopt(&stream, sockopt::PeerCredentials) {
+                Ok(peer) if peer.uid() == own_user => ControlPeer::Process { pid: peer.pid() },
+                Ok(peer) if peer.uid() == 0 => ControlPeer::Root,
+                Ok(peer) => {
+                    log::warn!("the control socket: user {} is refused", peer.uid());
+                    ControlPeer::Stranger
                 }
-                Ok(peer) => log::warn!("the control socket: user {} was refused", peer.uid()),
                 Err(error) => {
-                    log::warn!("the control socket: a connection of an unknown user was refused: {error}")
+                    log::warn!("the control socket: an unknown user is refused: {error}");
+                    ControlPeer::Stranger
                 }
-            }
+            };
+            self.watch_control(stream, peer);
         }
         self.again.push(Target::ControlListener);
     }

@@ -167,10 +167,9 @@ impl Street {
             Action::OperatorTakes { operator, bytes } => self.operator_takes(operator, bytes),
             Action::OperatorLeaves { operator } => self.operator_leaves(operator),
             Action::Stop => {
-                // Twice would be an end at once.
-                if !std::mem::replace(&mut self.is_stop_told, true) {
-                    self.tell(&Message::Stop, 0);
-                }
+                // A second one joins the wait.
+                self.is_stop_told = true;
+                self.tell(&Message::Stop, 0);
             }
             Action::Sleep { ms } => self.sleep_until(self.now + Duration::from_millis(ms as u64)),
             Action::Lag { ms } => {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-pub use crate::process::raise_descriptor_limit;
+pub use crate::process::{is_ignored, raise_descriptor_limit, watch_children};
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());

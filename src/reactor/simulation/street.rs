@@ -14,7 +14,7 @@ use crate::reactor::Reactor;
 use crate::reactor::control::ControlSocket;
 use crate::reactor::listen::Listener;
 use crate::reactor::logs::Logs;
-use crate::reactor::start::{Opened, Source};
+use crate::reactor::start::{Opened, Run, Source};
 use crate::reactor::token::{Readiness, Target};
 use mio::Poll;
 use nix::sys::signal::SigSet;
@@ -55,7 +55,7 @@ impl Street {
         let config = house(&mut random);
         let names = Names::new(&config.place, "app");
         let knocking = Rc::default();
-        let listener = |listener| Listener::Unix { listener, path: "/nonexistent/http".into() };
+        let listener = |listener| Listener::Unix { listener, path: "/nonexistent/http".into(), file: None };
         let opened = Opened {
             poll: Poll::new().expect("epoll"),
             signals: SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd"),
@@ -64,12 +64,15 @@ impl Street {
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
         };
+        let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into());
+        let run = Run { instance: "simulated".into(), harnesses, name: None };
         let is_command = config.command.is_some();
         let source = match is_command {
             true => Source::Path { path: "/".into(), wanted: crate::app::Wanted::Command },
-            false => Source::Own { program: "/nonexistent/app".into() },
+            false => Source::Own { program: "/nonexistent/app".into(), dir: "/".into() },
         };
-        let mut reactor = Reactor::assemble(config, source, names, process::raise_descriptor_limit(), opened);
+        let mut reactor =
+            Reactor::assemble(config, source, names, process::raise_descriptor_limit(), run, opened);
         let now = reactor.clock.now;
         reactor.fleet = Fleet::new(reactor.config.plan(seed), now);
         reactor.perform_fleet_actions();
