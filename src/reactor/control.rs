@@ -184,7 +184,7 @@ impl Reactor {
             ControlPeer::Root | ControlPeer::Stranger | ControlPeer::Scraper => 0,
         };
         let result = match message {
-            Message::Join(join) => self.join(&join),
+            Message::Join(join) => self.join(&join, peer_pid),
             Message::Quit(sender) => self.speaker(&sender, peer_pid).map(|worker| self.quit(worker)),
             Message::Reloaded(sender) => self.speaker(&sender, peer_pid).map(|worker| {
                 if let Some(entry) = self.workers.get_mut(worker.0) {
@@ -216,12 +216,12 @@ impl Reactor {
     }
 
     /// A join counts only from a slot that is booting, or from anybody where workers come from outside.
-    fn join(&mut self, join: &Join) -> Result<(), String> {
+    fn join(&mut self, join: &Join, peer_pid: i32) -> Result<(), String> {
         let Join { sender, pid, socket, version, abilities } = join;
         let worker_id =
             usize::try_from(sender.worker_id).map_err(|_| "'workerId' is too large".to_owned())?;
         if self.config.workers.max == 0 {
-            self.add_outsider(worker_id, *pid, socket.into(), *abilities);
+            self.add_external(worker_id, *pid, peer_pid, socket.into(), *abilities);
             return Ok(());
         }
         self.check_instance(sender)?;
@@ -280,10 +280,8 @@ impl Reactor {
                 self.fleet.quit(worker, self.clock.now);
                 self.perform_fleet_actions();
             }
-            Some(super::entry::Origin::Outside { .. }) if self.balancer.withdraw(worker) => {
-                self.forget_worker(worker)
-            }
-            Some(super::entry::Origin::Outside { .. }) | None => {}
+            Some(super::entry::Origin::Outside { .. }) => self.part_from_external(worker),
+            None => {}
         }
     }
 }

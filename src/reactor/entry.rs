@@ -224,19 +224,29 @@ pub enum Origin {
     /// The fleet started it.
     Slot { slot: usize, version: u64 },
     /// It came by itself (`w:0`).
-    Outside { worker_id: usize },
+    /// `process`: its pid here, where the kernel has confirmed the one that it says. One from another namespace may
+    /// be a stranger's here, or nobody's.
+    Outside { worker_id: usize, process: Option<Pid> },
 }
 
 impl Origin {
     pub fn worker_id(self) -> usize {
         match self {
             Origin::Slot { slot, .. } => slot,
-            Origin::Outside { worker_id } => worker_id,
+            Origin::Outside { worker_id, .. } => worker_id,
         }
     }
 }
 
 impl WorkerEntry {
+    /// Its process, where it is known which one that is.
+    pub fn process(&self) -> Option<Pid> {
+        match self.origin {
+            Origin::Slot { .. } => Some(self.pid),
+            Origin::Outside { process, .. } => process,
+        }
+    }
+
     pub fn is_held_back(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.is_held_back)
     }

@@ -84,13 +84,12 @@ impl Reactor {
         if exchange.is_probe {
             return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
         }
-        let pid = entry.pid;
         if let (End::Quiet, true, Some(client)) = (end, exchange.is_reconnecting, exchange.client) {
             return self.place(client, exchange);
         }
         let failure = match end {
             // A dying process still lets the kernel accept; what it closes then was an open connection as well.
-            End::Unheard if !exchange.is_connection_new || process::is_ending(pid) == Some(true) => {
+            End::Unheard if !exchange.is_connection_new || self.is_ending(worker) == Some(true) => {
                 Failure::ClosedUnheard { nothing_sent: exchange.head_sent_bytes == 0 }
             }
             // It never had a connection to be asked on.
@@ -166,8 +165,8 @@ impl Reactor {
         exchange.job.tries += 1;
         exchange.job.body.rewind();
         if matches!(failure, Failure::ClosedUnheard { .. }) && self.balancer.idle() == 0 {
-            let entry = self.workers.get(worker.0).filter(|entry| !entry.is_dead);
-            match entry.map(|entry| process::is_ending(entry.pid)) {
+            let is_there = self.workers.get(worker.0).is_some_and(|entry| !entry.is_dead);
+            match is_there.then(|| self.is_ending(worker)) {
                 Some(Some(false)) => return self.try_same_process(worker, exchange, Duration::ZERO),
                 // Nothing tells: its end, if that is what it is, will be known in a moment.
                 Some(None) => return self.try_same_process(worker, exchange, super::REST),
@@ -393,8 +392,8 @@ impl Reactor {
         let times = self.times(exchange);
         let entry = self.workers.get(worker.0);
         // As last sampled; of a process that lives it can still be asked.
-        let resident_bytes =
-            entry.and_then(|entry| entry.resident_bytes.or_else(|| process::resident_bytes(entry.pid)));
+        let resident_bytes = entry
+            .and_then(|entry| entry.resident_bytes.or_else(|| process::resident_bytes(entry.process()?)));
         let weight = resident_bytes.map(|bytes| format!(", {} MiB", bytes >> 20)).unwrap_or_default();
         format!(
             "{} {} (id {}, waited {} ms, worked {} ms{weight})",

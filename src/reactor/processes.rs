@@ -165,14 +165,45 @@ impl Reactor {
         }
     }
 
-    /// A worker that came by itself (`w:0`).
-    pub(super) fn add_outsider(&mut self, worker_id: usize, pid: i32, socket: PathBuf, abilities: Abilities) {
-        let origin = Origin::Outside { worker_id };
+    /// A worker that came by itself (`w:0`). Whoever has joined under the same socket before is replaced: what it has
+    /// at work may end, and nothing more comes to it.
+    pub(super) fn add_external(
+        &mut self,
+        worker_id: usize,
+        pid: i32,
+        peer_pid: i32,
+        socket: PathBuf,
+        abilities: Abilities,
+    ) {
+        let is_it = |entry: &WorkerEntry| {
+            let is_external = matches!(entry.origin, Origin::Outside { .. });
+            is_external && !entry.is_dead && entry.endpoint.path() == Some(&socket)
+        };
+        let earlier: Vec<usize> =
+            self.workers.iter().filter(|(_, entry)| is_it(entry)).map(|(key, _)| key).collect();
+        for earlier in earlier.into_iter().map(WorkerKey) {
+            log::info!("{}: another one joins under its socket", self.label(earlier));
+            self.part_from_external(earlier);
+        }
+        let process = (pid == peer_pid).then_some(Pid::from_raw(pid));
+        let origin = Origin::Outside { worker_id, process };
         let mut entry = self.new_worker(origin, Pid::from_raw(pid), Endpoint::Unix(socket), false);
         entry.abilities = abilities;
         let worker = WorkerKey(self.workers.insert(entry));
         log::info!("{}: joined from outside", self.label(worker));
         self.admit_worker(worker);
+    }
+
+    /// A worker from outside gets nothing more, and is forgotten when it has nothing at work.
+    pub(super) fn part_from_external(&mut self, worker: WorkerKey) {
+        if self.balancer.withdraw(worker) {
+            self.forget_worker(worker);
+        }
+    }
+
+    /// Whether a worker's process is on its way out, where that can be known.
+    pub(super) fn is_ending(&self, worker: WorkerKey) -> Option<bool> {
+        process::is_ending(self.workers.get(worker.0)?.process()?)
     }
 
     /// A worker has joined: it gets requests from now on.

@@ -97,7 +97,7 @@ impl Reactor {
             "request": request,
             "requests": entry.requests,
             "reloads": entry.reloads,
-            "rssBytes": process::resident_bytes(entry.pid),
+            "rssBytes": entry.process().and_then(process::resident_bytes),
             "ageSeconds": self.clock.now.duration_since(entry.started).as_secs(),
             "lastExit": self.control.last_exit(slot).map(|exit| exit.to_string()),
         })

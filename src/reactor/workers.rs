@@ -1,11 +1,13 @@
 //! The workers' side: sending a request, and passing its answer on as it comes.
 
 use super::connect::NoConnection;
-use super::entry::{ClientDeadline, Delivery, Exchange, Finished, Job, Phase, Then, Times, WorkerDeadline};
+use super::entry::{
+    ClientDeadline, Delivery, Exchange, Finished, Job, Origin, Phase, Then, Times, WorkerDeadline,
+};
 use super::spool::{Broken, Written};
 use super::stream::{Io, attempt};
 use super::token::{Readiness, Target};
-use super::{Reactor, TURN_BYTES, process};
+use super::{Reactor, TURN_BYTES};
 use crate::balancer::Next;
 use crate::conn::inbox::Unread;
 use crate::conn::worker::{End, Outcome};
@@ -357,7 +359,10 @@ impl Reactor {
                 }
             }
             Next::Rest => {}
-            Next::Leave => self.fleet.idle(worker, now),
+            Next::Leave => match self.workers.get(worker.0).map(|entry| entry.origin) {
+                Some(Origin::Outside { .. }) => self.forget_worker(worker),
+                Some(Origin::Slot { .. }) | None => self.fleet.idle(worker, now),
+            },
         }
     }
 
@@ -395,8 +400,7 @@ impl Reactor {
         match end {
             End::Quiet => {
                 debug_assert!(self.workers.get(worker.0).is_none_or(|entry| entry.exchange.is_none()));
-                let is_ending = self.workers.get(worker.0).map(|entry| process::is_ending(entry.pid));
-                if is_ending == Some(Some(true)) {
+                if self.is_ending(worker) == Some(true) {
                     self.take_out(worker);
                 }
             }
