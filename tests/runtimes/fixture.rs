@@ -155,7 +155,7 @@ pub fn python_program() -> Option<PathBuf> {
 }
 
 /// What .ci/run has installed comes first.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let installed = ["target/runtimes/node_modules/.bin", "target/venv/bin"];
     let installed = installed.into_iter().map(|folder| repository().join(folder));
     let path = std::env::var_os("PATH").unwrap_or_default();

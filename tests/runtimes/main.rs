@@ -3,6 +3,7 @@
 
 mod checks;
 mod commands;
+mod contract;
 mod examples;
 mod fixture;
 mod javascript;

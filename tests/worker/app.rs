@@ -3,9 +3,11 @@
 //!
 //! - `TEST_BOOT_MS`: so long its workers take before they serve;
 //! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start;
-//! - `TEST_CHAOS_DIR`: its workers do what the chaos test wants, and keep their diary in that folder.
+//! - `TEST_CHAOS_DIR`: its workers do what the chaos test wants, and keep their diary in that folder;
+//! - `CONTRACT_DIR`: it is the contract suite's app.
 
 mod chaos;
+mod contract;
 
 use rip_server::{Request, Response};
 use std::fmt::Write as _;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     }
     match std::env::var_os("TEST_CHAOS_DIR") {
         Some(dir) if is_worker => chaos::serve(dir.into()),
+        _ if std::env::var_os("CONTRACT_DIR").is_some() => contract::run(),
         _ => rip_server::run(answer),
     }
 }

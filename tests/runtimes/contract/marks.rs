@@ -1,0 +1,85 @@
+//! The cells that do not hold. Whoever makes one hold takes its mark out.
+
+use super::Column;
+use Cell::{Cannot, Open};
+use Column::{Asgi, Bun, Cgi, Node, NodeHttp, Rack, Rust, Wsgi};
+
+/// How a harness stands to a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    Holds,
+    /// The runtime can't, for that reason. Tried all the same: one that holds must not be marked.
+    Cannot(&'static str),
+    /// A fault that is known and is to be mended.
+    Open(&'static str),
+}
+
+struct Mark {
+    /// The rule's name, or how it begins.
+    rule: &'static str,
+    columns: &'static [Column],
+    cell: Cell,
+}
+
+const BLOCKED: Cell = Cannot("a handler that blocks hears nothing until its next write");
+const NO_WEBSOCKETS: Cell = Cannot("no WebSockets there");
+const NO_FORK: Cell = Cannot("JavaScript has no fork");
+const OWN_PROCESS: Cell = Cannot("each request has a process of its own, which ends with its answer");
+const ALL: &[Column] = &Column::ALL;
+
+const MARKS: &[Mark] = &[
+    mark("the join says", &[Wsgi, Asgi, Bun, Node, NodeHttp, Rack], Open("the instance is missing")),
+    mark("the quit says", &[Wsgi, Asgi, Bun, Node, NodeHttp, Rack], Open("the instance is missing")),
+    mark("an idle probe", &[Bun, Node, NodeHttp, Cgi, Rust], Open("answered ok as any probe")),
+    mark("repeated fields", &[Cgi], Open("not joined")),
+    mark("fields of Latin-1", &[Cgi, Rust], Open("read, or to be given, as UTF-8")),
+    mark("the app knows its client's", ALL, Open("Rip-Client is not read yet")),
+    mark("a half-close does not end", &[Node, Rust], Open("the idle probe")),
+    mark("a half-close is told", &[Wsgi, Rack, Rust], BLOCKED),
+    mark("a silent event stream", &[Wsgi, Rack, Rust], BLOCKED),
+    mark("an event stream that says something", &[Rust], Open("writes go on")),
+    mark(
+        "an exception before the head",
+        &[Wsgi, Asgi, NodeHttp],
+        Open("some kinds end the worker, or are a 404"),
+    ),
+    mark("an exception in mid-answer", &[Wsgi, Asgi], Open("some kinds end the worker")),
+    mark("an exception in mid-answer", &[Cgi], Open("a script that was killed looks whole")),
+    mark("a child that", &[Bun, Node, NodeHttp], NO_FORK),
+    mark("a child that", &[Cgi], OWN_PROCESS),
+    mark(
+        "a child that",
+        &[Rust],
+        Cannot("fork is unsafe in Rust, and whoever calls it has to end the child"),
+    ),
+    mark("a child that", &[Wsgi, Asgi, Rack], Open("children come back, and hold what they inherit")),
+    mark("SIGTERM: shutdown hooks", &[Cgi], OWN_PROCESS),
+    mark("SIGTERM: shutdown hooks", &[Bun, Node, NodeHttp], Open("async SIGTERM handlers are cut")),
+    mark("SIGTERM: an event stream", ALL, Open("told when the drain is over")),
+    mark("SIGTERM: a WebSocket", &[Wsgi, Node, NodeHttp, Rack, Cgi, Rust], NO_WEBSOCKETS),
+    mark("SIGTERM: a WebSocket", &[Asgi, Bun], Open("not closed")),
+    mark(
+        "after a 504",
+        &[Asgi, Bun, NodeHttp, Cgi],
+        Open("the connection is closed before the handler has ended"),
+    ),
+    mark("a client that resets", &[Rust], Open("writes go on")),
+    mark("an event stream that its client closes", ALL, Open("the FIN is no departure yet")),
+    mark("the client's address", ALL, Open("Rip-Client is not read yet")),
+];
+
+const fn mark(rule: &'static str, columns: &'static [Column], cell: Cell) -> Mark {
+    Mark { rule, columns, cell }
+}
+
+pub fn of(rule: &str, column: Column) -> Cell {
+    let is_it = |mark: &&Mark| rule.starts_with(mark.rule) && mark.columns.contains(&column);
+    MARKS.iter().find(is_it).map_or(Cell::Holds, |mark| mark.cell)
+}
+
+#[test]
+fn every_mark_names_a_rule() {
+    for mark in MARKS {
+        assert!(super::Rule::all().any(|rule| rule.name.starts_with(mark.rule)), "{}", mark.rule);
+    }
+}
