@@ -18,7 +18,9 @@ const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_loading.py", include_str!("python/rip_loading.py")),
     ("rip_worker.py", include_str!("python/rip_worker.py")),
     ("rip_wsgi.py", include_str!("python/rip_wsgi.py")),
+    ("rip_answer.py", include_str!("python/rip_answer.py")),
     ("rip_asgi.py", include_str!("python/rip_asgi.py")),
+    ("rip_http.py", include_str!("python/rip_http.py")),
     ("rip_websocket.py", include_str!("python/rip_websocket.py")),
     ("main.rb", include_str!("ruby/main.rb")),
 ];
@@ -141,6 +143,8 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         ("RIP_CONCURRENCY".into(), CONCURRENCY.to_string().into()),
         ("RIP_MAX_STREAMS".into(), MAX_STREAMS.to_string().into()),
         ("RIP_HOT_RELOAD".into(), config.hot_reload.word().into()),
+        // So that a harness can tell a client that has gone from a request whose time is up.
+        ("RIP_READ_TIMEOUT_MS".into(), config.read_timeout.as_millis().to_string().into()),
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
         ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
     ];

@@ -1,6 +1,6 @@
 //! A change of the entry: the handler is swapped in place, between two requests.
 
-use super::language::{Answer, EditedApp, Language, NODE, WSGI, ask, with, with_all};
+use super::language::{ASGI, Answer, EditedApp, Language, NODE, WSGI, ask, with, with_all};
 use super::support::{Server, comes_true, wait_until};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -111,21 +111,58 @@ fn a_broken_edit_keeps_the_last_good_handler_and_says_why() {
     in_place(|language, app, server| {
         let before = ask(server);
         let name = language.name;
-        for (text, reason) in [(language.broken, language.entry), (language.failing, "on purpose")] {
-            let lines = server.stderr_lines().len();
-            app.edit(text);
-            server.wait_until(&format!("{name}: {reason} on stderr"), |server| {
-                assert_eq!(ask(server), before, "{name}");
-                let said = server.stderr_lines()[lines..].join("\n");
-                said.contains("the last good one goes on") && said.contains(reason)
-            });
-        }
+        says_of_an_edit(language, app, server, language.broken, language.entry);
         // It is said once, not at every look.
         let lines = server.stderr_lines().len();
         comes_true(SHOWN_AFTER, || ask(server) != before);
         assert_eq!(server.stderr_lines()[lines..], [""; 0], "{name}");
         app.edit(&language.source("mended"));
         assert_eq!(shows(server, "mended", language).pid, before.pid, "{name}");
+    });
+}
+
+#[test]
+fn the_last_good_handler_goes_on_where_neither_the_worker_nor_a_new_one_can_load_an_edit() {
+    with_all(|language, app| {
+        let mut server = app.serve(&[]);
+        let before = ask(&server);
+        says_of_an_edit(language, app, &mut server, language.failing, "on purpose");
+        assert_eq!(ask(&server), before, "{}", language.name);
+        app.edit(&language.source("mended"));
+        shows(&server, "mended", language);
+    });
+}
+
+fn says_of_an_edit(language: &Language, app: &EditedApp, server: &mut Server, text: &str, reason: &str) {
+    let before = ask(server);
+    let name = language.name;
+    let lines = server.stderr_lines().len();
+    app.edit(text);
+    server.wait_until(&format!("{name}: {reason} on stderr"), |server| {
+        assert_eq!(ask(server), before, "{name}");
+        let said = server.stderr_lines()[lines..].join("\n");
+        said.contains("the last good one goes on") && said.contains(reason)
+    });
+}
+
+/// As a registry of metrics or models does.
+const REGISTERS: &str = "
+import sys
+if hasattr(sys, 'registered'):
+    raise ValueError('Duplicated')
+sys.registered = True
+";
+
+#[test]
+fn an_edit_that_one_process_cannot_load_twice_is_served_by_a_new_one() {
+    with(&[&WSGI, &ASGI], |language, app| {
+        app.edit(&format!("{REGISTERS}{}", language.source("one")));
+        let server = app.serve(&[]);
+        let before = ask(&server);
+        app.edit(&format!("{REGISTERS}{}", language.source("two")));
+        wait_until("the edit", || ask(&server).word == "two");
+        assert_ne!(ask(&server).pid, before.pid, "{}", language.name);
+        assert!(server.stderr_text().contains("Duplicated"), "{}", server.stderr_text());
     });
 }
 

@@ -2,7 +2,7 @@
 
 Run by the server as `python3 main.py <target>`, in the project's folder, with the worker protocol's
 environment. The parts: rip_loading, rip_worker (hot reload, the control socket, error answers),
-rip_wsgi, and rip_asgi with rip_websocket.
+rip_wsgi with rip_answer, and rip_asgi with rip_http and rip_websocket.
 """
 
 import os
@@ -20,20 +20,31 @@ def main():
     # Ctrl-C is the server's business. A handler, since SIG_IGN would be inherited by the app's children.
     signal.signal(signal.SIGINT, lambda *_: None)
     # Nothing is lost if it ends before it has joined.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, end_before_join)
 
-    worker = ours("rip_worker").Worker(os.environ, sys.argv[1])
+    target = sys.argv.pop(1)
+    rip_worker = ours("rip_worker")
+    # Before the app is loaded: gevent and eventlet replace parts of the standard library, and an app may have modules
+    # that are called as some of it. (asyncio takes a while to import, so it is left to those who use it.)
+    rip_wsgi = ours("rip_wsgi")
+    worker = rip_worker.Worker(os.environ, target, end_before_join)
     app = worker.load_or_exit()
-    ours("rip_asgi" if worker.is_asgi else "rip_wsgi").serve(worker, app)
+    (ours("rip_asgi") if worker.is_asgi else rip_wsgi).serve(worker, app)
+
+
+def end_before_join(*_):
+    os._exit(0)
 
 
 def ours(name):
-    """Imports one of the harness's modules; else its folder stays out of the app's sight."""
-    sys.path.insert(0, HERE)
+    """Imports one of the harness's modules without the project's folders in sight, and they without ours."""
+    project = [folder for folder in sys.path if folder in getattr(sys.modules.get("rip_loading"), "FOLDERS", ())]
+    path = sys.path[:]
+    sys.path[:] = [HERE] + [folder for folder in path if folder not in project]
     try:
         return __import__(name)
     finally:
-        sys.path.remove(HERE)
+        sys.path[:] = path
 
 
 if __name__ == "__main__":

@@ -1,42 +1,74 @@
-"""Serves an ASGI 3 app over asyncio protocols (uvloop's where it is installed).
+"""Serves an ASGI 3 app over asyncio protocols (uvloop's where it is installed): start, lifespan, reload, end.
 
-A request is an Exchange, or a WebSocket (rip_websocket.py), and `AsgiServer.active` while it runs:
+A request is an Exchange (rip_http.py), or a WebSocket (rip_websocket.py), and `AsgiServer.active` while it runs:
 whatever else comes meanwhile is answered 503 at once.
 """
 
 import asyncio
-import http
 import signal
-from urllib.parse import unquote_to_bytes
 
-from rip_websocket import WebSocket
+from rip_http import ASGI, Connection
 from rip_loading import accepts
-from rip_worker import HOP_BY_HOP, Gone, host_and_port, last_hop, told
-
-BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
-HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)
-# 2.3: with 2.4, Starlette's streams would notice a gone client only at their next send.
-ASGI = {"version": "3.0", "spec_version": "2.3"}
-
-STATUS_LINES = {status: b"HTTP/1.1 %d %s" % (status, status.phrase.encode()) for status in http.HTTPStatus}
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
-READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
-REFUSAL = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
+from rip_websocket import WebSocket
 
 
 def serve(worker, app):
-    try:
-        import uvloop
-
-        loop = uvloop.new_event_loop()
-    except ImportError:
-        loop = asyncio.new_event_loop()
+    loop = new_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(AsgiServer(worker, loop).run(app))
+    server = AsgiServer(worker, loop)
+    main = loop.create_task(server.run(app))
+    while not main.done():
+        try:
+            loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Of a task that the app has started: no reason for an end of the worker.
+            if not main.done():
+                worker.say("a task of the app's asked for the end of the process", error)
+        except RuntimeError:
+            if main.done():
+                raise
+            server.on_sigterm()  # the app has stopped the loop, as handlers of SIGTERM do
+    main.result()
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
+def new_loop():
+    try:
+        from uvloop import Loop as Base
+    except ImportError:
+        from asyncio import SelectorEventLoop as Base
+
+    class Loop(Base):
+        """Keeps the app's handler of SIGTERM beside the harness's."""
+
+        app_handler = None
+        is_ours = False
+
+        def add_signal_handler(self, number, callback, *args):
+            if number == signal.SIGTERM and not self.is_ours:
+                if asyncio.iscoroutinefunction(callback):
+                    raise TypeError("coroutines cannot be used with add_signal_handler()")
+                self.app_handler = (callback, args)
+            else:
+                super().add_signal_handler(number, callback, *args)
+
+        def remove_signal_handler(self, number):
+            if number != signal.SIGTERM:
+                return super().remove_signal_handler(number)
+            had, self.app_handler = self.app_handler, None
+            return had is not None
+
+        def on_sigterm(self, callback):
+            self.is_ours = True
+            self.add_signal_handler(signal.SIGTERM, callback)
+            self.is_ours = False
+
+    return Loop()
+
+
 class AsgiServer:
+    new_websocket = WebSocket
+
     def __init__(self, worker, loop):
         self.worker = worker
         self.loop = loop
@@ -47,6 +79,8 @@ class AsgiServer:
         self.tasks = set()
         self.leaving = False
         self.quit_accepted = None
+        self.apps_sigterm = None
+        self.listener = None
         self.finished = loop.create_future()
 
     async def run(self, app):
@@ -55,21 +89,53 @@ class AsgiServer:
         failure = await self.lifespan.startup()
         if failure:
             self.worker.fail("the app's startup failed: " + failure)
-        listener = await self.loop.create_unix_server(lambda: Connection(self), sock=self.worker.listen())
-        self.loop.add_signal_handler(signal.SIGTERM, self.on_sigterm)
+        self.listener = self.worker.listen()
+        server = await self.loop.create_unix_server(lambda: Connection(self), sock=self.listener)
+        self.worker.descriptors = self.descriptors
+        self.apps_sigterm = self.worker.apps_sigterm()
+        self.loop.on_sigterm(self.on_sigterm)
         self.worker.join()
         await self.finished
-        listener.close()
-        # Background work of requests that have their answers.
+        server.close()
+        # Background work of requests that have their answers, and what the app does on SIGTERM.
         while self.tasks:
             await asyncio.wait(self.tasks)
         await self.lifespan.shutdown()
 
+    def descriptors(self):
+        transports = [connection.transport for connection in self.connections]
+        sockets = [transport.get_extra_info("socket") for transport in transports] + [self.listener]
+        return [sock.fileno() for sock in sockets if sock is not None and sock.fileno() >= 0]
+
+    # The end
+
     def on_sigterm(self):
         self.leaving = True
+        self.call_apps_handlers()
         if self.quit_accepted is None:
             self.quit_accepted = self.worker.quit()
+        if self.active:
+            self.active.leave()
         self.finish_if_done()
+
+    def call_apps_handlers(self):
+        """Those that the app has set; the tasks that they start are waited for."""
+        handlers = []
+        if self.apps_sigterm:
+            handlers.append((self.apps_sigterm, (signal.SIGTERM, None)))
+        if self.loop.app_handler:
+            handlers.append(self.loop.app_handler)
+        self.apps_sigterm = self.loop.app_handler = None
+        before = asyncio.all_tasks(self.loop)
+        for handler, args in handlers:
+            try:
+                handler(*args)
+            except SystemExit:
+                pass  # that is under way
+            except BaseException as error:
+                self.worker.say("the app's handler of SIGTERM failed", error)
+        for task in asyncio.all_tasks(self.loop) - before:
+            self.wait_for(task)
 
     def finish_if_done(self):
         # Without a server that would close the connections, the request in hand is the last.
@@ -79,15 +145,22 @@ class AsgiServer:
 
     def connection_ended(self, connection):
         self.connections.discard(connection)
+        if self.worker.is_child:
+            return
         # With the server gone, nobody will ever end this process.
         if not self.connections and not self.leaving and not self.worker.server_lives():
             self.leaving = True
         self.finish_if_done()
 
+    # Requests
+
     def begin(self, exchange):
         self.active = exchange
         changed = self.worker.changed_app() if self.worker.watches else None
-        self.background(exchange.run() if changed is None else self.swap_and_run(changed, exchange))
+        exchange.task = self.loop.create_task(
+            exchange.run() if changed is None else self.swap_and_run(changed, exchange)
+        )
+        self.wait_for(exchange.task)
 
     def answered(self, exchange):
         if self.active is exchange:
@@ -95,22 +168,25 @@ class AsgiServer:
             if self.leaving:
                 self.finish_if_done()
 
-    def background(self, work):
-        task = self.loop.create_task(work)
+    def wait_for(self, task):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def cancel_unless_told(self, exchange, within_s):
+        """Nobody waits for this stream: its app is told by a message if it listens, else by a cancellation."""
+        self.loop.call_later(within_s, lambda: exchange.is_told or exchange.cancel())
 
     async def swap_and_run(self, changed, exchange):
         app = as_single_callable(changed)
         lifespan = Lifespan(self.worker, app)
         failure = await lifespan.startup()
         if failure:
-            self.worker.say("the changed app's startup failed, the last good one goes on: " + failure)
+            self.worker.swap_failed("the changed app's startup failed (%s)" % failure)
         else:
             last, self.app, self.lifespan = self.lifespan, app, lifespan
             exchange.scope["state"] = lifespan.state.copy()
             self.worker.swapped()
-            self.background(last.shutdown())
+            self.wait_for(self.loop.create_task(last.shutdown()))
         await exchange.run()
 
 
@@ -145,8 +221,10 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": ASGI, "state": self.state}
         try:
             await self.app(scope, self.inbox.get, self.send)
-        except (Exception, SystemExit):
+        except BaseException:
             pass  # unsupported, or told by a message already
+        if self.worker.is_child:
+            self.worker.end_child()
 
     async def send(self, message):
         failed = message["type"].endswith(".failed")
@@ -163,284 +241,3 @@ class Lifespan:
             return answer.result()
         answer.cancel()
         return self.outbox.get_nowait() if self.outbox.qsize() else None
-
-
-class Connection(asyncio.Protocol):
-    def __init__(self, server):
-        self.server = server
-        self.transport = None
-        self.partial = b""  # a head that is not whole yet
-        self.body_left = 0
-        self.exchange = None
-        self.socket = None  # after a 101, the WebSocket
-        self.writable = None  # while the transport's buffer is full, a future
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.server.connections.add(self)
-
-    def eof_received(self):
-        self.ended()
-
-    def connection_lost(self, error):
-        self.ended()
-        self.server.connection_ended(self)
-
-    def ended(self):
-        self.resume_writing()
-        if self.exchange:
-            self.exchange.lost()
-
-    def pause_writing(self):
-        self.writable = self.server.loop.create_future()
-
-    def resume_writing(self):
-        writable, self.writable = self.writable, None
-        if writable and not writable.done():
-            writable.set_result(None)
-
-    async def drained(self):
-        await (asyncio.shield(self.writable) if self.writable else asyncio.sleep(0))
-
-    def data_received(self, data):
-        if self.socket:
-            self.socket.feed(data)
-        elif self.body_left:
-            body, rest = data[: self.body_left], data[self.body_left :]
-            self.body_left -= len(body)
-            if self.exchange:
-                self.exchange.feed(body)
-            if rest:
-                self.data_received(rest)
-        else:
-            if self.partial:
-                data = self.partial + data
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self.partial = data
-            else:
-                self.partial = b""
-                self.request(data[:end], data[end + 4 :])
-
-    def request(self, head, body):
-        lines = head.split(b"\r\n")
-        method, target, _ = lines[0].split(b" ")
-        headers = []
-        for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            headers.append((name.lower(), value.strip(b" \t")))
-        fields = dict(headers)  # those that are read here come once
-        self.body_left = int(fields.get(b"content-length", 0)) - len(body)
-        if self.server.active:
-            self.transport.write(BUSY)
-            return
-        if b"rip-probe" in fields and target == b"/ready":
-            self.transport.write(READY)
-            return
-        path, _, query = target.partition(b"?")
-        secure = fields.get(b"x-forwarded-proto") == b"https"
-        host, port = host_and_port(fields.get(b"host", b"").decode("latin-1"), secure)
-        client = last_hop(fields.get(b"x-forwarded-for", b"").decode("latin-1"))
-        scope = {
-            "type": "http",
-            "asgi": ASGI,
-            "http_version": "1.1",
-            "method": method.decode("latin-1"),
-            "scheme": "https" if secure else "http",
-            "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": headers,
-            "client": (client, 0) if client else None,
-            "server": (host.strip("[]"), int(port)),
-            "state": self.server.lifespan.state.copy(),
-        }
-        if fields.get(b"upgrade", b"").lower() == b"websocket":
-            self.upgrade(scope, fields)
-        else:
-            self.exchange = Exchange(self, scope, body)
-            self.server.begin(self.exchange)
-
-    def upgrade(self, scope, fields):
-        if fields.get(b"sec-websocket-version") != b"13":
-            refusal = b"426 Upgrade Required\r\nSec-WebSocket-Version: 13"
-        elif b"sec-websocket-key" not in fields:
-            refusal = b"400 Bad Request"
-        else:
-            self.exchange = WebSocket(self, scope, fields)
-            self.server.begin(self.exchange)
-            return
-        self.transport.write(REFUSAL % refusal)
-
-    def failed(self, scope, error):
-        """Reports an exception and answers 500."""
-        fields = dict(scope["headers"])
-        content_type, body = self.server.worker.error_answer(
-            error,
-            scope.get("method", "GET"),
-            scope["raw_path"].decode("latin-1"),
-            fields.get(b"x-request-id", b"-").decode("latin-1"),
-            fields.get(b"accept", b"").decode("latin-1"),
-        )
-        head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
-        head = (head % (content_type, len(body))).encode()
-        self.transport.write(head if scope.get("method") == "HEAD" else head + body)
-
-
-class Exchange:
-    """One HTTP request and its answer."""
-
-    def __init__(self, connection, scope, body):
-        self.connection = connection
-        self.server = connection.server
-        self.scope = scope
-        self.body = body  # what the app has not asked for yet
-        self.body_taken = False  # the app has had the last of it
-        self.paused = False  # no more of it is read for now
-        self.news = None  # an Event, once somebody waits in receive()
-        self.gone = False
-        self.lines = None  # the answer's head, until it is sent
-        self.head_sent = False
-        self.complete = False
-        self.without_body = scope["method"] == "HEAD"
-        self.chunked = False
-        self.due = None  # what Content-Length still promises
-
-    async def run(self):
-        error = None
-        try:
-            await self.server.app(self.scope, self.receive, self.send)
-        except (Exception, SystemExit, asyncio.CancelledError) as caught:
-            error = caught
-        connection, worker = self.connection, self.server.worker
-        if self.complete:
-            if error:
-                worker.say("%s failed after its answer" % told(self.scope), error)
-            return
-        if not self.gone:
-            if error is None:
-                error = RuntimeError("the app returned before its answer was complete")
-            connection.failed(self.scope, error) if not self.head_sent else self.cut(error)
-        self.finish()
-
-    def cut(self, error):
-        # Half an answer must not look whole.
-        self.server.worker.say("%s failed in its answer" % told(self.scope), error)
-        self.connection.transport.close()
-
-    def finish(self):
-        self.complete = True
-        if self.connection.exchange is self:
-            self.connection.exchange = None
-            self.read_on()
-        self.wake()
-        self.server.answered(self)
-
-    def lost(self):
-        self.gone = True
-        self.wake()
-
-    def wake(self):
-        if self.news:
-            self.news.set()
-
-    def feed(self, body):
-        self.body += body
-        if len(self.body) > BODY_AHEAD_BYTES and not self.paused:
-            self.paused = True
-            self.connection.transport.pause_reading()
-        self.wake()
-
-    def read_on(self):
-        if self.paused:
-            self.paused = False
-            self.connection.transport.resume_reading()
-
-    async def receive(self):
-        while not (self.gone or self.complete):
-            more = self.connection.body_left > 0
-            if self.body or not (more or self.body_taken):
-                body, self.body = self.body, b""
-                self.body_taken = not more
-                self.read_on()
-                return {"type": "http.request", "body": body, "more_body": more}
-            if not self.news:
-                self.news = asyncio.Event()
-            self.news.clear()
-            await self.news.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message):
-        if self.gone:
-            raise Gone("the client has gone")
-        kind = message["type"]
-        if kind == "http.response.body":
-            body, more = message.get("body", b""), message.get("more_body", False)
-            if self.lines is None or (self.complete and body and not self.without_body):
-                raise RuntimeError("http.response.body came before the start, or after the end")
-            if not self.complete:
-                self.send_body(body, more)
-            if more:
-                # Also lets the loop notice that the client has gone, where the app never waits.
-                await self.connection.drained()
-        elif kind == "http.response.start":
-            if self.lines is not None:
-                raise RuntimeError("http.response.start came twice")
-            self.start(message["status"], message.get("headers", ()))
-        else:
-            raise RuntimeError("unknown message: " + kind)
-
-    def start(self, status, headers):
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
-        streams_events = False
-        for name, value in headers:
-            lower = name.lower()
-            if lower == b"content-length":
-                self.due = int(value)
-            elif lower in HOP_BY_HOP_BYTES:
-                continue
-            elif lower == b"content-type":
-                streams_events = value.startswith(b"text/event-stream")
-            lines.append(b"%b: %b" % (name, value))
-        if status in (204, 304):
-            self.without_body = True
-        self.lines = lines
-        if streams_events:
-            # Its first event may be long in coming, and the client waits for the head.
-            self.send_body(b"", True)
-
-    def send_body(self, body, more):
-        data = b"" if self.head_sent else self.head(None if more else len(body))
-        if self.without_body:
-            body = b""
-        elif self.due is not None:
-            self.due -= len(body)
-            if self.due < 0 or self.due and not more:
-                raise RuntimeError("the body does not have the length that Content-Length says")
-        elif self.chunked:
-            if body:
-                body = b"%x\r\n%b\r\n" % (len(body), body)
-            if not more:
-                body += b"0\r\n\r\n"
-        self.head_sent = True
-        if data or body:
-            self.connection.transport.write(data + body)
-        # With the last byte that Content-Length promises: the next request may follow it at once.
-        if self.without_body or not more or self.due == 0:
-            self.finish()
-
-    def head(self, length):
-        lines = self.lines
-        if self.due is None and not (self.without_body and not length):
-            if length is None:
-                self.chunked = True
-                lines.append(b"Transfer-Encoding: chunked")
-            else:
-                self.due = length
-                lines.append(b"Content-Length: %d" % length)
-        data = b"\r\n".join(lines)
-        breaks = len(lines) - 1
-        if data.count(b"\n") != breaks or data.count(b"\r") != breaks or b"\0" in data:
-            raise ValueError("a header has a line break in it: %r" % lines)
-        return data + b"\r\n\r\n"

@@ -11,6 +11,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 
 NAMES = ("application", "app")
+FOLDERS = []  # of the project, in sys.path
 FACTORIES = ("create_app", "make_app", "get_app", "create_application")
 
 
@@ -34,9 +35,11 @@ class Target:
             if folder in sys.path:
                 sys.path.remove(folder)
             sys.path.insert(0, folder)
+            FOLDERS.append(folder)
         if self.entry and os.path.dirname(entry) not in sys.path:
             # Last, for apps that import what lies beside them by its bare name although it is in a package.
             sys.path.append(os.path.dirname(entry))
+            FOLDERS.append(os.path.dirname(entry))
         if self.module_name in sys.modules:
             self.module_name = "rip_app"  # app.py is called as something that is loaded already
 

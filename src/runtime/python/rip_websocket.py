@@ -5,15 +5,18 @@ import base64
 import hashlib
 from collections import deque
 
+from rip_http import Answer
 from rip_worker import Gone, told
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 QUEUED_BYTES = 262144  # what is read ahead of the app
 PING_EVERY_S = 20  # the front end ends a tunnel that is quiet for a minute
 CLOSE_TIMEOUT_S = 5  # for the client's half of the closing handshake
+TELL_S = 5  # an app that has not asked for news by then is cancelled: it may be busy with the last message
+LEAVE_TIMEOUT_S = 1  # the same when the worker leaves
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-PROTOCOL_ERROR, NO_CODE, NOT_UTF8, TOO_BIG, APP_FAILED = 1002, 1005, 1007, 1009, 1011
+PROTOCOL_ERROR, NO_CODE, NOT_UTF8, TOO_BIG, APP_FAILED, RESTART = 1002, 1005, 1007, 1009, 1011, 1012
 ENDED_WITHOUT_CLOSE = 1006
 ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 REFUSED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
@@ -28,9 +31,14 @@ class WebSocket:
         scope["type"] = "websocket"
         scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
         scope["subprotocols"] = [name.strip() for name in offered.split(",") if name.strip()]
+        scope["extensions"] = {"websocket.http.response": {}}
         del scope["method"]
         self.scope = scope
+        self.task = None
         self.accepted = False
+        self.denial = None  # an HTTP answer in place of the handshake
+        self.is_told = False  # the app has had its websocket.disconnect
+        self.cancelled = False
         self.closed = False  # a Close was sent, or the handshake refused, or the connection is gone
         self.disconnect = None  # the app's last message
         self.queue = deque([{"type": "websocket.connect"}])
@@ -44,18 +52,25 @@ class WebSocket:
         error = None
         try:
             await self.server.app(self.scope, self.receive, self.send)
-        except (Exception, SystemExit, asyncio.CancelledError) as caught:
+        except BaseException as caught:
             error = caught
+        if self.server.worker.is_child:
+            self.server.worker.end_child(error)
         connection = self.connection
+        is_news = error and not self.cancelled and not isinstance(error, Gone)
         if self.accepted:
-            if error and not isinstance(error, Gone):
+            if is_news:
                 self.server.worker.say("WebSocket %s failed" % told(self.scope), error)
             if not self.closed:
                 self.close(APP_FAILED if error else 1000)
-        else:
-            connection.exchange = None
-            if not self.closed:
-                connection.failed(self.scope, error or RuntimeError("the app neither accepted nor refused"))
+        elif self.denial and self.denial.head_sent:
+            if not self.denial.complete:
+                connection.transport.close()
+            if is_news:
+                self.server.worker.say("WebSocket %s failed in its refusal" % told(self.scope), error)
+        elif not self.closed and not self.cancelled:
+            connection.failed(self.scope, error or RuntimeError("the app neither accepted nor refused"))
+        connection.ended()
         self.server.answered(self)
 
     # The app's side
@@ -63,6 +78,7 @@ class WebSocket:
     async def receive(self):
         while not self.queue:
             if self.disconnect:
+                self.is_told = True
                 return self.disconnect
             self.news.clear()
             await self.news.wait()
@@ -80,10 +96,9 @@ class WebSocket:
             if self.accepted:
                 self.close(message.get("code", 1000), message.get("reason") or "")
             else:
-                self.closed = True
-                self.disconnect = disconnected(ENDED_WITHOUT_CLOSE)
+                self.refused()
                 self.connection.transport.write(REFUSED)
-        elif kind == "websocket.accept" and not self.accepted:
+        elif kind == "websocket.accept" and not self.accepted and not self.denial:
             self.accept(message.get("subprotocol"), message.get("headers", ()))
         elif kind == "websocket.send" and self.accepted:
             text = message.get("text")
@@ -92,8 +107,21 @@ class WebSocket:
             else:
                 self.write(BINARY, message["bytes"])
             await self.connection.drained()
+        elif kind == "websocket.http.response.start" and not self.accepted and not self.denial:
+            self.denial = Answer(self.connection)
+            self.denial.start(message["status"], message.get("headers", ()))
+        elif kind == "websocket.http.response.body" and self.denial and not self.denial.complete:
+            more = message.get("more_body", False)
+            self.denial.send_body(message.get("body", b""), more)
+            if self.denial.complete:
+                self.refused()
+            await self.connection.drained()
         else:
             raise RuntimeError("%s at the wrong time" % kind)
+
+    def refused(self):
+        self.closed = True
+        self.disconnect = disconnected(ENDED_WITHOUT_CLOSE)
 
     def accept(self, subprotocol, headers):
         proof = base64.b64encode(hashlib.sha1(self.key + ACCEPT_SUFFIX).digest())
@@ -109,14 +137,34 @@ class WebSocket:
         self.connection.socket = self
         self.connection.transport.write(head + b"\r\n\r\n")
         self.server.loop.call_later(PING_EVERY_S, self.ping)
+        if self.server.leaving:
+            self.leave()
 
-    # The client's side
+    # The end before the end
 
     def lost(self):
-        """The connection has ended."""
+        """The client has ended its side, with a Close before or without."""
         self.closed = True
-        self.disconnect = self.disconnect or disconnected(ENDED_WITHOUT_CLOSE)
+        self.disconnected(ENDED_WITHOUT_CLOSE)
+
+    def leave(self):
+        """The worker ends: both sides are told at once."""
+        if self.accepted and not self.closed:
+            self.close(RESTART, "the server restarts", LEAVE_TIMEOUT_S)
+            self.disconnected(RESTART)
+
+    def disconnected(self, code, reason=""):
+        """Tells the app."""
+        self.disconnect = self.disconnect or disconnected(code, reason)
         self.news.set()
+        self.server.cancel_unless_told(self, TELL_S)
+
+    def cancel(self):
+        if self.task and not self.task.done():
+            self.cancelled = True
+            self.task.cancel()
+
+    # The client's side
 
     def ping(self):
         if not self.closed:
@@ -133,21 +181,23 @@ class WebSocket:
             head = bytes((0x80 | opcode, 127)) + length.to_bytes(8, "big")
         self.connection.transport.write(head + payload)
 
-    def close(self, code, reason=""):
+    def close(self, code, reason="", timeout_s=CLOSE_TIMEOUT_S):
         """Sends our Close; the connection ends with the client's, or a little later."""
         payload = b"" if code == NO_CODE else code.to_bytes(2, "big") + reason.encode()[:123]
         self.write(CLOSE, payload)
         self.closed = True
-        self.server.loop.call_later(CLOSE_TIMEOUT_S, self.connection.transport.close)
+        self.server.loop.call_later(timeout_s, self.connection.transport.close)
 
     def end(self, code, reason="", answer=None):
-        """Answers the client's Close, or its error, and ends the connection."""
+        """Answers the client's Close, or its error, and ends our side; the rest ends with the app's code."""
         if not self.closed:
             self.close(answer or code, reason)
-        self.disconnect = self.disconnect or disconnected(code, reason)
-        self.news.set()
+        self.disconnected(code, reason)
         self.buffer.clear()
-        self.connection.transport.close()
+        if self.connection.exchange is self and self.connection.transport.can_write_eof():
+            self.connection.transport.write_eof()
+        else:
+            self.connection.transport.close()
 
     def feed(self, data):
         if self.disconnect:

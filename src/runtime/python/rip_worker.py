@@ -4,17 +4,20 @@ import html
 import importlib
 import json
 import os
-import socket
+import signal
 import sys
 import time
 import traceback
+
+# By their own names: gevent and eventlet replace what the modules have.
+from socket import AF_UNIX, SOCK_STREAM, socket
 
 from rip_loading import Mistake, Target, looks_like_asgi
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOOK_EVERY_S = 0.1  # how often a request looks whether the entry has changed
 CONTROL_TIMEOUT_S = 10.0  # the server answers within a millisecond; this only bounds a hang
-BACKLOG = 128  # the server opens one connection; the rest is for its retries
+BACKLOG = 4096
 
 # What concerns one connection only is the front end's to say.
 HOP_BY_HOP = frozenset("connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
@@ -25,8 +28,10 @@ class Gone(ConnectionError):
 
 
 class Worker:
-    def __init__(self, env, target):
+    def __init__(self, env, target, sigterm_before_join):
         self.id = int(env["WORKER_ID"])
+        self.pid = os.getpid()
+        self.instance = env.get("RIP_INSTANCE")
         self.version = int(env.get("RIP_VERSION") or 0)
         self.entry = env["RIP_APP_ENTRY"]
         self.root = os.getcwd()
@@ -34,6 +39,7 @@ class Worker:
         self.control_path = env["RIP_CONTROL_SOCKET"]
         self.watches = env.get("RIP_HOT_RELOAD") == "module"
         self.max_reloads = int(env.get("RIP_MAX_RELOADS") or 10)
+        self.read_timeout_s = int(env.get("RIP_READ_TIMEOUT_MS") or 0) / 1000
         self.shows_traces = env.get("NODE_ENV") in ("development", "dev")
         self.is_asgi = False
         self.reloads = 0
@@ -41,6 +47,10 @@ class Worker:
         self.seen = None  # the entry's signature when it was last loaded, or failed to
         self.next_look = 0.0
         self.target = Target(target, self.entry)
+        self.sigterm_before_join = sigterm_before_join
+        self.is_child = False  # this process is one that the app has forked
+        self.descriptors = tuple  # gives those of the harness's sockets, which are not for such a child
+        os.register_at_fork(after_in_child=self.now_in_child)
 
     # Loading
 
@@ -51,10 +61,14 @@ class Worker:
             if self.target.entry and self.target.entry != self.entry:
                 self.entry = self.target.entry
                 self.seen = self.signature()
-        except Mistake as mistake:
-            self.fail(str(mistake))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if self.is_child:
+                self.end_child(error)
+            if isinstance(error, Mistake):
+                self.fail(str(error))
             self.fail("can't load " + self.entry, error)
+        if self.is_child:
+            self.end_child()
         self.is_asgi = looks_like_asgi(app)
         return app
 
@@ -80,14 +94,30 @@ class Worker:
         self.seen = signature
         try:
             app = self.target.load()
-        except (Exception, SystemExit) as error:
-            self.say("can't load the changed %s, the last good one goes on" % self.entry, error)
+        except (SyntaxError, Mistake) as error:
+            # A new process would meet it as well.
+            self.say(
+                "can't load the changed %s, the last good one goes on" % self.entry,
+                error,
+            )
             return None
+        except BaseException as error:
+            if self.is_child:
+                self.end_child(error)
+            self.swap_failed("can't load the changed %s" % self.entry, error)
+            return None
+        if self.is_child:
+            self.end_child()
         if looks_like_asgi(app) != self.is_asgi:
             self.say("%s is now %s: asked for a new process" % (self.entry, "WSGI" if self.is_asgi else "ASGI"))
             self.retire()
             return None
         return app
+
+    def swap_failed(self, what, error=None):
+        """What can't be done twice in one process (a metric's or a model's registration) goes well in a new one."""
+        self.say(what + " in place; a new process is asked for, and until it serves the last good one goes on", error)
+        self.retire()
 
     def swapped(self):
         """A changed app has taken over."""
@@ -106,7 +136,7 @@ class Worker:
             os.unlink(self.socket_path)
         except FileNotFoundError:
             pass
-        listener = socket.socket(socket.AF_UNIX)
+        listener = socket(AF_UNIX, SOCK_STREAM)
         try:
             listener.bind(self.socket_path)
         except OSError as error:
@@ -115,8 +145,9 @@ class Worker:
         return listener
 
     def join(self):
+        more = {"pid": self.pid, "socket": self.socket_path, "version": self.version}
         try:
-            ok, answer = self.tell("join", pid=os.getpid(), socket=self.socket_path, version=self.version)
+            ok, answer = self.tell("join", drains=True, streams=False, concurrency=1, **more)
         except OSError as error:
             self.fail("can't reach the server at %s: %s" % (self.control_path, error))
         if not ok:
@@ -139,7 +170,7 @@ class Worker:
             self.say("can't ask to be replaced: %s" % error)
 
     def server_lives(self):
-        with socket.socket(socket.AF_UNIX) as control:
+        with socket(AF_UNIX, SOCK_STREAM) as control:
             control.settimeout(CONTROL_TIMEOUT_S)
             try:
                 control.connect(self.control_path)
@@ -151,9 +182,12 @@ class Worker:
 
     def tell(self, op, **more):
         """Posts a message to the control socket: (whether it was accepted, the answer's text)."""
-        body = json.dumps(dict(op=op, workerId=self.id, **more))
+        message = dict(op=op, workerId=self.id, **more)
+        if self.instance is not None:
+            message["instance"] = self.instance
+        body = json.dumps(message)
         head = "POST /worker HTTP/1.1\r\nHost: rip\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        with socket.socket(socket.AF_UNIX) as control:
+        with socket(AF_UNIX, SOCK_STREAM) as control:
             control.settimeout(CONTROL_TIMEOUT_S)
             control.connect(self.control_path)
             control.sendall(("%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)).encode())
@@ -172,6 +206,39 @@ class Worker:
         except (ValueError, AttributeError):
             accepted = False
         return accepted, text or "no answer"
+
+    def apps_sigterm(self):
+        """The handler of SIGTERM that the app has set by now, or None."""
+        handler = signal.getsignal(signal.SIGTERM)
+        return handler if callable(handler) and handler is not self.sigterm_before_join else None
+
+    # Processes that the app forks
+
+    def now_in_child(self):
+        """A forked child must neither answer on the worker's sockets nor hold them."""
+        self.is_child = True
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            for descriptor in self.descriptors():
+                os.dup2(nowhere, descriptor, inheritable=False)
+            os.close(nowhere)
+        except OSError:
+            pass
+
+    def end_child(self, error=None):
+        """A child has come to the end of the app's code: what follows is the worker's business."""
+        code = 0
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            self.say("a process that the app has forked failed", error)
+            code = 1
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                pass
+        os._exit(code & 0xFF)
 
     # Trouble
 
@@ -203,11 +270,6 @@ def trace(error):
     while frame and frame.tb_frame.f_code.co_filename.startswith((HERE + os.sep, "<frozen")):
         frame = frame.tb_next
     return "".join(traceback.format_exception(type(error), error, frame))
-
-
-def last_hop(forwarded_for):
-    """The client's address: the front end has put it last."""
-    return forwarded_for.rpartition(",")[2].strip()
 
 
 def told(scope):

@@ -6,24 +6,25 @@ that is idle, and answered 503 while it is not. It sleeps as long as nothing lik
 """
 
 import io
-import os
-import select
 import signal
-import socket
-import stat
 import sys
-import threading
-import time
 from collections import deque
 from urllib.parse import unquote
 
-from rip_worker import HOP_BY_HOP, Gone, host_and_port, last_hop
+# By their own names: gevent and eventlet replace what the modules have.
+from _thread import start_new_thread
+from os import O_CLOEXEC, O_NONBLOCK, pipe2, read, write
+from select import EPOLLIN, epoll
+from socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_STREAM, socket
+from time import sleep
 
-READ_BYTES = 65536
-JOIN_BYTES = 65536  # up to here, copying head and body together costs less than another send
+from rip_answer import Answer, Body, FileWrapper, Leaving, READ_BYTES
+from rip_worker import Gone, host_and_port
+
 MAX_KNOWN_NAMES = 1000  # header names are the clients' to invent, so what is kept of them is bounded
 GRACE_S = 0.002  # an answer's last byte is out a moment before the main thread is idle
 ACCEPT_PAUSE_S = 0.05  # out of descriptors: one may come free
+WAKE = b"\0"  # in the wake pipe; signals write their numbers
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
 READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
@@ -63,184 +64,11 @@ class Connection:
 
     def has_ended(self):
         try:
-            return not self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
             return True
-
-
-class Body(io.RawIOBase):
-    """A request's body while it comes; io.BufferedReader makes wsgi.input of it."""
-
-    def __init__(self, connection, length):
-        self.connection = connection
-        self.left = length
-
-    def readable(self):
-        return True
-
-    def readinto(self, into):
-        if not self.left:
-            return 0
-        connection = self.connection
-        count = min(len(into), self.left)
-        if connection.rest:
-            count = min(count, len(connection.rest))
-            into[:count] = connection.rest[:count]
-            connection.rest = connection.rest[count:]
-        else:
-            try:
-                count = connection.sock.recv_into(into, count)
-            except OSError:
-                count = 0
-            if not count:
-                connection.gone = True
-                raise Gone("the request's body has ended early")
-        self.left -= count
-        return count
-
-    def drain(self):
-        scratch = memoryview(bytearray(min(self.left, READ_BYTES)))
-        while self.left:
-            self.readinto(scratch)
-
-
-class FileWrapper:
-    def __init__(self, filelike, blksize=READ_BYTES):
-        self.filelike = filelike
-        self.blksize = blksize
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
-
-    def __iter__(self):
-        return iter(lambda: self.filelike.read(self.blksize), b"")
-
-
-class Answer:
-    """One request's answer: the head waits for the body's first block, as PEP 3333 wants it."""
-
-    def __init__(self, connection, method):
-        self.connection = connection
-        self.without_body = method == "HEAD"
-        self.status = None
-        self.headers = None
-        self.head_sent = False
-        self.chunked = False
-        self.due = None  # what Content-Length still promises
-        self.complete = False
-
-    def start_response(self, status, headers, exc_info=None):
-        if exc_info:
-            try:
-                if self.head_sent:
-                    raise exc_info[1].with_traceback(exc_info[2])
-            finally:
-                exc_info = None  # it would hold the frames in a circle
-        elif self.status is not None:
-            raise AssertionError("start_response was called a second time without exc_info")
-        self.status, self.headers = status, headers
-        return self.write
-
-    def head(self, length):
-        """The head's bytes; `length` is the body's, or None if that is not known yet."""
-        status = self.status
-        if status is None:
-            raise AssertionError("the app has not called start_response")
-        lines = ["HTTP/1.1 " + status]
-        self.due = None
-        for name, value in self.headers:
-            lower = name.lower()
-            if lower == "content-length":
-                self.due = int(value)
-            elif lower in HOP_BY_HOP:
-                continue
-            lines.append(name + ": " + value)
-        if int(status[:3]) in (204, 304):
-            self.without_body = True
-        elif self.due is None and not (self.without_body and not length):
-            if length is None:
-                self.chunked = True
-                lines.append("Transfer-Encoding: chunked")
-            else:
-                self.due = length
-                lines.append("Content-Length: %d" % length)
-        text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
-            raise ValueError("the status or a header has a line break in it: %r" % lines)
-        return (text + "\r\n\r\n").encode("latin-1")
-
-    def fitting(self, block):
-        """The block as it is to be sent, counted against Content-Length."""
-        if self.without_body:
-            return b""
-        if self.due is not None:
-            if len(block) > self.due:
-                raise AssertionError("the body is longer than its Content-Length")
-            self.due -= len(block)
-        return block
-
-    def whole(self, body):
-        """Head and body at once."""
-        head = self.head(len(body))
-        body = self.fitting(body)
-        self.head_sent = True
-        if len(body) <= JOIN_BYTES:
-            self.connection.send(head + body)
-        else:
-            self.connection.send(head)
-            self.connection.send(body)
-
-    def write(self, block):
-        """One block of the body: it leaves at once."""
-        if not block:
-            return
-        if self.head_sent:
-            # A stream may have no end: only here can it notice that nobody listens.
-            if self.chunked and self.connection.has_ended():
-                self.connection.gone = True
-                raise Gone("the client has gone")
-            head = b""
-        else:
-            head = self.head(None)
-        block = self.fitting(block)
-        if self.chunked:
-            block = b"%x\r\n%b\r\n" % (len(block), block)
-        self.head_sent = True
-        if head or block:
-            self.connection.send(head + block)
-
-    def send_file(self, file):
-        """Sends a real file from kernel to kernel; False if it is none."""
-        if self.head_sent or not isinstance(file, (io.BufferedReader, io.BufferedRandom)):
-            return False
-        # Not whatever has a fileno(): a GzipFile's is that of the compressed file.
-        if not isinstance(file.raw, io.FileIO) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return False
-        offset = file.tell()
-        head = self.head(max(os.fstat(file.fileno()).st_size - offset, 0))
-        self.head_sent = True
-        self.connection.send(head)
-        while self.due and not self.without_body:
-            try:
-                count = os.sendfile(self.connection.sock.fileno(), file.fileno(), offset, self.due)
-            except OSError as error:
-                self.connection.gone = True
-                raise Gone(str(error)) from None
-            if not count:
-                break
-            offset += count
-            self.due -= count
-        return True
-
-    def end(self):
-        if not self.head_sent:
-            self.whole(b"")
-        if self.chunked:
-            self.connection.send(b"0\r\n\r\n")
-        if self.due and not self.without_body:
-            raise AssertionError("the body is %d bytes shorter than its Content-Length" % self.due)
-        self.complete = True
 
 
 class WsgiServer:
@@ -253,11 +81,12 @@ class WsgiServer:
         self.leaving = False
         self.quit_accepted = None
         self.known_names = {}
-        self.wake_reader, self.wake_writer = socket.socketpair()
-        self.wake_writer.setblocking(False)
-        self.poller = select.epoll()
-        self.poller.register(self.wake_reader, select.EPOLLIN)
+        self.wake_reader, self.wake_writer = pipe2(O_CLOEXEC | O_NONBLOCK)
+        self.poller = epoll()
+        self.poller.register(self.wake_reader, EPOLLIN)
+        self.wait = waiter(self.poller)
         self.gate = Gate(self, worker.listen())
+        worker.descriptors = self.descriptors
         self.base = {
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -272,40 +101,59 @@ class WsgiServer:
         }
 
     def run(self):
+        self.apps_sigterm = self.worker.apps_sigterm()
         signal.signal(signal.SIGTERM, self.on_sigterm)
+        # Wakes the loop even if the app puts a handler of its own in place of ours.
+        signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
         self.gate.start()
         self.worker.join()
-        wake_fd = self.wake_reader.fileno()
         while not self.done():
-            for fd, _ in self.poller.poll():
-                if fd == wake_fd:
-                    self.woken()
-                elif self.connection and fd == self.connection.fd:
-                    self.serve(self.connection)
+            try:
+                for fd, _ in self.wait():
+                    if fd == self.wake_reader:
+                        self.woken()
+                    elif self.connection and fd == self.connection.fd:
+                        self.serve(self.connection)
+            except SystemExit:
+                self.leaving = True  # a signal's handler of the app's own
+                self.wake()
+
+    def descriptors(self):
+        held = [self.gate.listener.fileno(), *self.gate.connections]
+        held += [connection.fd for connection in self.handed]
+        return held + [self.connection.fd] if self.connection else held
 
     def done(self):
         if self.connection or self.handed or self.gate.connections:
             return self.quit_accepted is False
         return self.leaving
 
-    def on_sigterm(self, *_):
+    def on_sigterm(self, number, frame):
         self.leaving = True
-        self.wake()
+        handler, self.apps_sigterm = self.apps_sigterm, None
+        if handler:
+            try:
+                handler(number, frame)
+            except SystemExit:
+                pass  # the request in hand is finished first
+            except BaseException as error:
+                self.worker.say("the app's handler of SIGTERM failed", error)
 
     def wake(self):
         try:
-            self.wake_writer.send(b"!")
+            write(self.wake_writer, WAKE)
         except BlockingIOError:
             pass  # full of wakes already
 
     def woken(self):
-        self.wake_reader.recv(READ_BYTES)
+        if signal.SIGTERM in read(self.wake_reader, READ_BYTES):
+            self.leaving = True
         if self.leaving and self.quit_accepted is None:
             self.quit_accepted = self.worker.quit()
         while self.handed:
             # The connection that was used last is the likeliest to be used next.
             last, self.connection = self.connection, self.handed.popleft()
-            self.poller.register(self.connection.fd, select.EPOLLIN)
+            self.poller.register(self.connection.fd, EPOLLIN)
             if last:
                 self.poller.unregister(last.fd)
                 self.gate.hold(last)
@@ -340,7 +188,7 @@ class WsgiServer:
             body = Body(connection, length)
             environ["wsgi.input"] = io.BufferedReader(body, READ_BYTES)
         if "HTTP_RIP_PROBE" in environ and environ["PATH_INFO"] == "/ready":
-            connection.send(READY)
+            connection.send(READY)  # to both kinds: no handler runs
             keep = True
         else:
             keep = self.answer(connection, environ)
@@ -367,7 +215,8 @@ class WsgiServer:
         secure = environ.get("HTTP_X_FORWARDED_PROTO") == "https"
         environ["wsgi.url_scheme"] = "https" if secure else "http"
         environ["SERVER_NAME"], environ["SERVER_PORT"] = host_and_port(environ.get("HTTP_HOST", ""), secure)
-        environ["REMOTE_ADDR"] = last_hop(environ.get("HTTP_X_FORWARDED_FOR", ""))
+        client = environ.pop("HTTP_RIP_CLIENT", None)
+        environ["REMOTE_ADDR"] = environ.get("HTTP_X_FORWARDED_FOR", "") if client is None else client
         return environ
 
     def environ_key(self, name):
@@ -385,11 +234,13 @@ class WsgiServer:
             if changed:
                 self.app = changed
                 self.worker.swapped()
-        answer = Answer(connection, environ["REQUEST_METHOD"])
+        answer = Answer(self, connection, environ["REQUEST_METHOD"])
         result = None
         try:
             try:
                 result = self.app(environ, answer.start_response)
+                if self.worker.is_child:
+                    self.worker.end_child()
                 kind = type(result)
                 if (kind is list or kind is tuple) and not answer.head_sent:
                     answer.whole(b"".join(result))
@@ -402,8 +253,15 @@ class WsgiServer:
             finally:
                 if hasattr(result, "close"):
                     result.close()
-        except (Exception, SystemExit) as error:
+        except Leaving:
+            answer.end()
+        except BaseException as error:
+            # Also those of the app's that are no Exception: its worker is well.
+            if self.worker.is_child:
+                self.worker.end_child(error)
             return self.failed(connection, environ, answer, error)
+        if self.worker.is_child:
+            self.worker.end_child()
         return True
 
     def failed(self, connection, environ, answer, error):
@@ -425,25 +283,43 @@ class WsgiServer:
         return True
 
 
-class Gate(threading.Thread):
+def waiter(poller):
+    """The wait for the next request: under gevent or eventlet what the app has started runs meanwhile."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey and monkey.is_module_patched("socket"):
+        from gevent.socket import wait_read
+
+        return lambda: wait_read(poller.fileno()) or poller.poll(0)
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher and patcher.is_monkey_patched("socket"):
+        from eventlet.hubs import trampoline
+
+        return lambda: trampoline(poller.fileno(), read=True) and None or poller.poll(0)
+    return poller.poll
+
+
+class Gate:
     """Holds the listener and every connection but the main thread's."""
 
     def __init__(self, server, listener):
-        super().__init__(name="rip-gate", daemon=True)
         self.server = server
         self.listener = listener
         self.connections = {}
-        self.poller = select.epoll()
-        self.poller.register(listener, select.EPOLLIN)
+        self.poller = epoll()
+        self.poller.register(listener, EPOLLIN)
+
+    def start(self):
+        start_new_thread(self.run, ())
 
     def hold(self, connection):
         self.connections[connection.fd] = connection
-        self.poller.register(connection.fd, select.EPOLLIN)
+        self.poller.register(connection.fd, EPOLLIN)
 
     def run(self):
+        listener = self.listener.fileno()
         while True:
             for fd, _ in self.poller.poll():
-                if fd == self.listener.fileno():
+                if fd == listener:
                     self.accept()
                 elif self.server_is_busy():
                     self.refuse(self.connections[fd])
@@ -455,22 +331,25 @@ class Gate(threading.Thread):
 
     def server_is_busy(self):
         if self.server.busy:
-            time.sleep(GRACE_S)
+            sleep(GRACE_S)
         return self.server.busy
 
     def accept(self):
         try:
-            self.hold(Connection(self.listener.accept()[0]))
+            # What accept() makes would be a gevent socket in an app that is patched.
+            self.hold(Connection(socket(AF_UNIX, SOCK_STREAM, 0, self.listener._accept()[0])))
         except OSError:
-            time.sleep(ACCEPT_PAUSE_S)
+            sleep(ACCEPT_PAUSE_S)
 
     def refuse(self, connection):
+        """Says that the worker is busy; to the probe that asks only whether the app is loaded, that it is."""
         try:
             head = connection.read_head()
             if head is not None:
-                connection.send(BUSY)
-                length = int(self.server.environ(head).get("CONTENT_LENGTH") or 0)
-                Body(connection, length).drain()
+                environ = self.server.environ(head)
+                is_ready = environ.get("HTTP_RIP_PROBE") == "1" and environ["PATH_INFO"] == "/ready"
+                connection.send(READY if is_ready else BUSY)
+                Body(connection, int(environ.get("CONTENT_LENGTH") or 0)).drain()
                 return
         except (OSError, ValueError):
             pass

@@ -1,0 +1,378 @@
+"""HTTP/1.1 between the server and an ASGI app: a connection, a request's exchange, its answer."""
+
+import asyncio
+import http
+from urllib.parse import unquote_to_bytes
+
+from rip_worker import HOP_BY_HOP, Gone, host_and_port, told
+
+BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
+TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
+TIMEOUT_SLACK_S = 0.1  # the server's clock began a moment earlier, and its word comes a moment later
+HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)
+# 2.3: with 2.4, Starlette's streams would notice a gone client only at their next send.
+ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+STATUS_LINES = {status: b"HTTP/1.1 %d %s" % (status, status.phrase.encode()) for status in http.HTTPStatus}
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
+READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+REFUSAL = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, server):
+        self.server = server
+        self.transport = None
+        self.partial = b""  # a head that is not whole yet
+        self.body_left = 0
+        self.exchange = None
+        self.socket = None  # after a 101, the WebSocket
+        self.writable = None  # while the transport's buffer is full, a future
+        self.has_ended = False  # the server's side: nobody waits for the answer
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.server.connections.add(self)
+
+    def eof_received(self):
+        """The server's half-close; our half stays open until the handler has ended."""
+        self.has_ended = True
+        self.resume_writing()
+        if self.exchange is None:
+            return False
+        self.exchange.lost()
+        return True
+
+    def connection_lost(self, error):
+        self.resume_writing()
+        if not self.has_ended and self.exchange:
+            self.has_ended = True
+            self.exchange.lost()
+        self.server.connection_ended(self)
+
+    def pause_writing(self):
+        self.writable = self.server.loop.create_future()
+
+    def resume_writing(self):
+        writable, self.writable = self.writable, None
+        if writable and not writable.done():
+            writable.set_result(None)
+
+    async def drained(self):
+        await (asyncio.shield(self.writable) if self.writable else asyncio.sleep(0))
+
+    def ended(self):
+        """The exchange is over."""
+        self.exchange = None
+        if self.has_ended:
+            self.transport.close()
+
+    def data_received(self, data):
+        if self.socket:
+            self.socket.feed(data)
+        elif self.body_left:
+            body, rest = data[: self.body_left], data[self.body_left :]
+            self.body_left -= len(body)
+            if self.exchange:
+                self.exchange.feed(body)
+            if rest:
+                self.data_received(rest)
+        else:
+            if self.partial:
+                data = self.partial + data
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self.partial = data
+            else:
+                self.partial = b""
+                self.request(data[:end], data[end + 4 :])
+
+    def request(self, head, body):
+        lines = head.split(b"\r\n")
+        method, target, _ = lines[0].split(b" ")
+        headers = []
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            headers.append((name.lower(), value.strip(b" \t")))
+        fields = dict(headers)  # those that are read here come once
+        self.body_left = int(fields.get(b"content-length", 0)) - len(body)
+        is_probe = b"rip-probe" in fields and target == b"/ready"
+        if self.server.active and not (is_probe and fields[b"rip-probe"] == b"1"):
+            self.transport.write(BUSY)
+            return
+        if is_probe:
+            self.transport.write(READY)
+            return
+        path, _, query = target.partition(b"?")
+        secure = fields.get(b"x-forwarded-proto") == b"https"
+        host, port = host_and_port(fields.get(b"host", b"").decode("latin-1"), secure)
+        client = fields.get(b"rip-client")
+        if client is None:
+            client = fields.get(b"x-forwarded-for", b"")
+        else:
+            headers = [field for field in headers if field[0] != b"rip-client"]
+        scope = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": "1.1",
+            "method": method.decode("latin-1"),
+            "scheme": "https" if secure else "http",
+            "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": headers,
+            "client": (client.decode("latin-1"), 0) if client else None,
+            "server": (host.strip("[]"), int(port)),
+            "state": self.server.lifespan.state.copy(),
+        }
+        if fields.get(b"upgrade", b"").lower() == b"websocket":
+            self.upgrade(scope, fields)
+        else:
+            self.exchange = Exchange(self, scope, body)
+            self.server.begin(self.exchange)
+
+    def upgrade(self, scope, fields):
+        if fields.get(b"sec-websocket-version") != b"13":
+            refusal = b"426 Upgrade Required\r\nSec-WebSocket-Version: 13"
+        elif b"sec-websocket-key" not in fields:
+            refusal = b"400 Bad Request"
+        else:
+            self.exchange = self.server.new_websocket(self, scope, fields)
+            self.server.begin(self.exchange)
+            return
+        self.transport.write(REFUSAL % refusal)
+
+    def failed(self, scope, error):
+        """Reports an exception and answers 500."""
+        fields = dict(scope["headers"])
+        content_type, body = self.server.worker.error_answer(
+            error,
+            scope.get("method", "GET"),
+            scope["raw_path"].decode("latin-1"),
+            fields.get(b"x-request-id", b"-").decode("latin-1"),
+            fields.get(b"accept", b"").decode("latin-1"),
+        )
+        head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        head = (head % (content_type, len(body))).encode()
+        self.transport.write(head if scope.get("method") == "HEAD" else head + body)
+
+
+class Answer:
+    """An answer as the app sends it. What is not said of one stands here, which is quicker than to say it of each."""
+
+    lines = None  # the answer's head, until it is sent
+    head_sent = False
+    complete = False
+    without_body = False
+    chunked = False
+    streams_events = False
+    due = None  # what Content-Length still promises
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def finish(self):
+        self.complete = True
+
+    def start(self, status, headers):
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
+        for name, value in headers:
+            lower = name.lower()
+            if lower == b"content-length":
+                self.due = int(value)
+            elif lower in HOP_BY_HOP_BYTES:
+                continue
+            elif lower == b"content-type":
+                self.streams_events = value[:17].lower() == b"text/event-stream"
+            lines.append(b"%b: %b" % (name, value))
+        if status in (204, 304):
+            self.without_body = True
+        self.lines = lines
+        if self.streams_events:
+            # Its first event may be long in coming, and the client waits for the head.
+            self.send_body(b"", True)
+
+    def send_body(self, body, more):
+        data = b"" if self.head_sent else self.head(None if more else len(body))
+        if self.without_body:
+            body = b""
+        elif self.due is not None:
+            self.due -= len(body)
+            if self.due < 0 or self.due and not more:
+                raise RuntimeError("the body does not have the length that Content-Length says")
+        elif self.chunked:
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if not more:
+                body += b"0\r\n\r\n"
+        self.head_sent = True
+        if data or body:
+            self.connection.transport.write(data + body)
+        # With the last byte that Content-Length promises: the next request may follow it at once.
+        if self.without_body or not more or self.due == 0:
+            self.finish()
+
+    def head(self, length):
+        lines = self.lines
+        if self.due is None and not (self.without_body and not length):
+            if length is None:
+                self.chunked = True
+                lines.append(b"Transfer-Encoding: chunked")
+            else:
+                self.due = length
+                lines.append(b"Content-Length: %d" % length)
+        data = b"\r\n".join(lines)
+        breaks = len(lines) - 1
+        if data.count(b"\n") != breaks or data.count(b"\r") != breaks or b"\0" in data:
+            raise ValueError("a header has a line break in it: %r" % lines)
+        return data + b"\r\n\r\n"
+
+
+class Exchange(Answer):
+    """One HTTP request and its answer."""
+
+    task = None
+    body_taken = False  # the app has had the last of it
+    paused = False  # no more of it is read for now
+    news = None  # an Event, once somebody waits in receive()
+    gone = False  # nobody waits for the answer
+    leaving = False  # the worker ends: the app is told to end its stream
+    is_told = False  # the app has had its http.disconnect
+    cancelled = False
+
+    def __init__(self, connection, scope, body):
+        self.connection = connection
+        self.server = connection.server
+        self.scope = scope
+        self.body = body  # what the app has not asked for yet
+        self.moved = self.server.loop.time()  # when the request came, or the last of the answer went
+        if scope["method"] == "HEAD":
+            self.without_body = True
+
+    async def run(self):
+        error = None
+        try:
+            await self.server.app(self.scope, self.receive, self.send)
+        except BaseException as caught:
+            error = caught
+        if self.server.worker.is_child:
+            self.server.worker.end_child(error)
+        if self.complete:
+            if error:
+                self.server.worker.say("%s failed after its answer" % told(self.scope), error)
+            return
+        expected = self.cancelled or isinstance(error, Gone)
+        if self.leaving and self.chunked and not self.gone and (expected or error is None):
+            self.send_body(b"", False)  # the stream ends in good order
+            return
+        if not self.head_sent and not expected:
+            self.connection.failed(self.scope, error or unfinished())
+        elif not self.gone:
+            self.cut(error or unfinished())
+        elif error and not expected:
+            self.server.worker.say("%s failed; its client had gone" % told(self.scope), error)
+        self.finish()
+
+    def cut(self, error):
+        # Half an answer must not look whole.
+        self.server.worker.say("%s failed in its answer" % told(self.scope), error)
+        self.connection.transport.close()
+
+    def finish(self):
+        self.complete = True
+        connection = self.connection
+        if connection.exchange is self:
+            self.read_on()
+            connection.ended()
+        if self.news:
+            self.news.set()
+        self.server.answered(self)
+
+    # The end before the end
+
+    def lost(self):
+        """Nobody waits for the answer: the app is told. Only of some is it the end."""
+        self.gone = True
+        self.wake()
+        if self.is_overdue() or self.streams_events and self.head_sent:
+            self.server.cancel_unless_told(self, TELL_S)
+
+    def is_overdue(self):
+        """Whether it is for its read timeout that the server waits no longer."""
+        limit = self.server.worker.read_timeout_s
+        return limit and self.server.loop.time() - self.moved >= limit - TIMEOUT_SLACK_S
+
+    def leave(self):
+        """The worker ends: an event stream is told, all else is finished."""
+        if self.streams_events and self.head_sent and not self.complete:
+            self.leaving = True
+            self.wake()
+            self.server.cancel_unless_told(self, TELL_S)
+
+    def cancel(self):
+        if self.task and not self.task.done() and not self.complete:
+            self.cancelled = True
+            if not self.streams_events:
+                self.server.worker.say("%s is cancelled: its time is up" % told(self.scope))
+            self.task.cancel()
+
+    # The app's side
+
+    def wake(self):
+        if self.news:
+            self.news.set()
+
+    def feed(self, body):
+        self.body += body
+        if len(self.body) > BODY_AHEAD_BYTES and not self.paused:
+            self.paused = True
+            self.connection.transport.pause_reading()
+        self.wake()
+
+    def read_on(self):
+        if self.paused:
+            self.paused = False
+            self.connection.transport.resume_reading()
+
+    async def receive(self):
+        while not self.complete:
+            more = self.connection.body_left > 0
+            if self.body or not (more or self.body_taken):
+                body, self.body = self.body, b""
+                self.body_taken = not more
+                self.read_on()
+                return {"type": "http.request", "body": body, "more_body": more}
+            if self.gone or self.leaving:
+                break
+            if not self.news:
+                self.news = asyncio.Event()
+            self.news.clear()
+            await self.news.wait()
+        self.is_told = True
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        kind = message["type"]
+        if kind == "http.response.body":
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if self.lines is None or (self.complete and body and not self.without_body):
+                raise RuntimeError("http.response.body came before the start, or after the end")
+            if self.gone and self.head_sent and more:
+                raise Gone("the client has gone")
+            if not self.complete:
+                self.send_body(body, more)
+            if more:
+                self.moved = self.server.loop.time()
+                # Also lets the loop notice that the client has gone, where the app never waits.
+                await self.connection.drained()
+        elif kind == "http.response.start":
+            if self.lines is not None:
+                raise RuntimeError("http.response.start came twice")
+            self.start(message["status"], message.get("headers", ()))
+        else:
+            raise RuntimeError("unknown message: " + kind)
+
+
+def unfinished():
+    return RuntimeError("the app returned before its answer was complete")
