@@ -143,11 +143,14 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         ("RIP_CONCURRENCY".into(), CONCURRENCY.to_string().into()),
         ("RIP_MAX_STREAMS".into(), MAX_STREAMS.to_string().into()),
         ("RIP_HOT_RELOAD".into(), config.hot_reload.word().into()),
-        // So that a harness can tell a client that has gone from a request whose time is up.
-        ("RIP_READ_TIMEOUT_MS".into(), config.read_timeout.as_millis().to_string().into()),
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
         ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
     ];
+    if app.runtime == Runtime::Python {
+        // So that it can tell a client that has gone from a request whose time is up.
+        let read_timeout = config.read_timeout.as_millis().to_string();
+        environment.push(("RIP_READ_TIMEOUT_MS".into(), read_timeout.into()));
+    }
     if app.runtime == Runtime::Executable {
         environment.extend([
             ("APP_NAME".into(), app.name.clone().into()),
