@@ -25,6 +25,8 @@ const BLOCKED: Cell = Cannot("a handler that blocks hears nothing until its next
 const NO_WEBSOCKETS: Cell = Cannot("no WebSockets there");
 const NO_FORK: Cell = Cannot("JavaScript has no fork");
 const OWN_PROCESS: Cell = Cannot("each request has a process of its own, which ends with its answer");
+const CLOSES: Cell = Cannot("`Bun.serve` closes at once; the server asks until it is idle");
+const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls it has to end the child");
 const ALL: &[Column] = &Column::ALL;
 
 const MARKS: &[Mark] = &[
@@ -34,6 +36,8 @@ const MARKS: &[Mark] = &[
     mark("repeated fields", &[Cgi], Open("not joined")),
     mark("fields of Latin-1", &[Cgi, Rust], Open("read, or to be given, as UTF-8")),
     mark("the app knows its client's", ALL, Open("Rip-Client is not read yet")),
+    mark("a half-close does not end", &[Bun], CLOSES),
+    mark("a half-close does not end", &[Asgi, NodeHttp, Cgi], Open("closed at once")),
     mark("a half-close does not end", &[Node, Rust], Open("the idle probe")),
     mark("a half-close is told", &[Wsgi, Rack, Rust], BLOCKED),
     mark("a silent event stream", &[Wsgi, Rack, Rust], BLOCKED),
@@ -47,11 +51,7 @@ const MARKS: &[Mark] = &[
     mark("an exception in mid-answer", &[Cgi], Open("a script that was killed looks whole")),
     mark("a child that", &[Bun, Node, NodeHttp], NO_FORK),
     mark("a child that", &[Cgi], OWN_PROCESS),
-    mark(
-        "a child that",
-        &[Rust],
-        Cannot("fork is unsafe in Rust, and whoever calls it has to end the child"),
-    ),
+    mark("a child that", &[Rust], FORK_IS_UNSAFE),
     mark("a child that", &[Wsgi, Asgi, Rack], Open("children come back, and hold what they inherit")),
     mark("SIGTERM: shutdown hooks", &[Cgi], OWN_PROCESS),
     mark("SIGTERM: shutdown hooks", &[Bun, Node, NodeHttp], Open("async SIGTERM handlers are cut")),
