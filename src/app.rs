@@ -11,7 +11,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// An app as it was found on disk. Found anew at each spawn, so that a `current` symlink that moved is followed.
+/// An app as it was found on disk. Found anew by each reload, which so follows a `current` symlink that moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
     /// For sockets, logs and status; made of the path as typed.

@@ -1,5 +1,9 @@
 //! Which workers exist: cycles, memory, `retire` and `quit`, growth and shrinking, who may join.
 
+#[path = "fleet/crashes.rs"]
+mod crashes;
+#[path = "fleet/leaving.rs"]
+mod leaving;
 #[path = "support/load.rs"]
 mod load;
 mod support;

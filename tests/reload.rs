@@ -185,8 +185,12 @@ fn successor_of_a_worker_that_dies_meanwhile_takes_its_place_and_the_reload_goes
 /// A release whose workers say its name.
 fn write_release(dir: &Path, name: &str) {
     std::fs::create_dir(dir.join(name)).expect("a folder");
+    write_index(dir, name, name);
+}
+
+fn write_index(dir: &Path, folder: &str, name: &str) {
     let text = format!("#!/bin/sh\nTEST_RELEASE={name} exec {}\n", test_worker().display());
-    load::write_script(&dir.join(name).join("index"), &text);
+    load::write_script(&dir.join(folder).join("index"), &text);
 }
 
 fn point_to(dir: &Path, name: &str) {
@@ -195,7 +199,7 @@ fn point_to(dir: &Path, name: &str) {
 }
 
 #[test]
-fn current_symlink_that_moved_is_followed_by_each_new_worker() {
+fn current_symlink_that_moved_is_followed_by_the_next_reload_and_by_nothing_else() {
     let dir = tempfile::tempdir().expect("a folder");
     for name in ["one", "two", "three"] {
         write_release(dir.path(), name);
@@ -213,10 +217,28 @@ fn current_symlink_that_moved_is_followed_by_each_new_worker() {
     assert_eq!(release(&server), "one");
     assert_eq!(server.verb(["reload"]).code, 0);
     assert_eq!(release(&server), "two");
-    // After a crash as well.
+    // Not by a crash, and status tells both.
     point_to(dir.path(), "three");
     assert_eq!(server.client().post("/die", b"").status, 502);
-    assert_eq!(release(&server), "three");
+    assert_eq!(release(&server), "two");
+    let details = server.details();
+    let names = |name: &str| details[name].as_str().unwrap_or_default().to_owned();
+    assert!(
+        names("release").ends_with("two/index") && names("nextRelease").ends_with("three/index"),
+        "{details}"
+    );
+    assert_eq!(details["releaseChanged"], false);
+    // Nor by a reload that fails.
+    load::write_script(&dir.path().join("three/index"), "#!/bin/sh\nexit 3\n");
+    assert_eq!(server.verb(["reload"]).code, 1);
+    assert_eq!(server.client().post("/die", b"").status, 502);
+    assert_eq!(release(&server), "two");
+    assert!(server.details()["release"].as_str().unwrap_or_default().ends_with("two/index"));
+    // Where the files change under it, that is told.
+    write_index(dir.path(), "two", "four");
+    assert_eq!(server.details()["releaseChanged"], true);
+    assert_eq!(server.client().post("/die", b"").status, 502);
+    assert_eq!(release(&server), "four");
 }
 
 #[test]

@@ -46,7 +46,9 @@ pub struct Balancer {
     max_queue: usize,
     queue_timeout: Duration,
     busy: usize,
-    /// The most workers that were busy at once since the last look.
+    /// Of the busy ones, those that get no other request.
+    withdrawn: usize,
+    /// The most workers that were in use at once since the last look.
     deepest: usize,
     longest_queue: usize,
 }
@@ -77,6 +79,7 @@ impl Balancer {
             max_queue,
             queue_timeout,
             busy: 0,
+            withdrawn: 0,
             deepest: 0,
             longest_queue: 0,
         }
@@ -98,7 +101,13 @@ impl Balancer {
         self.busy
     }
 
-    /// The most workers that were busy at once since the last [`Balancer::take_deepest`].
+    /// Busy workers of those that get requests: the depth of the stack. One that leaves or is stuck is no measure of
+    /// what load needs.
+    pub fn in_use(&self) -> usize {
+        self.busy - self.withdrawn
+    }
+
+    /// The most workers that were in use at once since the last [`Balancer::take_deepest`].
     pub fn deepest(&self) -> usize {
         self.deepest
     }
@@ -161,15 +170,43 @@ impl Balancer {
         now + self.queue_timeout
     }
 
-    /// A worker has joined.
-    pub fn join(&mut self, worker: WorkerKey, now: Instant) -> Next {
+    /// A worker has joined. It serves the request that has waited longest; else it takes its predecessor's place in
+    /// the stack: below it, which leaves, or on top if that one is busy, and would come back there. Without one it
+    /// goes to the bottom: the coldest is not the first.
+    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> Next {
         if self.standing.len() <= worker.0 {
             self.standing.resize(worker.0 + 1, None);
         }
         debug_assert!(self.standing[worker.0].is_none(), "joined twice");
-        self.busy += 1;
-        self.standing[worker.0] = Some(Standing::Busy);
-        self.release(worker, now)
+        let next = match self.queue.pop_front() {
+            Some(client) => {
+                self.standing[worker.0] = Some(Standing::Busy);
+                self.busy += 1;
+                self.deepest = self.deepest.max(self.in_use());
+                Next::Serve { client: ClientKey(client) }
+            }
+            None => {
+                let place = predecessor.and_then(|old| Some((old, (*self.standing.get(old.0)?)?)));
+                let since = match place {
+                    Some((old, Standing::Idle { since })) => {
+                        self.idle.insert_before(worker.0, old.0);
+                        since
+                    }
+                    Some((_, Standing::Busy)) => {
+                        self.idle.push_back(worker.0);
+                        now
+                    }
+                    Some((_, Standing::Withdrawn)) | None => {
+                        self.idle.push_front(worker.0);
+                        now
+                    }
+                };
+                self.standing[worker.0] = Some(Standing::Idle { since });
+                Next::Rest
+            }
+        };
+        self.check();
+        next
     }
 
     /// A worker's answer has ended.
@@ -177,7 +214,7 @@ impl Balancer {
         let next = match self.standing.get(worker.0).copied().flatten() {
             Some(Standing::Busy) => match self.queue.pop_front() {
                 Some(client) => {
-                    self.deepest = self.deepest.max(self.busy);
+                    self.deepest = self.deepest.max(self.in_use());
                     Next::Serve { client: ClientKey(client) }
                 }
                 None => {
@@ -206,6 +243,7 @@ impl Balancer {
         let is_out = match self.standing.get(worker.0).copied().flatten() {
             Some(Standing::Busy) => {
                 self.standing[worker.0] = Some(Standing::Withdrawn);
+                self.withdrawn += 1;
                 false
             }
             Some(Standing::Withdrawn) => false,
@@ -224,7 +262,11 @@ impl Balancer {
             Some(Standing::Idle { .. }) => {
                 self.idle.remove(worker.0);
             }
-            Some(Standing::Busy | Standing::Withdrawn) => self.busy -= 1,
+            Some(Standing::Busy) => self.busy -= 1,
+            Some(Standing::Withdrawn) => {
+                self.busy -= 1;
+                self.withdrawn -= 1;
+            }
             None => {}
         }
         self.check();
@@ -245,7 +287,8 @@ impl Balancer {
 
     /// How many workers were needed at once since the last call: the depth of the stack.
     pub fn take_deepest(&mut self) -> usize {
-        std::mem::replace(&mut self.deepest, self.busy)
+        let in_use = self.in_use();
+        std::mem::replace(&mut self.deepest, in_use)
     }
 
     fn take_top(&mut self) -> Option<WorkerKey> {
@@ -253,7 +296,7 @@ impl Balancer {
         let worker = self.idle.pop_back()?;
         self.standing[worker] = Some(Standing::Busy);
         self.busy += 1;
-        self.deepest = self.deepest.max(self.busy);
+        self.deepest = self.deepest.max(self.in_use());
         Some(WorkerKey(worker))
     }
 
@@ -288,11 +331,12 @@ mod tests {
 
     const A: WorkerKey = WorkerKey(0);
     const B: WorkerKey = WorkerKey(1);
+    const C: WorkerKey = WorkerKey(2);
 
     fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
         let mut balancer = Balancer::new(2, Duration::from_millis(300));
         for &worker in workers {
-            assert_eq!(balancer.join(worker, now), Next::Rest);
+            assert_eq!(balancer.join(worker, None, now), Next::Rest);
         }
         balancer
     }
@@ -301,11 +345,44 @@ mod tests {
     fn the_last_freed_is_next() {
         let now = Instant::now();
         let mut balancer = balancer_with(&[A, B], now);
-        assert_eq!(balancer.submit(ClientKey(0), now), Decision::Assign { worker: B });
-        assert_eq!(balancer.submit(ClientKey(1), now), Decision::Assign { worker: A });
+        assert_eq!(balancer.submit(ClientKey(0), now), Decision::Assign { worker: A });
+        assert_eq!(balancer.submit(ClientKey(1), now), Decision::Assign { worker: B });
         balancer.release(B, now);
         balancer.release(A, now);
         assert_eq!(balancer.submit(ClientKey(2), now), Decision::Assign { worker: A });
+    }
+
+    #[test]
+    fn who_joins_goes_to_the_bottom_and_a_successor_into_its_predecessors_place() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let order = |balancer: &Balancer| balancer.idle.iter().collect::<Vec<_>>();
+        let mut balancer = balancer_with(&[A, B], now);
+        assert_eq!(order(&balancer), [B.0, A.0], "from the bottom: the coldest is not the first");
+        // An idle one's.
+        assert_eq!(balancer.join(C, Some(A), later), Next::Rest);
+        balancer.withdraw(A);
+        assert_eq!(order(&balancer), [B.0, C.0]);
+        assert_eq!(balancer.join(A, Some(B), later), Next::Rest);
+        balancer.withdraw(B);
+        assert_eq!(order(&balancer), [A.0, C.0]);
+        assert_eq!(balancer.bottom(), Some((A, now)), "unneeded for as long as the one before it");
+        // A busy one comes back to the top.
+        assert_eq!(balancer.submit(ClientKey(0), later), Decision::Assign { worker: C });
+        assert_eq!(balancer.join(B, Some(C), later), Next::Rest);
+        assert_eq!(order(&balancer), [A.0, B.0]);
+    }
+
+    #[test]
+    fn who_leaves_or_is_stuck_is_not_needed() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[A, B], now);
+        balancer.submit(ClientKey(0), now);
+        assert_eq!((balancer.take_deepest(), balancer.deepest()), (1, 1));
+        balancer.withdraw(A);
+        balancer.submit(ClientKey(1), now);
+        assert_eq!((balancer.in_use(), balancer.busy(), balancer.take_deepest()), (1, 2, 1));
+        assert_eq!(balancer.release(A, now), Next::Leave);
+        assert_eq!((balancer.in_use(), balancer.busy()), (1, 1));
     }
 
     #[test]
@@ -326,7 +403,7 @@ mod tests {
         assert_eq!(balancer.submit(ClientKey(2), now), Decision::Reject);
         assert!(balancer.forget(ClientKey(0)));
         assert_eq!(balancer.submit(ClientKey(2), now), Decision::Enqueue);
-        assert_eq!(balancer.join(A, now), Next::Serve { client: ClientKey(1) });
+        assert_eq!(balancer.join(A, None, now), Next::Serve { client: ClientKey(1) });
     }
 
     #[test]
@@ -334,7 +411,7 @@ mod tests {
         let now = Instant::now();
         let mut balancer = balancer_with(&[A, B], now);
         assert!(balancer.withdraw(A));
-        balancer.submit(ClientKey(0), now);
+        assert_eq!(balancer.submit(ClientKey(0), now), Decision::Assign { worker: B });
         assert!(!balancer.withdraw(B));
         balancer.submit(ClientKey(1), now);
         assert_eq!(balancer.release(B, now), Next::Leave);

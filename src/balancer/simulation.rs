@@ -38,6 +38,18 @@ impl Model {
         Decision::Enqueue
     }
 
+    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) -> Next {
+        if !self.waiting.is_empty() {
+            self.busy.push(worker);
+            return Next::Serve { client: self.waiting.remove(0).0 };
+        }
+        let idle_at = predecessor.and_then(|old| self.idle.iter().position(|other| *other == old));
+        let is_busy = predecessor.is_some_and(|old| self.busy.contains(&old));
+        let at = idle_at.unwrap_or(if is_busy { self.idle.len() } else { 0 });
+        self.idle.insert(at, worker);
+        Next::Rest
+    }
+
     pub fn release(&mut self, worker: WorkerKey) -> Next {
         if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
             self.withdrawn.remove(at);
@@ -103,8 +115,10 @@ fn play(seed: u64) {
             7 if model.everybody().len() < 6 => {
                 let worker =
                     (0..).map(WorkerKey).find(|key| !model.everybody().contains(key)).expect("a free key");
-                model.busy.push(worker);
-                assert_eq!(balancer.join(worker, now), model.release(worker), "{context}");
+                // Of somebody there, of somebody gone, of nobody.
+                let predecessor = (next(3) > 0).then(|| WorkerKey(next(8))).filter(|old| *old != worker);
+                let expected = model.join(worker, predecessor);
+                assert_eq!(balancer.join(worker, predecessor, now), expected, "{context}");
             }
             8 => {
                 let everybody = model.everybody();
@@ -151,6 +165,7 @@ fn play(seed: u64) {
         );
         let counts = (model.idle.len(), model.busy.len() + model.withdrawn.len(), model.waiting.len());
         assert_eq!((balancer.idle(), balancer.busy(), balancer.waiting()), counts, "{context}");
+        assert_eq!(balancer.in_use(), model.busy.len(), "{context}: who is withdrawn is no measure");
         assert_eq!(
             balancer.next_deadline(),
             model.waiting.first().map(|(_, deadline)| *deadline),

@@ -2,6 +2,7 @@
 
 use super::{Command, Config, HotReload, JavaScript, Listen, Place, Usage, Verb, complaints, words};
 use crate::app::{self, Target};
+use crate::fleet::RollMode;
 use crate::paths::{self, quoted};
 use crate::spelling::near_miss;
 use pico_args::Arguments;
@@ -75,6 +76,13 @@ const FLAGS: &[Flag] = &[
         "RIP_DRAIN_TIMEOUT_MS",
         "30000",
         "to finish what is under way, at a stop",
+    ),
+    flag(
+        "--roll",
+        "<mode>",
+        "RIP_ROLL",
+        "side",
+        "side or serial: old workers of a reload drain side by side, or one after the other",
     ),
     flag("--max-body", "<size>", "RIP_MAX_BODY", "100m", "the largest request body; more gets 413"),
     flag(
@@ -317,6 +325,14 @@ impl Reader<'_> {
         };
         // Workers start in other folders than the one that it was typed in.
         let env_file = self.text("--env-file")?.map(|path| paths::absolute(path.as_ref()));
+        let roll = match self.word("--roll")? {
+            None => RollMode::Side,
+            Some(Word { text, .. }) if text == "side" => RollMode::Side,
+            Some(Word { text, .. }) if text == "serial" => RollMode::Serial,
+            Some(Word { name, text }) => {
+                return Err(Usage(format!("{name} takes side or serial, not '{text}'")));
+            }
+        };
         let mut config = Config {
             place: place.clone(),
             command,
@@ -351,6 +367,7 @@ impl Reader<'_> {
             preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
             javascript,
             env_file,
+            roll,
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
             spool_dir: (self.environment)("TMPDIR")
                 .filter(|dir| !dir.is_empty())

@@ -9,7 +9,7 @@ mod words;
 pub use flags::{CGI_WORKER, help};
 
 use crate::app::Target;
-use crate::fleet::Plan;
+use crate::fleet::{Plan, RollMode};
 use crate::paths::shown;
 use std::ffi::OsString;
 use std::fmt;
@@ -163,6 +163,7 @@ pub struct Config {
     pub javascript: JavaScript,
     /// Variables for workers that are not in the server's own environment.
     pub env_file: Option<PathBuf>,
+    pub roll: RollMode,
     pub keep_trying: bool,
     pub spool_dir: PathBuf,
 }
@@ -181,6 +182,7 @@ impl Config {
             max_requests: self.max_requests,
             boot_timeout: self.boot_timeout,
             drain_timeout: self.drain_timeout,
+            roll: self.roll,
             keep_trying: self.keep_trying,
             seed,
         }
@@ -290,6 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn rolls_go_side_by_side_unless_said() {
+        let roll = |line: &str, environment: &[(&str, &str)]| match parse_with(line, environment) {
+            Ok(Command::Serve(config)) => config.roll,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(roll("app", &[]), RollMode::Side);
+        assert_eq!(roll("app --roll=serial", &[]), RollMode::Serial);
+        assert_eq!(roll("app", &[("RIP_ROLL", "serial")]), RollMode::Serial);
+        assert_eq!(roll("app --roll=side", &[("RIP_ROLL", "serial")]), RollMode::Side);
+    }
+
+    #[test]
     fn complaints_name_what_was_given_and_what_would_do() {
         for (line, given, would_do) in [
             ("app --max-qeue=4", "--max-qeue", "--max-queue"),
@@ -297,6 +311,7 @@ mod tests {
             ("app --read-timeout-ms=0", "0", "1 to"),
             ("app --hot-reload=often", "often", "none, process or module"),
             ("app --runtime=deno", "deno", "bun or node"),
+            ("app --roll=fast", "fast", "side or serial"),
             ("app worker:4", "worker:4", "w:"),
             ("app w:x", "w:x", "w:4"),
             ("app w:4..2", "w:4..2", "min"),

@@ -2,16 +2,20 @@
 //! signals and reaps, and tells what came of it.
 //!
 //! There is one mechanism, *replace slot i*: a successor of the next generation is started beside the worker that
-//! serves; when it has joined it goes on top of the stack, and the old worker leaves as soon as it is idle. Cycles,
-//! rolling restarts and stuck workers differ only in why.
+//! serves; when it has joined it takes the old one's place in the stack, and the old one leaves: it gets no more
+//! requests and finishes what it has. Cycles, rolling restarts and stuck workers differ only in why. One slot is
+//! replaced at a time; those that were replaced drain side by side.
 //!
 //! ```text
 //!  Empty ─▶ Spawning ─▶ Booting ─▶ Serving ─────────────▶ Leaving ─▶ Terminating ─▶ (gone)
 //!    ▲                     │          │  its successor joined                │
-//!    └──── backoff ────────┴──────────┘                                      └▶ Killed
+//!    └─ backoff, or at once┴──────────┘                                      └▶ Killed
 //! ```
+//!
+//! Who has served is started again at once, whatever ended it; backoff is for workers that failed before they did.
 
 mod backoff;
+mod events;
 mod roll;
 #[cfg(test)]
 mod simulation;
@@ -19,11 +23,11 @@ mod slot;
 mod succession;
 
 pub use roll::RollEnd;
-pub use slot::{Member, Phase, Why};
+pub use slot::{Ending, Member, Phase, Why};
 
 use crate::keys::WorkerKey;
 use roll::Roll;
-use slot::{Front, Slot, Succession};
+use slot::{Front, Slot};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -38,10 +42,12 @@ pub enum Action {
         slot: usize,
         version: u64,
         why: Option<Why>,
+        release: Release,
     },
-    /// It has joined: onto the top of the stack.
+    /// It has joined: into its predecessor's place in the stack, else to the bottom.
     Admit {
         worker: WorkerKey,
+        predecessor: Option<WorkerKey>,
     },
     /// It gets no more requests; answered by [`Fleet::idle`] when it has none left.
     Withdraw {
@@ -51,10 +57,24 @@ pub enum Action {
     Terminate {
         worker: WorkerKey,
     },
+    /// The drain's end: its connections are closed, and whoever waits for it is told.
+    Cut {
+        worker: WorkerKey,
+    },
     /// SIGKILL, with its process group.
     Kill {
         worker: WorkerKey,
     },
+    /// A slot has failed so often in a row, and is tried again after that time.
+    Wait {
+        slot: usize,
+        failures: u32,
+        wait: Duration,
+    },
+    /// A rolling restart begins: what [`Release::Next`] is, is fixed now.
+    RollBegins,
+    /// All slots of the roll have the next release: it is the good one from now on.
+    Adopt,
     /// A rolling restart has come so far.
     RollProgress {
         replaced: usize,
@@ -69,15 +89,38 @@ impl Action {
     /// The worker that it is done to.
     fn worker(&self) -> Option<WorkerKey> {
         match self {
-            Action::Admit { worker }
+            Action::Admit { worker, .. }
             | Action::Withdraw { worker }
             | Action::Terminate { worker }
+            | Action::Cut { worker }
             | Action::Kill { worker } => Some(*worker),
-            Action::Spawn { .. } | Action::RollProgress { .. } | Action::RollEnded(_) | Action::GiveUp => {
-                None
-            }
+            Action::Spawn { .. }
+            | Action::Wait { .. }
+            | Action::RollBegins
+            | Action::Adopt
+            | Action::RollProgress { .. }
+            | Action::RollEnded(_)
+            | Action::GiveUp => None,
         }
     }
+}
+
+/// What a start runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// What the last roll that succeeded has brought; at first, what was there at the start.
+    Good,
+    /// What the roll that goes on brings.
+    Next,
+}
+
+/// How a roll replaces its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RollMode {
+    /// A next slot when this one's successor has joined; the old workers drain side by side.
+    Side,
+    /// A next slot when this one's old worker is gone.
+    Serial,
 }
 
 /// The fleet's settings.
@@ -89,6 +132,7 @@ pub struct Plan {
     pub max_requests: u64,
     pub boot_timeout: Duration,
     pub drain_timeout: Duration,
+    pub roll: RollMode,
     /// Go on even if nothing ever boots.
     pub keep_trying: bool,
     /// For the draw of each worker's share of `max_requests`.
@@ -101,8 +145,10 @@ pub struct Fleet {
     slots: Vec<Slot>,
     actions: VecDeque<Action>,
     roll: Option<Roll>,
-    /// The slot that is being replaced: one at a time.
-    lane: Option<usize>,
+    /// The slot whose successor boots: one at a time.
+    replacing: Option<usize>,
+    /// When any worker was started last.
+    last_start: Option<Instant>,
     ever_joined: bool,
     stage: Stage,
     random: u64,
@@ -128,7 +174,8 @@ impl Fleet {
             plan,
             actions: VecDeque::new(),
             roll: None,
-            lane: None,
+            replacing: None,
+            last_start: None,
             ever_joined: false,
             stage: Stage::Running,
             random: plan.seed | 1,
@@ -152,8 +199,9 @@ impl Fleet {
         self.slots.iter().filter(|slot| slot.front != Front::Closed).count()
     }
 
+    /// Workers that get requests.
     pub fn serving(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.is_serving()).count()
+        self.slots.iter().filter(|slot| slot.is_serving() && !slot.is_stuck()).count()
     }
 
     /// All members with their slots, for status.
@@ -164,13 +212,21 @@ impl Fleet {
             .flat_map(|(index, slot)| slot.members().map(move |member| (index, member)))
     }
 
-    /// Slots without a process, and when they are tried again.
-    pub fn empty_slots(&self) -> impl Iterator<Item = (usize, Option<Instant>)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| match slot.front {
-            Front::Empty { retry_at } => Some((index, Some(retry_at))),
-            Front::Spawning => Some((index, None)),
-            Front::Held(_) | Front::Closed => None,
-        })
+    /// Slots without a worker, how often they have failed in a row, and when they are tried again.
+    pub fn empty_slots(&self) -> impl Iterator<Item = (usize, u32, Instant)> {
+        let empty = |(index, slot): (usize, &Slot)| {
+            self.next_start(index).map(|at| (index, slot.backoff.failures(), at))
+        };
+        self.slots.iter().enumerate().filter_map(empty)
+    }
+
+    /// When an empty slot is tried next.
+    fn next_start(&self, index: usize) -> Option<Instant> {
+        match (self.slots.get(index)?.front, self.rescue()) {
+            (Front::Empty { .. }, Some((first, at))) if first == index => Some(at),
+            (Front::Empty { retry_at }, _) => Some(retry_at),
+            (Front::Spawning | Front::Held(_) | Front::Closed, _) => None,
+        }
     }
 
     /// The booting worker of that slot and generation: only that one may join.
@@ -199,258 +255,5 @@ impl Fleet {
 
     fn find(&self, worker: WorkerKey) -> Option<(usize, Member)> {
         self.members().find(|(_, member)| member.worker == worker).map(|(slot, &member)| (slot, member))
-    }
-}
-
-/// Events in. What follows is fetched with [`Fleet::next_action`].
-impl Fleet {
-    pub fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
-    }
-
-    /// A worker was started, as [`Action::Spawn`] asked.
-    pub fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
-        let until = now + self.plan.boot_timeout;
-        let version = self.slots[slot].version;
-        let member = Member { worker, version, phase: Phase::Booting { until } };
-        let place = &mut self.slots[slot];
-        match place.succession {
-            Succession::Spawning { why } => place.succession = Succession::Booting { why, successor: member },
-            _ if place.front == Front::Spawning => place.front = Front::Held(member),
-            // The slot was closed while the process was being started.
-            _ => {
-                place.leaving.push(member);
-                self.terminate(slot, worker, now + KILL_AFTER);
-            }
-        }
-        self.pump(now);
-    }
-
-    /// A worker could not be started.
-    pub fn spawn_failed(&mut self, slot: usize, now: Instant) {
-        if let Succession::Spawning { why } = self.slots[slot].succession {
-            self.successor_failed(slot, why, None, now);
-        } else if self.slots[slot].front == Front::Spawning {
-            self.front_failed(slot, None, now);
-        }
-        self.pump(now);
-    }
-
-    /// A booting worker says that its app is loaded.
-    pub fn joined(&mut self, worker: WorkerKey, now: Instant) {
-        let Some((index, member)) = self.find(worker) else {
-            return;
-        };
-        if !matches!(member.phase, Phase::Booting { .. }) {
-            return;
-        }
-        self.ever_joined = true;
-        let member = Member { phase: Phase::Serving { since: now }, ..member };
-        let slot = &mut self.slots[index];
-        match slot.succession {
-            Succession::Booting { why, successor } if successor.worker == worker => {
-                let old = std::mem::replace(&mut slot.front, Front::Held(member));
-                slot.succession = Succession::Handing;
-                // The successor first, so that capacity never dips.
-                self.actions.push_back(Action::Admit { worker });
-                if let Front::Held(old) = old {
-                    self.dismiss(index, old, why, now);
-                }
-            }
-            _ => {
-                slot.front = Front::Held(member);
-                self.actions.push_back(Action::Admit { worker });
-            }
-        }
-        self.pump(now);
-    }
-
-    /// A worker's process is gone. What was still to be done to it is void: its key and its pid may soon be others'.
-    pub fn exited(&mut self, worker: WorkerKey, now: Instant) {
-        self.actions.retain(|action| action.worker() != Some(worker));
-        let Some((index, member)) = self.find(worker) else {
-            return;
-        };
-        let slot = &mut self.slots[index];
-        if let Some(at) = slot.leaving.iter().position(|leaving| leaving.worker == worker) {
-            slot.leaving.remove(at);
-            if slot.leaving.is_empty() && slot.succession == Succession::Handing {
-                slot.succession = Succession::None;
-            }
-        } else if let Succession::Booting { why, successor } = slot.succession
-            && successor.worker == worker
-        {
-            self.successor_failed(index, why, Some(member), now);
-        } else {
-            self.vacate(index, member, now);
-        }
-        self.pump(now);
-    }
-
-    /// A withdrawn worker has nothing left to do.
-    pub fn idle(&mut self, worker: WorkerKey, now: Instant) {
-        if let Some((slot, Member { phase: Phase::Leaving { .. }, .. })) = self.find(worker) {
-            self.terminate(slot, worker, now + self.plan.drain_timeout);
-        }
-        self.pump(now);
-    }
-
-    /// A serving worker is to be replaced. Asking twice changes nothing.
-    pub fn retire(&mut self, worker: WorkerKey, why: Why, now: Instant) {
-        let Some((index, _)) = self.find(worker) else {
-            return;
-        };
-        let slot = &mut self.slots[index];
-        let is_front = matches!(slot.front, Front::Held(member) if member.worker == worker);
-        if is_front && slot.is_serving() && slot.succession == Succession::None {
-            slot.succession = Succession::Wanted { why, not_before: now };
-        }
-        self.pump(now);
-    }
-
-    /// A worker leaves by itself: no more requests for it, and somebody else into its place.
-    pub fn quit(&mut self, worker: WorkerKey, now: Instant) {
-        let Some((index, member)) = self.find(worker) else {
-            return;
-        };
-        let is_front = matches!(self.slots[index].front, Front::Held(front) if front.worker == worker);
-        if is_front && matches!(member.phase, Phase::Serving { .. }) {
-            self.vacate(index, member, now);
-            let until = now + self.plan.drain_timeout;
-            self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..member });
-            self.actions.push_back(Action::Withdraw { worker });
-        }
-        self.pump(now);
-    }
-
-    /// A worker's answer has not ended by the drain timeout after its read timeout: its successor is started, and
-    /// whether that joins or not, the stuck one goes. It gets no more requests, even if its answer ends after all:
-    /// they would be cut short.
-    pub fn stuck(&mut self, worker: WorkerKey, now: Instant) {
-        let Some((index, member)) = self.find(worker) else {
-            return;
-        };
-        if matches!(member.phase, Phase::Serving { .. }) {
-            self.actions.push_back(Action::Withdraw { worker });
-        }
-        let slot = &mut self.slots[index];
-        match (member.phase, &mut slot.succession) {
-            (Phase::Leaving { .. }, _) => self.terminate(index, worker, now + KILL_AFTER),
-            (Phase::Serving { .. }, Succession::Spawning { why } | Succession::Booting { why, .. }) => {
-                *why = Why::Stuck;
-            }
-            (Phase::Serving { .. }, Succession::None | Succession::Wanted { .. } | Succession::Handing) => {
-                self.start_successor(index, Why::Stuck);
-            }
-            (Phase::Booting { .. } | Phase::Terminating { .. } | Phase::Killed, _) => {}
-        }
-        self.pump(now);
-    }
-
-    /// A rolling restart. During another one: that starts over with the newest code, once.
-    pub fn reload(&mut self, now: Instant) {
-        match (&mut self.roll, self.stage) {
-            (_, Stage::Draining | Stage::Stopping | Stage::GivenUp) => {
-                self.actions.push_back(Action::RollEnded(RollEnd::Stopping));
-            }
-            (Some(roll), Stage::Running) => roll.again = true,
-            (None, Stage::Running) => self.start_roll(now),
-        }
-        self.pump(now);
-    }
-
-    /// Requests wait: one more worker, unless one is on its way already or there are enough.
-    pub fn grow(&mut self, now: Instant) {
-        let is_coming = self.slots.iter().any(|slot| match slot.front {
-            Front::Spawning | Front::Empty { .. } => true,
-            Front::Held(member) => matches!(member.phase, Phase::Booting { .. }),
-            Front::Closed => false,
-        });
-        if is_coming || self.stage != Stage::Running || self.size() >= self.plan.max_workers {
-            return;
-        }
-        match self.slots.iter_mut().find(|slot| slot.is_gone()) {
-            Some(slot) => slot.front = Front::Empty { retry_at: now },
-            None => self.slots.push(Slot::new(now)),
-        }
-        self.pump(now);
-    }
-
-    /// A worker that load has not needed for long leaves, if it may. `true`: it does.
-    pub fn shrink(&mut self, worker: WorkerKey, now: Instant) -> bool {
-        let Some((index, member)) = self.find(worker).filter(|_| self.may_shrink(worker)) else {
-            return false;
-        };
-        self.note_life(index, member, now);
-        let slot = &mut self.slots[index];
-        slot.front = Front::Closed;
-        slot.succession = Succession::None;
-        let until = now + self.plan.drain_timeout;
-        slot.leaving.push(Member { phase: Phase::Leaving { until }, ..member });
-        self.actions.push_back(Action::Withdraw { worker });
-        self.pump(now);
-        true
-    }
-
-    /// The server drains: nobody is replaced any more, crashed workers still are started again.
-    pub fn drain(&mut self, now: Instant) {
-        if self.stage == Stage::Running {
-            self.stage = Stage::Draining;
-            self.end_roll(RollEnd::Stopping);
-            self.pump(now);
-        }
-    }
-
-    /// All workers end now: SIGTERM, and SIGKILL at `kill_at`.
-    pub fn stop(&mut self, kill_at: Instant, now: Instant) {
-        if self.stage != Stage::GivenUp {
-            self.stage = Stage::Stopping;
-        }
-        self.end_roll(RollEnd::Stopping);
-        // Whoever was to be started would only have to end.
-        self.actions.retain(|action| !matches!(action, Action::Spawn { .. }));
-        self.lane = None;
-        for index in 0..self.slots.len() {
-            let slot = &mut self.slots[index];
-            if let Front::Held(member) = std::mem::replace(&mut slot.front, Front::Closed) {
-                slot.leaving.push(member);
-            }
-            if let Succession::Booting { successor, .. } =
-                std::mem::replace(&mut slot.succession, Succession::None)
-            {
-                slot.leaving.push(successor);
-            }
-            for worker in slot.leaving.iter().map(|member| member.worker).collect::<Vec<_>>() {
-                self.terminate(index, worker, kill_at);
-            }
-        }
-        self.pump(now);
-    }
-
-    /// The clock has moved on.
-    pub fn tick(&mut self, now: Instant) {
-        for index in 0..self.slots.len() {
-            let due = |member: &&Member| member.phase.deadline().is_some_and(|deadline| deadline <= now);
-            let due: Vec<Member> = self.slots[index].members().filter(due).copied().collect();
-            for member in due {
-                match member.phase {
-                    Phase::Leaving { .. } => self.terminate(index, member.worker, now + KILL_AFTER),
-                    Phase::Booting { .. } | Phase::Terminating { .. } => self.kill(index, member.worker),
-                    Phase::Serving { .. } | Phase::Killed => {}
-                }
-            }
-        }
-        self.pump(now);
-    }
-
-    /// How many requests a new worker is to serve before its successor is started: between 90 and 100 % of the
-    /// bound, so that those started together do not all go together.
-    pub fn draw_request_limit(&mut self) -> Option<u64> {
-        let most = self.plan.max_requests;
-        // xorshift64: good enough to spread a few numbers, and reproducible in the simulation.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (most > 0).then(|| (most - self.random % (most / 10 + 1)).max(1))
     }
 }

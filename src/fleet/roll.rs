@@ -1,10 +1,22 @@
-//! A rolling restart: every slot replaced, one at a time, and stopped by the first successor that fails.
+//! A rolling restart: every slot replaced, a next one when this one's successor has joined, and stopped by the first
+//! successor that fails.
+//!
+//! ```text
+//!  Replacing ─▶ Draining ─▶ Done
+//!      └──────▶ Failed
+//! ```
+//!
+//! When the last successor has joined, the next release is adopted: each start uses it from then on. The roll itself
+//! lasts until the last predecessor is gone.
 
 use super::slot::{Front, Why};
-use super::{Action, Fleet};
+use super::{Action, Fleet, Release};
 use crate::keys::WorkerKey;
 use std::collections::VecDeque;
-use std::time::Instant;
+
+/// A slot whose new worker crashes in the middle of a roll gets the last good release back, and its turn once more.
+/// So many turns there are for each slot, on average; then the next release is not worth having.
+const MAX_TURNS: usize = 3;
 
 /// How a rolling restart ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +30,20 @@ pub enum RollEnd {
         slot: usize,
         worker: Option<WorkerKey>,
     },
+    /// The new workers of that slot ended again and again, while others served.
+    Unstable {
+        slot: usize,
+    },
     /// The server is stopping.
     Stopping,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RollStage {
+    /// Slots get the next release; this one's successor boots.
+    Replacing { current: Option<usize> },
+    /// All have it, and predecessors are not gone yet.
+    Draining,
 }
 
 #[derive(Debug)]
@@ -27,33 +51,71 @@ pub(super) struct Roll {
     pending: VecDeque<usize>,
     replaced: usize,
     of: usize,
-    /// The slot that is being replaced for this roll.
-    pub(super) current: Option<usize>,
+    /// As many turns as there may be.
+    max_turns: usize,
+    stage: RollStage,
+    /// Successors that have joined: if one of them ends without having served, the roll has failed.
+    joined: Vec<WorkerKey>,
+    /// Predecessors that are not gone yet.
+    leaving: Vec<WorkerKey>,
     /// Another reload came: start over when the slot at hand is done.
     pub(super) again: bool,
 }
 
+impl Roll {
+    pub(super) fn is_replacing(&self) -> bool {
+        matches!(self.stage, RollStage::Replacing { .. })
+    }
+
+    pub(super) fn is_at(&self, index: usize) -> bool {
+        self.stage == RollStage::Replacing { current: Some(index) }
+    }
+
+    /// The slot's new worker serves, and the old one leaves.
+    pub(super) fn note_joined(&mut self, index: usize, worker: WorkerKey, old: Option<WorkerKey>) {
+        if self.is_at(index) {
+            self.joined.push(worker);
+            self.leaving.extend(old);
+        }
+    }
+
+    /// A worker is gone. `true`: it was one of the roll's successors, which are not proven yet.
+    pub(super) fn note_gone(&mut self, worker: WorkerKey) -> bool {
+        self.leaving.retain(|leaving| *leaving != worker);
+        let at = self.joined.iter().position(|joined| *joined == worker);
+        at.map(|at| self.joined.swap_remove(at)).is_some() && self.is_replacing()
+    }
+}
+
 impl Fleet {
-    pub(super) fn start_roll(&mut self, now: Instant) {
+    pub(super) fn start_roll(&mut self) {
         let open = |(index, slot): (usize, &mut super::Slot)| {
-            if let Front::Empty { retry_at } = &mut slot.front {
-                // New code may well mend what made the old one fail.
-                *retry_at = now;
+            if let Front::Empty { .. } = slot.front {
+                // New code may well mend what made the old one fail. Its turn comes whatever its wait.
                 slot.backoff.reset();
             }
             (slot.front != Front::Closed).then_some(index)
         };
         let pending: VecDeque<usize> = self.slots.iter_mut().enumerate().filter_map(open).collect();
-        self.roll = Some(Roll { replaced: 0, of: pending.len(), pending, current: None, again: false });
+        // Those of the roll that this one takes over are waited for as well.
+        let leaving = self.roll.take().map(|roll| roll.leaving).unwrap_or_default();
+        self.roll = Some(Roll {
+            replaced: 0,
+            of: pending.len(),
+            max_turns: pending.len().max(self.plan.max_workers) * MAX_TURNS,
+            pending,
+            stage: RollStage::Replacing { current: None },
+            joined: Vec::new(),
+            leaving,
+            again: false,
+        });
+        self.actions.push_back(Action::RollBegins);
     }
 
-    /// Takes up the next slot of the roll, or ends it.
-    pub(super) fn continue_roll(&mut self, now: Instant) {
-        if self.roll.as_ref().is_some_and(|roll| roll.again) {
-            self.start_roll(now);
-        }
+    /// Takes up the next slot of the roll.
+    pub(super) fn continue_roll(&mut self) {
         let Some(roll) = &mut self.roll else { return };
-        // A slot whose worker boots right now, or is being replaced for another reason, may have the old code: others
+        // A slot whose worker boots right now, or is being replaced for another reason, has the old code: others
         // first.
         for _ in 0..roll.pending.len() {
             let Some(index) = roll.pending.pop_front() else {
@@ -62,20 +124,29 @@ impl Fleet {
             match self.slots[index].front {
                 Front::Closed => roll.of -= 1,
                 _ if self.slots[index].may_be_replaced() => {
-                    roll.current = Some(index);
-                    self.lane = Some(index);
-                    return self.start_successor(index, Why::Reload);
+                    roll.stage = RollStage::Replacing { current: Some(index) };
+                    self.replacing = Some(index);
+                    return self.start_successor(index, Why::Reload, Release::Next);
                 }
                 Front::Empty { .. } => {
-                    roll.current = Some(index);
-                    self.lane = Some(index);
+                    roll.stage = RollStage::Replacing { current: Some(index) };
+                    self.replacing = Some(index);
                     self.slots[index].front = Front::Spawning;
-                    return self.spawn(index, Some(Why::Reload));
+                    return self.spawn(index, Some(Why::Reload), Release::Next);
                 }
                 Front::Spawning | Front::Held(_) => roll.pending.push_back(index),
             }
         }
-        if roll.pending.is_empty() {
+    }
+
+    /// Adopts the next release when all slots have it; ends the roll when all predecessors are gone.
+    pub(super) fn finish_roll(&mut self) {
+        let Some(roll) = &mut self.roll else { return };
+        if roll.stage == (RollStage::Replacing { current: None }) && roll.pending.is_empty() && !roll.again {
+            roll.stage = RollStage::Draining;
+            self.actions.push_back(Action::Adopt);
+        }
+        if roll.stage == RollStage::Draining && roll.leaving.is_empty() && !roll.again {
             let replaced = roll.replaced;
             self.end_roll(RollEnd::Done { replaced });
         }
@@ -83,11 +154,24 @@ impl Fleet {
 
     pub(super) fn roll_replaced(&mut self, index: usize) {
         if let Some(roll) = &mut self.roll
-            && roll.current == Some(index)
+            && roll.is_at(index)
         {
-            roll.current = None;
+            roll.stage = RollStage::Replacing { current: None };
             roll.replaced += 1;
             self.actions.push_back(Action::RollProgress { replaced: roll.replaced, of: roll.of });
+        }
+    }
+
+    /// A slot gets the last good release while the roll goes on: it is replaced in its turn.
+    pub(super) fn roll_missed(&mut self, index: usize) {
+        let Some(roll) = &mut self.roll else { return };
+        if !roll.is_replacing() || roll.is_at(index) || roll.pending.contains(&index) {
+            return;
+        }
+        roll.pending.push_back(index);
+        roll.of += 1;
+        if roll.of > roll.max_turns {
+            self.end_roll(RollEnd::Unstable { slot: index });
         }
     }
 

@@ -4,8 +4,9 @@
 //! `RIP_SIMULATIONS=100000 cargo test fleet` runs more; a failure prints its seed and step, and
 //! `RIP_SEED=<seed>` plays that history alone.
 
+use super::slot::Succession;
 use super::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Life {
@@ -15,18 +16,34 @@ enum Life {
     Withdrawn,
 }
 
+/// A worker process as its kernel sees it.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    slot: usize,
+    life: Life,
+    drains: bool,
+    has_served: bool,
+    /// SIGTERM may come to it, although it does not drain: it is idle, has had its time, or never joined.
+    may_be_told: bool,
+    is_cut: bool,
+}
+
 struct World {
     fleet: Fleet,
     plan: Plan,
     now: Instant,
-    alive: BTreeMap<usize, (usize, Life)>,
+    alive: BTreeMap<usize, Process>,
     next_key: usize,
     random: u64,
     /// Reloads asked for that have had no end, and whether spawns may fail.
     rolls_asked: bool,
     is_kind: bool,
+    /// A roll has begun, and its release is not adopted.
+    has_next_release: bool,
     is_stopping: bool,
     has_given_up: bool,
+    /// They left by themselves, and need not be told.
+    has_quit: BTreeSet<usize>,
     trace: Vec<String>,
 }
 
@@ -41,6 +58,7 @@ impl World {
             max_requests: 20,
             boot_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_millis(700),
+            roll: if next(&mut random).is_multiple_of(3) { RollMode::Serial } else { RollMode::Side },
             keep_trying: next(&mut random).is_multiple_of(2),
             seed,
         };
@@ -53,8 +71,10 @@ impl World {
             random,
             rolls_asked: false,
             is_kind: false,
+            has_next_release: false,
             is_stopping: false,
             has_given_up: false,
+            has_quit: BTreeSet::new(),
             trace: Vec::new(),
         };
         world.obey();
@@ -67,7 +87,7 @@ impl World {
 
     fn pick(&mut self, fits: impl Fn(Life) -> bool) -> Option<usize> {
         let fit: Vec<usize> =
-            self.alive.iter().filter(|(_, (_, life))| fits(*life)).map(|(&key, _)| key).collect();
+            self.alive.iter().filter(|(_, process)| fits(process.life)).map(|(&key, _)| key).collect();
         (!fit.is_empty()).then(|| fit[(next(&mut self.random) % fit.len() as u64) as usize])
     }
 
@@ -76,39 +96,77 @@ impl World {
         while let Some(action) = self.fleet.next_action() {
             self.trace.push(format!("    -> {action:?}"));
             match action {
-                Action::Spawn { slot, .. } => {
+                Action::Spawn { slot, release, .. } => {
                     assert!(!self.is_stopping, "spawned after the stop");
+                    let is_next = release == Release::Next;
+                    assert!(!is_next || self.has_next_release, "only a roll starts what is not proven");
                     if !self.is_kind && self.chance(8) {
                         self.fleet.spawn_failed(slot, self.now);
                     } else {
                         let key = self.next_key;
                         self.next_key += 1;
-                        self.alive.insert(key, (slot, Life::Booting));
+                        let process = Process {
+                            slot,
+                            life: Life::Booting,
+                            drains: false,
+                            has_served: false,
+                            may_be_told: true,
+                            is_cut: false,
+                        };
+                        self.alive.insert(key, process);
                         self.fleet.spawned(slot, WorkerKey(key), self.now);
                     }
                 }
-                Action::Admit { worker } => {
-                    let (_, life) = self.alive.get_mut(&worker.0).expect("admits the living");
-                    assert_eq!(*life, Life::Booting, "admits once");
-                    *life = Life::Admitted;
+                Action::Admit { worker, predecessor } => {
+                    let slot = self.alive[&worker.0].slot;
+                    if let Some(predecessor) = predecessor.and_then(|old| self.alive.get(&old.0)) {
+                        assert_eq!(predecessor.slot, slot, "follows one of its own slot");
+                    }
+                    let process = self.alive.get_mut(&worker.0).expect("admits the living");
+                    assert_eq!(process.life, Life::Booting, "admits once");
+                    process.life = Life::Admitted;
+                    process.may_be_told = false;
+                    process.has_served = next(&mut self.random).is_multiple_of(2);
                 }
                 Action::Withdraw { worker } => {
-                    let slot = self.alive.get(&worker.0).map(|(slot, _)| *slot);
-                    if let Some((_, life)) = self.alive.get_mut(&worker.0) {
-                        *life = Life::Withdrawn;
-                    }
+                    let is_idle = self.chance(2);
+                    let Some(process) = self.alive.get_mut(&worker.0) else { continue };
+                    process.life = Life::Withdrawn;
+                    process.may_be_told |= is_idle;
                     // Some are idle and leave at once, others have a request in hand.
-                    if slot.is_some() && self.chance(2) {
+                    if is_idle {
                         self.fleet.idle(worker, self.now);
                     }
                 }
-                Action::Terminate { worker } | Action::Kill { worker } => {
-                    assert!(self.alive.contains_key(&worker.0), "signals only children not yet reaped");
+                Action::Terminate { worker } => {
+                    let process = self.alive.get(&worker.0).expect("signals only children not yet reaped");
+                    let is_fit = process.drains || process.may_be_told;
+                    assert!(is_fit, "{worker:?}: SIGTERM in mid-answer to one that dies of it");
+                    assert_ne!(process.life, Life::Admitted, "{worker:?}: SIGTERM, and still on the stack");
+                }
+                Action::Cut { worker } => {
+                    let process = self.alive.get_mut(&worker.0).expect("cuts the living");
+                    assert_ne!(process.life, Life::Admitted, "{worker:?}: cut while it is on the stack");
+                    process.is_cut = true;
+                    process.may_be_told = true;
+                }
+                Action::Kill { worker } => {
+                    let process = self.alive.get(&worker.0).expect("signals only children not yet reaped");
+                    assert!(process.is_cut, "{worker:?}: its connections are closed before it is killed");
+                }
+                Action::Wait { slot, failures, wait } => {
+                    assert!(failures > 0 && wait <= Duration::from_secs(30), "slot {slot}: {wait:?}");
+                }
+                Action::RollBegins => self.has_next_release = true,
+                Action::Adopt => {
+                    assert!(self.has_next_release, "adopts what a roll has brought");
+                    self.has_next_release = false;
                 }
                 Action::RollProgress { replaced, of } => assert!(replaced <= of, "{replaced} of {of}"),
                 Action::RollEnded(_) => {
                     assert!(self.rolls_asked, "an end that nobody waits for");
                     self.rolls_asked = false;
+                    self.has_next_release = false;
                 }
                 Action::GiveUp => {
                     assert!(!self.plan.keep_trying, "goes on when asked to");
@@ -128,11 +186,10 @@ impl World {
             "everybody alive is a member, and once"
         );
         for (slot, member) in self.fleet.members() {
-            let (_, life) = self.alive[&member.worker.0];
-            let is_stuck = matches!(
-                self.fleet.slots[slot].succession,
-                Succession::Spawning { why: Why::Stuck } | Succession::Booting { why: Why::Stuck, .. }
-            );
+            let Process { life, drains, .. } = self.alive[&member.worker.0];
+            let is_stuck = self.fleet.slots[slot].is_stuck();
+            let is_told = !matches!(member.phase, Phase::Leaving { .. });
+            assert!(!drains || is_told || self.has_quit.contains(&member.worker.0), "told when withdrawn");
             match member.phase {
                 Phase::Booting { .. } => assert_eq!(life, Life::Booting),
                 Phase::Serving { .. } if is_stuck => {
@@ -147,6 +204,12 @@ impl World {
                 Succession::Spawning { why } | Succession::Booting { why, .. } if why != Why::Stuck)
         });
         assert!(succeeding.count() <= 1, "one slot at a time");
+        let is_short = self.fleet.serving() == 0 && self.fleet.empty_slots().next().is_some();
+        if is_short && matches!(self.fleet.stage, Stage::Running | Stage::Draining) {
+            let within = self.now + Duration::from_secs(1);
+            let is_soon = self.fleet.next_deadline().is_some_and(|deadline| deadline <= within);
+            assert!(is_soon, "nobody serves, and no slot is tried within a second");
+        }
         if let Some(deadline) = self.fleet.next_deadline() {
             let is_over = self.has_given_up;
             assert!(is_over || deadline > self.now, "overdue after a tick: {:?}", self.now - deadline);
@@ -160,9 +223,9 @@ impl World {
             6..=10 => {
                 if let Some(key) = self.pick(|life| life == Life::Booting) {
                     self.trace.push(format!("join {key}"));
-                    self.fleet.joined(WorkerKey(key), now);
+                    self.join(key);
                     if self.chance(5) {
-                        self.fleet.joined(WorkerKey(key), now);
+                        self.fleet.joined(WorkerKey(key), true, now);
                     }
                 }
             }
@@ -180,12 +243,20 @@ impl World {
             13 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
                     self.trace.push(format!("quit {key}"));
-                    self.fleet.quit(WorkerKey(key), now);
+                    let ending = match (self.alive[&key].has_served, self.chance(2)) {
+                        (true, _) => Ending::Served,
+                        (false, true) => Ending::Quit,
+                        (false, false) => Ending::Failed,
+                    };
+                    self.has_quit.insert(key);
+                    self.fleet.quit(WorkerKey(key), ending, now);
                 }
             }
             14 => {
                 if let Some(key) = self.pick(|life| life != Life::Booting) {
                     self.trace.push(format!("stuck {key}"));
+                    // It has had its time.
+                    self.alive.get_mut(&key).expect("it was picked").may_be_told = true;
                     self.fleet.stuck(WorkerKey(key), now);
                 }
             }
@@ -214,6 +285,7 @@ impl World {
             18 => {
                 if let Some(key) = self.pick(|life| life == Life::Withdrawn) {
                     self.trace.push(format!("idle {key}"));
+                    self.alive.get_mut(&key).expect("it was picked").may_be_told = true;
                     self.fleet.idle(WorkerKey(key), now);
                 }
             }
@@ -242,10 +314,28 @@ impl World {
         self.fleet.tick(self.now);
     }
 
+    fn join(&mut self, key: usize) {
+        let drains = self.chance(2);
+        self.join_as(key, drains);
+    }
+
+    fn join_as(&mut self, key: usize, drains: bool) {
+        if let Some((_, Member { phase: Phase::Booting { .. }, .. })) = self.fleet.find(WorkerKey(key)) {
+            self.alive.get_mut(&key).expect("it joins").drains = drains;
+        }
+        self.fleet.joined(WorkerKey(key), drains, self.now);
+    }
+
     fn exit(&mut self, key: usize) {
         self.trace.push(format!("exit {key}"));
-        self.alive.remove(&key);
-        self.fleet.exited(WorkerKey(key), self.now);
+        let Some(process) = self.alive.remove(&key) else { return };
+        let was_front = self.fleet.slots[process.slot].front;
+        self.fleet.exited(WorkerKey(key), process.has_served, self.now);
+        let was_alone = matches!(was_front, Front::Held(member) if member.worker == WorkerKey(key));
+        if was_alone && process.has_served && self.fleet.stage == Stage::Running {
+            let front = self.fleet.slots[process.slot].front;
+            assert!(!matches!(front, Front::Empty { .. }), "who has served is started again at once");
+        }
     }
 
     /// From here on everything works: the fleet must come to rest, whole.
@@ -255,7 +345,7 @@ impl World {
             let leaving: Vec<usize> = self
                 .alive
                 .iter()
-                .filter(|(_, (_, life))| *life == Life::Withdrawn)
+                .filter(|(_, process)| process.life == Life::Withdrawn)
                 .map(|(&key, _)| key)
                 .collect();
             for key in leaving {
@@ -264,9 +354,9 @@ impl World {
             }
             while let Some(key) = self.pick(|life| life == Life::Booting) {
                 let before = self.alive.len();
-                self.fleet.joined(WorkerKey(key), self.now);
+                self.join(key);
                 self.obey();
-                if self.alive.get(&key).is_some_and(|(_, life)| *life == Life::Booting) {
+                if self.alive.get(&key).is_some_and(|process| process.life == Life::Booting) {
                     // Already on its way out.
                     self.exit(key);
                     self.obey();
@@ -364,14 +454,20 @@ fn every_history_keeps_the_fleet_whole() {
 /// A fleet of one with an app that boots at once, for the sentences below.
 fn serving(workers: usize) -> World {
     let mut world = World::new(7);
-    let plan = Plan { min_workers: workers, max_workers: workers, keep_trying: false, ..world.plan };
+    let plan = Plan {
+        min_workers: workers,
+        max_workers: workers,
+        keep_trying: false,
+        roll: RollMode::Side,
+        ..world.plan
+    };
     world.plan = plan;
     world.alive.clear();
     world.is_kind = true;
     world.fleet = Fleet::new(plan, world.now);
     world.obey();
     for key in world.alive.keys().copied().collect::<Vec<_>>() {
-        world.fleet.joined(WorkerKey(key), world.now);
+        world.join_as(key, true);
         world.obey();
     }
     assert_eq!(world.fleet.serving(), workers);
@@ -384,11 +480,11 @@ fn the_old_worker_is_withdrawn_only_after_its_successor_is_admitted() {
     let old = world.pick(|_| true).expect("one");
     world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
     world.obey();
-    assert_eq!(world.alive[&old].1, Life::Admitted, "still at work while the successor boots");
+    assert_eq!(world.alive[&old].life, Life::Admitted, "still at work while the successor boots");
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
-    world.fleet.joined(WorkerKey(successor), world.now);
+    world.join_as(successor, true);
     world.obey();
-    assert_eq!((world.alive[&successor].1, world.alive[&old].1), (Life::Admitted, Life::Withdrawn));
+    assert_eq!((world.alive[&successor].life, world.alive[&old].life), (Life::Admitted, Life::Withdrawn));
 }
 
 #[test]
@@ -430,7 +526,7 @@ fn a_stuck_worker_gets_no_more_requests_while_its_successor_boots() {
     let stuck = world.pick(|_| true).expect("one");
     world.fleet.stuck(WorkerKey(stuck), world.now);
     world.obey();
-    assert_eq!(world.alive[&stuck].1, Life::Withdrawn);
+    assert_eq!(world.alive[&stuck].life, Life::Withdrawn);
     assert!(world.pick(|life| life == Life::Booting).is_some(), "a successor is on its way");
 }
 
@@ -441,7 +537,7 @@ fn nothing_is_done_to_a_worker_that_is_gone() {
     world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
     world.obey();
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
-    world.fleet.joined(WorkerKey(successor), world.now);
+    world.join_as(successor, true);
     world.exit(successor);
     let about = |action: &Action| action.worker() == Some(WorkerKey(successor));
     assert!(!world.fleet.actions.iter().any(about), "{:?}", world.fleet.actions);
@@ -455,7 +551,7 @@ fn a_worker_that_is_being_replaced_does_not_retire_for_good() {
     world.fleet.grow(world.now);
     world.obey();
     let second = world.pick(|life| life == Life::Booting).expect("one more");
-    world.fleet.joined(WorkerKey(second), world.now);
+    world.join_as(second, true);
     world.obey();
     assert!(world.fleet.may_shrink(WorkerKey(second)));
     world.fleet.retire(WorkerKey(second), Why::Requests, world.now);
@@ -469,4 +565,138 @@ fn request_limits_are_drawn_between_90_and_100_percent() {
     let limits: Vec<u64> = (0..100).filter_map(|_| world.fleet.draw_request_limit()).collect();
     assert!(limits.iter().all(|limit| (18..=20).contains(limit)), "{limits:?}");
     assert!(limits.iter().any(|limit| *limit != limits[0]), "they differ");
+}
+
+/// A reload's workers that join at once; how many of the old ones drain at a time at most.
+fn most_that_drain_in_a_roll(mode: RollMode) -> usize {
+    let mut world = serving(4);
+    world.plan.roll = mode;
+    world.fleet.plan = world.plan;
+    world.rolls_asked = true;
+    world.fleet.reload(world.now);
+    world.obey();
+    let mut most = 0;
+    while world.rolls_asked {
+        let leaving =
+            |world: &World| world.alive.values().filter(|process| process.life == Life::Withdrawn).count();
+        match world.pick(|life| life == Life::Booting) {
+            Some(successor) => world.join_as(successor, true),
+            // Its drain is over.
+            None => {
+                let old = world.pick(|life| life == Life::Withdrawn).expect("somebody is waited for");
+                world.exit(old);
+            }
+        }
+        world.obey();
+        most = most.max(leaving(&world));
+    }
+    assert_eq!((world.fleet.serving(), world.alive.len()), (4, 4));
+    most
+}
+
+#[test]
+fn a_rolls_successors_follow_each_other_as_they_join_and_the_old_ones_drain_side_by_side() {
+    assert_eq!(most_that_drain_in_a_roll(RollMode::Side), 4);
+    assert_eq!(most_that_drain_in_a_roll(RollMode::Serial), 1);
+}
+
+#[test]
+fn a_further_roll_waits_for_the_oldest_that_drain() {
+    let mut world = serving(2);
+    for _ in 0..2 {
+        world.rolls_asked = true;
+        world.fleet.reload(world.now);
+        world.obey();
+        while let Some(successor) = world.pick(|life| life == Life::Booting) {
+            world.join_as(successor, true);
+            world.obey();
+        }
+    }
+    assert_eq!((world.alive.len(), world.fleet.is_rolling()), (4, true), "two serve, two drain");
+    let oldest = world.pick(|life| life == Life::Withdrawn).expect("one that drains");
+    world.exit(oldest);
+    world.obey();
+    assert!(world.pick(|life| life == Life::Booting).is_some(), "the next one follows");
+}
+
+#[test]
+fn a_draining_predecessor_blocks_no_cycle() {
+    let mut world = serving(2);
+    for _ in 0..2 {
+        let old = world.pick(|life| life == Life::Admitted).expect("one that serves");
+        world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
+        world.obey();
+        let successor = world.pick(|life| life == Life::Booting).expect("its successor boots");
+        world.join_as(successor, true);
+        world.obey();
+    }
+    assert_eq!(world.alive.values().filter(|process| process.life == Life::Withdrawn).count(), 2);
+}
+
+#[test]
+fn a_new_worker_that_ends_before_it_has_served_stops_the_roll() {
+    let mut world = serving(2);
+    world.rolls_asked = true;
+    world.fleet.reload(world.now);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.join_as(successor, true);
+    world.obey();
+    world.alive.get_mut(&successor).expect("it joined").has_served = false;
+    world.exit(successor);
+    world.obey();
+    assert!(!world.rolls_asked && !world.has_next_release, "the end is told, and the release is not adopted");
+}
+
+#[test]
+fn who_has_served_is_started_again_at_once_and_who_has_not_waits() {
+    let mut world = serving(2);
+    let keys: Vec<usize> = world.alive.keys().copied().collect();
+    let (good, bad) = (keys[0], keys[1]);
+    world.alive.get_mut(&good).expect("it serves").has_served = true;
+    world.alive.get_mut(&bad).expect("it serves").has_served = false;
+    world.exit(good);
+    world.exit(bad);
+    assert_eq!(
+        world.fleet.empty_slots().map(|(slot, failures, _)| (slot, failures)).collect::<Vec<_>>(),
+        [(1, 1)]
+    );
+}
+
+#[test]
+fn while_nobody_serves_one_slot_is_tried_every_second() {
+    let mut world = serving(2);
+    let mut starts = Vec::new();
+    // Long in vain: both wait for half a minute by now.
+    for _ in 0..40 {
+        for key in world.alive.keys().copied().collect::<Vec<_>>() {
+            world.alive.get_mut(&key).expect("it is alive").has_served = false;
+            world.exit(key);
+        }
+        world.now = world.fleet.next_deadline().expect("somebody is tried again");
+        world.fleet.tick(world.now);
+        world.obey();
+        starts.push(world.now);
+    }
+    let waits = starts[20..].windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(waits.clone().all(|wait| wait == Duration::from_secs(1)), "{:?}", waits.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_quit_is_no_failure_and_no_loop() {
+    let mut world = serving(1);
+    for _ in 0..3 {
+        let key = world.pick(|life| life == Life::Admitted).expect("it serves");
+        world.has_quit.insert(key);
+        world.fleet.quit(WorkerKey(key), Ending::Quit, world.now);
+        world.obey();
+        let (_, failures, at) = world.fleet.empty_slots().next().expect("to be started again");
+        assert_eq!((failures, at - world.now), (0, Duration::from_millis(100)));
+        world.now = at;
+        world.fleet.tick(at);
+        world.obey();
+        let next = world.pick(|life| life == Life::Booting).expect("started again");
+        world.join_as(next, true);
+        world.obey();
+    }
 }

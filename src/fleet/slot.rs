@@ -36,12 +36,25 @@ impl Why {
     }
 }
 
+/// How a worker's time at the front of its slot ended, which decides when the slot is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It had served: whatever ended it, its start was good. Started again at once.
+    Served,
+    /// It quit before it had served. No failure, but no loop either.
+    Quit,
+    /// It failed before its join, or ended without having served. Started again with backoff.
+    Failed,
+}
+
 /// A worker process as the fleet sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     pub worker: WorkerKey,
     pub version: u64,
     pub phase: Phase,
+    /// SIGTERM lets what it has at work end, as its join said.
+    pub drains: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +63,7 @@ pub enum Phase {
     Booting { until: Instant },
     /// Joined: it gets requests.
     Serving { since: Instant },
-    /// It gets no more requests, and finishes what it has.
+    /// Withdrawn: it gets no more requests, and finishes what it has. SIGTERM comes when it is idle.
     Leaving { until: Instant },
     /// SIGTERM is out.
     Terminating { kill_at: Instant },
@@ -99,8 +112,6 @@ pub enum Succession {
         why: Why,
         successor: Member,
     },
-    /// The successor serves; the old one (in `leaving`) is not gone yet.
-    Handing,
 }
 
 #[derive(Debug)]
@@ -112,6 +123,8 @@ pub struct Slot {
     pub backoff: Backoff,
     /// The generation of the newest worker of this slot; grows with each spawn.
     pub version: u64,
+    /// When the newest one was asked for.
+    pub started: Option<Instant>,
 }
 
 impl Slot {
@@ -122,6 +135,7 @@ impl Slot {
             leaving: Vec::new(),
             backoff: Backoff::default(),
             version: 0,
+            started: None,
         }
     }
 
@@ -133,12 +147,22 @@ impl Slot {
         };
         let successor = match &self.succession {
             Succession::Booting { successor, .. } => Some(successor),
-            Succession::None
-            | Succession::Wanted { .. }
-            | Succession::Spawning { .. }
-            | Succession::Handing => None,
+            Succession::None | Succession::Wanted { .. } | Succession::Spawning { .. } => None,
         };
         front.into_iter().chain(successor).chain(&self.leaving)
+    }
+
+    pub fn member_mut(&mut self, worker: WorkerKey) -> Option<&mut Member> {
+        let front = match &mut self.front {
+            Front::Held(member) => Some(member),
+            Front::Empty { .. } | Front::Spawning | Front::Closed => None,
+        };
+        let successor = match &mut self.succession {
+            Succession::Booting { successor, .. } => Some(successor),
+            Succession::None | Succession::Wanted { .. } | Succession::Spawning { .. } => None,
+        };
+        let mut members = front.into_iter().chain(successor).chain(&mut self.leaving);
+        members.find(|member| member.worker == worker)
     }
 
     pub fn is_gone(&self) -> bool {
@@ -154,19 +178,25 @@ impl Slot {
         self.is_serving() && matches!(self.succession, Succession::None | Succession::Wanted { .. })
     }
 
-    /// When something here is to be done by the clock.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// Its worker is replaced because its answer does not end.
+    pub fn is_stuck(&self) -> bool {
+        matches!(
+            self.succession,
+            Succession::Spawning { why: Why::Stuck } | Succession::Booting { why: Why::Stuck, .. }
+        )
+    }
+
+    /// When something here is to be done by the clock, with `succession_too` also a wanted succession.
+    pub fn deadline(&self, succession_too: bool) -> Option<Instant> {
         let retry = match self.front {
             Front::Empty { retry_at } => Some(retry_at),
             Front::Spawning | Front::Held(_) | Front::Closed => None,
         };
         let succession = match self.succession {
             Succession::Wanted { not_before, .. } => Some(not_before),
-            Succession::None
-            | Succession::Spawning { .. }
-            | Succession::Booting { .. }
-            | Succession::Handing => None,
+            Succession::None | Succession::Spawning { .. } | Succession::Booting { .. } => None,
         };
+        let succession = succession.filter(|_| succession_too);
         self.members().filter_map(|member| member.phase.deadline()).chain(retry).chain(succession).min()
     }
 }

@@ -20,7 +20,14 @@ pub fn table(status: &Value) -> String {
         age(number(&status["uptime"])),
         status["pid"]
     );
-    let _ = writeln!(out, "  app      {}", text("release"));
+    let changed = match status["releaseChanged"].as_bool() {
+        Some(true) => " (its files have changed since; a reload would take them over)",
+        Some(false) | None => "",
+    };
+    let _ = writeln!(out, "  app      {}{changed}", text("release"));
+    if let Some(next) = status["nextRelease"].as_str() {
+        let _ = writeln!(out, "  reload   would bring: {next}");
+    }
     let _ = writeln!(out, "  http     {}", listeners.join(", "));
     let _ = writeln!(
         out,
@@ -64,6 +71,16 @@ pub fn table(status: &Value) -> String {
             or_dash(&worker["lastExit"]),
         ]);
     }
+    for slot in status["waitingSlots"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "  slot {} has no worker: failed {} times in a row ({}), next start in {} ms",
+            slot["slot"],
+            number(&slot["failures"]),
+            slot["lastExit"].as_str().unwrap_or("could not be started"),
+            number(&slot["nextStartMs"])
+        );
+    }
     let widths: Vec<usize> = (0..rows[0].len())
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
@@ -95,7 +112,8 @@ mod tests {
         let text = table(&json!({
             "app": "shop", "status": "healthy", "uptime": 3725, "pid": 7, "release": "/srv/shop/r7", "clients": 3,
             "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120},
-            "needed": {"workers": 3, "of": 8},
+            "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
+            "waitingSlots": [{"slot": 2, "failures": 4, "nextStartMs": 800, "lastExit": "exit code 7"}],
             "workerList": [
                 {"slot": 0, "generation": 1, "pid": 42, "state": "idle", "requests": 12345, "ageSeconds": 59,
                  "rssBytes": 3_145_728},
@@ -105,11 +123,13 @@ mod tests {
         }));
         let expected = "\
 shop  healthy  up 1h 2m  pid 7
-  app      /srv/shop/r7
+  app      /srv/shop/r7 (its files have changed since; a reload would take them over)
+  reload   would bring: /srv/shop/r8
   http     [::]:5002
   queue    0 now, 4 at the deepest, 120 ms at the longest
   workers  needed 3 of 8 in the last minute; 3 connections
 
+  slot 2 has no worker: failed 4 times in a row (exit code 7), next start in 800 ms
   slot  gen  pid  state             requests  reloads  rss   age    last exit
   0     1    42   idle              12345     -        3.0M  59s    -
   1     12   43   busy 1.2s GET /x  7         -        -     1m 1s  SIGKILL

@@ -238,7 +238,7 @@ impl Reactor {
         if let Some(entry) = self.workers.get_mut(worker.0) {
             entry.abilities = *abilities;
         }
-        self.fleet.joined(worker, self.clock.now);
+        self.fleet.joined(worker, abilities.drains, self.clock.now);
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl Reactor {
     fn quit(&mut self, worker: WorkerKey) {
         match self.workers.get(worker.0).map(|entry| entry.origin) {
             Some(super::entry::Origin::Slot { .. }) => {
-                self.fleet.quit(worker, self.clock.now);
+                self.quit_slot(worker);
                 self.perform_fleet_actions();
             }
             Some(super::entry::Origin::Outside { .. }) => self.part_from_external(worker),

@@ -155,6 +155,9 @@ pub struct WorkerEntry {
     /// Its connections are opened only with a request to send.
     pub is_command: bool,
     pub has_joined: bool,
+    pub joined: Option<Instant>,
+    /// It was given a request.
+    pub was_asked: bool,
     /// Known to be gone: reaped, or it refused a connection.
     pub is_dead: bool,
     pub requests: u64,

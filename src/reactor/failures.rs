@@ -54,7 +54,7 @@ impl Reactor {
         }
         log::warn!("{}: refuses connections; it is replaced", self.label(worker));
         match origin {
-            Origin::Slot { .. } => self.fleet.quit(worker, self.clock.now),
+            Origin::Slot { .. } => self.give_up_on(worker),
             Origin::Outside { .. } => self.forget_worker(worker),
         }
     }
@@ -157,7 +157,10 @@ impl Reactor {
             return;
         };
         let is_idempotent = exchange.job.request.is_idempotent;
-        if exchange.answer.is_some() || !may_retry(failure, exchange.job.tries, is_idempotent) {
+        if exchange.answer.is_some()
+            || self.has_dismissed_workers()
+            || !may_retry(failure, exchange.job.tries, is_idempotent)
+        {
             return self.give_up(worker, exchange, reason);
         }
         log::warn!("{}: {} once more after {reason}", self.label(worker), self.describe(worker, &exchange));
@@ -193,6 +196,10 @@ impl Reactor {
 
     /// With an idle worker, else at the front of the queue under its first deadline.
     fn place(&mut self, client: ClientKey, exchange: Exchange) {
+        if self.has_dismissed_workers() {
+            let times = self.times(&exchange);
+            return self.refuse(client, exchange.job.request, Reason::Stopping, times, None);
+        }
         let job = exchange.job;
         match self.balancer.resubmit(client, job.deadline) {
             Decision::Assign { worker } => self.assign(worker, client, job),

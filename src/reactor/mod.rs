@@ -18,6 +18,7 @@ mod listen;
 mod logs;
 mod ports;
 mod processes;
+mod releases;
 mod signals;
 #[cfg(test)]
 mod simulation;
@@ -102,6 +103,7 @@ pub struct Reactor {
     clock: Clock,
     config: Config,
     source: Source,
+    releases: releases::Releases,
     names: Names,
     limit: DescriptorLimit,
     signals: SignalFd,
@@ -132,6 +134,8 @@ pub struct Reactor {
     depth: sizing::Depth,
     metrics: Metrics,
     longest_wait: Duration,
+    /// When any worker's answer has ended last.
+    last_answer: Option<Instant>,
     watch: Option<watch::Watch>,
 
     room: Rc<Room>,
@@ -190,7 +194,7 @@ impl Reactor {
             }
             let before = self.clock.now;
             self.clock.read();
-            self.metrics.busy_for(self.balancer.busy(), self.clock.now - before);
+            self.metrics.busy_for(self.balancer.in_use(), self.clock.now - before);
             self.turn(events.iter().filter_map(told));
             if let Some(code) = self.exit {
                 return Ok(code);

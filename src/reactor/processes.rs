@@ -9,7 +9,7 @@ use crate::app::Runtime;
 use crate::balancer::Next;
 use crate::conn::{self, Request};
 use crate::control::Abilities;
-use crate::fleet::{Action, Phase, RollEnd, Why};
+use crate::fleet::{Action, Ending, Phase, Release, RollEnd, Why};
 use crate::keys::WorkerKey;
 use crate::paths::shown;
 use crate::process::{Child, Exit};
@@ -24,19 +24,31 @@ impl Reactor {
     pub(super) fn perform_fleet_actions(&mut self) {
         while let Some(action) = self.fleet.next_action() {
             match action {
-                Action::Spawn { slot, version, why } => self.spawn(slot, version, why),
-                Action::Admit { worker } => self.admit_worker(worker),
+                Action::Spawn { slot, version, why, release } => self.spawn(slot, version, why, release),
+                Action::Admit { worker, predecessor } => self.admit_worker(worker, predecessor),
                 Action::Withdraw { worker } => {
                     if self.balancer.withdraw(worker) {
                         self.fleet.idle(worker, self.clock.now);
                     }
                 }
                 Action::Terminate { worker } => self.terminate(worker),
+                Action::Cut { worker } => self.cut_worker(worker),
                 Action::Kill { worker } => {
                     log::warn!("{}: SIGKILL: {}", self.label(worker), self.reason_to_kill(worker));
                     if let Some(entry) = self.workers.get(worker.0) {
                         process::kill_group(entry.pid);
                     }
+                }
+                Action::Wait { slot, failures, wait } => {
+                    let times = if failures == 1 { "once" } else { "again and again" };
+                    log::warn!(
+                        "worker {slot}: failed {times} before it had served ({failures} in a row); the next start is in {wait:?}"
+                    );
+                }
+                Action::RollBegins => self.releases.begin(self.source.find()),
+                Action::Adopt => {
+                    self.releases.adopt();
+                    self.start_watch();
                 }
                 Action::RollProgress { replaced, of } => self.tell_roll_progress(replaced, of),
                 Action::RollEnded(end) => self.tell_roll_end(end),
@@ -65,8 +77,8 @@ impl Reactor {
         }
     }
 
-    fn spawn(&mut self, slot: usize, version: u64, why: Option<Why>) {
-        match self.start_process(slot, version) {
+    fn spawn(&mut self, slot: usize, version: u64, why: Option<Why>, release: Release) {
+        match self.start_process(slot, version, release) {
             Ok(worker) => {
                 let replaces = why;
                 let why = why.map(|why| format!(", successor after {}", why.word())).unwrap_or_default();
@@ -89,9 +101,8 @@ impl Reactor {
         }
     }
 
-    fn start_process(&mut self, slot: usize, version: u64) -> Result<WorkerKey, String> {
-        // Anew at each spawn, so that a symlink that moved is followed (puma/puma#468).
-        let app = self.source.find()?;
+    fn start_process(&mut self, slot: usize, version: u64, release: Release) -> Result<WorkerKey, String> {
+        let app = self.releases.app(release)?;
         self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
         let socket = self.names.worker_socket(slot, version);
         // Nobody listens there: this generation has never been.
@@ -150,6 +161,8 @@ impl Reactor {
             connecting_since: None,
             is_command,
             has_joined: false,
+            joined: None,
+            was_asked: false,
             is_dead: false,
             requests: 0,
             request_limit: None,
@@ -191,7 +204,7 @@ impl Reactor {
         entry.abilities = abilities;
         let worker = WorkerKey(self.workers.insert(entry));
         log::info!("{}: joined from outside", self.label(worker));
-        self.admit_worker(worker);
+        self.admit_worker(worker, None);
     }
 
     /// A worker from outside gets nothing more, and is forgotten when it has nothing at work.
@@ -207,12 +220,13 @@ impl Reactor {
     }
 
     /// A worker has joined: it gets requests from now on.
-    fn admit_worker(&mut self, worker: WorkerKey) {
+    fn admit_worker(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) {
         let limit = self.fleet.draw_request_limit();
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
         entry.has_joined = true;
+        entry.joined = Some(self.clock.now);
         entry.request_limit = limit;
         let boot_ms = self.clock.now.duration_since(entry.started).as_millis();
         let (origin, is_command) = (entry.origin, entry.is_command);
@@ -224,7 +238,7 @@ impl Reactor {
             // If that fails, it is tried again with the first request.
             let _ = self.connect(worker);
         }
-        if let Next::Serve { client } = self.balancer.join(worker, self.clock.now)
+        if let Next::Serve { client } = self.balancer.join(worker, predecessor, self.clock.now)
             && let Some(job) = self.take_job(client)
         {
             self.assign(worker, client, job);
@@ -240,6 +254,45 @@ impl Reactor {
         if is_quiet {
             self.close_connection(worker);
         }
+    }
+
+    /// The end of a worker's drain: whoever waits for it is told, and its connection is closed before it is killed.
+    fn cut_worker(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        let is_probe = entry.exchange.as_ref().is_some_and(|exchange| exchange.is_probe);
+        if !is_probe {
+            self.cut_exchange(worker);
+        }
+        self.close_connection(worker);
+        self.worker_deadlines.disarm(worker.0);
+        self.balancer.remove(worker);
+        let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.take());
+        if let Some(exchange) = exchange {
+            self.buffers.give_back(exchange.job.request.head);
+        }
+    }
+
+    /// Whether a worker has shown that its start was good: it has served, or it died of what it was asked while
+    /// others, of the same code, served.
+    fn has_served(&self, worker: WorkerKey) -> bool {
+        self.workers.get(worker.0).is_some_and(|entry| {
+            let others_serve = self.last_answer > entry.joined;
+            entry.requests > 0 || (entry.joined.is_some() && entry.was_asked && others_serve)
+        })
+    }
+
+    /// A worker says that it leaves by itself.
+    pub(super) fn quit_slot(&mut self, worker: WorkerKey) {
+        let ending = if self.has_served(worker) { Ending::Served } else { Ending::Quit };
+        self.fleet.quit(worker, ending, self.clock.now);
+    }
+
+    /// A worker is of no use any more.
+    pub(super) fn give_up_on(&mut self, worker: WorkerKey) {
+        let ending = if self.has_served(worker) { Ending::Served } else { Ending::Failed };
+        self.fleet.quit(worker, ending, self.clock.now);
     }
 
     /// Asks a command whether it answers by now: any answer will do, a connection alone proves nothing.
@@ -286,7 +339,7 @@ impl Reactor {
             }
             return;
         }
-        self.fleet.joined(worker, self.clock.now);
+        self.fleet.joined(worker, false, self.clock.now);
     }
 
     /// Who answers on the worker's port, if that is another user: anybody may listen on a port that is free.
@@ -368,7 +421,8 @@ impl Reactor {
             Some(Phase::Killed) if !has_joined => self.metrics.worker_boot_failures += 1,
             Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}
         }
-        self.fleet.exited(worker, self.clock.now);
+        let has_served = self.has_served(worker);
+        self.fleet.exited(worker, has_served, self.clock.now);
         self.dead_workers.push(worker);
     }
 
@@ -386,7 +440,8 @@ impl Reactor {
             return format!("the successor of worker {slot} could not be started: {why}");
         };
         let how = match entry.exit {
-            Some(Exit::Signal(Signal::SIGKILL)) if !entry.has_joined => {
+            Some(exit) if entry.has_joined => format!("ended before it had served: {exit}"),
+            Some(Exit::Signal(Signal::SIGKILL)) => {
                 format!("did not join within {} ms", self.config.boot_timeout.as_millis())
             }
             Some(exit) => format!("ended before it had joined: {exit}"),
@@ -398,14 +453,20 @@ impl Reactor {
     }
 
     fn tell_roll_end(&mut self, end: RollEnd) {
+        self.releases.end();
         let result = match end {
             RollEnd::Done { replaced } => {
                 log::info!("reload: {replaced} workers replaced");
-                self.start_watch();
                 Ok(replaced)
             }
             RollEnd::Failed { slot, worker } => {
                 let why = self.roll_failure(slot, worker);
+                log::error!("reload stopped: {why}");
+                Err(why)
+            }
+            RollEnd::Unstable { slot } => {
+                let why =
+                    format!("the new workers of slot {slot} ended again and again; the old workers go on");
                 log::error!("reload stopped: {why}");
                 Err(why)
             }

@@ -18,11 +18,14 @@ pub struct Depth {
     /// The window's end.
     until: Instant,
     last: usize,
+    /// The most slots that there were in the last window and in this one.
+    last_size: usize,
+    size: usize,
 }
 
 impl Depth {
     pub fn new(now: Instant) -> Self {
-        Depth { until: now + WINDOW, last: 0 }
+        Depth { until: now + WINDOW, last: 0, last_size: 0, size: 0 }
     }
 }
 
@@ -59,19 +62,26 @@ impl Reactor {
     }
 
     fn turn_window(&mut self, now: Instant) {
+        let size = self.fleet.size().max(self.depth.size);
+        self.depth.size = size;
         if now < self.depth.until {
             return;
         }
         let needed = self.balancer.take_deepest();
         if needed != self.depth.last {
-            log::info!("needed {needed} of {} workers in the last minute", self.fleet.size());
+            log::info!("needed {needed} of {size} workers in the last minute");
         }
-        self.depth = Depth { until: now + WINDOW, last: needed };
+        self.depth = Depth { until: now + WINDOW, last: needed, last_size: size, size: self.fleet.size() };
     }
 
     /// The most workers that were at work at once within the last minute or two.
     pub(super) fn needed_workers(&self) -> usize {
         self.balancer.deepest().max(self.depth.last)
+    }
+
+    /// Of how many, within the same time: a fleet that has shrunk since then was larger.
+    pub(super) fn needed_of(&self) -> usize {
+        self.fleet.size().max(self.depth.size).max(self.depth.last_size)
     }
 
     /// Has a worker replaced that has grown too heavy. Looked at after an answer.

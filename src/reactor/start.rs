@@ -5,6 +5,7 @@ use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
 use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
+use super::releases::Releases;
 use super::socket_dir::{self, NameLock};
 use super::spool::Room;
 use super::stopping::Stage;
@@ -37,7 +38,7 @@ use std::time::Duration;
 /// Where the app comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// A path, absolute and as typed; looked at anew at each spawn.
+    /// A path, absolute and as typed; looked at anew by each reload.
     Path { path: PathBuf, wanted: Wanted },
     /// This program is the app. It runs in the folder that it was started in, whatever a symlink on the way leads to
     /// by then.
@@ -196,9 +197,11 @@ impl Reactor {
             depth: sizing::Depth::new(now),
             metrics: Metrics::default(),
             longest_wait: Duration::ZERO,
+            last_answer: None,
             watch: None,
             room: Room::new(config.spool_dir.clone()),
             config,
+            releases: Releases::new(source.find()),
             source,
             names,
             limit,

@@ -2,7 +2,8 @@
 
 use super::listen::Listener;
 use super::{Reactor, process};
-use crate::fleet::Phase;
+use crate::config::HotReload;
+use crate::fleet::{Phase, Release};
 use crate::keys::WorkerKey;
 use crate::observe::metrics::Snapshot;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ impl Reactor {
     }
 
     fn summary(&self) -> (u16, Value) {
-        let joined = self.workers.iter().filter(|(_, entry)| entry.has_joined && !entry.is_dead).count();
+        let joined = self.serving_workers();
         let (status, word) = match (joined, self.control.was_ever_healthy) {
             (0, false) => (503, "starting"),
             (0, true) => (503, "degraded"),
@@ -32,19 +33,62 @@ impl Reactor {
         (status, value)
     }
 
+    /// Workers that get requests: none that leaves, is stuck, or is known to be gone.
+    fn serving_workers(&self) -> usize {
+        let is_serving = |key: usize, entry: &super::entry::WorkerEntry| {
+            let member = self.fleet.members().find(|(_, member)| member.worker == WorkerKey(key));
+            let has_joined = match member {
+                Some((_, member)) => matches!(member.phase, Phase::Serving { .. }),
+                None => entry.has_joined,
+            };
+            has_joined && !entry.is_dead && !entry.is_stuck
+        };
+        self.workers.iter().filter(|(key, entry)| is_serving(*key, entry)).count()
+    }
+
+    /// Slots that have failed and wait for their next start.
+    fn waiting_slots(&self) -> Vec<Value> {
+        let waiting = self.fleet.empty_slots().map(|(slot, failures, at)| {
+            let next_ms = at.saturating_duration_since(self.clock.now).as_millis() as u64;
+            let last_exit = self.control.last_exit(slot).map(|exit| exit.to_string());
+            json!({"slot": slot, "failures": failures, "nextStartMs": next_ms, "lastExit": last_exit})
+        });
+        waiting.collect()
+    }
+
+    /// What is served, and `true` if other files lie there by now. In `module` mode workers take over changes
+    /// themselves.
+    fn release(&self) -> (String, bool) {
+        match self.releases.app(Release::Good) {
+            Ok(app) => {
+                let has_changed = self.config.hot_reload != HotReload::Module && self.releases.has_changed();
+                (app.entry.to_string_lossy().into_owned(), has_changed)
+            }
+            Err(complaint) => (complaint, false),
+        }
+    }
+
+    /// What a reload would bring, where that is something else than what is served.
+    fn next_release(&self) -> Option<String> {
+        let found = self.source.find();
+        if found == self.releases.app(Release::Good) {
+            return None;
+        }
+        Some(found.map_or_else(|complaint| complaint, |app| app.entry.to_string_lossy().into_owned()))
+    }
+
     /// What the control socket tells: everything.
     pub(super) fn status_details(&self) -> Value {
         let (_, mut value) = self.summary();
         let workers: Vec<Value> =
             self.workers.iter().map(|(key, _)| self.worker_details(WorkerKey(key))).collect();
         let addresses: Vec<String> = self.listeners.iter().map(Listener::address).collect();
-        let release = match self.source.find() {
-            Ok(app) => app.entry.to_string_lossy().into_owned(),
-            Err(complaint) => complaint,
-        };
+        let (release, has_changed) = self.release();
         value["pid"] = std::process::id().into();
         value["path"] = self.source.path().to_string_lossy().into_owned().into();
         value["release"] = release.into();
+        value["releaseChanged"] = has_changed.into();
+        value["nextRelease"] = self.next_release().into();
         value["listeners"] = addresses.into();
         value["queue"] = json!({
             "now": self.balancer.waiting(),
@@ -52,7 +96,8 @@ impl Reactor {
             "longestMs": self.longest_wait.as_millis() as u64,
         });
         value["hotReload"] = self.config.hot_reload.word().into();
-        value["needed"] = json!({"workers": self.needed_workers(), "of": self.fleet.size()});
+        value["needed"] = json!({"workers": self.needed_workers(), "of": self.needed_of()});
+        value["waitingSlots"] = self.waiting_slots().into();
         value["clients"] = self.clients.len().into();
         value["tunnels"] = self.tunnels().into();
         value["droppedLogLines"] = self.logs.dropped_lines().into();

@@ -22,6 +22,11 @@ pub enum Stage {
         signalled: Option<Instant>,
         until: Instant,
     },
+    /// No request can come any more: the workers leave, and clients take what they have been answered until then.
+    Leaving {
+        signalled: Option<Instant>,
+        until: Instant,
+    },
     /// The workers end.
     Ending {
         signalled: Option<Instant>,
@@ -48,7 +53,7 @@ impl fmt::Display for StopCause {
 impl Stage {
     pub fn deadline(self) -> Option<Instant> {
         match self {
-            Stage::Draining { until, .. } => Some(until),
+            Stage::Draining { until, .. } | Stage::Leaving { until, .. } => Some(until),
             Stage::Running | Stage::Ending { .. } => None,
         }
     }
@@ -57,6 +62,11 @@ impl Stage {
 impl Reactor {
     pub(super) fn is_stopping(&self) -> bool {
         self.stage != Stage::Running
+    }
+
+    /// All workers leave, so that nobody is there for another try.
+    pub(super) fn has_dismissed_workers(&self) -> bool {
+        matches!(self.stage, Stage::Leaving { .. } | Stage::Ending { .. })
     }
 
     /// The first call drains. A second signal ends at once; a command joins the wait.
@@ -72,20 +82,20 @@ impl Reactor {
                 log::info!("{cause}: stopping; {busy} at work, {waiting} waiting");
                 self.drain(signalled);
             }
-            Stage::Draining { signalled: earlier, .. } | Stage::Ending { signalled: earlier } => {
-                match (cause, *earlier) {
-                    (StopCause::Command, _) => log::info!("{cause} once more: waits for the end"),
-                    (StopCause::Signal(_), None) => {
-                        log::info!("{cause}: stopping already; a second signal would end at once");
-                        *earlier = Some(now);
-                    }
-                    (StopCause::Signal(_), Some(at)) if now.duration_since(at) < SAME_SIGNAL => {}
-                    (StopCause::Signal(_), Some(_)) => {
-                        log::warn!("{cause} once more: ending at once");
-                        self.end_now(1);
-                    }
+            Stage::Draining { signalled: earlier, .. }
+            | Stage::Leaving { signalled: earlier, .. }
+            | Stage::Ending { signalled: earlier } => match (cause, *earlier) {
+                (StopCause::Command, _) => log::info!("{cause} once more: waits for the end"),
+                (StopCause::Signal(_), None) => {
+                    log::info!("{cause}: stopping already; a second signal would end at once");
+                    *earlier = Some(now);
                 }
-            }
+                (StopCause::Signal(_), Some(at)) if now.duration_since(at) < SAME_SIGNAL => {}
+                (StopCause::Signal(_), Some(_)) => {
+                    log::warn!("{cause} once more: ending at once");
+                    self.end_now(1);
+                }
+            },
         }
     }
 
@@ -94,6 +104,7 @@ impl Reactor {
         self.stop_listening();
         self.stage = Stage::Draining { signalled, until: now + self.config.drain_timeout };
         self.fleet.drain(now);
+        self.release_streams();
         for (_, entry) in &mut self.workers {
             entry.conn.close_client();
         }
@@ -122,22 +133,60 @@ impl Reactor {
         match self.stage {
             Stage::Running => {}
             Stage::Draining { signalled, until } => {
-                let has_time = now < until;
-                let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
-                let is_done =
-                    !self.clients.iter().any(lives) && self.balancer.busy() == 0 && self.listeners.is_empty();
-                if has_time && !is_done {
+                if now < until && self.may_get_requests() {
                     return;
                 }
-                if !is_done {
-                    self.cut_everything();
-                    self.listeners.clear();
-                }
-                self.stage = Stage::Ending { signalled };
+                self.stage = Stage::Leaving { signalled, until };
                 self.fleet.stop(until.max(now + LAST_MOMENT), now);
-                self.end_if_alone();
+                self.go_on_leaving(signalled, until);
             }
+            Stage::Leaving { signalled, until } => self.go_on_leaving(signalled, until),
             Stage::Ending { .. } => self.end_if_alone(),
+        }
+    }
+
+    /// Whether a worker may be asked once more: by a client that is there, or in the backlog.
+    fn may_get_requests(&self) -> bool {
+        let may_ask = |(_, entry): (usize, &super::entry::ClientEntry)| match entry.phase {
+            Phase::Reading | Phase::Queued(_) | Phase::TimedOut(_) => true,
+            Phase::Assigned { .. }
+            | Phase::Finishing { .. }
+            | Phase::Tunnel { .. }
+            | Phase::Lingering
+            | Phase::Dead => false,
+        };
+        !self.listeners.is_empty() || self.clients.iter().any(may_ask)
+    }
+
+    fn go_on_leaving(&mut self, signalled: Option<Instant>, until: Instant) {
+        let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
+        let is_done = !self.clients.iter().any(lives) && self.balancer.busy() == 0;
+        if self.clock.now < until && !is_done {
+            return;
+        }
+        if !is_done {
+            self.cut_everything();
+            self.listeners.clear();
+        }
+        self.stage = Stage::Ending { signalled };
+        self.end_if_alone();
+    }
+
+    /// Workers that hold a stream or a tunnel would do so until the end: they are told at once, unless they are all
+    /// that those who wait can hope for.
+    fn release_streams(&mut self) {
+        if self.balancer.waiting() > 0 {
+            return;
+        }
+        let has_stream = |entry: &super::entry::WorkerEntry| {
+            entry.exchange.as_ref().is_some_and(|exchange| {
+                exchange.tunnel.is_some() || exchange.answer.is_some_and(|answer| answer.may_idle)
+            })
+        };
+        let workers: Vec<usize> =
+            self.workers.iter().filter(|(_, entry)| has_stream(entry)).map(|(key, _)| key).collect();
+        for key in workers {
+            self.fleet.release(WorkerKey(key), self.clock.now);
         }
     }
 

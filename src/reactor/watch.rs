@@ -6,6 +6,7 @@ use super::token::Target;
 use super::{Reactor, Source};
 use crate::app::{App, Runtime};
 use crate::config::HotReload;
+use crate::fleet::Release;
 use crate::paths::shown;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -189,7 +190,7 @@ impl Reactor {
         if self.config.hot_reload != HotReload::Module || self.config.workers.max == 0 {
             return;
         }
-        let Ok(app) = self.source.find() else { return };
+        let Ok(app) = self.releases.app(Release::Good) else { return };
         let is_known = self.watch.as_ref().is_some_and(|watch| watch.app == app);
         if is_known {
             return;

@@ -35,6 +35,7 @@ impl Reactor {
             return;
         };
         debug_assert!(entry.exchange.is_none(), "one request at a time");
+        entry.was_asked = true;
         if let Some(waiting) = self.clients.get_mut(client.0) {
             waiting.phase = Phase::Assigned { worker };
         }
@@ -312,7 +313,10 @@ impl Reactor {
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
-        entry.requests += u64::from(!exchange.is_probe);
+        if !exchange.is_probe {
+            entry.requests += 1;
+            self.last_answer = Some(now);
+        }
         entry.busy_streak = 0;
         entry.is_stuck = false;
         if !reusable || !exchange.has_left_the_way_open() {
@@ -361,7 +365,11 @@ impl Reactor {
             Next::Rest => {}
             Next::Leave => match self.workers.get(worker.0).map(|entry| entry.origin) {
                 Some(Origin::Outside { .. }) => self.forget_worker(worker),
-                Some(Origin::Slot { .. }) | None => self.fleet.idle(worker, now),
+                Some(Origin::Slot { .. }) | None => {
+                    // One that was told to end waits for this.
+                    self.close_connection(worker);
+                    self.fleet.idle(worker, now);
+                }
             },
         }
     }

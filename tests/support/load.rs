@@ -224,23 +224,26 @@ fn event(line: &str) -> Option<Event> {
     Some(Event::Ended { slot, pid, exit: exit.replace("ended", "").trim().to_owned(), requests })
 }
 
-/// Asserts that no successor was started before the one before it had joined and its predecessor was gone.
+/// Asserts that no successor was started before the one before it had joined, and that nobody who was replaced went
+/// before its successor came.
 pub fn assert_one_at_a_time(events: &[Event]) {
     let mut serving = BTreeMap::new();
-    let mut replaced: Option<i32> = None;
+    let mut booting: Option<(i32, Option<i32>)> = None;
     for event in events {
         match event {
-            Event::Started { slot, why: Some(_), .. } => {
-                assert_eq!(replaced, None, "two are replaced at once: {events:#?}");
-                replaced = serving.get(slot).copied();
+            Event::Started { slot, pid, why: Some(_) } => {
+                assert_eq!(booting, None, "two are replaced at once: {events:#?}");
+                booting = Some((*pid, serving.get(slot).copied()));
             }
             Event::Started { .. } => {}
-            Event::Joined { slot, pid } => drop(serving.insert(*slot, *pid)),
-            Event::Ended { slot, pid, .. } if replaced == Some(*pid) => {
-                assert_ne!(serving.get(slot), Some(pid), "it went before its successor came: {events:#?}");
-                replaced = None;
+            Event::Joined { slot, pid } => {
+                serving.insert(*slot, *pid);
+                booting = booting.filter(|(successor, _)| successor != pid);
             }
-            Event::Ended { .. } => {}
+            Event::Ended { pid, .. } => {
+                let is_early = booting.is_some_and(|(_, old)| old == Some(*pid));
+                assert!(!is_early, "it went before its successor came: {events:#?}");
+            }
         }
     }
 }
@@ -335,6 +338,12 @@ pub fn descriptors(pid: i32) -> Vec<String> {
 pub fn files_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Whether a program is in PATH.
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 /// For what a machine may not allow: says so and goes on, but not where `RIP_TEST_ALL=1` wants everything tested.

@@ -42,6 +42,8 @@ pub struct Worker {
     pub version: u64,
     pub socket: PathBuf,
     pub life: Life,
+    /// SIGTERM lets what it has at work end, and its join says so.
+    pub drains: bool,
     pub lines: Vec<Line>,
 }
 
@@ -301,7 +303,7 @@ impl Street {
             pid: worker.pid,
             socket: worker.socket.to_string_lossy().into_owned(),
             version: worker.version,
-            abilities: Abilities::default(),
+            abilities: Abilities { drains: worker.drains, ..Abilities::default() },
         });
         let pid = worker.pid;
         self.tell(&message, pid);
@@ -331,6 +333,7 @@ impl Street {
     }
 
     pub fn meet_new_workers(&mut self) {
+        let is_command = self.reactor.config.command.is_some();
         for pid in process::table(|table| std::mem::take(&mut table.fresh)) {
             let Some(started) = process::table(|table| table.alive.get(&pid).cloned()) else { continue };
             self.workers.push(Worker {
@@ -339,6 +342,8 @@ impl Street {
                 version: started.version,
                 socket: started.socket,
                 life: Life::Booting,
+                // Both kinds, mixed.
+                drains: pid % 3 != 0 && !is_command,
                 lines: Vec::new(),
             });
         }

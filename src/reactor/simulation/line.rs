@@ -12,6 +12,8 @@ pub struct Line {
     /// So much of what was written was done with.
     pub parsed: usize,
     pub hand: Option<Hand>,
+    /// The newest request that it had in hand.
+    pub last: Option<usize>,
     /// The turn in which anything happened on it last.
     pub touched: Instant,
 }
@@ -27,7 +29,7 @@ pub struct Hand {
 
 impl Line {
     pub fn new(wire: Shared, now: Instant) -> Self {
-        Line { wire, parsed: 0, hand: None, touched: now }
+        Line { wire, parsed: 0, hand: None, last: None, touched: now }
     }
 
     /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
@@ -44,6 +46,7 @@ impl Line {
             let Some(found) = reader::request(rest) else { break };
             let Some(hand) = &mut self.hand else {
                 fresh.push(found.tag);
+                self.last = Some(found.tag);
                 let (answer, said, is_checked) = (None, 0, false);
                 self.hand = Some(Hand { tag: found.tag, began: now, answer, said, is_checked });
                 continue;

@@ -51,13 +51,12 @@ impl Balancer {
         decision
     }
 
-    pub fn join(&mut self, worker: WorkerKey, now: Instant) -> Next {
-        self.model.busy.push(worker);
-        let next = self.real.join(worker, now);
+    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> Next {
+        let next = self.real.join(worker, predecessor, now);
         assert_eq!(
             next,
-            self.model.release(worker),
-            "joined: the head of the queue, else the top of the stack"
+            self.model.join(worker, predecessor),
+            "joined: the head of the queue, else its predecessor's place, else the bottom of the stack"
         );
         self.check();
         next

@@ -12,6 +12,7 @@ use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
 use crate::reactor::{GRACE, REST};
 use serde_json::Value;
+use std::time::Instant;
 
 impl Street {
     /// Who is in the queue, and will be heard in this turn to have closed its side. Before that, or behind another
@@ -72,6 +73,10 @@ impl Street {
             for line in &mut worker.lines {
                 tried.extend(line.read(&self.truth, now).into_iter().map(|tag| (tag, worker.pid)));
             }
+            let parted = worker.lines.iter().filter(|line| line.wire.borrow().is_server_gone);
+            for tag in parted.filter_map(|line| line.last) {
+                self.truth.tags[tag].was_parted = true;
+            }
             worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
             assert!(worker.lines.len() <= 1, "worker {}: two connections", worker.pid);
             for line in &mut worker.lines {
@@ -123,7 +128,7 @@ impl Street {
             // A worker with a full buffer may have got too little of it to tell which request it is.
             "read_timeout" => tag.tries.is_empty() || tag.pause(self.now) >= config.read_timeout,
             "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
-            "stopping" => !is_running,
+            "stopping" => !is_running || (tag.was_parted && self.had_its_drain(tag.first_tried)),
             "client_gone" => {
                 let wire = client.wire.borrow();
                 let is_deaf = self.now >= client.took_at + config.idle_timeout;
@@ -209,6 +214,14 @@ impl Street {
         reader::answers(&wire.written, is_head, is_closed)
     }
 
+    /// Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
+    /// backlog is full.
+    fn had_its_drain(&self, began: Option<Instant>) -> bool {
+        let config = &self.reactor.config;
+        let drain = config.drain_timeout - config.connect_timeout - REST;
+        began.is_some_and(|began| self.now >= began + drain)
+    }
+
     /// A worker is told to end only with nothing in hand, or after it has had its time.
     pub fn check_signal(&self, at: usize, is_kill: bool) {
         let worker = &self.workers[at];
@@ -216,8 +229,10 @@ impl Street {
         // Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
         // backlog is full.
         let drain = config.drain_timeout - config.connect_timeout - REST;
-        let is_over =
-            matches!(self.reactor.stage, Stage::Ending { .. }) || self.reactor.exit.is_some() || is_kill;
+        let is_over = matches!(self.reactor.stage, Stage::Ending { .. })
+            || self.reactor.exit.is_some()
+            || is_kill
+            || worker.drains;
         for line in &worker.lines {
             let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
             let began = self.truth.tags[hand.tag].first_tried.unwrap_or(hand.began);

@@ -48,6 +48,8 @@ pub struct Tag {
     pub line: Option<LogLine>,
     /// Its client's connection is closed: nobody may get it any more.
     pub is_forsaken: bool,
+    /// The server has closed its worker's connection.
+    pub was_parted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ impl Truth {
             longest_pause: Duration::ZERO,
             line: None,
             is_forsaken: false,
+            was_parted: false,
         });
     }
 

@@ -1,0 +1,306 @@
+//! Events in. What follows is fetched with [`Fleet::next_action`].
+
+use super::roll::RollEnd;
+use super::slot::{Ending, Front, Member, Phase, Slot, Succession, Why};
+use super::{Action, Fleet, KILL_AFTER, Release, Stage};
+use crate::keys::WorkerKey;
+use std::time::Instant;
+
+impl Fleet {
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A worker was started, as [`Action::Spawn`] asked.
+    pub fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
+        let until = now + self.plan.boot_timeout;
+        let version = self.slots[slot].version;
+        let member = Member { worker, version, phase: Phase::Booting { until }, drains: false };
+        self.last_start = Some(now);
+        let place = &mut self.slots[slot];
+        place.started = Some(now);
+        match place.succession {
+            Succession::Spawning { why } => place.succession = Succession::Booting { why, successor: member },
+            _ if place.front == Front::Spawning => place.front = Front::Held(member),
+            // The slot was closed while the process was being started.
+            _ => {
+                place.leaving.push(member);
+                self.terminate(slot, worker, now + KILL_AFTER);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// A worker could not be started.
+    pub fn spawn_failed(&mut self, slot: usize, now: Instant) {
+        self.last_start = Some(now);
+        if let Succession::Spawning { why } = self.slots[slot].succession {
+            self.successor_failed(slot, why, None, now);
+        } else if self.slots[slot].front == Front::Spawning {
+            self.front_ended(slot, None, Ending::Failed, now);
+        }
+        self.pump(now);
+    }
+
+    /// A booting worker says that its app is loaded, and whether SIGTERM lets what it has at work end.
+    pub fn joined(&mut self, worker: WorkerKey, drains: bool, now: Instant) {
+        let Some((index, member)) = self.find(worker) else {
+            return;
+        };
+        if !matches!(member.phase, Phase::Booting { .. }) {
+            return;
+        }
+        self.ever_joined = true;
+        let member = Member { phase: Phase::Serving { since: now }, drains, ..member };
+        let slot = &mut self.slots[index];
+        let (old, why) = match slot.succession {
+            Succession::Booting { why, successor } if successor.worker == worker => {
+                slot.succession = Succession::None;
+                match slot.front {
+                    Front::Held(old) => (Some(old), why),
+                    Front::Empty { .. } | Front::Spawning | Front::Closed => (None, why),
+                }
+            }
+            _ => (None, Why::Asked),
+        };
+        slot.front = Front::Held(member);
+        let predecessor = old.map(|old| old.worker);
+        if let Some(roll) = &mut self.roll {
+            roll.note_joined(index, worker, predecessor);
+        }
+        // The successor first, so that capacity never dips.
+        self.actions.push_back(Action::Admit { worker, predecessor });
+        if let Some(old) = old {
+            self.dismiss(index, old, why, now);
+        }
+        self.pump(now);
+    }
+
+    /// A worker's process is gone. What was still to be done to it is void: its key and its pid may soon be others'.
+    pub fn exited(&mut self, worker: WorkerKey, has_served: bool, now: Instant) {
+        self.actions.retain(|action| action.worker() != Some(worker));
+        let Some((index, member)) = self.find(worker) else {
+            return;
+        };
+        let was_unproven = self.roll.as_mut().is_some_and(|roll| roll.note_gone(worker));
+        let slot = &mut self.slots[index];
+        if let Some(at) = slot.leaving.iter().position(|leaving| leaving.worker == worker) {
+            slot.leaving.remove(at);
+        } else if let Succession::Booting { why, successor } = slot.succession
+            && successor.worker == worker
+        {
+            self.successor_failed(index, why, Some(member), now);
+        } else {
+            if was_unproven && !has_served {
+                self.end_roll(RollEnd::Failed { slot: index, worker: Some(worker) });
+            }
+            let ending = if has_served { Ending::Served } else { Ending::Failed };
+            self.vacate(index, member, ending, now);
+        }
+        self.pump(now);
+    }
+
+    /// A withdrawn worker has nothing left to do.
+    pub fn idle(&mut self, worker: WorkerKey, now: Instant) {
+        if let Some((slot, Member { phase: Phase::Leaving { until }, .. })) = self.find(worker) {
+            self.terminate(slot, worker, until.max(now + KILL_AFTER));
+        }
+        self.pump(now);
+    }
+
+    /// A serving worker is to be replaced. Asking twice changes nothing.
+    pub fn retire(&mut self, worker: WorkerKey, why: Why, now: Instant) {
+        let Some((index, _)) = self.find(worker) else {
+            return;
+        };
+        let slot = &mut self.slots[index];
+        let is_front = matches!(slot.front, Front::Held(member) if member.worker == worker);
+        if is_front && slot.is_serving() && slot.succession == Succession::None {
+            slot.succession = Succession::Wanted { why, not_before: now };
+        }
+        self.pump(now);
+    }
+
+    /// A worker leaves by itself, or is of no use: no more requests for it, and somebody else into its place.
+    pub fn quit(&mut self, worker: WorkerKey, ending: Ending, now: Instant) {
+        let Some((index, member)) = self.find(worker) else {
+            return;
+        };
+        let is_front = matches!(self.slots[index].front, Front::Held(front) if front.worker == worker);
+        if is_front && matches!(member.phase, Phase::Serving { .. }) {
+            self.vacate(index, member, ending, now);
+            let until = now + self.plan.drain_timeout;
+            self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..member });
+            self.actions.push_back(Action::Withdraw { worker });
+        }
+        self.pump(now);
+    }
+
+    /// A worker's answer has not ended by the drain timeout after its read timeout: its successor is started, and
+    /// whether that joins or not, the stuck one goes. It gets no more requests, even if its answer ends after all:
+    /// they would be cut short.
+    pub fn stuck(&mut self, worker: WorkerKey, now: Instant) {
+        let Some((index, member)) = self.find(worker) else {
+            return;
+        };
+        if matches!(member.phase, Phase::Serving { .. }) {
+            self.actions.push_back(Action::Withdraw { worker });
+        }
+        let slot = &mut self.slots[index];
+        match (member.phase, &mut slot.succession) {
+            (Phase::Leaving { .. } | Phase::Terminating { .. }, _) => {
+                self.terminate(index, worker, now + KILL_AFTER);
+            }
+            (Phase::Serving { .. }, Succession::Spawning { why } | Succession::Booting { why, .. }) => {
+                *why = Why::Stuck;
+            }
+            (Phase::Serving { .. }, Succession::None | Succession::Wanted { .. }) => {
+                self.start_successor(index, Why::Stuck, Release::Good);
+            }
+            (Phase::Booting { .. } | Phase::Killed, _) => {}
+        }
+        self.pump(now);
+    }
+
+    /// A rolling restart. During another one: that starts over with the newest code, once.
+    pub fn reload(&mut self, now: Instant) {
+        match (&mut self.roll, self.stage) {
+            (_, Stage::Draining | Stage::Stopping | Stage::GivenUp) => {
+                self.actions.push_back(Action::RollEnded(RollEnd::Stopping));
+            }
+            (Some(roll), Stage::Running) => roll.again = true,
+            (None, Stage::Running) => self.start_roll(),
+        }
+        self.pump(now);
+    }
+
+    /// Requests wait: one more worker, unless one is on its way already or there are enough.
+    pub fn grow(&mut self, now: Instant) {
+        let is_coming = self.slots.iter().any(|slot| match slot.front {
+            Front::Spawning | Front::Empty { .. } => true,
+            Front::Held(member) => matches!(member.phase, Phase::Booting { .. }),
+            Front::Closed => false,
+        });
+        if is_coming || self.stage != Stage::Running || self.size() >= self.plan.max_workers {
+            return;
+        }
+        match self.slots.iter_mut().find(|slot| slot.is_gone()) {
+            Some(slot) => slot.front = Front::Empty { retry_at: now },
+            None => self.slots.push(Slot::new(now)),
+        }
+        self.pump(now);
+    }
+
+    /// A worker that load has not needed for long leaves, if it may. `true`: it does.
+    pub fn shrink(&mut self, worker: WorkerKey, now: Instant) -> bool {
+        let Some((index, member)) = self.find(worker).filter(|_| self.may_shrink(worker)) else {
+            return false;
+        };
+        self.close_slot(index, member, now);
+        self.pump(now);
+        true
+    }
+
+    /// A serving worker leaves for good, since the server stops and nobody is to follow it.
+    pub fn release(&mut self, worker: WorkerKey, now: Instant) {
+        let Some((index, member)) = self.find(worker) else {
+            return;
+        };
+        if self.stage == Stage::Draining
+            && self.slots[index].front == Front::Held(member)
+            && self.slots[index].may_be_replaced()
+        {
+            self.close_slot(index, member, now);
+        }
+        self.pump(now);
+    }
+
+    fn close_slot(&mut self, index: usize, member: Member, now: Instant) {
+        let slot = &mut self.slots[index];
+        slot.front = Front::Closed;
+        slot.succession = Succession::None;
+        self.leave(index, member, now + self.plan.drain_timeout);
+    }
+
+    /// The server drains: nobody is replaced any more, crashed workers still are started again.
+    pub fn drain(&mut self, now: Instant) {
+        if self.stage == Stage::Running {
+            self.stage = Stage::Draining;
+            self.end_roll(RollEnd::Stopping);
+            self.pump(now);
+        }
+    }
+
+    /// All workers leave, and have until `until` for what they have at work.
+    pub fn stop(&mut self, until: Instant, now: Instant) {
+        if self.stage != Stage::GivenUp {
+            self.stage = Stage::Stopping;
+        }
+        self.end_roll(RollEnd::Stopping);
+        // Whoever was to be started would only have to end.
+        self.actions.retain(|action| !matches!(action, Action::Spawn { .. }));
+        self.replacing = None;
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            for member in &mut slot.leaving {
+                if let Phase::Leaving { until: of_its_own } = &mut member.phase {
+                    *of_its_own = until.min(*of_its_own);
+                }
+            }
+            let front = match std::mem::replace(&mut slot.front, Front::Closed) {
+                Front::Held(member) => Some(member),
+                Front::Empty { .. } | Front::Spawning | Front::Closed => None,
+            };
+            let successor = match std::mem::replace(&mut slot.succession, Succession::None) {
+                Succession::Booting { successor, .. } => Some(successor),
+                Succession::None | Succession::Wanted { .. } | Succession::Spawning { .. } => None,
+            };
+            for member in front.into_iter().chain(successor) {
+                match member.phase {
+                    Phase::Serving { .. } => self.leave(index, member, until),
+                    // It has nothing at work.
+                    Phase::Booting { .. }
+                    | Phase::Leaving { .. }
+                    | Phase::Terminating { .. }
+                    | Phase::Killed => {
+                        self.slots[index].leaving.push(member);
+                        self.terminate(index, member.worker, until);
+                    }
+                }
+            }
+            let terminating = self.slots[index].leaving.iter();
+            let terminating = terminating.filter(|member| matches!(member.phase, Phase::Terminating { .. }));
+            for worker in terminating.map(|member| member.worker).collect::<Vec<_>>() {
+                self.terminate(index, worker, until);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// The clock has moved on.
+    pub fn tick(&mut self, now: Instant) {
+        for index in 0..self.slots.len() {
+            let due = |member: &&Member| member.phase.deadline().is_some_and(|deadline| deadline <= now);
+            let due: Vec<Member> = self.slots[index].members().filter(due).copied().collect();
+            for member in due {
+                match member.phase {
+                    Phase::Leaving { .. } => self.end_drain(index, member.worker, now),
+                    Phase::Booting { .. } | Phase::Terminating { .. } => self.kill(index, member.worker),
+                    Phase::Serving { .. } | Phase::Killed => {}
+                }
+            }
+        }
+        self.pump(now);
+    }
+
+    /// How many requests a new worker is to serve before its successor is started: between 90 and 100 % of the
+    /// bound, so that those started together do not all go together.
+    pub fn draw_request_limit(&mut self) -> Option<u64> {
+        let most = self.plan.max_requests;
+        // xorshift64: good enough to spread a few numbers, and reproducible in the simulation.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (most > 0).then(|| (most - self.random % (most / 10 + 1)).max(1))
+    }
+}

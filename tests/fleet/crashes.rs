@@ -1,0 +1,77 @@
+//! When a slot is started again: at once after who has served, with backoff after who has not.
+
+use crate::load::{self, Gate, PATIENT, tell, workers};
+use crate::support::{self, Server, is_alive, test_worker};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::Duration;
+
+#[test]
+fn who_has_served_is_started_again_at_once_however_often_it_crashes() {
+    let server = Server::builder(test_worker()).arg("w:1").args(PATIENT).start();
+    for _ in 0..6 {
+        assert_eq!(server.get("/ping").text(), "pong");
+        assert_eq!(server.client().post("/die", b"").status, 502);
+        assert_eq!(server.details()["waitingSlots"], serde_json::json!([]));
+    }
+    assert!(!load::has_line(&server, "next start"), "{}", server.stderr_text());
+}
+
+#[test]
+fn who_dies_of_its_first_request_while_others_serve_is_not_to_blame() {
+    let mut server = Server::builder(test_worker()).arg("w:2").args(PATIENT).start();
+    server.wait_for_workers(2);
+    let load = load::Load::of(&server, "/sleep?ms=20", 1, 0);
+    for _ in 0..5 {
+        // Whoever is not at work gets it, as its first request.
+        assert_eq!(server.client().post("/die", b"").status, 502);
+        load.wait_for_answers(2);
+        server.wait_for_workers(2);
+    }
+    load.end();
+    assert!(!load::has_line(&server, "next start"), "{}", server.stderr_text());
+}
+
+#[test]
+fn a_clean_quit_is_no_failure() {
+    let server = Server::builder(test_worker()).arg("w:1").args(PATIENT).start();
+    for _ in 0..6 {
+        let pid: i32 = server.get("/pid").text().parse().expect("a pid");
+        assert_eq!(tell(&server, r#"{"op":"quit","workerId":0}"#).status, 200);
+        assert_eq!(server.details()["waitingSlots"], serde_json::json!([]));
+        support::wait_until("it is gone", || !is_alive(pid));
+    }
+    assert!(!load::has_line(&server, "next start"), "{}", server.stderr_text());
+}
+
+#[test]
+fn waits_are_told_once_a_step_in_the_log_and_in_status() {
+    let gate = Gate::new();
+    let mut server = Server::builder(gate.app()).arg("w:1").args(PATIENT).start();
+    server.wait_for_workers(1);
+    gate.break_build();
+    let pid = workers(&server)[0].pid;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+    server.wait_until("four steps are told", |server| load::has_line(server, "the next start is in 800ms"));
+    for step in ["100ms", "200ms", "400ms", "800ms"] {
+        let line = format!("the next start is in {step}");
+        assert_eq!(server.stderr_lines().iter().filter(|told| told.ends_with(&line)).count(), 1, "{step}");
+    }
+    let mut waiting = serde_json::Value::Null;
+    server.wait_until("it waits", |server| {
+        waiting = server.details()["waitingSlots"][0].clone();
+        waiting["failures"].as_u64() >= Some(4)
+    });
+    assert_eq!((waiting["slot"].as_u64(), waiting["lastExit"].as_str()), (Some(0), Some("exit code 7")));
+    assert!(waiting["nextStartMs"].as_u64() <= Some(1000), "nobody serves: tried every second: {waiting}");
+    let table = server.verb(["status"]);
+    assert!(table.stdout.contains("slot 0 has no worker: failed"), "{}", table.stdout);
+    // While nobody serves, a slot is tried every second, however long its wait would be.
+    let before = gate.starts().len();
+    server.wait_until("three more starts", |_| gate.starts().len() >= before + 3);
+    for pair in gate.starts()[before..].windows(2) {
+        assert!(pair[1] - pair[0] < Duration::from_millis(1900), "{:?}", gate.starts());
+    }
+    gate.mend_build();
+    server.wait_for_workers(1);
+}

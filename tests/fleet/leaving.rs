@@ -1,0 +1,153 @@
+//! How workers leave: who is told when, what drains beside what, and what is left of a process group.
+
+use crate::load::{self, PATIENT, tell, workers, write_script};
+use crate::support::{self, Server, is_alive, test_worker};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A server of one worker that notes its SIGTERM in the folder, with a request at work in it.
+fn with_a_slow_request(notes: &Path, drains: bool) -> Option<(Server, support::Client, i32)> {
+    if !load::has_program("python3") {
+        load::skip("leaving", "there is no python3");
+        return None;
+    }
+    let app = notes.join("app");
+    write_script(&app, include_str!("worker.py"));
+    let server = Server::builder(&app).arg("w:1").args(PATIENT).env("NOTES", notes);
+    let mut server = server.env("DRAINS", if drains { "1" } else { "0" }).start();
+    server.wait_for_workers(1);
+    let pid = server.worker_pids()[0];
+    let mut client = server.client();
+    client.send_request("GET", "/slow", "", b"");
+    server.wait_until("it is at work", |server| workers(server)[0].state == "busy");
+    Some((server, client, pid))
+}
+
+fn is_told(notes: &Path, pid: i32) -> bool {
+    notes.join(format!("told.{pid}")).exists()
+}
+
+fn let_go(notes: &Path) {
+    std::fs::write(notes.join("go"), "").expect("a file can be written");
+}
+
+#[test]
+fn a_worker_that_drains_is_told_when_it_is_withdrawn() {
+    let notes = tempfile::tempdir().expect("a folder");
+    let Some((mut server, mut client, old)) = with_a_slow_request(notes.path(), true) else { return };
+    tell(&server, r#"{"op":"retire","workerId":0}"#);
+    server.wait_until("SIGTERM", |_| is_told(notes.path(), old));
+    assert!(is_alive(old));
+    let_go(notes.path());
+    assert_eq!(client.read_response().text(), old.to_string(), "what it had at work has its answer");
+    server.wait_until("it is gone", |_| !is_alive(old));
+}
+
+#[test]
+fn a_worker_that_does_not_drain_is_told_when_it_is_idle() {
+    let notes = tempfile::tempdir().expect("a folder");
+    let Some((mut server, mut client, old)) = with_a_slow_request(notes.path(), false) else { return };
+    tell(&server, r#"{"op":"retire","workerId":0}"#);
+    server.wait_until("its successor has joined", |server| workers(server).iter().any(|w| w.state == "idle"));
+    assert!(load::stays(Duration::from_millis(300), || !is_told(notes.path(), old)));
+    let_go(notes.path());
+    assert_eq!(client.read_response().text(), old.to_string());
+    server.wait_until("SIGTERM", |_| is_told(notes.path(), old));
+    server.wait_until("it is gone", |_| !is_alive(old));
+}
+
+#[test]
+fn a_stop_tells_workers_that_drain_at_once_and_others_when_they_are_idle() {
+    for drains in [true, false] {
+        let notes = tempfile::tempdir().expect("a folder");
+        let Some((mut server, mut client, old)) = with_a_slow_request(notes.path(), drains) else { return };
+        server.signal(support::Signal::SIGTERM);
+        if drains {
+            server.wait_until("SIGTERM", |_| is_told(notes.path(), old));
+        } else {
+            server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+            assert!(load::stays(Duration::from_millis(300), || !is_told(notes.path(), old)));
+        }
+        let_go(notes.path());
+        assert_eq!(client.read_response().text(), old.to_string());
+        assert_eq!(server.wait_exit(), 0);
+        assert!(!is_alive(old));
+    }
+}
+
+#[test]
+fn a_reload_of_workers_with_open_streams_takes_one_drain_and_no_more() {
+    let mut server =
+        Server::builder(test_worker()).args(["w:6", "--drain-timeout-ms=1500"]).args(PATIENT).start();
+    server.wait_for_workers(6);
+    let streams: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = server.client();
+            client.send_request("GET", "/chunks?n=1000&ms=50", "", b"");
+            assert_eq!(client.read_head().status(), Ok(200));
+            client
+        })
+        .collect();
+    let begin = Instant::now();
+    let output = server.verb(["reload"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let took = begin.elapsed();
+    // One after the other they would take 9 s.
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    drop(streams);
+    assert_eq!(server.details()["needed"]["of"], 6);
+    assert_eq!(workers(&server).len(), 6);
+}
+
+#[test]
+fn a_serial_reload_replaces_one_after_the_other() {
+    let mut server = Server::builder(test_worker()).args(["w:3", "--roll=serial"]).args(PATIENT).start();
+    server.wait_for_workers(3);
+    let mut busy = server.client();
+    busy.send_request("GET", "/sleep?ms=700", "", b"");
+    server.wait_until("it is at work", |server| workers(server).iter().any(|w| w.state == "busy"));
+    let reload = std::thread::scope(|scope| {
+        let reload = scope.spawn(|| server.verb(["reload"]));
+        while !reload.is_finished() {
+            assert!(workers(&server).len() <= 4, "never more than one beside the fleet");
+        }
+        reload.join().expect("the command ends")
+    });
+    assert_eq!((reload.code, busy.read_response().text()), (0, "slept".to_owned()), "{}", reload.stderr);
+}
+
+#[test]
+fn a_draining_worker_blocks_no_cycle() {
+    let mut server = Server::builder(test_worker()).args(["w:2"]).args(PATIENT).start();
+    server.wait_for_workers(2);
+    let mut client = server.client();
+    client.send_request("GET", "/sleep?ms=3000", "", b"");
+    server.wait_until("it is at work", |server| workers(server).iter().any(|w| w.state == "busy"));
+    for slot in [0, 1] {
+        assert_eq!(tell(&server, &format!(r#"{{"op":"retire","workerId":{slot}}}"#)).status, 200);
+    }
+    server.wait_until("both have their successors", |server| {
+        workers(server).iter().filter(|worker| worker.generation == 2 && worker.state == "idle").count() == 2
+    });
+    assert!(workers(&server).iter().any(|worker| worker.state == "leaving"), "the busy one is still there");
+    assert_eq!(server.get("/status").json()["workers"], 2, "who leaves is not counted");
+    assert_eq!(client.read_response().text(), "slept");
+}
+
+#[test]
+fn a_successor_takes_its_predecessors_place_in_the_stack() {
+    let mut server = Server::builder(test_worker()).args(["w:4"]).args(PATIENT).start();
+    server.wait_for_workers(4);
+    let slot = |server: &Server| server.get("/slot").text().split(' ').next().map(str::to_owned);
+    let hot = slot(&server);
+    assert_eq!(server.verb(["reload"]).code, 0);
+    assert_eq!(slot(&server), hot);
+    let coldest =
+        (0..4).map(|slot| slot.to_string()).find(|slot| Some(slot) != hot.as_ref()).expect("another");
+    tell(&server, &format!(r#"{{"op":"retire","workerId":{coldest}}}"#));
+    server.wait_until("it is replaced", |server| {
+        let all = workers(server);
+        all.len() == 4 && all.iter().any(|worker| worker.generation == 3 && worker.state == "idle")
+    });
+    assert_eq!(slot(&server), hot);
+}
