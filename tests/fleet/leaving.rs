@@ -19,7 +19,7 @@ fn with_a_slow_request(notes: &Path, drains: bool) -> Option<(Server, support::C
     let pid = server.worker_pids()[0];
     let mut client = server.client();
     client.send_request("GET", "/slow", "", b"");
-    server.wait_until("it is at work", |server| workers(server)[0].state == "busy");
+    server.wait_until("it is at work", |_| notes.join("at_work").exists());
     Some((server, client, pid))
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A worker of its own: says that it drains if DRAINS=1, and notes in $NOTES when SIGTERM comes.
 
-/slow answers when the file $NOTES/go is there."""
+/slow notes that it is at work, and answers when the file $NOTES/go is there."""
 import json, os, signal, socket, sys, time
 
 notes = os.environ["NOTES"]
@@ -45,6 +45,8 @@ while not told:
             head += piece
         if not head:
             break
+        if b"/slow" in head:
+            open(f"{notes}/at_work", "w").close()
         while b"/slow" in head and not os.path.exists(f"{notes}/go"):
             time.sleep(0.02)
         text = str(os.getpid()).encode()
