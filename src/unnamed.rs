@@ -4,15 +4,15 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Opens one in `folder`; where that is no usable folder, in memory (then `true` stands beside it).
+/// Opens one in `folder`; where that is no usable folder, in memory (then the reason stands beside it).
 ///
 /// # Errors
 /// There are no descriptors left, or the disk is full.
-pub fn open(folder: &Path) -> io::Result<(File, bool)> {
+pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     let unnamed = OpenOptions::new()
         .read(true)
         .write(true)
@@ -20,12 +20,24 @@ pub fn open(folder: &Path) -> io::Result<(File, bool)> {
         .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
         .open(folder);
     match unnamed.or_else(|_| open_and_unlink(folder)) {
-        Ok(file) => Ok((file, false)),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)) => {
-            Err(error)
-        }
-        Err(_) => Ok((File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?), true)),
+        Ok(file) => Ok((file, None)),
+        Err(error) if is_shortage(&error) => Err(error),
+        Err(error) => Ok((File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?), Some(error))),
     }
+}
+
+/// Writes all of it, or fails.
+///
+/// # Errors
+/// The disk is full or broken.
+pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// The folder is usable, and something lacks for now.
+fn is_shortage(error: &io::Error) -> bool {
+    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOSPC, libc::EDQUOT];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// For file systems without O_TMPFILE.

@@ -86,6 +86,13 @@ const FLAGS: &[Flag] = &[
     ),
     flag("--max-body", "<size>", "RIP_MAX_BODY", "100m", "the largest request body; more gets 413"),
     flag(
+        "--max-spool",
+        "<size>",
+        "RIP_MAX_SPOOL",
+        "10g",
+        "temporary disk (TMPDIR) for waiting bodies and answers, all together",
+    ),
+    flag(
         "--max-memory",
         "<size>",
         "RIP_MAX_MEMORY",
@@ -354,6 +361,7 @@ impl Reader<'_> {
             json_logging: self.flags.contains("--json-logging") | self.flags.contains("--json"),
             access_log: !self.flags.contains("--no-access-log"),
             max_body_bytes: self.size("--max-body", 100 << 20)?,
+            max_spool_bytes: self.size("--max-spool", 10 << 30)?,
             max_memory_bytes: self.size("--max-memory", 0)?,
             shrink_after: Duration::from_millis(words::number(
                 "RIP_SHRINK_AFTER_MS",

@@ -166,6 +166,8 @@ pub struct Config {
     pub roll: RollMode,
     pub keep_trying: bool,
     pub spool_dir: PathBuf,
+    /// Temporary disk of all spools together.
+    pub max_spool_bytes: u64,
 }
 
 impl Config {

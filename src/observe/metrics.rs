@@ -39,6 +39,8 @@ pub struct Metrics {
     pub accept_pauses: u64,
     pub accept_failures: u64,
     pub closed_for_room: u64,
+    /// Times that a worker was held back for want of room.
+    pub hold_backs: u64,
     pub worker_starts: u64,
     pub worker_start_failures: u64,
     pub worker_crashes: u64,
@@ -61,6 +63,9 @@ pub struct Snapshot {
     /// By state: idle, busy, booting, leaving, stuck.
     pub workers: Vec<(&'static str, usize)>,
     pub needed_workers: usize,
+    /// In memory, in memfds and on disk, and the bound of the last.
+    pub spooled: [(&'static str, u64); 3],
+    pub max_spool_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -181,6 +186,23 @@ impl Metrics {
             "counter",
             "Connections that were closed at once, since the kernel had no room to watch them.",
             self.accept_failures,
+        );
+
+        text.head("rip_spooled_bytes", "gauge", "Bodies and answers that wait, by where they do.");
+        for (place, bytes) in now.spooled {
+            text.line("rip_spooled_bytes", &[("in", place)], bytes);
+        }
+        text.single(
+            "rip_spool_max_bytes",
+            "gauge",
+            "What may wait on disk, as --max-spool says.",
+            now.max_spool_bytes,
+        );
+        text.single(
+            "rip_spool_hold_backs_total",
+            "counter",
+            "Times that a worker was held back, since there was no room for what its client had not taken.",
+            self.hold_backs,
         );
 
         text.head("rip_workers", "gauge", "Workers, by state.");

@@ -175,6 +175,7 @@ impl Reactor {
             Ok(written) => {
                 if entry.out.unread_bytes() < before {
                     self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
+                    self.settle_answer(client);
                 }
                 if written == Written::TurnIsOver {
                     self.again.push(Target::Client(client));

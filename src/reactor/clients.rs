@@ -4,7 +4,9 @@ use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
 use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::{Readiness, Target};
-use super::{ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES};
+use super::{
+    ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES, spool_room,
+};
 use crate::balancer::Decision;
 use crate::conn::Request;
 use crate::conn::client::Event;
@@ -68,7 +70,7 @@ impl Reactor {
             Peer::Unix => ("127.0.0.1".to_owned(), None),
         };
         let is_trusted = !self.config.trust_proxy.is_empty() && self.config.trusts(ip);
-        let entry = ClientEntry::new(stream, address.into(), is_trusted, &self.room);
+        let entry = ClientEntry::new(stream, address.into(), is_trusted, &self.spools);
         let client = ClientKey(self.clients.insert(entry));
         let token = Target::Client(client).token();
         // Registered once for life, which saves an `epoll_ctl` a request: a socket that is watched for writing reports
@@ -167,13 +169,20 @@ impl Reactor {
             let Some(entry) = self.clients.get_mut(client.0) else {
                 break;
             };
-            match entry.stream.receive(&mut scratch) {
+            let most_bytes = match spool_room::readable_bytes(entry, &self.spools) {
+                0 => {
+                    spool_room::wait_for_file(&mut self.waiting_for_files, client, entry);
+                    break;
+                }
+                bytes => bytes.min(scratch.len()),
+            };
+            match entry.stream.receive(&mut scratch[..most_bytes]) {
                 Io::Bytes(bytes) => {
                     budget = budget.saturating_sub(bytes);
                     self.metrics.received_bytes += bytes as u64;
                     // A short read means drained, which saves a read that would only say so; unless the peer has closed:
                     // then the end is still to be read.
-                    entry.is_readable = bytes == scratch.len() || entry.is_closing;
+                    entry.is_readable = bytes == most_bytes || entry.is_closing;
                     self.feed(client, &mut scratch[..bytes]);
                 }
                 Io::Later => entry.is_readable = false,
@@ -281,7 +290,7 @@ impl Reactor {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        let body = std::mem::replace(&mut entry.body, super::spool::Spool::new(&self.room));
+        let body = std::mem::replace(&mut entry.body, super::spool::Spool::new(&self.spools));
         let deadline = self.balancer.deadline(now);
         let job = Job { request, body, submitted: now, deadline, tries: 1 };
         match self.balancer.submit(client, now) {
@@ -333,6 +342,10 @@ impl Reactor {
             return;
         };
         match kind {
+            // It waits for us.
+            ClientDeadline::Receive if entry.waits_for_file => {
+                self.client_deadlines.arm(client.0, kind, self.clock.now);
+            }
             ClientDeadline::Receive => self.refuse_arriving(client, Reason::ClientTimeout),
             ClientDeadline::Linger => self.kill_client(client),
             // Quiet between two requests: no answer and no line.

@@ -1,7 +1,7 @@
 //! What the slabs hold: a client's and a worker's connection, and the work that passes between them.
 
 use super::ports;
-use super::spool::{Room, Spool};
+use super::spool::{Spool, SpoolBudget};
 use super::stream::{Io, Stream};
 use crate::conn::worker::Answer;
 use crate::conn::{self, Request};
@@ -77,6 +77,8 @@ pub struct ClientEntry {
     pub is_readable: bool,
     /// The peer has closed its side, so a short read does not mean that there is no more.
     pub is_closing: bool,
+    /// It stands in the list of those who wait for a tick that may make files.
+    pub waits_for_file: bool,
 }
 
 /// Where a client stands.
@@ -316,22 +318,23 @@ pub enum Delivery {
     /// Some of it waits.
     Waits,
     Gone,
-    /// There is no room for what the client has not taken.
+    /// What the client has not taken cannot be read back.
     SpoolFull,
 }
 
 impl ClientEntry {
-    pub fn new(stream: Stream, address: Box<str>, is_trusted: bool, room: &Rc<Room>) -> Self {
+    pub fn new(stream: Stream, address: Box<str>, is_trusted: bool, budget: &Rc<SpoolBudget>) -> Self {
         ClientEntry {
             stream,
             address,
             is_trusted,
             conn: conn::Client::default(),
-            body: Spool::new(room),
-            out: Spool::new(room),
+            body: Spool::new(budget),
+            out: Spool::new(budget),
             phase: Phase::Reading,
             is_readable: false,
             is_closing: false,
+            waits_for_file: false,
         }
     }
 
@@ -370,9 +373,7 @@ impl ClientEntry {
         for part in parts {
             let skipped = sent.min(part.len());
             sent -= skipped;
-            if self.out.push(&part[skipped..]).is_err() {
-                return Delivery::SpoolFull;
-            }
+            self.out.push_all(&part[skipped..]);
         }
         Delivery::Waits
     }

@@ -25,6 +25,7 @@ mod simulation;
 mod sizing;
 mod socket_dir;
 mod spool;
+mod spool_room;
 mod start;
 mod status;
 mod stdio;
@@ -56,7 +57,7 @@ use nix::sys::signalfd::SignalFd;
 #[cfg(test)]
 use simulation::{order::Balancer, process};
 use slab::Slab;
-use spool::Room;
+use spool::SpoolBudget;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -138,7 +139,9 @@ pub struct Reactor {
     last_answer: Option<Instant>,
     watch: Option<watch::Watch>,
 
-    room: Rc<Room>,
+    spools: Rc<SpoolBudget>,
+    /// Whose spool waits for a tick that may make files, in the order of their coming.
+    waiting_for_files: VecDeque<ClientKey>,
     scratch: Vec<u8>,
     prefix: Vec<u8>,
     buffers: buffers::Buffers,
@@ -204,6 +207,7 @@ impl Reactor {
 
     /// One turn of the loop.
     fn turn(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
+        self.settle_spools();
         // Workers first: an answer that ends frees a worker before a new request looks for one, and anything odd on
         // an idle connection is noticed before a request is written to it.
         for (target, readiness) in events.clone() {
@@ -247,7 +251,7 @@ impl Reactor {
         self.go_on_stopping();
         self.perform_fleet_actions();
         self.bury();
-        self.room.close_a_file();
+        self.spools.end_tick(self.clock.now);
         self.logs.flush(self.clock.now);
     }
 
@@ -255,7 +259,8 @@ impl Reactor {
     /// that one turn takes.
     fn patience(&self) -> Option<Duration> {
         let has_ready = !self.again.is_empty() || self.control.connections.has_ready();
-        if has_ready || !self.timed_out.is_empty() || self.room.has_leaving_files() {
+        let has_spools_to_do = !self.waiting_for_files.is_empty() || self.spools.has_leaving_files();
+        if has_ready || has_spools_to_do || !self.timed_out.is_empty() {
             return Some(Duration::ZERO);
         }
         Some(self.next_deadline()?.saturating_duration_since(self.clock.now))

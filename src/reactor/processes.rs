@@ -298,7 +298,7 @@ impl Reactor {
     /// Asks a command whether it answers by now: any answer will do, a connection alone proves nothing.
     pub(super) fn probe(&mut self, worker: WorkerKey) {
         let now = self.clock.now;
-        let room = self.room.clone();
+        let spools = self.spools.clone();
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
@@ -309,7 +309,7 @@ impl Reactor {
             client: None,
             job: Job {
                 request: Request::probe(self.buffers.take(), now),
-                body: super::spool::Spool::new(&room),
+                body: super::spool::Spool::new(&spools),
                 submitted: now,
                 deadline: now,
                 tries: 1,

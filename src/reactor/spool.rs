@@ -1,42 +1,30 @@
 //! Bytes that wait: a request's body for its worker, an answer's for its client. In memory while they are few, then
 //! in a file without a name, so that nothing is left behind whatever happens.
 
+mod budget;
+
 use super::stream::{Io, attempt};
-use crate::unnamed;
+pub use budget::SpoolBudget;
+#[cfg(test)]
+use budget::Spooled;
+use budget::{NoRoom, Segment};
 use nix::libc;
-use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 /// What one spool holds in memory before it goes to a file: nearly all forms and answers fit.
 const MEMORY_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
-/// What all spools together hold in memory, so that many middling ones cannot fill it.
-const ALL_MEMORY_BYTES: usize = 64 * 1024 * 1024;
-/// What all spools together hold in memfds, where there is no folder for temporary files.
-const ALL_MEMFD_BYTES: u64 = 64 * 1024 * 1024;
-/// What one spool holds in its file: beyond it, whoever writes is held back.
+/// What one spool holds in its files: beyond it, whoever writes is held back.
 const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
 
-/// What overflows goes to one file after another of that size, and files that are done with are closed one a turn:
+/// What overflows goes to one file after another of that size, and files that are done with are closed one a tick:
 /// closing one of a gigabyte takes the kernel 120 ms, one of these 2. They are never cut, since `sendfile` lends their
 /// own pages to whoever reads: a slow reader would find zeros in them.
 const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 16 * 1024 * 1024 };
-/// Files up to that size are closed at once.
-const SMALL_BYTES: u64 = 4 * 1024 * 1024;
-
-/// What the spools share: the folder for files, and the bounds.
-#[derive(Debug)]
-pub struct Room {
-    folder: PathBuf,
-    memory_bytes: Cell<usize>,
-    memfd_bytes: Cell<u64>,
-    /// Files that nobody reads any more.
-    leaving: RefCell<Vec<File>>,
-}
 
 /// How far writing came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +36,7 @@ pub enum Written {
     TurnIsOver,
 }
 
-/// There is no room for these bytes: the disk, or the memfds' bound, is full.
+/// There is no room for these bytes: the disk, `--max-spool` or the memfds' bound is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
@@ -61,64 +49,67 @@ pub enum Broken {
     Spool,
 }
 
-impl Room {
-    /// `folder`: where temporary files are made.
-    pub fn new(folder: PathBuf) -> Rc<Self> {
-        Rc::new(Room {
-            folder,
-            memory_bytes: Cell::new(0),
-            memfd_bytes: Cell::new(0),
-            leaving: RefCell::default(),
-        })
-    }
-
-    /// Whether files are still to be closed.
-    pub fn has_leaving_files(&self) -> bool {
-        !self.leaving.borrow().is_empty()
-    }
-
-    pub fn close_a_file(&self) {
-        self.leaving.borrow_mut().pop();
-    }
+/// Whether a spool takes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// All of it lies where it should, and there is room for more.
+    HasRoom,
+    /// So many files have been made in this tick: there may be room in the next.
+    TickIsOver,
+    /// There is no room, or the spool is at its own bound.
+    NoRoom,
 }
 
 /// A row of bytes with a reading position. What has been read can be read again after [`Spool::rewind`], until
-/// [`Spool::clear`].
+/// [`Spool::clear`] or [`Spool::forget_read`].
 #[derive(Debug)]
 pub struct Spool {
-    room: Rc<Room>,
+    budget: Rc<SpoolBudget>,
     memory: Vec<u8>,
     overflow: Overflow,
+    /// Stands behind the files, and found no room in them. Whoever writes is held back while there is any.
+    tail: Vec<u8>,
     read_bytes: u64,
 }
 
 /// What is not in memory: files of [`SEGMENT_BYTES`] each, but for the last.
 #[derive(Debug, Default)]
 struct Overflow {
-    segments: Vec<File>,
+    segments: VecDeque<Segment>,
+    /// All that was ever written to them.
     bytes: u64,
-    /// Of these in memfds.
-    memfd_bytes: u64,
-    /// The last file is one.
-    is_memfd: bool,
+    /// Of these in files that are given back already.
+    forgotten_bytes: u64,
 }
 
 impl Overflow {
     /// The file in which the byte `at` stands, where in it, and how many bytes from there on fit into it.
     fn locate(&self, at: u64) -> (Option<&File>, u64, u64) {
-        let index = usize::try_from(at / SEGMENT_BYTES).unwrap_or(usize::MAX);
         let offset = at % SEGMENT_BYTES;
-        (self.segments.get(index), offset, SEGMENT_BYTES - offset)
+        let from = at.checked_sub(self.forgotten_bytes).map(|from| from / SEGMENT_BYTES);
+        let index = from.and_then(|index| usize::try_from(index).ok());
+        let segment = index.and_then(|index| self.segments.get(index));
+        (segment.map(|segment| &segment.file), offset, SEGMENT_BYTES - offset)
     }
 }
 
 impl Spool {
-    pub fn new(room: &Rc<Room>) -> Self {
-        Spool { room: room.clone(), memory: Vec::new(), overflow: Overflow::default(), read_bytes: 0 }
+    pub fn new(budget: &Rc<SpoolBudget>) -> Self {
+        Spool {
+            budget: budget.clone(),
+            memory: Vec::new(),
+            overflow: Overflow::default(),
+            tail: Vec::new(),
+            read_bytes: 0,
+        }
     }
 
     /// All bytes, read or not.
     pub fn len(&self) -> u64 {
+        self.before_tail() + self.tail.len() as u64
+    }
+
+    fn before_tail(&self) -> u64 {
         self.memory.len() as u64 + self.overflow.bytes
     }
 
@@ -131,9 +122,30 @@ impl Spool {
         self.len() - self.read_bytes
     }
 
-    /// No more should be written before some has been read.
+    /// No more should be written before some has been read, or has found room.
     pub fn is_at_bound(&self) -> bool {
-        self.overflow.bytes >= FILE_BYTES
+        !self.tail.is_empty() || self.overflow.bytes - self.overflow.forgotten_bytes >= FILE_BYTES
+    }
+
+    /// How many bytes surely need no file that is not there yet.
+    pub fn room_without_new_file(&self) -> usize {
+        if !self.tail.is_empty() {
+            return 0;
+        }
+        match self.overflow.segments.back() {
+            Some(last) => usize::try_from(SEGMENT_BYTES - last.bytes).unwrap_or(usize::MAX),
+            None => MEMORY_BYTES.saturating_sub(self.memory.len()).min(self.budget.memory_left()),
+        }
+    }
+
+    /// Something waits in memory for a file.
+    pub fn has_tail(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
+    #[cfg(test)]
+    pub fn tail_bytes(&self) -> usize {
+        self.tail.len()
     }
 
     /// The unread part that stands in memory.
@@ -142,68 +154,121 @@ impl Spool {
         &self.memory[from..]
     }
 
+    /// Adds bytes. Where only the tick's files are used up, they wait in memory until [`Spool::settle`].
+    ///
+    /// # Errors
+    /// There is no room for them.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if bytes.is_empty() {
-            return Ok(());
+        match self.push_where_room_is(bytes) {
+            (_, Some(NoRoom::Full)) => Err(Full),
+            (rest, Some(NoRoom::TickIsOver) | None) => {
+                self.keep_in_tail(rest);
+                Ok(())
+            }
         }
-        let all = self.room.memory_bytes.get();
-        let fits = self.memory.len() + bytes.len() <= MEMORY_BYTES && all + bytes.len() <= ALL_MEMORY_BYTES;
-        if self.overflow.segments.is_empty() && fits {
+    }
+
+    /// Adds bytes, all of them. What finds no room waits in memory, so whoever writes must then be held back.
+    pub fn push_all(&mut self, bytes: &[u8]) {
+        let (rest, _) = self.push_where_room_is(bytes);
+        self.keep_in_tail(rest);
+    }
+
+    /// Looks again for room for what waits in memory for want of it.
+    pub fn settle(&mut self) -> Settled {
+        let is_unread = self.read_bytes <= self.before_tail();
+        if !self.tail.is_empty() && is_unread {
+            let tail = std::mem::take(&mut self.tail);
+            self.budget.give_memory_back(tail.len());
+            let (rest, why) = self.push_where_room_is(&tail);
+            self.keep_in_tail(rest);
+            if why == Some(NoRoom::TickIsOver) {
+                return Settled::TickIsOver;
+            }
+        }
+        if self.is_at_bound() { Settled::NoRoom } else { Settled::HasRoom }
+    }
+
+    fn keep_in_tail(&mut self, bytes: &[u8]) {
+        self.budget.take_memory(bytes.len());
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// Adds what finds room; the rest, and why it found none.
+    fn push_where_room_is<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], Option<NoRoom>) {
+        if bytes.is_empty() || !self.tail.is_empty() {
+            return (bytes, None);
+        }
+        let fits =
+            self.memory.len() + bytes.len() <= MEMORY_BYTES && bytes.len() <= self.budget.memory_left();
+        if self.overflow.bytes == 0 && fits {
             self.memory.extend_from_slice(bytes);
-            self.room.memory_bytes.set(all + bytes.len());
-            return Ok(());
+            self.budget.take_memory(bytes.len());
+            return (&[], None);
         }
         let mut left = bytes;
         while !left.is_empty() {
-            left = self.push_to_file(left)?;
+            match self.push_to_file(left) {
+                Ok(rest) => left = rest,
+                Err(why) => return (left, Some(why)),
+            }
         }
-        Ok(())
+        (&[], None)
     }
 
     /// Adds what fits into the last file, which is opened where it is not there yet; the rest is for another one.
-    fn push_to_file<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Full> {
-        if self.overflow.bytes == self.overflow.segments.len() as u64 * SEGMENT_BYTES {
-            let (file, is_memfd) = unnamed::open(&self.room.folder).map_err(|_| Full)?;
-            self.overflow.segments.push(file);
-            self.overflow.is_memfd = is_memfd;
+    fn push_to_file<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoRoom> {
+        if self.overflow.segments.back().is_none_or(|last| last.bytes == SEGMENT_BYTES) {
+            self.overflow.segments.push_back(self.budget.open()?);
         }
-        let (file, offset, fitting) = self.overflow.locate(self.overflow.bytes);
-        let fitting = usize::try_from(fitting).map_or(bytes.len(), |fitting| fitting.min(bytes.len()));
+        let Some(last) = self.overflow.segments.back_mut() else { return Err(NoRoom::Full) };
+        let fitting = usize::try_from(SEGMENT_BYTES - last.bytes).unwrap_or(usize::MAX).min(bytes.len());
         let (piece, rest) = bytes.split_at(fitting);
-        let in_memfds = self.room.memfd_bytes.get() + piece.len() as u64;
-        if self.overflow.is_memfd && in_memfds > ALL_MEMFD_BYTES {
-            return Err(Full);
-        }
-        file.ok_or(Full)?.write_all_at(piece, offset).map_err(|_| Full)?;
+        self.budget.append(last, piece)?;
         self.overflow.bytes += piece.len() as u64;
-        if self.overflow.is_memfd {
-            self.overflow.memfd_bytes += piece.len() as u64;
-            self.room.memfd_bytes.set(in_memfds);
-        }
         Ok(rest)
     }
 
     /// Reads again from the start.
     pub fn rewind(&mut self) {
+        debug_assert_eq!(self.overflow.forgotten_bytes, 0, "forgotten bytes cannot be read again");
         self.read_bytes = 0;
     }
 
-    /// Forgets everything, and gives memory and file back.
+    /// Forgets everything, and gives memory and files back.
     pub fn clear(&mut self) {
-        self.room.memory_bytes.set(self.room.memory_bytes.get() - self.memory.len());
+        self.budget.give_memory_back(self.memory.len() + self.tail.len());
         self.memory = Vec::new();
-        let Overflow { segments, bytes, memfd_bytes, .. } = std::mem::take(&mut self.overflow);
-        self.room.memfd_bytes.set(self.room.memfd_bytes.get() - memfd_bytes);
-        if bytes > SMALL_BYTES {
-            self.room.leaving.borrow_mut().extend(segments);
+        self.tail = Vec::new();
+        for segment in std::mem::take(&mut self.overflow).segments {
+            self.budget.give_file_back(segment);
         }
         self.read_bytes = 0;
+    }
+
+    /// Gives back the files that have been read to their end. They cannot be read again.
+    pub fn forget_read(&mut self) {
+        let in_memory = self.memory.len() as u64;
+        while self.read_bytes >= in_memory + self.overflow.forgotten_bytes + SEGMENT_BYTES
+            && let Some(segment) = self.overflow.segments.pop_front()
+        {
+            self.overflow.forgotten_bytes += SEGMENT_BYTES;
+            self.budget.give_file_back(segment);
+        }
     }
 
     /// Marks bytes of [`Spool::memory`] as read.
     pub fn consume(&mut self, bytes: usize) {
         self.read_bytes += bytes as u64;
         debug_assert!(self.read_bytes <= self.len());
+    }
+
+    /// The next unread bytes, where they stand in memory: before the files or behind them.
+    fn unread_in_memory(&self) -> &[u8] {
+        match self.read_bytes.checked_sub(self.before_tail()) {
+            Some(from) => &self.tail[usize::try_from(from).unwrap_or(usize::MAX).min(self.tail.len())..],
+            None => self.memory(),
+        }
     }
 
     /// Writes unread bytes until all are out, the peer takes no more, or a turn's `most_bytes` are out: a peer that
@@ -221,7 +286,7 @@ impl Spool {
             if self.read_bytes >= bound {
                 return Ok(Written::TurnIsOver);
             }
-            let memory = self.memory();
+            let memory = self.unread_in_memory();
             let memory_is_read = memory.is_empty();
             let result = if memory_is_read {
                 self.send_file(stream, bound - self.read_bytes)
@@ -285,6 +350,17 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::time::Instant;
+
+    const DISK: u64 = 1 << 30;
+
+    fn end_ticks(budget: &SpoolBudget) {
+        while budget.has_leaving_files() {
+            budget.end_tick(Instant::now());
+        }
+        budget.end_tick(Instant::now());
+    }
 
     fn read_back(spool: &mut Spool) -> Vec<u8> {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
@@ -300,24 +376,26 @@ mod tests {
     #[test]
     fn bytes_come_back_in_order_from_memory_file_and_memfd() {
         for folder in [std::env::temp_dir(), PathBuf::from("/nonexistent")] {
-            let room = Room::new(folder);
-            let mut spool = Spool::new(&room);
+            let budget = SpoolBudget::new(folder, DISK);
+            let mut spool = Spool::new(&budget);
             let all: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
             for part in all.chunks(50_000) {
+                budget.end_tick(Instant::now());
                 spool.push(part).expect("room");
             }
             assert_eq!(read_back(&mut spool), all);
             spool.rewind();
             assert_eq!(read_back(&mut spool), all);
             drop(spool);
-            assert_eq!((room.memory_bytes.get(), room.memfd_bytes.get()), (0, 0));
+            end_ticks(&budget);
+            assert_eq!(budget.spooled(), Spooled { max_disk_bytes: DISK, ..Spooled::default() });
         }
     }
 
     #[test]
     fn a_turn_writes_no_more_than_its_share() {
-        let room = Room::new(std::env::temp_dir());
-        let mut spool = Spool::new(&room);
+        let budget = SpoolBudget::new(std::env::temp_dir(), DISK);
+        let mut spool = Spool::new(&budget);
         spool.push(&[b'x'; 10_000]).expect("room");
         let mut out = File::create("/dev/null").expect("a sink");
         assert_eq!(spool.write_to(&mut out, 4096), Ok(Written::TurnIsOver));
@@ -328,17 +406,20 @@ mod tests {
     #[test]
     fn files_of_a_large_spool_are_closed_one_by_one_and_a_reader_loses_nothing() {
         const BYTES: usize = 5 * 1024 * 1024 + 1;
-        let room = Room::new(std::env::temp_dir());
-        let mut spool = Spool::new(&room);
-        spool.push(&vec![b'x'; BYTES]).expect("room");
+        let budget = SpoolBudget::new(std::env::temp_dir(), DISK);
+        let mut spool = Spool::new(&budget);
+        for part in vec![b'x'; BYTES].chunks(512 * 1024) {
+            spool.push(part).expect("room");
+            budget.end_tick(Instant::now());
+        }
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("an option");
         assert_eq!(spool.write_to(&mut ours, usize::MAX), Ok(Written::PeerIsFull));
         let sent_bytes = BYTES as u64 - spool.unread_bytes();
         drop((spool, ours));
         let mut files = 0;
-        while room.has_leaving_files() {
-            room.close_a_file();
+        while budget.has_leaving_files() {
+            budget.end_tick(Instant::now());
             files += 1;
         }
         assert_eq!(files, 6, "five whole ones and the rest");
@@ -350,11 +431,70 @@ mod tests {
 
     #[test]
     fn memfds_together_have_a_bound() {
-        let room = Room::new(PathBuf::from("/nonexistent"));
-        let mut spool = Spool::new(&room);
-        let part = vec![0; 8 * 1024 * 1024];
-        let pushed = (0..10).take_while(|_| spool.push(&part).is_ok()).count();
-        assert_eq!(pushed, 8);
-        assert!(Spool::new(&room).push(b"small ones fit into memory").is_ok());
+        let budget = SpoolBudget::new(PathBuf::from("/nonexistent"), DISK);
+        let mut spool = Spool::new(&budget);
+        let part = vec![0; 1024 * 1024];
+        let mut pushed = 0;
+        while pushed < 100 && spool.push(&part).is_ok() {
+            pushed += 1;
+            budget.end_tick(Instant::now());
+        }
+        assert_eq!(pushed, 64);
+        assert!(Spool::new(&budget).push(b"small ones fit into memory").is_ok());
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_in_memory_and_settles_when_there_is_some() {
+        // Two full segments of a mebibyte in this test's sizes.
+        let budget = SpoolBudget::new(std::env::temp_dir(), 2 * 1024 * 1024);
+        let mut other = Spool::new(&budget);
+        other.push(&vec![b'y'; 1024 * 1024]).expect("room");
+        budget.end_tick(Instant::now());
+        let mut spool = Spool::new(&budget);
+        let all: Vec<u8> = (0..1_500_000u32).map(|number| (number % 251) as u8).collect();
+        let (first, second) = all.split_at(900_000);
+        spool.push(first).expect("room");
+        budget.end_tick(Instant::now());
+        assert_eq!(spool.push(second), Err(Full), "a body that finds no room is told so");
+        assert_eq!(spool.len(), 1024 * 1024);
+        drop(spool);
+        end_ticks(&budget);
+
+        let mut spool = Spool::new(&budget);
+        spool.push_all(first);
+        budget.end_tick(Instant::now());
+        spool.push_all(second);
+        assert!(spool.is_at_bound() && spool.tail_bytes() > 0);
+        assert_eq!(spool.settle(), Settled::NoRoom);
+        drop(other);
+        end_ticks(&budget);
+        // Above this test's bound of one spool, but nothing waits for room any more.
+        assert_eq!((spool.settle(), spool.tail_bytes()), (Settled::NoRoom, 0));
+        assert_eq!(read_back(&mut spool), all);
+        spool.forget_read();
+        end_ticks(&budget);
+        assert_eq!(budget.spooled().disk_bytes, 1_500_000 - 1024 * 1024, "what was read is given back");
+    }
+
+    #[test]
+    fn more_files_than_a_tick_may_make_are_made_in_the_next() {
+        let budget = SpoolBudget::new(std::env::temp_dir(), DISK);
+        let mut spools: Vec<Spool> = (0..3).map(|_| Spool::new(&budget)).collect();
+        for spool in &mut spools {
+            assert_eq!(spool.push(&[b'x'; 2000]), Ok(()));
+        }
+        let waiting = |spools: &[Spool]| spools.iter().filter(|spool| spool.tail_bytes() > 0).count();
+        assert_eq!(waiting(&spools), 2);
+        assert_eq!(spools[1].settle(), Settled::TickIsOver);
+        for left in [1, 0] {
+            budget.end_tick(Instant::now());
+            for spool in &mut spools {
+                spool.settle();
+            }
+            assert_eq!(waiting(&spools), left);
+        }
+        for spool in &mut spools {
+            assert_eq!(read_back(spool), [b'x'; 2000]);
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
 use super::releases::Releases;
 use super::socket_dir::{self, NameLock};
-use super::spool::Room;
+use super::spool::SpoolBudget;
 use super::stopping::Stage;
 use super::token::Target;
 use super::{
@@ -199,7 +199,8 @@ impl Reactor {
             longest_wait: Duration::ZERO,
             last_answer: None,
             watch: None,
-            room: Room::new(config.spool_dir.clone()),
+            spools: SpoolBudget::new(config.spool_dir.clone(), config.max_spool_bytes),
+            waiting_for_files: VecDeque::new(),
             config,
             releases: Releases::new(source.find()),
             source,

@@ -155,6 +155,7 @@ impl Reactor {
             self.workers.iter().filter(|(key, _)| self.state_of(WorkerKey(*key)) == state).count()
         };
         let workers = states.into_iter().map(|state| (state, count(state))).collect();
+        let spooled = self.spools.spooled();
         self.metrics.render(&Snapshot {
             app: self.names.app.clone(),
             uptime: self.clock.now.duration_since(self.started),
@@ -165,6 +166,12 @@ impl Reactor {
             dropped_log_lines: self.logs.dropped_lines(),
             workers,
             needed_workers: self.needed_workers(),
+            spooled: [
+                ("memory", spooled.memory_bytes),
+                ("memfd", spooled.memfd_bytes),
+                ("disk", spooled.disk_bytes),
+            ],
+            max_spool_bytes: spooled.max_disk_bytes,
         })
     }
 }

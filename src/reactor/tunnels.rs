@@ -19,7 +19,7 @@ impl Reactor {
             return;
         };
         exchange.tunnel =
-            Some(Tunnel { out: Spool::new(&self.room), client_has_ended: false, worker_has_ended: false });
+            Some(Tunnel { out: Spool::new(&self.spools), client_has_ended: false, worker_has_ended: false });
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
         match exchange.client.and_then(|client| self.clients.get_mut(client.0).map(|entry| (client, entry))) {
             Some((client, entry)) => {
@@ -41,9 +41,8 @@ impl Reactor {
         let Some(tunnel) = &mut exchange.tunnel else {
             return;
         };
-        if tunnel.out.push(bytes).is_err() {
-            return self.cut_tunnel(worker);
-        }
+        // The client is not read while much of this waits, so what finds no room on disk is little.
+        tunnel.out.push_all(bytes);
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
         self.send_request(worker);
     }

@@ -7,7 +7,7 @@ use super::entry::{
 use super::spool::{Broken, Written};
 use super::stream::{Io, attempt};
 use super::token::{Readiness, Target};
-use super::{Reactor, TURN_BYTES};
+use super::{Reactor, TURN_BYTES, spool_room};
 use crate::balancer::Next;
 use crate::conn::inbox::Unread;
 use crate::conn::worker::{End, Outcome};
@@ -263,6 +263,11 @@ impl Reactor {
                 && let Some(exchange) = &mut entry.exchange
             {
                 exchange.is_held_back = waiting.out.is_at_bound();
+                if exchange.is_held_back && self.spools.is_tick_over() {
+                    spool_room::wait_for_file(&mut self.waiting_for_files, client, waiting);
+                } else if exchange.is_held_back {
+                    self.metrics.hold_backs += 1;
+                }
                 if !matches!(step.outcome, Outcome::Ended { .. }) {
                     self.client_deadlines.arm(client.0, ClientDeadline::Take, now);
                 }
@@ -422,14 +427,6 @@ impl Reactor {
                 self.answer_ended(worker, false, delivery);
             }
             End::Tunnel => self.cut_tunnel(worker),
-        }
-    }
-
-    /// The client's spool has room again.
-    pub(super) fn release_held_back(&mut self, worker: WorkerKey) {
-        let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut());
-        if exchange.is_some_and(|exchange| std::mem::replace(&mut exchange.is_held_back, false)) {
-            self.again.push(Target::Worker(worker));
         }
     }
 

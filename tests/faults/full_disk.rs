@@ -9,6 +9,7 @@ use crate::{can_inject, metric};
 const LARGE: usize = 300_000;
 /// More than the kernel's buffers between server and client take.
 const HUGE: usize = 30_000_000;
+const HOLD_BACKS: &str = "rip_spool_hold_backs_total";
 const REFUSED: &str = "rip_refusals_total{reason=\"spool_full\"}";
 
 fn start(faults: &Faults) -> Server {
@@ -143,30 +144,56 @@ fn a_body_that_cannot_be_read_back_is_refused_at_once() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_kept_or_read_back_is_cut() {
-    if !can_inject("an_answer_that_cannot_be_kept_or_read_back_is_cut") {
+fn an_answer_that_cannot_be_read_back_is_cut() {
+    if !can_inject("an_answer_that_cannot_be_read_back_is_cut") {
         return;
     }
-    let (write, send, read) = ("spool.write=EIO@3", "spool.send=EIO", "spool.read=EIO");
-    let faults = Faults::for_later(&[write, send, read].join(" "));
+    let faults = Faults::for_later("spool.send=EIO spool.read=EIO");
     let mut server = start(&faults);
     let mut kept = server.client();
-    for (count, is_read_back) in [(1.0, false), (2.0, true)] {
-        faults.turn_one(write, !is_read_back);
-        let mut client = not_taking(&mut server);
-        faults.turn_one(send, is_read_back);
-        faults.turn_one(read, is_read_back);
-        let (bytes, trouble) = client.read_until_close();
-        assert_eq!(trouble, Trouble::Reset);
-        assert!(bytes.len() < HUGE);
-        server.wait_until("its line", |server| lines_of(server, "/bytes").len() as f64 == count);
-        assert_eq!(metric(&server, REFUSED), count);
-        faults.turn_off();
-        assert_serves(&mut kept, &server);
-    }
+    let mut client = not_taking(&mut server);
+    faults.turn_on();
+    let (bytes, trouble) = client.read_until_close();
+    assert_eq!(trouble, Trouble::Reset);
+    assert!(bytes.len() < HUGE);
+    server.wait_until("its line", |server| lines_of(server, "/bytes").len() == 1);
+    assert_eq!(metric(&server, REFUSED), 1.0);
+    faults.turn_off();
+    assert_serves(&mut kept, &server);
     faults.assert_all_struck();
     let lines = lines_of(&server, "/bytes");
     assert!(lines.iter().all(|line| line["reason"] == "spool_full"), "{lines:?}");
+    drop(kept);
+    assert_sound(&mut server);
+}
+
+#[test]
+fn an_answer_that_finds_no_room_holds_its_worker_back_and_is_whole() {
+    if !can_inject("an_answer_that_finds_no_room_holds_its_worker_back_and_is_whole") {
+        return;
+    }
+    let rules = [
+        "spool.write=EIO@3",
+        "spool.write=ENOSPC~2",
+        "spool.open=EMFILE",
+        "spool.open=ENOSPC",
+        "spool.write=EDQUOT",
+    ];
+    let faults = Faults::for_later(&rules.join(" "));
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    for rule in rules {
+        faults.turn_one(rule, true);
+        let before = metric(&server, HOLD_BACKS);
+        let mut slow = asking(&server, &format!("/bytes?n={HUGE}"));
+        server.wait_until("a worker that is held back", |server| metric(server, HOLD_BACKS) > before);
+        let response = slow.read_response();
+        assert!(response.body.len() == HUGE && response.body.iter().all(|byte| *byte == b'x'), "{rule}");
+        faults.turn_one(rule, false);
+        assert_serves(&mut kept, &server);
+    }
+    faults.assert_all_struck();
+    assert_eq!(metric(&server, REFUSED), 0.0);
     drop(kept);
     assert_sound(&mut server);
 }

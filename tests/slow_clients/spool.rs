@@ -1,6 +1,6 @@
 //! Where large bodies wait: a folder, memory where there is none, and what happens when there is no room.
 
-use crate::support::{Server, Trouble, length_and_checksum, test_worker};
+use crate::support::{Server, length_and_checksum, test_worker};
 use crate::tools::{asking, line_of, patient, server_behind};
 use std::process::Command;
 
@@ -78,23 +78,81 @@ fn a_full_disk_refuses_the_request_that_does_not_fit_and_nothing_else() {
     assert_refuses_only_what_does_not_fit(&mut server, 4 * MIB);
 }
 
+/// What one of the metrics is.
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.control("GET", "/metrics", "").text();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+/// Several slow clients of more than there is room for get all of it, the other workers serve on, and the trouble is
+/// told once. `folder_says`: what the one line says.
+#[track_caller]
+fn assert_holds_back_and_cuts_nothing(server: &mut Server, folder_says: &[&str]) {
+    const ANSWER: usize = 30_000_000;
+    server.wait_for_workers(5);
+    let mut slow: Vec<_> = (0..4).map(|_| asking(server, &format!("/bytes?n={ANSWER}"))).collect();
+    server.wait_until("workers that are held back", |server| {
+        metric(server, "rip_spool_hold_backs_total") > 0.0
+    });
+    assert_eq!(server.get("/ping").text(), "pong", "somebody else's request");
+    for client in &mut slow {
+        let response = client.read_response();
+        assert_eq!(response.status, 200);
+        assert!(response.body.len() == ANSWER && response.body.iter().all(|byte| *byte == b'x'));
+    }
+    server.wait_until("the files' end", |server| {
+        ["disk", "memfd"]
+            .iter()
+            .all(|place| metric(server, &format!("rip_spooled_bytes{{in=\"{place}\"}}")) == 0.0)
+    });
+    assert_eq!(metric(server, "rip_refusals_total{reason=\"spool_full\"}"), 0.0);
+    for said in folder_says {
+        let lines = server.stderr_lines();
+        let told: Vec<&String> = lines.iter().filter(|line| line.contains(said)).collect();
+        assert_eq!(told.len(), 1, "'{said}' once: {lines:#?}");
+    }
+}
+
 #[test]
-fn a_full_disk_cuts_an_answer_that_does_not_fit_and_nothing_else() {
+fn a_full_disk_holds_workers_back_and_cuts_no_answer() {
     if !may_mount() {
         return;
     }
-    let mut server = server_behind(TINY_TMPFS, test_worker()).args(["w:1", "--json"]).start();
-    let mut greedy = asking(&server, "/bytes?n=60000000");
-    let line = line_of(&mut server, "/bytes");
-    assert_eq!(line["reason"], "spool_full", "{line}");
-    assert_eq!(line["worker"], 0, "{line}");
-    let (bytes, trouble) = greedy.read_until_close();
-    assert_eq!(trouble, Trouble::Reset);
-    assert!(bytes.len() < 60_000_000);
-    // The worker is as before, once its answer has ended.
-    assert_eq!(server.get("/ping").text(), "pong");
+    let mut server = server_behind(TINY_TMPFS, test_worker()).args(["w:5", "--json"]).start();
+    let folder = format!("no room for temporary files in '{}': No space left", server.spool_dir().display());
+    assert_holds_back_and_cuts_nothing(&mut server, &[&folder]);
     let fits = body(100_000);
     assert_eq!(server.client().post("/sha", &fits).text(), length_and_checksum(&fits));
+}
+
+#[test]
+fn without_a_folder_workers_are_held_back_and_no_answer_is_cut() {
+    let mut server = patient(test_worker()).args(["w:5", "--json"]).env("TMPDIR", "/no/such/folder").start();
+    let (no_folder, no_room) = (
+        "the temporary folder '/no/such/folder' cannot be used: No such file or directory",
+        "no room for temporary files in '/no/such/folder': the 64 MiB in memory",
+    );
+    assert_holds_back_and_cuts_nothing(&mut server, &[no_folder, no_room]);
+}
+
+#[test]
+fn max_spool_bounds_what_waits_on_disk_for_all_together() {
+    let mut server = patient(test_worker()).args(["w:5", "--json", "--max-spool=1m"]).start();
+    assert_eq!(metric(&server, "rip_spool_max_bytes"), MIB as f64);
+    assert_holds_back_and_cuts_nothing(&mut server, &["--max-spool=1048576 bytes are used up"]);
+    assert_refuses_only_what_does_not_fit(&mut server, 4 * MIB);
+}
+
+#[test]
+fn a_spool_bound_of_zero_leaves_small_ones_in_memory() {
+    let mut server = patient(test_worker()).args(["w:1", "--json", "--max-spool=0"]).start();
+    let small = body(60_000);
+    assert_eq!(server.client().post("/sha", &small).text(), length_and_checksum(&small));
+    let mut large = asking(&server, "/bytes?n=20000000");
+    assert_eq!(large.read_response().body.len(), 20_000_000);
+    assert_eq!(server.client().post("/large", &body(100_000)).status, 503);
+    assert_eq!(line_of(&mut server, "/large")["reason"], "spool_full");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What happens on the street, as data: a history is a house and a row of actions, a pure function of its seed. An
 //! operand is taken modulo what exists, so that any part of a history can be played.
 
+use super::disk::Disk;
+
 /// A small generator: xorshift64, reproducible.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -129,6 +131,10 @@ pub enum Action {
         count: usize,
         room: usize,
     },
+    /// The folder for temporary files gets worse, or well again.
+    SetDisk {
+        disk: Disk,
+    },
     /// An operator reads.
     OperatorTakes {
         operator: usize,
@@ -182,7 +188,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
     let bytes = if random.chance(2) { ALL } else { 1 + random.below(80) };
     let size = if random.chance(4) { random.below(2500) } else { random.below(60) };
     let style = random.below(STYLES);
-    match random.below(if is_calm { 78 } else { 111 }) {
+    match random.below(if is_calm { 78 } else { 114 }) {
         0..=9 => {
             let room = if random.chance(3) { random.below(300) } else { 100_000 };
             Arrive { script: random.below(1 << 30) as u32, room }
@@ -215,6 +221,10 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
             Pages { is_scraper: random.chance(2), count: 1 + random.below(12), room }
         }
         108..=109 => OperatorTakes { operator: random.below(6), bytes: random.below(3000) },
+        111..=113 => {
+            let disk = [Disk::Full, Disk::NearlyFull(random.below(4)), Disk::Missing, Disk::Works];
+            SetDisk { disk: disk[random.below(4)] }
+        }
         110 => OperatorLeaves { operator: random.below(6) },
         97 if random.chance(3) => Stop,
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },

@@ -3,9 +3,9 @@
 
 use super::life::{Client, Life, Worker};
 use super::line::Line;
-use super::process;
 use super::street::Street;
 use super::wire;
+use super::{disk, process};
 use crate::control::Message;
 use crate::process::Exit;
 
@@ -15,6 +15,7 @@ const MOST_ROUNDS: usize = 400;
 impl Street {
     /// Clients send and take, workers join and answer, those that are told to end do so.
     pub fn settle(&mut self) {
+        disk::set(disk::Disk::Works);
         process::table(|table| table.failing_spawns = 0);
         for _ in 0..MOST_ROUNDS {
             if self.reactor.exit.is_some() || self.is_quiet() {

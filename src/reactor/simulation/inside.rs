@@ -3,10 +3,10 @@
 use super::life::Life;
 use super::street::Street;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::reactor::LINGER;
 use crate::reactor::entry::{Phase, WorkerDeadline};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
+use crate::reactor::{LINGER, READ_BYTES};
 use std::collections::BTreeMap;
 
 /// Who holds which key at the beginning of a turn.
@@ -51,6 +51,12 @@ impl Street {
         let reactor = &self.reactor;
         let mut waiting = 0;
         for (key, entry) in &reactor.clients {
+            // Without any room, as much as one piece of an answer lies in memory, and one read of a body.
+            let tails = (entry.out.tail_bytes(), entry.body.tail_bytes());
+            assert!(
+                tails.0 <= 4 * READ_BYTES && tails.1 <= READ_BYTES,
+                "client {key}: {tails:?} bytes in memory"
+            );
             match &entry.phase {
                 Phase::Queued(_) => {
                     waiting += 1;
@@ -214,7 +220,7 @@ impl Street {
                 let is_lost = exchange.is_send_broken && exchange.client.is_some() && !wire.peer_has_ended;
                 assert!(!is_lost || exchange.tunnel.is_some(), "worker {key}: its request can go nowhere");
                 let waits = exchange.client.and_then(|client| reactor.clients.get(client.0));
-                let waits = waits.is_some_and(|waiting| !waiting.out.is_read());
+                let waits = waits.is_some_and(|waiting| waiting.out.is_at_bound());
                 assert!(!entry.is_held_back() || waits, "worker {key}: held back for nobody");
             }
         }

@@ -6,7 +6,7 @@ use super::script::{self, Planned};
 use super::street::Street;
 use super::truth::{Said, Truth};
 use super::wire::{self, Kind, Shared, UnixStream, Wire};
-use super::{process, tell};
+use super::{disk, process, tell};
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::process::Exit;
 use crate::reactor::control::connections::ControlPeer;
@@ -166,6 +166,7 @@ impl Street {
             Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
             Action::Reload { room } => self.ask_for_reload(room),
             Action::Pages { is_scraper, count, room } => self.ask_for_pages(is_scraper, count, room),
+            Action::SetDisk { disk } => disk::set(disk),
             Action::OperatorTakes { operator, bytes } => self.operator_takes(operator, bytes),
             Action::OperatorLeaves { operator } => self.operator_leaves(operator),
             Action::Stop => {

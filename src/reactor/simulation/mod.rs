@@ -15,6 +15,7 @@
 //! output, changed sources, workers from outside (`w:0`).
 
 mod actions;
+pub mod disk;
 mod ends;
 mod inside;
 mod life;

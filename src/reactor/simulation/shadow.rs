@@ -6,7 +6,7 @@ use super::line::Line;
 use super::script::Planned;
 use super::street::Street;
 use super::truth::{LogLine, Said, Try};
-use super::{reader, tell, wire};
+use super::{disk, reader, tell, wire};
 use crate::reactor::entry::{Exchange, Phase};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
@@ -135,6 +135,8 @@ impl Street {
                 wire.peer_has_ended || wire.is_reset || is_deaf || !is_running
             }
             "worker_busy" => tag.tries.last() == Some(&Try::Busy),
+            // Only a body that finds no room; an answer is never cut for want of it.
+            "spool_full" => tag.tries.is_empty() && disk::was_full(),
             "" => tag.planned.is_local || !tag.tries.is_empty(),
             _ => true,
         };

@@ -4,9 +4,9 @@
 use super::actions::Random;
 use super::life::{Client, Worker};
 use super::operators::Operator;
-use super::process;
 use super::truth::Truth;
 use super::wire::{self, Shared, UnixListener};
+use super::{disk, process};
 use crate::config::{self, Command, Config};
 use crate::fleet::Fleet;
 use crate::names::Names;
@@ -47,6 +47,7 @@ pub struct Street {
 impl Street {
     pub fn new(seed: u64) -> Self {
         wire::forget_all();
+        disk::begin();
         let mut random = Random::new(seed ^ 0xffff);
         process::table(|table| {
             *table = process::Table::default();
@@ -151,6 +152,7 @@ impl Street {
         let mut all = clients.chain(lines).chain(&self.controls).chain(operators);
         let has_edge = all.any(|wire| wire.borrow().has_edge());
         let has_ready = !self.reactor.again.is_empty() || self.reactor.control.connections.has_ready();
+        let has_ready = has_ready || !self.reactor.waiting_for_files.is_empty();
         let has_more = has_ready || !self.reactor.timed_out.is_empty();
         !has_edge && !has_more && !self.has_knocked && self.reaps_in == 0
     }

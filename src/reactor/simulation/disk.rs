@@ -1,0 +1,62 @@
+//! The folder for temporary files, on its good and bad days. Stands where the spools have `crate::unnamed`.
+
+use crate::unnamed;
+use nix::errno::Errno;
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// How the folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    Works,
+    /// No file can be made, and nothing written.
+    Full,
+    /// Files can be made, and so many more writes find room.
+    NearlyFull(usize),
+    /// It is no usable folder.
+    Missing,
+}
+
+thread_local! {
+    static DISK: Cell<Disk> = const { Cell::new(Disk::Works) };
+    static WAS_FULL: Cell<bool> = const { Cell::new(false) };
+}
+
+pub fn set(disk: Disk) {
+    DISK.set(disk);
+}
+
+/// For a new history.
+pub fn begin() {
+    set(Disk::Works);
+    WAS_FULL.set(false);
+}
+
+/// Whether anything has found no room.
+pub fn was_full() -> bool {
+    WAS_FULL.get()
+}
+
+fn no_space() -> io::Error {
+    WAS_FULL.set(true);
+    Errno::ENOSPC.into()
+}
+
+pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
+    match DISK.get() {
+        Disk::Full => Err(no_space()),
+        Disk::Works | Disk::NearlyFull(_) => unnamed::open(folder),
+        Disk::Missing => unnamed::open(Path::new("/nonexistent")),
+    }
+}
+
+pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    match DISK.get() {
+        Disk::Full | Disk::NearlyFull(0) => return Err(no_space()),
+        Disk::NearlyFull(writes) => DISK.set(Disk::NearlyFull(writes - 1)),
+        Disk::Works | Disk::Missing => {}
+    }
+    unnamed::write(file, bytes, offset)
+}
