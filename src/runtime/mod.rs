@@ -23,6 +23,9 @@ const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_http.py", include_str!("python/rip_http.py")),
     ("rip_websocket.py", include_str!("python/rip_websocket.py")),
     ("main.rb", include_str!("ruby/main.rb")),
+    ("rip_worker.rb", include_str!("ruby/rip_worker.rb")),
+    ("rip_http.rb", include_str!("ruby/rip_http.rb")),
+    ("rip_server.rb", include_str!("ruby/rip_server.rb")),
 ];
 
 /// Requests at once that a worker is asked to take.

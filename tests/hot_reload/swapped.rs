@@ -1,6 +1,6 @@
 //! A change of the entry: the handler is swapped in place, between two requests.
 
-use super::language::{ASGI, Answer, EditedApp, Language, NODE, WSGI, ask, with, with_all};
+use super::language::{ASGI, Answer, EditedApp, Language, NODE, RUBY, WSGI, ask, with, with_all};
 use super::support::{Server, comes_true, wait_until};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -153,13 +153,18 @@ if hasattr(sys, 'registered'):
 sys.registered = True
 ";
 
+const RUBY_REGISTERS: &str = "raise 'Duplicated' if $registered
+$registered = true
+";
+
 #[test]
 fn an_edit_that_one_process_cannot_load_twice_is_served_by_a_new_one() {
-    with(&[&WSGI, &ASGI], |language, app| {
-        app.edit(&format!("{REGISTERS}{}", language.source("one")));
+    with(&[&WSGI, &ASGI, &RUBY], |language, app| {
+        let registers = if language.name == RUBY.name { RUBY_REGISTERS } else { REGISTERS };
+        app.edit(&format!("{registers}{}", language.source("one")));
         let server = app.serve(&[]);
         let before = ask(&server);
-        app.edit(&format!("{REGISTERS}{}", language.source("two")));
+        app.edit(&format!("{registers}{}", language.source("two")));
         wait_until("the edit", || ask(&server).word == "two");
         assert_ne!(ask(&server).pid, before.pid, "{}", language.name);
         assert!(server.stderr_text().contains("Duplicated"), "{}", server.stderr_text());

@@ -1,7 +1,8 @@
 //! Ruby and Rack.
 
 use super::checks::{App, Exceptions, app};
-use super::fixture::ruby;
+use super::fixture::{Fixture, ruby};
+use super::support::{Response, Signal};
 
 #[test]
 fn ruby_serves_a_lambda() {
@@ -11,4 +12,55 @@ fn ruby_serves_a_lambda() {
 #[test]
 fn ruby_serves_sinatra() {
     App { exceptions: Exceptions::Framework, ..app("sinatra", ruby(&["sinatra"])) }.check();
+}
+
+const LINTED: &str = r##"
+use Rack::Lint
+run lambda { |env|
+  body = env["rack.input"].read
+  env["rack.errors"].puts("said") if env["PATH_INFO"] == "/errors"
+  bare = env["REQUEST_METHOD"] == "HEAD" || env["PATH_INFO"] == "/none"
+  headers = env["PATH_INFO"] == "/none" ? {} : { "Content-Type" => "text/plain" }
+  text = "#{env["REQUEST_METHOD"]} #{env["PATH_INFO"]} #{body.bytesize}"
+  [env["PATH_INFO"] == "/none" ? 204 : 200, headers, bare ? [] : [text]]
+}
+"##;
+
+#[test]
+fn rack_lint_finds_no_fault_with_the_environment_and_the_answers() {
+    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    fixture.write("config.ru", LINTED);
+    let mut server = fixture.server(None).arg("w:1").start();
+    server.wait_for_workers(1);
+    let mut client = server.client();
+    let said = |response: &Response| (response.status, response.text());
+    assert_eq!(said(&client.get("/a?b=c")), (200, "GET /a 0".into()), "{}", server.stderr_text());
+    assert_eq!(said(&client.post("/errors", &[1; 300_000])), (200, "POST /errors 300000".into()));
+    client.send_request("HEAD", "/", "", b"");
+    assert_eq!(client.read_response_to_head().status, 200);
+    assert_eq!(client.get("/none").status, 204);
+    client.send_request("OPTIONS", "*", "", b"");
+    assert_eq!(said(&client.read_response()), (200, "OPTIONS  0".into()), "{}", server.stderr_text());
+    client.send(b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nX-Odd: \xe9\r\n\r\n");
+    assert_eq!(said(&client.read_response()), (200, "GET / 0".into()), "{}", server.stderr_text());
+}
+
+#[test]
+fn a_sigterm_handler_of_a_ruby_app_is_run_to_its_end() {
+    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    let app = "
+trap('TERM') { sleep 0.3; puts 'flushed' }
+at_exit { puts 'left' }
+run lambda { |env| [200, {}, ['hello']] }
+";
+    fixture.write("config.ru", app);
+    let mut server = fixture.server(None).arg("w:1").start();
+    server.wait_for_workers(1);
+    assert_eq!(server.get("/").text(), "hello");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0, "{}", server.stderr_text());
+    let lines = server.stdout_lines();
+    for word in ["[worker 0] flushed", "[worker 0] left"] {
+        assert!(lines.iter().any(|line| line == word), "no {word:?} in {lines:?}");
+    }
 }

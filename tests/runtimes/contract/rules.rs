@@ -13,6 +13,7 @@ pub const RULES: &[Rule] = &[
     ),
     Rule::shared("a second request at once is answered busy", second_is_busy),
     Rule::shared("a probe is answered ok, and without its field the path is the app's", answers_probes),
+    Rule::shared("a probe is answered ok while a handler runs", answers_probes_at_work),
     Rule::shared("an idle probe is answered busy while a handler runs", answers_idle_probes),
     Rule::shared("10 MB go in whole", takes_long_bodies),
     Rule::shared("10 MB come out whole, with a length and without", gives_long_bodies),
@@ -97,6 +98,15 @@ fn answers_probes(worker: &Worker<'_>) {
     let text = worker.get("/ready").text();
     let is_the_apps = text.starts_with("the app") || text.is_empty() && worker.column == Column::Cgi;
     assert!(is_the_apps, "{text}");
+}
+
+fn answers_probes_at_work(worker: &Worker<'_>) {
+    let (mut first, folder) = waiting(worker, "GET");
+    let probe = worker.probe("1");
+    assert_eq!((probe.status, probe.text().as_str()), (200, "ok"));
+    folder.go();
+    assert_eq!(worker.answer(&mut first).text(), "done");
+    worker.wait_until_idle();
 }
 
 fn answers_idle_probes(worker: &Worker<'_>) {

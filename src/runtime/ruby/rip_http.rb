@@ -1,0 +1,215 @@
+# A connection of the server's, a request's environment, and an answer.
+
+module Rip
+  class Gone < IOError; end # nobody waits for this answer any more
+
+  class Connection
+    READ_BYTES = 65_536
+    MEMORY_BYTES = 262_144 # a longer body is put into a file
+
+    attr_reader :io
+
+    def initialize(io)
+      @io = io
+    end
+
+    # The next request as [head, body], or nil if the connection has ended.
+    def read
+      data = "".b
+      until (at = data.index("\r\n\r\n"))
+        data << @io.readpartial(READ_BYTES)
+      end
+      head, rest = data.byteslice(0, at), data.byteslice(at + 4, data.bytesize)
+      [head, body(rest, head[/^content-length: *(\d+)/i, 1].to_i)]
+    rescue EOFError, SystemCallError
+      nil
+    end
+
+    # rack.input: whole, since Rack 2 wants to rewind it.
+    def body(start, length)
+      input = length > MEMORY_BYTES ? unlinked_file : StringIO.new("".b)
+      input.write(start)
+      left = length - start.bytesize
+      while left > 0
+        piece = @io.readpartial([left, READ_BYTES].min)
+        input.write(piece)
+        left -= piece.bytesize
+      end
+      input.rewind
+      input
+    end
+
+    def unlinked_file
+      file = Tempfile.create("rip-body", binmode: true)
+      File.unlink(file.path)
+      file
+    rescue SystemCallError, ArgumentError
+      StringIO.new("".b) # no usable TMPDIR
+    end
+
+    def write(data)
+      @io.write(data)
+    rescue SystemCallError, IOError => error
+      raise Gone, error.message
+    end
+
+    def ended?
+      found = @io.recv_nonblock(1, Socket::MSG_PEEK, exception: false)
+      found != :wait_readable && found.to_s.empty?
+    rescue SystemCallError
+      true
+    end
+
+    # Ends it for everybody: a child that the app has forked may hold it too.
+    def close
+      @io.shutdown
+    rescue SystemCallError, IOError
+      nil
+    ensure
+      @io.close
+    end
+  end
+
+  # A request's head as Rack's environment.
+  module Environment
+    FIXED = {
+      "SCRIPT_NAME" => "", "SERVER_PROTOCOL" => "HTTP/1.1", "HTTP_VERSION" => "HTTP/1.1",
+      "SERVER_SOFTWARE" => "rip-server", "rack.version" => [1, 3], "rack.hijack?" => false,
+      "rack.multithread" => false, "rack.multiprocess" => true, "rack.run_once" => false
+    }.freeze
+
+    def self.of(head, body)
+      first, *lines = head.split("\r\n")
+      method, target, = first.split(" ")
+      path, query = target.split("?", 2)
+      # `OPTIONS *` is about the server; Rack wants a path or none.
+      path = "" if target == "*"
+      env = FIXED.merge(
+        "REQUEST_METHOD" => method, "REQUEST_URI" => target, "REQUEST_PATH" => path,
+        "PATH_INFO" => path, "QUERY_STRING" => query || "",
+        "rack.input" => body, "rack.errors" => $stderr
+      )
+      fields(lines, env)
+      secure = env["HTTP_X_FORWARDED_PROTO"] == "https"
+      env["rack.url_scheme"] = secure ? "https" : "http"
+      name, port = env["HTTP_HOST"].to_s.match(/\A(.+?)(?::(\d+))?\z/)&.captures
+      env["SERVER_NAME"], env["SERVER_PORT"] = name || "localhost", port || (secure ? "443" : "80")
+      # The server's own word where a trusted proxy has connected; else it is who has.
+      env["REMOTE_ADDR"] = env.delete("HTTP_RIP_CLIENT") || env["HTTP_X_FORWARDED_FOR"].to_s
+      env
+    end
+
+    def self.fields(lines, env)
+      lines.each do |line|
+        name, value = line.split(":", 2)
+        key = name.upcase.tr("-", "_")
+        key = "HTTP_#{key}" unless key == "CONTENT_TYPE" || key == "CONTENT_LENGTH"
+        value = value.gsub(/\A[ \t]+|[ \t]+\z/n, "")
+        value = "#{env[key]}#{key == "HTTP_COOKIE" ? "; " : ","}#{value}" if env[key]
+        env[key] = value
+      end
+    end
+  end
+
+  # One request's answer; also the stream that a Rack 3 body is called with.
+  class Answer
+    HOP_BY_HOP = %w[connection keep-alive proxy-connection te trailer transfer-encoding upgrade].freeze
+
+    attr_reader :started, :complete
+
+    # `unwanted` answers whether event streams are to end.
+    def initialize(connection, method, unwanted)
+      @connection = connection
+      @unwanted = unwanted
+      @without_body = method == "HEAD"
+      @head = "".b # until it is sent
+      @due = nil # what Content-Length still promises
+    end
+
+    def deliver(status, headers, body)
+      head(status.to_i, headers)
+      blocks = body.to_ary if body.respond_to?(:to_ary)
+      length = blocks&.sum(&:bytesize)
+      if !@due && length && !(@without_body && length.zero?)
+        @due = length
+        @head << "Content-Length: #{length}\r\n" unless [204, 304].include?(status.to_i)
+      end
+      @chunked = !@due && !@without_body
+      @head << "Transfer-Encoding: chunked\r\n" if @chunked
+      @head << "\r\n"
+      flush("") if @streams_events || @without_body # its first event may be long in coming
+      unless @without_body
+        if blocks
+          write(blocks.map(&:b).join)
+        elsif body.respond_to?(:each)
+          body.each { |block| write(block) }
+        else
+          body.call(self)
+        end
+        finish
+      end
+      @complete = true
+    end
+
+    def head(status, headers)
+      @without_body ||= [204, 304].include?(status)
+      @head << "HTTP/1.1 #{status} #{Rack::Utils::HTTP_STATUS_CODES[status]}\r\n"
+      headers.each do |name, values|
+        lower = name.to_s.downcase
+        next if HOP_BY_HOP.include?(lower) || lower.start_with?("rack.")
+        @due = Integer(values) if lower == "content-length"
+        @streams_events = values.to_s.start_with?("text/event-stream") if lower == "content-type"
+        # Several of one name: an array in Rack 3, lines in Rack 2.
+        values = values.to_s.split("\n", -1) unless values.is_a?(Array)
+        values.each do |value|
+          line = "#{name}: #{value}".b
+          raise ArgumentError, "a header has a line break in it: #{line.inspect}" if line.match?(/[\r\n\0]/n)
+          @head << line << "\r\n"
+        end
+      end
+    end
+
+    def write(block)
+      block = block.to_s.b
+      return 0 if block.empty?
+      # A stream may have no end: only here can it notice that nobody listens.
+      raise Gone, "the client has gone" if @started && @chunked && @connection.ended?
+      raise Gone, "this worker leaves" if @streams_events && @unwanted.call
+      if @due && (@due -= block.bytesize) < 0
+        raise "the body is longer than its Content-Length"
+      end
+      flush(@chunked ? "#{block.bytesize.to_s(16)}\r\n".b << block << "\r\n" : block)
+      block.bytesize
+    end
+
+    def <<(block)
+      write(block)
+      self
+    end
+
+    def flush(data = nil)
+      return unless data
+      @started = true
+      @connection.write(@head << data)
+      @head = "".b
+    end
+
+    def finish
+      return if @closed
+      @closed = true
+      raise "the body is #{@due} bytes shorter than its Content-Length" if @due&.positive?
+      flush(@chunked ? "0\r\n\r\n" : "")
+    end
+    alias close finish
+    alias close_write finish
+
+    def read(*)
+      nil
+    end
+    alias close_read read
+
+    def closed?
+      @closed
+    end
+  end
+end

@@ -1,0 +1,192 @@
+# The main thread serves one connection, the server's. A second thread, the gate, holds the listener
+# and all other connections: a request on one of them is handed to the main thread while that is
+# idle, and answered 503 while it is not.
+
+module Rip
+  class Server
+    ACCEPT_PAUSE_S = 0.05 # out of descriptors: one may come free
+    GRACE_S = 0.002 # an answer's last byte is out a moment before the main thread is idle
+    BUSY = "HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
+    READY = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+
+    def initialize(worker)
+      @worker = worker
+      @listener = worker.listen
+      @handed = Queue.new # connections with a request, from the gate
+      @held = [] # the gate's, but for those
+      @current = nil # the main thread's
+      @busy = @leaving = false
+      @wake_main, @waker_of_main = IO.pipe
+      @wake_gate, @waker_of_gate = IO.pipe
+    end
+
+    # Serves until the server has finished with this worker; the SIGTERM handler that the app has set.
+    def run
+      of_the_app = trap("TERM") do
+        @leaving = true
+        wake(@waker_of_main)
+      end
+      keep_from_children
+      Thread.new { gate }.abort_on_exception = true
+      @worker.join
+      until done?
+        ready, = IO.select([@wake_main, @current&.io].compact)
+        serve if ready.include?(@current&.io)
+        woken if ready.include?(@wake_main)
+      end
+      of_the_app
+    end
+
+    # A child that stays must not hold the server's connections. Before Ruby 3.1 there is no such hook, and what is
+    # closed here is shut down for children too.
+    def keep_from_children
+      return unless Process.respond_to?(:_fork)
+      server = self
+      hook = Module.new do
+        define_method(:_fork) do
+          pid = super()
+          server.let_go if pid.zero?
+          pid
+        end
+      end
+      Process.singleton_class.prepend(hook)
+    end
+
+    # In a child: its copies are closed, and the parent's go on.
+    def let_go
+      sockets = [@listener, @current&.io, *@held.map(&:io)].compact
+      sockets << @handed.pop.io until @handed.empty?
+      sockets.each(&:close)
+    end
+
+    def done?
+      return @quit_accepted == false if @current || !@handed.empty? || !@held.empty?
+      @leaving
+    end
+
+    def wake(waker)
+      waker.write_nonblock("!", exception: false)
+    end
+
+    def woken
+      @wake_main.read_nonblock(4096)
+      @quit_accepted = @worker.quit if @leaving && @quit_accepted.nil?
+      until @handed.empty?
+        # The connection that was used last is the likeliest to be used next.
+        last, @current = @current, @handed.pop
+        hold(last) if last
+        serve
+      end
+    end
+
+    def serve
+      @busy = true
+      keep = serve_one(@current)
+      @busy = false
+      return if keep
+      @current.close
+      @current = nil
+      # With the server gone, nobody will ever end this process.
+      @leaving = true if @handed.empty? && @held.empty? && !@worker.server_lives?
+    end
+
+    # One request; false when the connection is to be closed.
+    def serve_one(connection)
+      head, body = connection.read
+      return false unless head
+      if probe(head)
+        connection.write(READY)
+        return true
+      end
+      env = Environment.of(head, body)
+      @worker.look
+      respond(connection, env)
+    rescue Gone
+      false
+    rescue StandardError => error
+      @worker.say("a request that can't be read", error)
+      false
+    ensure
+      body&.close
+    end
+
+    # "1" and "idle" are asked by the server; without the field the path is the app's.
+    def probe(head)
+      head.start_with?("GET /ready ") && head[/^rip-probe: *(\w+)/i, 1]
+    end
+
+    def respond(connection, env)
+      answer = Answer.new(connection, env["REQUEST_METHOD"], -> { @leaving })
+      begin
+        status, headers, body = @worker.app.call(env)
+        @worker.end_if_child
+        answer.deliver(status, headers, body)
+      ensure
+        body.close if body.respond_to?(:close)
+      end
+      @worker.end_if_child
+      true
+    rescue Gone
+      @worker.end_if_child
+      false
+    rescue Exception => error
+      @worker.end_if_child(error)
+      failed(connection, env, answer, error)
+    end
+
+    # Whether the connection goes on.
+    def failed(connection, env, answer, error)
+      type, text = @worker.error_answer(error, env)
+      # Cut, unless it was the body's close that failed: half an answer must not look whole.
+      return answer.complete if answer.started
+      text = text.b
+      head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: #{type}\r\nContent-Length: #{text.bytesize}\r\n\r\n"
+      connection.write(env["REQUEST_METHOD"] == "HEAD" ? head : head.b << text)
+      true
+    rescue Gone
+      false
+    end
+
+    # The gate's thread
+
+    def hold(connection)
+      @held << connection
+      wake(@waker_of_gate)
+    end
+
+    def gate
+      loop do
+        ready, = IO.select([@listener, @wake_gate, *@held.map(&:io)])
+        @wake_gate.read_nonblock(4096) if ready.delete(@wake_gate)
+        accept if ready.delete(@listener)
+        @held.select { |connection| ready.include?(connection.io) }.each do |connection|
+          sleep GRACE_S if @busy
+          if @busy
+            refuse(connection)
+          else
+            @handed << connection
+            @held.delete(connection)
+            wake(@waker_of_main)
+          end
+        end
+      end
+    end
+
+    def accept
+      @held << Connection.new(@listener.accept)
+    rescue SystemCallError
+      sleep ACCEPT_PAUSE_S
+    end
+
+    def refuse(connection)
+      head, body = connection.read
+      raise Gone unless head
+      body.close
+      connection.write(probe(head) == "1" ? READY : BUSY)
+    rescue Gone
+      @held.delete(connection)
+      connection.close
+      wake(@waker_of_main) # it may be waiting for the last connection's end
+    end
+  end
+end
