@@ -12,6 +12,7 @@ mod leavers;
 mod loading;
 mod protocol;
 mod python;
+mod python_workers;
 mod ruby;
 mod scripts;
 #[path = "../support/mod.rs"]

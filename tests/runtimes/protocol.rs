@@ -25,7 +25,7 @@ fn with_each(apps: &[App], check: impl Fn(&Fixture, &mut Server)) {
     }
 }
 
-fn worker_socket(server: &Server) -> PathBuf {
+pub fn worker_socket(server: &Server) -> PathBuf {
     let worker = &server.details()["workerList"][0];
     let version = worker["generation"].as_u64().expect("a generation");
     let ending = format!(".0.{version}.sock");
