@@ -134,9 +134,11 @@ class Answer:
         body = self.fitting(body)
         self.head_sent = True
         if len(body) <= JOIN_BYTES:
+            self.server.busy = False
             self.connection.send(head + body)
         else:
             self.connection.send(head)
+            self.server.busy = False
             self.connection.send(body)
 
     def write(self, block):
@@ -157,6 +159,8 @@ class Answer:
         if self.chunked:
             block = b"%x\r\n%b\r\n" % (len(block), block)
         self.head_sent = True
+        if self.due == 0:
+            self.server.busy = False
         if head or block:
             self.connection.send(head + block)
 
@@ -187,6 +191,7 @@ class Answer:
         if not self.head_sent:
             self.whole(b"")
         if self.chunked:
+            self.server.busy = False
             self.connection.send(b"0\r\n\r\n")
         if self.due and not self.without_body:
             raise AssertionError("the body is %d bytes shorter than its Content-Length" % self.due)

@@ -265,6 +265,7 @@ class Exchange(Answer):
         expected = self.cancelled or isinstance(error, Gone)
         if self.leaving and self.chunked and not self.gone and (expected or error is None):
             self.send_body(b"", False)  # the stream ends in good order
+            self.connection.transport.close()
             return
         if not self.head_sent and not expected:
             self.connection.failed(self.scope, error or unfinished())

@@ -77,7 +77,7 @@ class WsgiServer:
         self.app = app
         self.connection = None  # the one that the main thread serves
         self.handed = deque()  # others that have a request, from the gate
-        self.busy = False
+        self.busy = False  # from before an answer's last byte is sent: who asks then waits, and is not refused
         self.leaving = False
         self.quit_accepted = None
         self.known_names = {}
@@ -124,9 +124,9 @@ class WsgiServer:
         return held + [self.connection.fd] if self.connection else held
 
     def done(self):
-        if self.connection or self.handed or self.gate.connections:
-            return self.quit_accepted is False
-        return self.leaving
+        if self.quit_accepted and (self.connection or self.handed or self.gate.connections):
+            return False  # the server closes them
+        return self.quit_accepted is not None
 
     def on_sigterm(self, number, frame):
         self.leaving = True
@@ -173,6 +173,7 @@ class WsgiServer:
         # With the server gone, nobody will ever end this process.
         if not (self.handed or self.gate.connections or self.worker.server_lives()):
             self.leaving = True
+            self.wake()
 
     def serve_one(self, connection):
         """One request; False when the connection is to be closed."""
@@ -255,6 +256,7 @@ class WsgiServer:
                     result.close()
         except Leaving:
             answer.end()
+            return False
         except BaseException as error:
             # Also those of the app's that are no Exception: its worker is well.
             if self.worker.is_child:
@@ -279,6 +281,7 @@ class WsgiServer:
             # Cut, unless it was the app's close() that failed: half an answer must not look whole.
             return answer.complete
         head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        self.busy = False
         connection.send((head % (content_type, len(body))).encode() + (b"" if method == "HEAD" else body))
         return True
 

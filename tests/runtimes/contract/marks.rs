@@ -2,7 +2,7 @@
 
 use super::Column;
 use Cell::{Cannot, Open};
-use Column::{Asgi, Bun, Cgi, Node, NodeHttp, Rack, Rust, Wsgi};
+use Column::{Bun, Cgi, Node, NodeHttp, Rack, Rust, Wsgi};
 
 /// How a harness stands to a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,55 +30,32 @@ const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls i
 const ALL: &[Column] = &Column::ALL;
 
 const MARKS: &[Mark] = &[
-    mark("the join says", &[Wsgi, Asgi, Bun, Node, NodeHttp], Open("the instance is missing")),
-    mark("the quit says", &[Wsgi, Asgi, Bun, Node, NodeHttp], Open("the instance is missing")),
-    mark("a probe is answered ok while", &[Wsgi, Asgi], Open("answered busy")),
+    mark("the join says", &[Bun, Node, NodeHttp], Open("the instance is missing")),
+    mark("the quit says", &[Bun, Node, NodeHttp], Open("the instance is missing")),
     mark("an idle probe", &[Bun, Node, NodeHttp, Cgi, Rust], Open("answered ok as any probe")),
     mark("repeated fields", &[Cgi], Open("not joined")),
     mark("fields of Latin-1", &[Cgi, Rust], Open("read, or to be given, as UTF-8")),
-    mark(
-        "the app knows its client's",
-        &[Wsgi, Asgi, Bun, Node, NodeHttp, Cgi, Rust],
-        Open("Rip-Client is not read yet"),
-    ),
+    mark("the app knows its client's", &[Bun, Node, NodeHttp, Cgi, Rust], Open("Rip-Client is not read yet")),
     mark("a half-close does not end", &[Bun], CLOSES),
-    mark("a half-close does not end", &[Asgi, NodeHttp, Cgi], Open("closed at once")),
+    mark("a half-close does not end", &[NodeHttp, Cgi], Open("closed at once")),
     mark("a half-close does not end", &[Node, Rust], Open("the idle probe")),
     mark("a half-close is told", &[Wsgi, Rack, Rust], BLOCKED),
     mark("a silent event stream", &[Wsgi, Rack, Rust], BLOCKED),
     mark("an event stream that says something", &[Rust], Open("writes go on")),
-    mark(
-        "an exception before the head",
-        &[Wsgi, Asgi, NodeHttp],
-        Open("some kinds end the worker, or are a 404"),
-    ),
-    mark("an exception in mid-answer", &[Wsgi, Asgi], Open("some kinds end the worker")),
+    mark("an exception before the head", &[NodeHttp], Open("some kinds end the worker, or are a 404")),
     mark("an exception in mid-answer", &[Cgi], Open("a script that was killed looks whole")),
     mark("a child that", &[Bun, Node, NodeHttp], NO_FORK),
     mark("a child that", &[Cgi], OWN_PROCESS),
     mark("a child that", &[Rust], FORK_IS_UNSAFE),
-    mark("a child that", &[Wsgi, Asgi], Open("children come back, and hold what they inherit")),
     mark("SIGTERM: shutdown hooks", &[Cgi], OWN_PROCESS),
     mark("SIGTERM: shutdown hooks", &[Bun, Node, NodeHttp], Open("async SIGTERM handlers are cut")),
-    mark(
-        "SIGTERM: an event stream",
-        &[Wsgi, Asgi, Bun, Node, NodeHttp, Cgi, Rust],
-        Open("told when the drain is over"),
-    ),
+    mark("SIGTERM: an event stream", &[Bun, Node, NodeHttp, Cgi, Rust], Open("told when the drain is over")),
     mark("SIGTERM: a WebSocket", &[Wsgi, Node, NodeHttp, Rack, Cgi, Rust], NO_WEBSOCKETS),
-    mark("SIGTERM: a WebSocket", &[Asgi, Bun], Open("not closed")),
-    mark(
-        "after a 504",
-        &[Asgi, Bun, NodeHttp, Cgi],
-        Open("the connection is closed before the handler has ended"),
-    ),
+    mark("SIGTERM: a WebSocket", &[Bun], Open("not closed")),
+    mark("after a 504", &[Bun, NodeHttp, Cgi], Open("the connection is closed before the handler has ended")),
     mark("a client that resets", &[Rust], Open("writes go on")),
     mark("an event stream that its client closes", ALL, Open("the FIN is no departure yet")),
-    mark(
-        "the client's address",
-        &[Wsgi, Asgi, Bun, Node, NodeHttp, Cgi, Rust],
-        Open("Rip-Client is not read yet"),
-    ),
+    mark("the client's address", &[Bun, Node, NodeHttp, Cgi, Rust], Open("Rip-Client is not read yet")),
 ];
 
 const fn mark(rule: &'static str, columns: &'static [Column], cell: Cell) -> Mark {
