@@ -6,7 +6,7 @@ use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, signal, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsString;
 use std::io;
@@ -28,7 +28,7 @@ pub struct Launch {
     pub death_signal: Signal,
 }
 
-/// A child that runs. Reaped by [`reap`], never by its handle.
+/// A child that runs. Reaped by [`release`], never by its handle.
 #[derive(Debug)]
 pub struct Child {
     pub pid: Pid,
@@ -159,17 +159,47 @@ pub fn watch_children() {
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
-/// One child that has ended, ours or (as PID 1) an orphan's, if there is one.
-pub fn reap() -> Option<(Pid, Exit)> {
-    loop {
-        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => return Some((pid, Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => return Some((pid, Exit::Signal(signal))),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-            Err(Errno::EINTR) | Ok(_) => {}
-            Err(_) => return None,
-        }
+/// Orphans below this process become its children, wherever they come from: so it sees what a worker leaves behind.
+/// `false`: this kernel cannot.
+pub fn adopt_orphans() -> bool {
+    prctl::set_child_subreaper(true).is_ok()
+}
+
+/// How a child has ended, if it has. It is not reaped: until [`release`] neither its pid nor its group's number can be
+/// anybody else's.
+pub fn exit_of(pid: Pid) -> Option<Exit> {
+    peek(Id::Pid(pid)).map(|(_, exit)| exit)
+}
+
+/// Some child that has ended. It is not reaped.
+pub fn any_exit() -> Option<(Pid, Exit)> {
+    peek(Id::All)
+}
+
+fn peek(id: Id<'_>) -> Option<(Pid, Exit)> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(id, flags) {
+        Ok(WaitStatus::Exited(pid, code)) => Some((pid, Exit::Code(code))),
+        Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid, Exit::Signal(signal))),
+        Ok(_) | Err(_) => None,
     }
+}
+
+/// Whether a child of ours, orphans that were adopted included, lives in the group. One that has ended is none that
+/// this looks for, so the group's leader may be a zombie.
+pub fn group_lives(group: Pid) -> bool {
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::PGid(group), flags).is_ok()
+}
+
+/// Reaps a child that has ended.
+pub fn release(pid: Pid) {
+    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+}
+
+/// SIGTERM to a process group whose leader is a child that is not yet reaped.
+pub fn terminate_group(group: Pid) {
+    let _ = killpg(group, Signal::SIGTERM);
 }
 
 /// SIGTERM to one process. `pid` is a child that is not yet reaped, so it cannot be somebody else's by now.

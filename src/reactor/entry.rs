@@ -8,6 +8,7 @@ use crate::conn::{self, Request};
 use crate::control::Abilities;
 use crate::deadlines::Kind;
 use crate::keys::{ClientKey, WorkerKey};
+use crate::observe::folds::BootOutput;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -167,10 +168,11 @@ pub struct WorkerEntry {
     pub busy_streak: u8,
     pub started: Instant,
     pub last_words: VecDeque<String>,
+    pub boot_output: BootOutput,
     /// What it can do, as its join said.
     pub abilities: Abilities,
     pub is_stuck: bool,
-    /// How the process ended; from then on it is reaped, and its pid may be somebody else's.
+    /// How the process ended. It is reaped when nobody is left in its group; then its pid may be somebody else's.
     pub exit: Option<crate::process::Exit>,
     /// Module reloads, as it tells.
     pub reloads: u64,

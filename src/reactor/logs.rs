@@ -246,11 +246,17 @@ impl Reactor {
 
     fn worker_line(&mut self, key: usize, line: &[u8]) {
         let Some(pipe) = self.pipes.get(key) else { return };
-        self.logs.worker_line(line, pipe.is_stderr, &pipe.label);
-        if pipe.is_stderr
-            && let Some(entry) = self.workers.get_mut(pipe.worker.0)
-        {
-            remember(&mut entry.last_words, line);
+        let mut is_repeated = false;
+        if let Some(entry) = self.workers.get_mut(pipe.worker.0) {
+            if pipe.is_stderr {
+                remember(&mut entry.last_words, line);
+            }
+            if entry.requests == 0 {
+                is_repeated = self.folds.is_repeated(&mut entry.boot_output, line, self.clock.now);
+            }
+        }
+        if !is_repeated {
+            self.logs.worker_line(line, pipe.is_stderr, &pipe.label);
         }
     }
 

@@ -14,6 +14,7 @@ mod connect;
 mod control;
 mod entry;
 mod failures;
+mod groups;
 mod listen;
 mod logs;
 mod ports;
@@ -43,6 +44,7 @@ use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::names::Names;
+use crate::observe::folds::Folds;
 use crate::observe::metrics::Metrics;
 #[cfg(not(test))]
 use crate::process;
@@ -149,6 +151,8 @@ pub struct Reactor {
     ids: Ids,
     logs: logs::Logs,
     has_ended_children: bool,
+    groups: groups::Groups,
+    folds: Folds,
     exit: Option<u8>,
 
     harnesses: Harnesses,
@@ -258,7 +262,8 @@ impl Reactor {
     /// How long `poll` may sleep. Counted from the turn's one look at the clock: a deadline can be late by the time
     /// that one turn takes.
     fn patience(&self) -> Option<Duration> {
-        let has_ready = !self.again.is_empty() || self.control.connections.has_ready();
+        let has_ready =
+            self.has_ended_children || !self.again.is_empty() || self.control.connections.has_ready();
         let has_spools_to_do = !self.waiting_for_files.is_empty() || self.spools.has_leaving_files();
         if has_ready || has_spools_to_do || !self.timed_out.is_empty() {
             return Some(Duration::ZERO);
@@ -274,6 +279,7 @@ impl Reactor {
             self.control_deadlines.next(),
             self.balancer.next_deadline(),
             self.fleet.next_deadline(),
+            self.groups.next_deadline(),
             self.accept_again,
             self.logs.next_flush(self.clock.now),
             self.stage.deadline(),
@@ -299,6 +305,7 @@ impl Reactor {
             self.has_waited_too_long(client);
         }
         self.answer_timed_out();
+        self.groups.expire(now);
         if self.fleet.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.fleet.tick(now);
         }

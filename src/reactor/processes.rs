@@ -11,6 +11,7 @@ use crate::conn::{self, Request};
 use crate::control::Abilities;
 use crate::fleet::{Action, Ending, Phase, Release, RollEnd, Why};
 use crate::keys::WorkerKey;
+use crate::observe::folds::BootOutput;
 use crate::paths::shown;
 use crate::process::{Child, Exit};
 use crate::runtime::{self, Identity};
@@ -45,7 +46,10 @@ impl Reactor {
                         "worker {slot}: failed {times} before it had served ({failures} in a row); the next start is in {wait:?}"
                     );
                 }
-                Action::RollBegins => self.releases.begin(self.source.find()),
+                Action::RollBegins => {
+                    self.releases.begin(self.source.find());
+                    self.folds.forget();
+                }
                 Action::Adopt => {
                     self.releases.adopt();
                     self.start_watch();
@@ -169,6 +173,7 @@ impl Reactor {
             busy_streak: 0,
             started: self.clock.now,
             last_words: VecDeque::new(),
+            boot_output: BootOutput::default(),
             abilities: Abilities::default(),
             is_stuck: false,
             exit: None,
@@ -350,17 +355,51 @@ impl Reactor {
         is_stranger.then(|| format!("user {uid} listens on its port {}", address.port()))
     }
 
-    /// Takes in all children that have ended.
+    /// Takes in all children that have ended. Each worker is asked for by itself, since one that is not reaped would
+    /// stand before all others.
     pub(super) fn reap(&mut self) {
         self.has_ended_children = false;
-        while let Some((pid, exit)) = process::reap() {
-            let is_it = |entry: &WorkerEntry| {
+        let is_ours =
+            |entry: &WorkerEntry| entry.exit.is_none() && matches!(entry.origin, Origin::Slot { .. });
+        let ended = self.workers.iter().filter(|(_, entry)| is_ours(entry));
+        let ended: Vec<(usize, Exit)> =
+            ended.filter_map(|(key, entry)| process::exit_of(entry.pid).map(|exit| (key, exit))).collect();
+        for (key, exit) in ended {
+            let worker = WorkerKey(key);
+            self.worker_exited(worker, exit);
+            self.end_group(worker);
+        }
+        self.groups.look();
+        self.reap_orphans();
+    }
+
+    /// What a worker has left of its process group ends with it.
+    fn end_group(&mut self, worker: WorkerKey) {
+        let Some(pid) = self.workers.get(worker.0).map(|entry| entry.pid) else {
+            return;
+        };
+        if self.groups.end(pid, self.clock.now) {
+            log::info!("{}: what it has started lives on, and gets SIGTERM", self.label(worker));
+        }
+    }
+
+    /// Who is nobody's worker: adopted, or a child of PID 1.
+    fn reap_orphans(&mut self) {
+        while let Some((pid, exit)) = process::any_exit() {
+            let is_worker = |(_, entry): (usize, &WorkerEntry)| {
                 entry.pid == pid && entry.exit.is_none() && matches!(entry.origin, Origin::Slot { .. })
             };
-            match self.workers.iter().find(|(_, entry)| is_it(entry)) {
-                Some((key, _)) => self.worker_exited(WorkerKey(key), exit),
-                None => log::debug!("reaped the orphan {pid}: {exit}"),
+            if self.workers.iter().any(is_worker) {
+                // It has ended a moment ago.
+                self.has_ended_children = true;
+                return;
             }
+            if self.groups.holds(pid) {
+                // It stands before the others for a second at most.
+                return;
+            }
+            log::debug!("reaped the orphan {pid}: {exit}");
+            process::release(pid);
         }
     }
 
@@ -395,6 +434,10 @@ impl Reactor {
         entry.endpoint.remove_file();
         let lived_ms = self.clock.now.duration_since(entry.started).as_millis();
         let (requests, has_joined) = (entry.requests, entry.has_joined);
+        let folded = match entry.boot_output.folded {
+            0 => String::new(),
+            lines => format!("; it said {lines} lines of an earlier failure again"),
+        };
         let phase =
             self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase);
         let was_told_to = matches!(phase, Some(Phase::Terminating { .. }));
@@ -410,7 +453,7 @@ impl Reactor {
             Exit::Signal(Signal::SIGTERM) if was_told_to => {
                 log::info!("{}: ended by SIGTERM {after}", self.label(worker));
             }
-            _ => log::warn!("{}: {exit} {after}", self.label(worker)),
+            _ => log::warn!("{}: {exit} {after}{folded}", self.label(worker)),
         }
         if let Origin::Slot { slot, .. } = entry.origin {
             self.control.note_exit(slot, exit);
@@ -422,6 +465,9 @@ impl Reactor {
             Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}
         }
         let has_served = self.has_served(worker);
+        if !has_served && let Some(entry) = self.workers.get_mut(worker.0) {
+            self.folds.failed(&mut entry.boot_output, self.clock.now);
+        }
         self.fleet.exited(worker, has_served, self.clock.now);
         self.dead_workers.push(worker);
     }

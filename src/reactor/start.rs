@@ -3,6 +3,7 @@
 use super::again::Again;
 use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
+use super::groups::Groups;
 use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
 use super::releases::Releases;
@@ -20,9 +21,14 @@ use crate::deadlines::Deadlines;
 use crate::fleet::Fleet;
 use crate::names::Names;
 use crate::observe::access::AccessLog;
+use crate::observe::folds::Folds;
 use crate::observe::metrics::Metrics;
 use crate::paths;
+#[cfg(not(test))]
+use crate::process;
 use crate::process::DescriptorLimit;
+#[cfg(test)]
+use crate::reactor::simulation::process;
 use crate::runtime::{self, Harnesses};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry};
@@ -229,6 +235,8 @@ impl Reactor {
             ids: Ids::new(),
             logs: opened.logs,
             has_ended_children: false,
+            groups: Groups::new(process::adopt_orphans()),
+            folds: Folds::default(),
             exit: None,
             harnesses: run.harnesses,
             _name: run.name,

@@ -191,7 +191,7 @@ impl Reactor {
     }
 
     fn end_if_alone(&mut self) {
-        if self.fleet.is_gone() {
+        if self.fleet.is_gone() && self.groups.is_empty() {
             log::info!("stopped");
             self.exit = Some(0);
         }
@@ -254,6 +254,7 @@ impl Reactor {
                 entry.endpoint.remove_file();
             }
         }
+        self.groups.kill_all();
         self.exit = Some(code);
     }
 }

@@ -75,3 +75,27 @@ fn waits_are_told_once_a_step_in_the_log_and_in_status() {
     gate.mend_build();
     server.wait_for_workers(1);
 }
+
+#[test]
+fn what_a_crash_loop_says_again_is_folded_and_counted() {
+    let gate = Gate::new();
+    gate.break_build();
+    let mut server = Server::builder(gate.app()).arg("w:2").args(PATIENT).env("RIP_KEEP_TRYING", "1").start();
+    server.wait_until("each has failed four times", |_| gate.starts().len() >= 8);
+    server.wait_until("their ends are told", |server| {
+        server.stderr_lines().iter().filter(|line| line.contains("exit code 7")).count() >= 8
+    });
+    let said = server.stderr_lines().iter().filter(|line| line.contains("the build is broken")).count();
+    assert!((1..=2).contains(&said), "{said} times: {}", server.stderr_text());
+    assert!(
+        load::has_line(&server, "it said 2 lines of an earlier failure again"),
+        "{}",
+        server.stderr_text()
+    );
+    // A reload begins anew.
+    let output = server.verb(["reload"]);
+    assert!(output.stderr.contains("the build is broken"), "{}", output.stderr);
+    server.wait_until("it is told once more", |server| {
+        server.stderr_lines().iter().filter(|line| line.contains("] the build is broken")).count() > said
+    });
+}

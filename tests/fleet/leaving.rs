@@ -151,3 +151,77 @@ fn a_successor_takes_its_predecessors_place_in_the_stack() {
     });
     assert_eq!(slot(&server), hot);
 }
+
+/// A command that starts the test worker's like and waits for it: as `npm start` does. The child notes its pid.
+fn wrapper(dir: &Path, child: &str) -> [String; 4] {
+    let place = dir.display();
+    let server = format!(
+        "python3 -c 'import os,sys,socket
+{child}
+open(\"{place}/child.\"+str(os.getpid()),\"w\")
+s=socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1]); s.listen(100)
+while True:
+  c,_=s.accept()
+  c.recv(65536)
+  c.sendall(b\"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n\"); c.close()' \"$1\"; echo done"
+    );
+    ["sh".into(), "-c".into(), server, "sh".into()]
+}
+
+fn children_noted(dir: &Path) -> Vec<i32> {
+    let files = load::files_in(dir);
+    files.iter().filter_map(|name| name.strip_prefix("child.")?.parse().ok()).collect()
+}
+
+/// A server of two wrappers, whose children do that at their start.
+fn with_wrappers(dir: &Path, child: &str) -> Option<Server> {
+    if !load::has_program("python3") {
+        load::skip("process groups", "there is no python3");
+        return None;
+    }
+    let server = Server::builder(dir).arg("w:2").args(PATIENT).arg("--").args(wrapper(dir, child));
+    let mut server = server.arg("{socket}").start();
+    server.wait_for_workers(2);
+    Some(server)
+}
+
+#[test]
+fn nothing_that_a_wrapper_started_outlives_its_worker() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(mut server) = with_wrappers(dir.path(), "") else { return };
+    for _ in 0..2 {
+        assert_eq!(server.verb(["reload"]).code, 0);
+    }
+    server.wait_until("the children of those that were replaced are gone", |_| {
+        children_noted(dir.path()).into_iter().filter(|&pid| is_alive(pid)).count() == 2
+    });
+    // Nor a killed one.
+    let killed = server.worker_pids()[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(killed), support::Signal::SIGKILL).expect("it lives");
+    server.wait_until("it has a successor", |server| {
+        server.worker_pids().len() == 2 && !server.worker_pids().contains(&killed)
+    });
+    server.wait_for_workers(2);
+    server.wait_until("its child is gone", |_| {
+        children_noted(dir.path()).into_iter().filter(|&pid| is_alive(pid)).count() == 2
+    });
+    server.signal(support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0);
+    let left: Vec<i32> = children_noted(dir.path()).into_iter().filter(|&pid| is_alive(pid)).collect();
+    assert_eq!((left, children_noted(dir.path()).len()), (vec![], 7));
+}
+
+#[test]
+fn what_takes_no_notice_of_sigterm_is_killed_a_second_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)";
+    let Some(mut server) = with_wrappers(dir.path(), deaf) else { return };
+    assert_eq!(server.verb(["reload"]).code, 0);
+    server.wait_until("the old ones are gone", |_| {
+        children_noted(dir.path()).into_iter().filter(|&pid| is_alive(pid)).count() == 2
+    });
+    server.signal(support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0);
+    assert!(!children_noted(dir.path()).into_iter().any(is_alive));
+}

@@ -80,6 +80,7 @@ impl Street {
         let is_idle = reactor.clients.iter().all(|(_, entry)| entry.conn.is_idle());
         let is_free = reactor.balancer.busy() == 0 && reactor.balancer.waiting() == 0;
         self.is_at_rest()
+            && reactor.groups.is_empty()
             && is_idle
             && is_free
             && (is_whole || self.is_stop_told)
@@ -115,6 +116,8 @@ impl Street {
         assert!(reactor.fleet.is_gone());
         let alive = process::table(|table| table.alive.len());
         assert_eq!(alive, 0, "no worker outlives the server");
+        let left = process::table(|table| (table.children.clone(), table.ended.clone()));
+        assert!(left.0.is_empty() && left.1.is_empty(), "nothing of what workers started is left: {left:?}");
         self.check_operators_end();
     }
 }

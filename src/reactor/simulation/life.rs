@@ -337,6 +337,11 @@ impl Street {
         let is_command = self.reactor.config.command.is_some();
         for pid in process::table(|table| std::mem::take(&mut table.fresh)) {
             let Some(started) = process::table(|table| table.alive.get(&pid).cloned()) else { continue };
+            // A wrapper, whose child may take no notice of SIGTERM.
+            if pid % 4 == 0 {
+                let child = process::Offspring { group: pid, is_told: false, is_deaf: pid % 8 == 0 };
+                process::table(|table| table.children.push(child));
+            }
             self.workers.push(Worker {
                 pid,
                 slot: started.slot,
@@ -357,6 +362,15 @@ impl Street {
 
     /// Processes take their signals.
     pub fn take_signals(&mut self) {
+        let has_ended = process::table(|table| {
+            let before = table.children.len();
+            table.children.retain(|child| child.is_deaf || !child.is_told);
+            table.children.len() < before
+        });
+        if has_ended {
+            // Adopted by the server, which hears of its end.
+            self.reaps_in = 1;
+        }
         for (pid, is_kill) in process::table(|table| std::mem::take(&mut table.signals)) {
             let Some(at) = self.workers.iter().position(|worker| worker.pid == pid) else { continue };
             if self.workers[at].life == Life::Ended {

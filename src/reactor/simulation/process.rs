@@ -24,10 +24,22 @@ pub struct Table {
     pub ended: VecDeque<(i32, Exit)>,
     /// SIGTERM and (`true`) SIGKILL, in their order.
     pub signals: Vec<(i32, bool)>,
+    /// What workers have started, and is still there.
+    pub children: Vec<Offspring>,
     pub failing_spawns: u8,
     /// Without `/proc` nothing tells whether a process is on its way out.
     pub tells_little: bool,
     next_pid: i32,
+}
+
+/// A child of a worker's, in its process group.
+#[derive(Debug, Clone, Copy)]
+pub struct Offspring {
+    pub group: i32,
+    /// SIGTERM has come.
+    pub is_told: bool,
+    /// It takes no notice of SIGTERM.
+    pub is_deaf: bool,
 }
 
 /// What a worker finds in its environment.
@@ -74,8 +86,46 @@ pub fn spawn(launch: &Launch, _: DescriptorLimit) -> io::Result<Child> {
     Ok(Child { pid: Pid::from_raw(pid), stdout: null.try_clone()?.into(), stderr: null.into() })
 }
 
-pub fn reap() -> Option<(Pid, Exit)> {
-    table(|table| table.ended.pop_front()).map(|(pid, exit)| (Pid::from_raw(pid), exit))
+pub fn adopt_orphans() -> bool {
+    true
+}
+
+pub fn exit_of(pid: Pid) -> Option<Exit> {
+    table(|table| table.ended.iter().find(|(other, _)| *other == pid.as_raw()).map(|(_, exit)| *exit))
+}
+
+pub fn any_exit() -> Option<(Pid, Exit)> {
+    table(|table| table.ended.front().map(|&(pid, exit)| (Pid::from_raw(pid), exit)))
+}
+
+/// Whether a child of that leader's is left.
+pub fn group_lives(leader: Pid) -> bool {
+    table(|table| table.children.iter().any(|child| child.group == leader.as_raw()))
+}
+
+pub fn release(pid: Pid) {
+    table(|table| table.ended.retain(|(other, _)| *other != pid.as_raw()));
+}
+
+pub fn terminate_group(leader: Pid) {
+    check_leader(leader);
+    table(|table| {
+        for child in table.children.iter_mut().filter(|child| child.group == leader.as_raw()) {
+            child.is_told = true;
+        }
+    });
+}
+
+/// A group may be signalled only while its number cannot be another's.
+fn check_leader(leader: Pid) {
+    table(|table| {
+        let pid = leader.as_raw();
+        let is_held = table.alive.contains_key(&pid) || table.ended.iter().any(|(other, _)| *other == pid);
+        assert!(
+            is_held,
+            "group {pid}: a signal to one whose leader was reaped, and whose number may be another's"
+        );
+    });
 }
 
 fn signal(pid: Pid, is_kill: bool) {
@@ -95,6 +145,8 @@ pub fn terminate(pid: Pid) {
 }
 
 pub fn kill_group(pid: Pid) {
+    check_leader(pid);
+    table(|table| table.children.retain(|child| child.group != pid.as_raw()));
     signal(pid, true);
 }
 

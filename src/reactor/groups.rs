@@ -1,0 +1,92 @@
+//! Process groups whose leaders have ended. A leader is left unreaped until nobody is left in its group, so that no
+//! number is signalled that could be a stranger's by now.
+
+#[cfg(not(test))]
+use crate::process;
+#[cfg(test)]
+use crate::reactor::simulation::process;
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+
+/// Between the SIGTERM and the SIGKILL of what a worker has left behind.
+const KILL_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Group {
+    leader: Pid,
+    kill_at: Instant,
+}
+
+/// Groups that are being ended. As many as workers that end within a second.
+#[derive(Debug)]
+pub(super) struct Groups {
+    groups: Vec<Group>,
+    /// Orphans become ours, so that it can be asked whether somebody lives in a group. Else everybody is supposed to.
+    sees_orphans: bool,
+}
+
+impl Groups {
+    pub(super) fn new(sees_orphans: bool) -> Self {
+        Groups { groups: Vec::new(), sees_orphans }
+    }
+
+    fn lives(&self, leader: Pid) -> bool {
+        !self.sees_orphans || process::group_lives(leader)
+    }
+
+    /// The leader has ended. `true`: somebody is left, and is told to end.
+    pub(super) fn end(&mut self, leader: Pid, now: Instant) -> bool {
+        let is_left = self.lives(leader);
+        if is_left {
+            process::terminate_group(leader);
+            self.groups.push(Group { leader, kill_at: now + KILL_AFTER });
+        } else {
+            process::release(leader);
+        }
+        is_left && self.sees_orphans
+    }
+
+    /// Children have ended: lets go of the groups in which nobody is left.
+    pub(super) fn look(&mut self) {
+        let sees_orphans = self.sees_orphans;
+        self.groups.retain(|group| {
+            let is_left = !sees_orphans || process::group_lives(group.leader);
+            if !is_left {
+                process::release(group.leader);
+            }
+            is_left
+        });
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.groups.iter().map(|group| group.kill_at).min()
+    }
+
+    /// SIGKILL for those whose time is up.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.kill(|group| group.kill_at <= now);
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        self.kill(|_| true);
+    }
+
+    fn kill(&mut self, is_due: impl Fn(&Group) -> bool) {
+        self.groups.retain(|group| {
+            let is_due = is_due(group);
+            if is_due {
+                process::kill_group(group.leader);
+                process::release(group.leader);
+            }
+            !is_due
+        });
+    }
+
+    pub(super) fn holds(&self, pid: Pid) -> bool {
+        self.groups.iter().any(|group| group.leader == pid)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+}
