@@ -312,6 +312,32 @@ fn what_the_kernel_has_accepted_before_the_server_hears_the_signal_is_served() {
 }
 
 #[test]
+fn a_unix_listener_resets_nobody_who_connects_while_it_closes() {
+    const STOPS: usize = 10;
+    /// As many as there are descriptors for, since nobody is done before the end.
+    const CLIENTS: usize = 250;
+    let dir = tempfile::tempdir().expect("a folder");
+    for stop in 0..STOPS {
+        let path = dir.path().join(format!("{stop}.sock"));
+        let server = Server::builder(test_worker()).arg("w:1").http(&format!("unix:{}", path.display()));
+        let mut server = server.start();
+        let connect = |_| support::wire::Wire::unix(&path).ok().map(|wire| Client { wire });
+        std::thread::scope(|scope| {
+            // Until nobody can connect any more, as fast as the kernel can.
+            let threads: Vec<_> =
+                (0..3).map(|_| scope.spawn(|| (0..CLIENTS).map_while(connect).collect::<Vec<_>>())).collect();
+            server.signal(Signal::SIGTERM);
+            for mut client in threads.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
+                client.send("GET /server HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+                assert_eq!(client.read_response().text(), "ok");
+            }
+        });
+        assert_eq!(server.wait_exit(), 0);
+        assert!(!path.exists());
+    }
+}
+
+#[test]
 fn ctrl_c_reaches_the_server_and_not_its_workers() {
     let dir = tempfile::tempdir().expect("a folder");
     // A session of its own, as a shell's job has a group of its own: the signal must not reach this test.

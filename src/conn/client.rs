@@ -8,10 +8,6 @@ use crate::http::{Chunked, Framing, MAX_FIELDS, Reason, RequestHead, field, head
 use std::ops::Range;
 use std::time::Instant;
 
-/// What is read and thrown away behind a refusal, so that its answer can be read by a client that still sends:
-/// closing with unread input would make the kernel throw the answer away as well.
-const LINGER_BYTES: usize = 4 * 1024 * 1024;
-
 /// A client's connection as far as its bytes go.
 #[derive(Debug)]
 pub struct Client {
@@ -34,8 +30,10 @@ enum State {
     Busy,
     /// After a 101: bytes are only passed on.
     Tunnel,
-    /// The last answer is out; what still comes is thrown away.
-    Lingering { left_bytes: usize },
+    /// The last answer is out; what still comes is thrown away, so that the answer can be read by a client that still
+    /// sends: closing with unread input would make the kernel throw the answer away as well. Whoever reads bounds that by
+    /// time, and by how much it reads at once.
+    Lingering,
 }
 
 #[derive(Debug)]
@@ -96,7 +94,7 @@ impl Client {
     }
 
     pub fn is_lingering(&self) -> bool {
-        matches!(self.state, State::Lingering { .. })
+        matches!(self.state, State::Lingering)
     }
 
     pub fn is_tunnel(&self) -> bool {
@@ -152,10 +150,9 @@ impl Client {
                 Step { consumed: 0, event }
             }
             State::Tunnel => Step { consumed: bytes.len(), event: Event::Tunnel(0..bytes.len()) },
-            State::Lingering { left_bytes } => {
-                let is_over = self.has_ended || bytes.len() > *left_bytes;
-                *left_bytes = left_bytes.saturating_sub(bytes.len());
-                Step { consumed: bytes.len(), event: if is_over { Event::End } else { Event::More } }
+            State::Lingering => {
+                let event = if self.has_ended { Event::End } else { Event::More };
+                Step { consumed: bytes.len(), event }
             }
         }
     }
@@ -175,17 +172,17 @@ impl Client {
     /// The last answer of this connection is on its way: what still comes is no request.
     pub fn linger(&mut self) {
         self.inbox.take();
-        self.enter(State::Lingering { left_bytes: LINGER_BYTES });
+        self.enter(State::Lingering);
     }
 
     /// Gives up a request that is still arriving, for the log line of its end.
     pub fn abandon(&mut self, buffer: Vec<u8>, now: Instant) -> Option<Request> {
         let kept = self.inbox.take();
-        match std::mem::replace(&mut self.state, State::Lingering { left_bytes: LINGER_BYTES }) {
+        match std::mem::replace(&mut self.state, State::Lingering) {
             State::Head { since, .. } => Some(Request::refused(first_line(&kept), buffer, since)),
             State::Body { request, .. } => Some(request),
             State::Busy => Some(Request::refused(b"", buffer, now)),
-            State::Idle | State::Tunnel | State::Lingering { .. } => None,
+            State::Idle | State::Tunnel | State::Lingering => None,
         }
     }
 
@@ -199,7 +196,7 @@ impl Client {
                     | (Head { .. }, Body { .. } | Busy)
                     | (Body { .. }, Busy)
                     | (Busy, Idle | Tunnel)
-                    | (_, Lingering { .. })
+                    | (_, Lingering)
             ),
             "no way from {:?} to {next:?}",
             self.state
@@ -208,7 +205,7 @@ impl Client {
     }
 
     fn refuse(&mut self, reason: Reason, bytes: &[u8], buffer: Vec<u8>, since: Instant) -> Step {
-        self.enter(State::Lingering { left_bytes: LINGER_BYTES });
+        self.enter(State::Lingering);
         let request = Request::refused(first_line(bytes), buffer, since);
         Step { consumed: bytes.len(), event: Event::Refused(reason, request) }
     }
@@ -283,7 +280,7 @@ impl Client {
     }
 
     fn refuse_body(&mut self, reason: Reason, consumed: usize) -> Step {
-        let event = match self.leave_body(State::Lingering { left_bytes: LINGER_BYTES }) {
+        let event = match self.leave_body(State::Lingering) {
             Some(request) => Event::Refused(reason, request),
             None => Event::More,
         };
@@ -294,7 +291,7 @@ impl Client {
     fn leave_body(&mut self, next: State) -> Option<Request> {
         match std::mem::replace(&mut self.state, next) {
             State::Body { request, .. } => Some(request),
-            State::Idle | State::Head { .. } | State::Busy | State::Tunnel | State::Lingering { .. } => None,
+            State::Idle | State::Head { .. } | State::Busy | State::Tunnel | State::Lingering => None,
         }
     }
 }

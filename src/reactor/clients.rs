@@ -5,7 +5,8 @@ use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::{Readiness, Target};
 use super::{
-    ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, Reactor, SPARE_DESCRIPTORS, TURN_BYTES, spool_room,
+    ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, READ_BYTES, Reactor, SPARE_DESCRIPTORS, TURN_BYTES,
+    spool_room,
 };
 use crate::balancer::Decision;
 use crate::conn::Request;
@@ -32,16 +33,15 @@ impl Reactor {
         }
         for _ in 0..MOST_A_TURN {
             let is_near_bound = self.clients.len() as u64 + SPARE_DESCRIPTORS >= self.limit.raised();
-            let makes_room = is_near_bound.then(|| self.longest_quiet()).flatten();
-            if is_near_bound && makes_room.is_none() {
+            if is_near_bound && self.longest_quiet().is_none() {
                 self.pause_accepting(&"none that is quiet can make room");
                 return false;
             }
             let Some(listener) = self.listeners.get(index) else { return false };
             match listener.accept() {
                 Accepted::Peer(stream, peer) => {
-                    if let Some(quiet) = makes_room {
-                        self.close_for_room(quiet);
+                    if is_near_bound {
+                        self.close_for_room();
                     }
                     self.admit(stream, peer);
                 }
@@ -51,10 +51,8 @@ impl Reactor {
                 }
                 Accepted::GoneAlready => {}
                 Accepted::NotNow(error) => {
-                    if is_shortage(&error)
-                        && let Some(quiet) = self.longest_quiet()
-                    {
-                        self.close_for_room(quiet);
+                    if is_shortage(&error) {
+                        self.close_for_room();
                     }
                     self.pause_accepting(&error);
                     return false;
@@ -101,9 +99,34 @@ impl Reactor {
         (self.clock.now.duration_since(since) >= QUIET).then_some(ClientKey(key))
     }
 
-    fn close_for_room(&mut self, client: ClientKey) {
-        self.metrics.closed_for_room += 1;
-        self.kill_client(client);
+    /// Closes the connection that has been quiet for the longest time.
+    fn close_for_room(&mut self) {
+        /// So many of them may have sent a request in this moment.
+        const MAX_LOOKS: usize = 8;
+        for _ in 0..MAX_LOOKS {
+            let Some(client) = self.longest_quiet() else { return };
+            if self.close_if_idle(client) {
+                self.metrics.closed_for_room += 1;
+                return;
+            }
+        }
+    }
+
+    /// Closes a quiet connection, after a last read: a request that has arrived is served. Whether it is closed.
+    fn close_if_idle(&mut self, client: ClientKey) -> bool {
+        self.client_deadlines.disarm(client.0);
+        if let Some(entry) = self.clients.get_mut(client.0) {
+            entry.is_readable = true;
+        }
+        self.read_client(client);
+        // Whoever was answered meanwhile, or has begun a request, has another deadline.
+        let is_timed = self.client_deadlines.armed(client.0).is_some();
+        let is_idle = |entry: &ClientEntry| matches!(entry.phase, Phase::Reading) && entry.conn.is_idle();
+        let closes = !is_timed && self.clients.get(client.0).is_some_and(is_idle);
+        if closes {
+            self.kill_client(client);
+        }
+        closes
     }
 
     /// Accepting again at once would only fail again; the backlog keeps whoever comes meanwhile.
@@ -157,7 +180,12 @@ impl Reactor {
 
     pub(super) fn read_client(&mut self, client: ClientKey) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut budget = TURN_BYTES;
+        // What is thrown away behind a refusal keeps others waiting for less.
+        let is_lingering = |entry: &ClientEntry| matches!(entry.phase, Phase::Lingering);
+        let mut budget = match self.clients.get(client.0) {
+            Some(entry) if is_lingering(entry) => READ_BYTES,
+            Some(_) | None => TURN_BYTES,
+        };
         while let Some(entry) = self.clients.get_mut(client.0) {
             if !entry.is_readable || !entry.wants_bytes() || self.is_tunnel_full(client) {
                 break;
@@ -349,7 +377,7 @@ impl Reactor {
             ClientDeadline::Receive => self.refuse_arriving(client, Reason::ClientTimeout),
             ClientDeadline::Linger => self.kill_client(client),
             // Quiet between two requests: no answer and no line.
-            ClientDeadline::Idle | ClientDeadline::Grace => self.kill_client(client),
+            ClientDeadline::Idle | ClientDeadline::Grace => drop(self.close_if_idle(client)),
             ClientDeadline::Take => {
                 entry.stream.reset_on_close();
                 self.client_gone(client);

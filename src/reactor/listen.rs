@@ -101,6 +101,17 @@ impl Listener {
         }
     }
 
+    /// From now on nobody new finds a way in by a Unix socket: its file goes, and a connect that is under way is
+    /// refused. Whoever has connected already is accepted still.
+    pub fn close_path(&self) {
+        self.remove_file();
+        #[cfg(not(test))]
+        if let Listener::Unix { listener, .. } = self {
+            // One that cannot be shut still ends with its close.
+            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
+        }
+    }
+
     pub fn accept(&self) -> Accepted {
         let accepted = match self {
             Listener::Tcp(listener) => listener.accept().map(|(stream, address)| {
@@ -114,6 +125,13 @@ impl Listener {
         match accepted {
             Ok((stream, peer)) => Accepted::Peer(stream, peer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accepted::Nobody,
+            // What a Unix socket says that was shut, when all who had connected are accepted.
+            Err(error)
+                if matches!(self, Listener::Unix { .. })
+                    && error.raw_os_error() == Some(Errno::EINVAL as i32) =>
+            {
+                Accepted::Nobody
+            }
             Err(error) if is_of_one_connection(&error) => Accepted::GoneAlready,
             Err(error) => Accepted::NotNow(error),
         }

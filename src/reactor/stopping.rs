@@ -119,6 +119,9 @@ impl Reactor {
     /// the backlog until there are some.
     pub(super) fn stop_listening(&mut self) {
         self.accept_again = None;
+        for listener in &self.listeners {
+            listener.close_path();
+        }
         for index in 0..self.listeners.len() {
             while self.take_connections(index) {}
         }

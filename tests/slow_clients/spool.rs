@@ -186,3 +186,24 @@ fn many_middling_bodies_at_once_do_not_fill_memory() {
         assert_eq!(client.read_response().text(), expected);
     }
 }
+
+#[test]
+fn a_refusal_reaches_a_client_that_sends_everything_before_it_reads() {
+    const SENT: usize = 20 * MIB;
+    let server = patient(test_worker()).args(["w:1", "--max-body=1m"]).start();
+    let length = format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {SENT}\r\n\r\n");
+    let chunked = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1400000\r\n";
+    let no_host = "POST /a HTTP/1.1\r\nContent-Length: 20\r\n\r\n";
+    let long = format!("POST /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(20_000));
+    let all = body(SENT);
+    for (head, status) in [(&length[..], 413), (chunked, 413), (no_host, 400), (&long, 414)] {
+        for _ in 0..5 {
+            let mut client = server.client();
+            client.send(head);
+            for piece in all.chunks(64 * 1024) {
+                client.send(piece);
+            }
+            assert_eq!(client.read_response().status, status, "{}", &head[..40]);
+        }
+    }
+}

@@ -156,6 +156,10 @@ pub enum Action {
     Edge {
         is_early: bool,
     },
+    /// Right to the next deadline, and what clients do in that moment is told a turn too late.
+    CloseEdge {
+        client: usize,
+    },
     /// One turn of the loop; the events come in this order.
     Turn {
         rotation: usize,
@@ -200,7 +204,8 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         52..=61 => Say { worker, bytes },
         62..=66 => Join { worker },
         67..=69 => Sleep { ms: [1, 20, 120, 400][random.below(4)] },
-        70..=72 => Edge { is_early: random.chance(2) },
+        70..=71 => Edge { is_early: random.chance(2) },
+        72 => CloseEdge { client },
         73 => Lag { ms: [1, 30, 600][random.below(3)] },
         74..=75 => Obey { worker },
         76 => HalfClose { client },

@@ -187,6 +187,18 @@ impl Street {
                     self.turn(0);
                 }
             }
+            Action::CloseEdge { client } => {
+                self.rest();
+                if let Some(due) = self.reactor.next_deadline() {
+                    self.now = self.now.max(due);
+                    if let Some(client) = pick(client, self.clients.len(), |at| self.clients[at].can_send()) {
+                        self.send(client, usize::MAX);
+                    }
+                    self.hears_clients_later = true;
+                    self.turn(0);
+                    self.hears_clients_later = false;
+                }
+            }
             Action::Turn { rotation } => self.turn(rotation),
         }
     }

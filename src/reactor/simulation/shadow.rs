@@ -20,7 +20,8 @@ impl Street {
     pub fn note_departures(&mut self) {
         for client in &mut self.clients {
             let wire = client.wire.borrow();
-            let key = wire.token.and_then(Target::of).filter(|_| wire.has_edge() && wire.peer_has_ended);
+            let is_heard = wire.has_edge() && !self.hears_clients_later;
+            let key = wire.token.and_then(Target::of).filter(|_| is_heard && wire.peer_has_ended);
             client.leaves_queue = match key {
                 Some(Target::Client(key)) => matches!(
                     self.reactor.clients.get(key.0).map(|entry| &entry.phase),
@@ -198,7 +199,7 @@ impl Street {
             || heard.iter().any(|heard| heard.status == 101)
             || matches!(self.reactor.stage, Stage::Ending { .. })
             || (wire.room() == 0 && self.now >= client.took_at + self.reactor.config.idle_timeout)
-            || self.now >= client.sent_at + patience;
+            || (self.now >= client.sent_at + patience && wire.to_server.is_empty());
         assert!(
             has_cause,
             "client {at}: its connection was closed without a cause: {heard:?}, touched {:?} ago",

@@ -40,6 +40,8 @@ pub struct Street {
     /// Connections that the server has not accepted.
     pub knocking: Rc<RefCell<VecDeque<Shared>>>,
     pub has_knocked: bool,
+    /// What clients do is told in a later turn.
+    pub hears_clients_later: bool,
     /// In so many turns the server hears of children that have ended.
     pub reaps_in: usize,
 }
@@ -88,6 +90,7 @@ impl Street {
             is_stop_told: false,
             knocking,
             has_knocked: false,
+            hears_clients_later: false,
             reaps_in: 0,
         };
         street.meet_new_workers();
@@ -110,7 +113,8 @@ impl Street {
         self.note_activity();
         let mut events: Vec<(u64, Target, Readiness)> = Vec::new();
         let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
-        let clients = self.clients.iter().map(|client| &client.wire);
+        let heard = self.clients.iter().filter(|_| !self.hears_clients_later);
+        let clients = heard.map(|client| &client.wire);
         let operators = self.operators.iter().map(|operator| &operator.wire);
         for wire in clients.chain(lines).chain(&self.controls).chain(operators) {
             if let Some((edge, token, readiness)) = wire.borrow_mut().tell()
