@@ -11,9 +11,15 @@ use std::path::{Path, PathBuf};
 
 /// The harnesses, which lie beside each other in one folder while the server runs.
 const HARNESS_FILES: &[(&str, &str)] = &[
-    ("shared.mjs", include_str!("js/shared.mjs")),
-    ("node.mjs", include_str!("js/node.mjs")),
+    ("app.mjs", include_str!("js/app.mjs")),
+    ("body.mjs", include_str!("js/body.mjs")),
     ("bun.mjs", include_str!("js/bun.mjs")),
+    ("failure.mjs", include_str!("js/failure.mjs")),
+    ("light.mjs", include_str!("js/light.mjs")),
+    ("listener.mjs", include_str!("js/listener.mjs")),
+    ("node.mjs", include_str!("js/node.mjs")),
+    ("request.mjs", include_str!("js/request.mjs")),
+    ("worker.mjs", include_str!("js/worker.mjs")),
     ("main.py", include_str!("python/main.py")),
     ("rip_loading.py", include_str!("python/rip_loading.py")),
     ("rip_worker.py", include_str!("python/rip_worker.py")),

@@ -160,3 +160,24 @@ plugin({
     fixture.write("index.rip", &source("two"));
     server.wait_until("the new word", |server| answer(server) == "two");
 }
+
+#[test]
+fn an_edit_of_what_registers_itself_in_the_process_is_served_by_a_new_one() {
+    let source = |word: &str, answer: &str| {
+        let once = "if (globalThis.isRegistered) throw new Error('registered already')\nglobalThis.isRegistered = true\n";
+        format!("{once}export default {}\n", answer.replace("WORD", word))
+    };
+    let fetch = "() => new Response('WORD')";
+    let listener = "(req, res) => { res.end('WORD') }";
+    for (needs, answer) in [(bun(&[]), fetch), (node(&[]), fetch), (node(&[]), listener)] {
+        let Some(fixture) = Fixture::empty(&needs, "app") else { return };
+        fixture.write("index.mjs", &source("one", answer));
+        let mut server = fixture.server(None).args(["w:1", "--hot-reload=module"]).start();
+        server.wait_for_workers(1);
+        assert_eq!(self::answer(&server), "one");
+        fixture.write("index.mjs", &source("two", answer));
+        // The request that finds the change waits for the process that has the new code.
+        comes_true(LOOKS_FOR, || self::answer(&server) == "two");
+        assert_eq!(self::answer(&server), "two", "{}", server.stderr_text());
+    }
+}

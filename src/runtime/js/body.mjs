@@ -1,0 +1,73 @@
+// A request's body, between the socket and whoever reads it.
+const NONE = Buffer.alloc(0)
+const BODY_AHEAD = 64 * 1024 // bytes held for a handler that does not read yet
+
+export class Body {
+  #held = []
+  #size = 0
+  #stream; #sink; #error; #whole
+  #wanted = true
+  #hurry = false // hold nothing back
+  constructor(socket, length) {
+    this.socket = socket
+    this.left = length
+  }
+
+  take(bytes) {
+    this.left -= bytes.length
+    if (!this.#wanted) return
+    this.#size += bytes.length
+    if (this.#sink) this.#sink.enqueue(plain(bytes))
+    else this.#held.push(bytes)
+    if (!this.left) {
+      this.#sink?.close()
+      this.#whole?.resolve(Buffer.concat(this.#held))
+    } else if (!this.#hurry && (this.#sink ? this.#sink.desiredSize <= 0 : this.#size >= BODY_AHEAD)) {
+      this.socket.pause()
+    }
+  }
+
+  whole() {
+    if (!this.left) return Buffer.concat(this.#held)
+    if (this.#error) throw this.#error
+    this.#hurry = true
+    this.socket.resume()
+    return new Promise((resolve, reject) => { this.#whole = { resolve, reject } })
+  }
+
+  // Bytes, if all are here, else a stream.
+  open() {
+    if (!this.left) return Buffer.concat(this.#held)
+    return this.#stream = new ReadableStream({
+      start: (sink) => {
+        if (this.#error) return sink.error(this.#error)
+        for (const bytes of this.#held) sink.enqueue(plain(bytes))
+        this.#sink = sink
+      },
+      pull: () => { this.socket.resume() },
+      cancel: () => this.drop(),
+    }, new ByteLengthQueuingStrategy({ highWaterMark: BODY_AHEAD }))
+  }
+
+  // The answer is out. What nobody is reading is thrown away.
+  finish() {
+    this.#hurry = true
+    if (!this.#stream?.locked && !this.#whole) this.#wanted = false
+    this.socket.resume()
+  }
+
+  drop() {
+    this.#wanted = false
+    this.socket.resume()
+  }
+
+  fail(error) {
+    if (!this.left) return
+    this.#error = error
+    if (this.#wanted) this.#sink?.error(error)
+    this.#whole?.reject(error)
+    this.#wanted = false
+  }
+}
+
+const plain = (buffer) => new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.length)

@@ -1,0 +1,229 @@
+// `(req, res)` apps, and what is an http.Server: both run over node:http, under Node and under Bun.
+import fs from 'node:fs'
+import http from 'node:http'
+import { isBun, reload } from './app.mjs'
+import { failure, isAbort } from './failure.mjs'
+import { clientOf, percents } from './request.mjs'
+import { BUSY, isReady, join, socketPath, worker } from './worker.mjs'
+
+const EXCHANGE = Symbol('exchange')
+const CLIENT = Symbol('client')
+// A WebSocket's Close frame: 1012, the service restarts.
+const CLOSE_1012 = Buffer.from([0x88, 2, 1012 >> 8, 1012 & 255])
+
+export const isListenerApp = ({ listener, server }) => Boolean(listener ?? server)
+
+// ---- a request and its answer ----
+//
+//     at work ─▶ the answer is whole ─────────────────────────────────────────────▶ over
+//        └─────▶ told that nobody waits ─▶ the handler ends its answer or its promise ─▶ over
+//                        └────────────── its head was out: it streamed to nobody ──────▶ over
+//
+// Only then does the next request come, so that no two handlers run at once.
+
+class Exchange {
+  #pending = false // the handler's promise
+  #isTold = false
+  #isLeaving = false
+  constructor(req, res) {
+    this.req = req
+    this.res = res
+    res.on('close', () => (res.writableFinished ? this.over() : this.told(true)))
+  }
+
+  async run() {
+    const { req, res } = this
+    req.url = percents(req.url)
+    try {
+      const wait = reload()
+      if (wait && await wait) return busy(res)
+      const { listener, server } = worker.app
+      const returned = server ? server.emit('request', req, res) || this.next() : listener(req, res, (error) => this.next(error))
+      if (typeof returned?.then !== 'function') return
+      this.#pending = true
+      await returned
+    } catch (error) {
+      this.fail(error)
+    } finally {
+      if (this.#pending && this.#isTold) this.over()
+      this.#pending = false
+    }
+  }
+
+  // Nobody waits for the answer. The app hears what it would hear from a broken connection, but the
+  // connection stays until the handler has ended.
+  told(isHeard = false) {
+    if (this.#isTold) return
+    this.#isTold = true
+    const { req, res } = this
+    if (res.writableEnded) return this.over()
+    res.on('error', () => {}) // of what it still writes
+    const { end } = res
+    res.end = (...args) => {
+      end.apply(res, args)
+      this.over()
+      return res
+    }
+    if (!isHeard) {
+      req.aborted = true
+      if ('_closed' in res) res._closed = true // Node says `close` no more than once
+      for (const [one, event] of [[req, 'aborted'], [req, 'close'], [res, 'close']]) {
+        try {
+          one.emit(event)
+        } catch (error) {
+          console.error(error)
+        }
+      }
+    }
+    if (res.headersSent && !this.#pending) this.over()
+  }
+
+  over() {
+    if (worker.current === this) worker.current = undefined
+    const { req, res } = this
+    if (!this.#isTold || res.writableEnded || res.destroyed) return
+    if (!this.#isLeaving) return req.socket.destroy()
+    res.on('finish', () => req.socket.end())
+    res.end()
+  }
+
+  // An event stream ends when its worker leaves: its client comes again, to another one.
+  leave() {
+    const { res } = this
+    if (!res.headersSent) {
+      const { writeHead } = res
+      res.writeHead = (...args) => {
+        process.nextTick(() => this.leave())
+        return writeHead.apply(res, args)
+      }
+    } else if (/^text\/event-stream/i.test(res.getHeader('content-type') ?? res._header?.match(/^content-type: *(.*)$/im)?.[1])) {
+      this.#isLeaving = true
+      this.told()
+    }
+  }
+
+  // Express and Connect hand on what they did not serve. Their own last word would show the trace
+  // to the client wherever NODE_ENV is not `production`.
+  next(error) {
+    if (error) return this.fail(error)
+    this.answer(404, `Cannot ${this.req.method} ${this.req.url.replace(/\?.*/s, '')}\n`)
+  }
+
+  fail(error) {
+    const { req } = this
+    const given = error?.status ?? error?.statusCode
+    if (this.#isTold && isAbort(error)) return
+    if (given >= 400 && given < 500) return this.answer(given, http.STATUS_CODES[given] + '\n', undefined, error.headers)
+    const [body, type] = failure(error, req.method, req.url, (name) => req.headers[name])
+    this.answer(500, body, type, error?.headers)
+  }
+
+  answer(status, body, type = 'text/plain; charset=utf-8', headers = undefined) {
+    const { res } = this
+    if (res.headersSent) return void (res.writableEnded || res.destroy()) // a cut must not look like an end
+    for (const name of res.getHeaderNames()) res.removeHeader(name)
+    res.writeHead(status, { ...headers, 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) }).end(body)
+  }
+}
+
+const busy = (res) => res.writeHead(503, BUSY).end('busy\n')
+
+function onRequest(req, res) {
+  const probe = req.headers['rip-probe']
+  if (probe && req.url === '/ready') return isReady(probe) ? res.end('ok') : busy(res)
+  if (worker.current) return busy(res)
+  nameClient(req)
+  worker.current = req.socket[EXCHANGE] = new Exchange(req, res)
+  worker.current.run()
+}
+
+// A Unix socket has no addresses: frameworks look there for `req.ip`.
+function nameClient(req) {
+  const { headers, rawHeaders, socket } = req
+  const client = clientOf(headers['rip-client'] ?? headers['x-forwarded-for'])
+  if (headers['rip-client']) {
+    delete headers['rip-client']
+    const at = rawHeaders.findIndex((name, i) => i % 2 === 0 && name.toLowerCase() === 'rip-client')
+    if (at >= 0) rawHeaders.splice(at, 2)
+  }
+  if (socket[CLIENT] === undefined) {
+    for (const [name, key] of [['remoteAddress', 'address'], ['remoteFamily', 'family'], ['remotePort', 'port']]) {
+      Object.defineProperty(socket, name, { configurable: true, get() { return this[CLIENT]?.[key] } })
+    }
+  }
+  socket[CLIENT] = client
+}
+
+// ---- a WebSocket, which is the app's own business from the first byte on ----
+
+class Tunnel {
+  constructor(req, socket) {
+    this.req = req
+    this.socket = socket
+    socket.on('close', () => { if (worker.current === this) worker.current = undefined })
+    socket.on('error', () => {}) // close follows
+  }
+
+  leave() {
+    if (this.socket.bytesWritten) this.socket.write(CLOSE_1012)
+  }
+
+  fail(error) {
+    failure(error, this.req.method, this.req.url, (name) => this.req.headers[name])
+    this.socket.destroy()
+  }
+}
+
+function onUpgrade(req, socket, head) {
+  if (worker.current) {
+    const fields = Object.entries(BUSY).map(([name, value]) => `${name}: ${value}\r\n`).join('')
+    return socket.end(`HTTP/1.1 503 Service Unavailable\r\n${fields}Content-Length: 5\r\n\r\nbusy\n`)
+  }
+  nameClient(req)
+  const tunnel = worker.current = new Tunnel(req, socket)
+  req.url = percents(req.url)
+  try {
+    worker.app.server.emit('upgrade', req, socket, head)
+  } catch (error) {
+    tunnel.fail(error)
+  }
+}
+
+// ---- the server ----
+
+// Node writes a head and a text that follows it in one piece, in UTF-8: that garbles the bytes past
+// ASCII in header values, which are Latin-1 as they came. In two pieces it does not.
+const { prototype } = http.ServerResponse
+const send = prototype._send
+prototype._send = function (data, encoding, ...rest) {
+  if (!this._headerSent && typeof data === 'string' && /[\x80-\xff]/.test(this._header)) data = Buffer.from(data, encoding)
+  return send.call(this, data, encoding, ...rest)
+}
+
+// The front end times things; here nothing may.
+export function listenerServer() {
+  const options = { maxHeaderSize: 256 * 1024, keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0 }
+  const server = Object.assign(http.createServer(options, onRequest), { timeout: 0 })
+  // Bun would not say that the connection is half-closed; so it may close it.
+  server.httpAllowHalfOpen = !isBun
+  server.on('connection', (socket) => socket.on('end', () => socket[EXCHANGE]?.told()))
+  // Node takes an upgrade for a plain request where nobody listens for it.
+  const { listenerCount } = server
+  server.listenerCount = function (event, ...more) {
+    if (event === 'upgrade') return worker.app.server?.listenerCount(event) ?? 0
+    return listenerCount.call(this, event, ...more)
+  }
+  return server.on('upgrade', onUpgrade)
+}
+
+// Listens with a node:net or node:http server, joins, and is quiet when the server has hung up.
+export function serve(server) {
+  const sockets = new Set()
+  server.on('connection', (socket) => {
+    sockets.add(socket)
+    socket.on('close', () => sockets.delete(socket))
+  })
+  fs.rmSync(socketPath, { force: true })
+  const isQuiet = () => sockets.size === 0 && !worker.current
+  server.listen({ path: socketPath, backlog: 4096 }, () => join({ isQuiet, close: () => server.close() }))
+}
