@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// The most folders that are watched: each takes kernel memory, and sources seldom lie in more.
 const MOST_FOLDERS: usize = 4096;
 /// Folders that hold no sources of the app's own.
-const PASSED_OVER: [&str; 4] = ["node_modules", "__pycache__", "target", "venv"];
+const PASSED_OVER: [&str; 5] = ["node_modules", "__pycache__", "target", "venv", "site-packages"];
 
 /// Watches an app's folder.
 pub struct Watch {
@@ -40,7 +40,8 @@ fn endings(runtime: Runtime) -> &'static [&'static str] {
     const JAVASCRIPT: &[&str] = &["rip", "ts", "tsx", "mts", "cts", "js", "jsx", "mjs", "cjs", "json"];
     match runtime {
         Runtime::JavaScript => JAVASCRIPT,
-        Runtime::Python => &["py"],
+        // Templates are kept in memory too, by Django and Jinja.
+        Runtime::Python => &["py", "html", "jinja", "jinja2", "j2", "djhtml", "mako"],
         Runtime::Ruby => &["rb", "ru", "erb"],
         // A command may be of any runtime.
         Runtime::Command => {
@@ -76,8 +77,10 @@ impl Watch {
             let folder = watch.app.entry.parent().unwrap_or(Path::new("/")).to_path_buf();
             watch.add(&folder)?;
         } else {
-            let dir = watch.app.dir.clone();
-            watch.add_all(&dir)?;
+            // Of a package right below the root of the file system its own folder: everything would be too much.
+            let is_everything = watch.app.dir.parent().is_none();
+            let dir = watch.app.entry.parent().filter(|_| is_everything).unwrap_or(&watch.app.dir);
+            watch.add_all(&dir.to_path_buf())?;
         }
         Ok(Some(watch))
     }
@@ -253,6 +256,18 @@ mod tests {
         std::fs::write(&file, "x").expect("written");
         watch.read();
         assert_eq!(watch.changed, Some(file));
+    }
+
+    #[test]
+    fn templates_of_python_apps_count() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(dir.path().join("templates")).expect("made");
+        let mut watch = watch(Runtime::Python, dir.path(), "app.py");
+        for (name, counts) in [("notes.txt", false), ("index.html", true), ("mail.jinja2", true)] {
+            std::fs::write(dir.path().join("templates").join(name), "x").expect("written");
+            watch.read();
+            assert_eq!(watch.changed.take().is_some(), counts, "{name}");
+        }
     }
 
     #[test]
