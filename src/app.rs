@@ -125,7 +125,7 @@ impl fmt::Display for NoApp {
                 let names: Vec<&str> = names.collect();
                 write!(
                     f,
-                    "no entry found in '{}'; one of {} would do, or a file named itself, or -- command {{socket}}",
+                    "no entry found in '{}'; one of {} would do, or a file named itself, or <module>:<app> of a Python project behind it, or -- command {{socket}}",
                     shown(&path),
                     names.join(", ")
                 )

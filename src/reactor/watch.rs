@@ -79,8 +79,9 @@ impl Watch {
         } else {
             // Of a package right below the root of the file system its own folder: everything would be too much.
             let is_everything = watch.app.dir.parent().is_none();
-            let dir = watch.app.entry.parent().filter(|_| is_everything).unwrap_or(&watch.app.dir);
-            watch.add_all(&dir.to_path_buf())?;
+            let dir =
+                watch.app.entry.parent().filter(|_| is_everything).unwrap_or(&watch.app.dir).to_path_buf();
+            watch.add_all(&dir)?;
         }
         Ok(Some(watch))
     }

@@ -98,6 +98,9 @@ SECRET_KEY = 'x'
 ALLOWED_HOSTS = ['*']
 ROOT_URLCONF = 'mysite.urls'
 WSGI_APPLICATION = 'mysite.wsgi.application'
+INSTALLED_APPS = ['django.contrib.staticfiles']
+STATIC_URL = '/static/'
+STATICFILES_DIRS = ['assets']
 ";
     let wsgi = "
 import os
@@ -119,6 +122,10 @@ urlpatterns = [path('', views.index)]
         ("mysite/wsgi.py", wsgi),
         ("mysite/urls.py", urls),
         ("mysite/views.py", views),
+        ("assets/site.css", "p {}"),
     ];
     says(&files, "", &[], "mysite.views");
+    let Some((_fixture, mut server)) = serve(&files, "", &[]) else { return };
+    server.wait_for_workers(1);
+    assert_eq!(server.get("/static/site.css").text(), "p {}", "as its own server does in debug mode");
 }

@@ -45,7 +45,7 @@ class Target:
 
     def load(self):
         """Runs the entry as a new module and returns the app in it."""
-        return self.app_in(self.import_module())
+        return with_static_files(self.app_in(self.import_module()))
 
     def import_module(self):
         name = self.module_name
@@ -146,6 +146,26 @@ class Target:
     def would_do(self, attribute):
         words = ("rip-server", os.getcwd(), "%s:%s" % (self.text.partition(":")[0], attribute))
         return "; %s would do" % " ".join(map(shlex.quote, words))
+
+
+def with_static_files(app):
+    """In debug mode Django's own server adds its static files to the app, and so is done here."""
+    if "django.contrib.staticfiles" not in sys.modules:
+        return app
+    from django.conf import settings
+
+    if not (settings.configured and settings.DEBUG and settings.STATIC_URL):
+        return app
+    kinds = {kind.__name__ for kind in type(app).__mro__}
+    if "WSGIHandler" in kinds:
+        from django.contrib.staticfiles.handlers import StaticFilesHandler
+
+        return StaticFilesHandler(app)
+    if "ASGIHandler" in kinds or "ProtocolTypeRouter" in kinds:
+        from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+        return ASGIStaticFilesHandler(app)
+    return app
 
 
 def looks_like_asgi(app):
