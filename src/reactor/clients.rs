@@ -4,10 +4,7 @@ use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
 use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::{Readiness, Target};
-use super::{
-    ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, READ_BYTES, Reactor, SPARE_DESCRIPTORS, TURN_BYTES,
-    spool_room,
-};
+use super::{ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, READ_BYTES, Reactor, TURN_BYTES, spool_room};
 use crate::balancer::Decision;
 use crate::conn::Request;
 use crate::conn::client::Event;
@@ -32,7 +29,7 @@ impl Reactor {
             return false;
         }
         for _ in 0..MOST_A_TURN {
-            let is_near_bound = self.clients.len() as u64 + SPARE_DESCRIPTORS >= self.limit.raised();
+            let is_near_bound = self.is_near_descriptor_bound();
             if is_near_bound && self.longest_quiet().is_none() {
                 self.pause_accepting(&"none that is quiet can make room");
                 return false;
@@ -60,6 +57,12 @@ impl Reactor {
             }
         }
         true
+    }
+
+    /// Whether another client could take a descriptor that is needed elsewhere.
+    fn is_near_descriptor_bound(&self) -> bool {
+        let taken = self.clients.len() + self.spools.files() + self.control.connections.len();
+        taken as u64 + self.kept_descriptors >= self.limit.raised()
     }
 
     fn admit(&mut self, stream: super::stream::Stream, peer: Peer) {
@@ -100,7 +103,7 @@ impl Reactor {
     }
 
     /// Closes the connection that has been quiet for the longest time.
-    fn close_for_room(&mut self) {
+    pub(super) fn close_for_room(&mut self) {
         /// So many of them may have sent a request in this moment.
         const MAX_LOOKS: usize = 8;
         for _ in 0..MAX_LOOKS {
@@ -370,7 +373,10 @@ impl Reactor {
             return;
         };
         match kind {
-            // It waits for us.
+            // It waits for us, and its turn will come.
+            ClientDeadline::Receive if entry.waits_for_file && self.spools.lacks_descriptors() => {
+                self.refuse_arriving(client, Reason::SpoolFull);
+            }
             ClientDeadline::Receive if entry.waits_for_file => {
                 self.client_deadlines.arm(client.0, kind, self.clock.now);
             }

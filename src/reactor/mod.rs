@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod connect;
 mod control;
+mod descriptors;
 mod entry;
 mod failures;
 mod groups;
@@ -96,8 +97,8 @@ const LOG_DELAY: Duration = Duration::from_millis(50);
 const LOG_BYTES: usize = 64 * 1024;
 /// Accepting pauses for so long when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Descriptors that are kept free for spool files, workers and the control socket.
-const SPARE_DESCRIPTORS: u64 = 64;
+/// Between two looks for a descriptor for a spool file.
+const FILES_PAUSE: Duration = Duration::from_millis(20);
 
 pub use start::{Source, StartError};
 
@@ -118,6 +119,8 @@ pub struct Reactor {
     metrics_listeners: Vec<Listener>,
     accept_again: Option<Instant>,
     is_short_of_descriptors: bool,
+    /// So many are kept free of clients.
+    kept_descriptors: u64,
     clients: Slab<ClientEntry>,
     workers: Slab<WorkerEntry>,
     control: control::ControlSocket,
@@ -144,6 +147,8 @@ pub struct Reactor {
     spools: Rc<SpoolBudget>,
     /// Whose spool waits for a tick that may make files, in the order of their coming.
     waiting_for_files: VecDeque<ClientKey>,
+    /// When they are looked at again, after there were no descriptors.
+    files_again: Option<Instant>,
     scratch: Vec<u8>,
     prefix: Vec<u8>,
     buffers: buffers::Buffers,
@@ -264,7 +269,7 @@ impl Reactor {
     fn patience(&self) -> Option<Duration> {
         let has_ready =
             self.has_ended_children || !self.again.is_empty() || self.control.connections.has_ready();
-        let has_spools_to_do = !self.waiting_for_files.is_empty() || self.spools.has_leaving_files();
+        let has_spools_to_do = self.wants_files_now() || self.spools.has_leaving_files();
         if has_ready || has_spools_to_do || !self.timed_out.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -277,6 +282,7 @@ impl Reactor {
             self.client_deadlines.next(),
             self.worker_deadlines.next(),
             self.control_deadlines.next(),
+            self.files_again,
             self.balancer.next_deadline(),
             self.fleet.next_deadline(),
             self.groups.next_deadline(),

@@ -1,9 +1,9 @@
 //! What is done where spools find no room, or not in this tick: workers are held back, clients are not read.
 
-use super::Reactor;
 use super::entry::{ClientEntry, Phase, WorkerDeadline};
 use super::spool::{Settled, SpoolBudget};
 use super::token::Target;
+use super::{FILES_PAUSE, Reactor};
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
 use std::collections::VecDeque;
@@ -32,8 +32,18 @@ pub(super) fn wait_for_file(waiting: &mut VecDeque<ClientKey>, client: ClientKey
 }
 
 impl Reactor {
+    /// Somebody waits for a file, and it is worth while to look whether one can be made.
+    pub(super) fn wants_files_now(&self) -> bool {
+        !self.waiting_for_files.is_empty() && self.files_again.is_none()
+    }
+
     /// At the beginning of a tick: whoever waits for a file gets one, first come, first served.
     pub(super) fn settle_spools(&mut self) {
+        let now = self.clock.now;
+        if self.files_again.is_some_and(|again| now < again) {
+            return;
+        }
+        self.files_again = None;
         while !self.spools.is_tick_over()
             && let Some(client) = self.waiting_for_files.pop_front()
         {
@@ -56,6 +66,10 @@ impl Reactor {
                 | Phase::Lingering
                 | Phase::Dead => {}
             }
+        }
+        if self.spools.lacks_descriptors() && !self.waiting_for_files.is_empty() {
+            self.files_again = Some(now + FILES_PAUSE);
+            self.close_for_room();
         }
     }
 

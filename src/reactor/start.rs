@@ -12,8 +12,8 @@ use super::spool::SpoolBudget;
 use super::stopping::Stage;
 use super::token::Target;
 use super::{
-    Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, logs, signals,
-    sizing,
+    Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, descriptors,
+    logs, signals, sizing,
 };
 use crate::app::{self, App, Wanted};
 use crate::config::{Config, Listen};
@@ -126,6 +126,7 @@ impl Reactor {
             (None, None) => return Err(StartError::Usage("no app given".into())),
         };
         let app = source.find().map_err(StartError::Usage)?;
+        descriptors::check(&config, limit)?;
         let names = Names::new(&config.place, &app.name);
         socket_dir::prepare(&names.dir)?;
         socket_dir::check_lengths(&names)?;
@@ -174,6 +175,7 @@ impl Reactor {
     ) -> Self {
         let clock = Clock::new();
         let now = clock.now;
+        let kept_descriptors = descriptors::kept(&config, limit);
         Reactor {
             poll: opened.poll,
             client_deadlines: Deadlines::new(&[
@@ -207,6 +209,7 @@ impl Reactor {
             watch: None,
             spools: SpoolBudget::new(config.spool_dir.clone(), config.max_spool_bytes),
             waiting_for_files: VecDeque::new(),
+            files_again: None,
             config,
             releases: Releases::new(source.find()),
             source,
@@ -220,6 +223,7 @@ impl Reactor {
             metrics_listeners: opened.metrics_listeners,
             accept_again: None,
             is_short_of_descriptors: false,
+            kept_descriptors,
             clients: Slab::new(),
             workers: Slab::new(),
             control: opened.control,

@@ -263,9 +263,11 @@ impl Reactor {
                 && let Some(exchange) = &mut entry.exchange
             {
                 exchange.is_held_back = waiting.out.is_at_bound();
-                if exchange.is_held_back && self.spools.is_tick_over() {
+                let is_tick_over = self.spools.is_tick_over();
+                if exchange.is_held_back && is_tick_over {
                     spool_room::wait_for_file(&mut self.waiting_for_files, client, waiting);
-                } else if exchange.is_held_back {
+                }
+                if exchange.is_held_back && (!is_tick_over || self.spools.lacks_descriptors()) {
                     self.metrics.hold_backs += 1;
                 }
                 if !matches!(step.outcome, Outcome::Ended { .. }) {

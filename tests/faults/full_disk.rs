@@ -38,14 +38,8 @@ fn a_body_that_finds_no_room_is_refused_and_nothing_else() {
     if !can_inject("a_body_that_finds_no_room_is_refused_and_nothing_else") {
         return;
     }
-    let rules = [
-        "spool.write=ENOSPC@2",
-        "spool.write=EIO@1",
-        "spool.write=EDQUOT@3",
-        "spool.open=ENOSPC@1x2",
-        "spool.open=EMFILE@1x2",
-        "spool.open=ENFILE@1x2",
-    ];
+    let rules =
+        ["spool.write=ENOSPC@2", "spool.write=EIO@1", "spool.write=EDQUOT@3", "spool.open=ENOSPC@1x2"];
     let faults = Faults::for_later(&rules.join(" "));
     let mut server = start(&faults);
     let mut kept = server.client();
@@ -69,6 +63,28 @@ fn a_body_that_finds_no_room_is_refused_and_nothing_else() {
 }
 
 #[test]
+fn a_body_that_finds_no_descriptor_waits_for_one() {
+    if !can_inject("a_body_that_finds_no_descriptor_waits_for_one") {
+        return;
+    }
+    let rules = ["spool.open=EMFILE@1x4", "spool.open=ENFILE@1x4"];
+    let faults = Faults::for_later(&rules.join(" "));
+    let mut server = start(&faults);
+    let mut kept = server.client();
+    for rule in rules {
+        faults.turn_one(rule, true);
+        let large = body(LARGE);
+        assert_eq!(server.client().post("/sha", &large).text(), length_and_checksum(&large), "{rule}");
+        faults.turn_one(rule, false);
+        assert_serves(&mut kept, &server);
+    }
+    faults.assert_all_struck();
+    assert_eq!(metric(&server, REFUSED), 0.0);
+    drop(kept);
+    assert_sound(&mut server);
+}
+
+#[test]
 fn a_folder_that_fails_is_no_folder() {
     if !can_inject("a_folder_that_fails_is_no_folder") {
         return;
@@ -87,15 +103,17 @@ fn without_a_folder_and_without_memory_a_body_is_refused() {
     if !can_inject("without_a_folder_and_without_memory_a_body_is_refused") {
         return;
     }
-    for error in ["ENOMEM", "EMFILE"] {
+    for (error, status) in [("ENOMEM", 503), ("EMFILE", 200)] {
         let faults = Faults::for_later(&format!("spool.memfd={error}@1"));
         let builder = patient(test_worker()).args(["w:1", "--json"]).env("TMPDIR", "/no/such/folder");
         let mut server = builder.start_under(&faults);
         server.wait_for_workers(1);
         let mut kept = server.client();
         faults.turn_on();
-        assert_eq!(server.client().post("/large", &body(LARGE)).status, 503);
-        assert_eq!(line_of(&mut server, "/large")["reason"], "spool_full");
+        // A descriptor is waited for.
+        assert_eq!(server.client().post("/sha", &body(LARGE)).status, status, "{error}");
+        let reason = line_of(&mut server, "/sha")["reason"].clone();
+        assert_eq!(reason == "spool_full", status == 503, "{error}: {reason}");
         assert_serves(&mut kept, &server);
         faults.assert_all_struck();
         drop(kept);

@@ -184,3 +184,69 @@ fn a_worker_that_dies_without_descriptors_is_replaced() {
     assert_eq!(response.status, 200, "{}", response.text());
     assert_ne!(response.text(), pid.to_string());
 }
+
+/// Under so many descriptors, with the test worker.
+fn start_under(descriptors: u64, words: &[&str]) -> crate::support::ServerBuilder {
+    let wrapper = format!(r#"ulimit -n {descriptors}; exec "$@""#);
+    server_behind(&wrapper, test_worker()).args(words)
+}
+
+/// The same to its end.
+fn run_under(descriptors: u64, words: &[&str]) -> crate::support::Output {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = std::process::Command::new("sh");
+    let shell = format!(r#"ulimit -n {descriptors}; exec "$@""#);
+    command.args(["-c", &shell, "sh"]).arg(crate::support::server_program()).arg(test_worker());
+    command.args(words).arg("http:127.0.0.1:0").arg("--socket-dir").arg(dir.path().join("s"));
+    crate::support::server::output(command)
+}
+
+#[test]
+fn a_limit_that_is_too_low_is_refused_with_the_number_that_would_do() {
+    for (descriptors, workers) in [(20, 1), (40, 4), (100, 40)] {
+        let words = format!("w:{workers}");
+        let output = run_under(descriptors, &[&words]);
+        assert_eq!(output.code, 1, "{}", output.stderr);
+        assert_eq!(output.stdout, "");
+        let line = output.stderr.trim();
+        assert!(!line.contains('\n') && line.contains(&format!("may have {descriptors} ")), "{line}");
+        let would_do = line.split("ulimit -n ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let would_do: u64 = would_do.unwrap_or_else(|| panic!("no number: {line}"));
+        // One less would not, and that many do.
+        assert_eq!(run_under(would_do - 1, &[&words]).code, 1);
+        let mut server = start_under(would_do, &[&words]).start();
+        server.wait_for_workers(workers);
+        assert_eq!(server.get("/ping").text(), "pong");
+        let large = vec![b'x'; 300_000];
+        assert_eq!(server.client().post("/sha", &large).status, 200);
+    }
+}
+
+#[test]
+fn many_workers_under_few_descriptors_all_start_and_find_room_for_bodies() {
+    const WORKERS: u64 = 40;
+    const BODIES: usize = 120;
+    let mut server = start_under(256, &["w:40", "--json", "--queue-timeout-ms=60000"]).start();
+    server.wait_for_workers(WORKERS);
+    let large = vec![b'x'; 200_000];
+    let mut clients: Vec<Client> = (0..BODIES)
+        .map(|_| {
+            let mut client = server.client();
+            client
+                .send("POST /sha HTTP/1.1\r\nHost: a\r\nContent-Length: 200001\r\nConnection: close\r\n\r\n");
+            client
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            let large = &large;
+            scope.spawn(move || {
+                client.send(large);
+                client.send("!");
+                assert_eq!(client.read_response().status, 200);
+            });
+        }
+    });
+    assert_eq!(server.verb(["reload"]).code, 0, "there is room for successors");
+    assert_eq!(server.get("/ping").text(), "pong");
+}

@@ -132,6 +132,10 @@ pub struct Connections {
 }
 
 impl Connections {
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -158,10 +162,9 @@ impl Connections {
     }
 
     /// Whether another control connection is one too many.
-    fn is_at_bound(&self) -> bool {
+    fn is_at_bound(&self, bound: usize) -> bool {
         let counts = |other: &Connection| other.peer != ControlPeer::Scraper && other.phase != Phase::Closed;
-        self.slab.len() >= MAX_CONTROL
-            && self.slab.iter().filter(|(_, other)| counts(other)).count() >= MAX_CONTROL
+        self.slab.len() >= bound && self.slab.iter().filter(|(_, other)| counts(other)).count() >= bound
     }
 
     /// The control connection that makes room for another one: the oldest of those that wait for a request.
@@ -175,13 +178,13 @@ impl Connections {
     }
 
     /// The metrics connection that makes room for another one, if that is necessary.
-    fn scraper_to_close(&self) -> Option<usize> {
+    fn scraper_to_close(&self, bound: usize) -> Option<usize> {
         let scrapers = || {
             let is_one =
                 |other: &Connection| other.peer == ControlPeer::Scraper && other.phase != Phase::Closed;
             self.slab.iter().filter(move |(_, other)| is_one(other))
         };
-        if scrapers().count() < MAX_SCRAPERS {
+        if scrapers().count() < bound {
             return None;
         }
         scrapers().min_by_key(|(_, other)| (!other.conn.is_idle(), other.number)).map(|(key, _)| key)
@@ -218,7 +221,7 @@ impl Reactor {
     /// Takes the control connections that the kernel has ready, as many as a tick may take.
     pub(in crate::reactor) fn accept_control(&mut self) {
         for _ in 0..MOST_A_TURN {
-            if self.control.connections.is_at_bound() {
+            if self.control.connections.is_at_bound(self.share_of_descriptors(8, MAX_CONTROL)) {
                 let idle = self.control.connections.idle_control().filter(|key| self.has_been_idle(*key));
                 let Some(idle) = idle else {
                     // Looked at again when one of them is closed, and each has a deadline.
@@ -251,6 +254,11 @@ impl Reactor {
         self.again.push(Target::ControlListener);
     }
 
+    /// Where descriptors are few, operators' connections have no more than a share of them.
+    fn share_of_descriptors(&self, share: u64, most: usize) -> usize {
+        usize::try_from(self.limit.raised() / share).map_or(most, |bound| bound.clamp(2, most))
+    }
+
     /// Whoever has just come is about to say something.
     fn has_been_idle(&self, key: usize) -> bool {
         const IDLE_FOR: Duration = Duration::from_millis(100);
@@ -268,7 +276,9 @@ impl Reactor {
                 Accepted::GoneAlready => continue,
                 Accepted::NotNow(error) => return self.pause_accepting(&error),
             };
-            if let Some(key) = self.control.connections.scraper_to_close() {
+            if let Some(key) =
+                self.control.connections.scraper_to_close(self.share_of_descriptors(16, MAX_SCRAPERS))
+            {
                 self.close_control(key);
             }
             self.watch_control(stream, ControlPeer::Scraper);

@@ -227,8 +227,14 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         }
         108..=109 => OperatorTakes { operator: random.below(6), bytes: random.below(3000) },
         111..=113 => {
-            let disk = [Disk::Full, Disk::NearlyFull(random.below(4)), Disk::Missing, Disk::Works];
-            SetDisk { disk: disk[random.below(4)] }
+            let disk = [
+                Disk::Full,
+                Disk::NearlyFull(random.below(4)),
+                Disk::Missing,
+                Disk::NoDescriptors,
+                Disk::Works,
+            ];
+            SetDisk { disk: disk[random.below(5)] }
         }
         110 => OperatorLeaves { operator: random.below(6) },
         97 if random.chance(3) => Stop,

@@ -17,10 +17,13 @@ pub enum Disk {
     NearlyFull(usize),
     /// It is no usable folder.
     Missing,
+    /// No descriptor is left for a file.
+    NoDescriptors,
 }
 
 thread_local! {
     static DISK: Cell<Disk> = const { Cell::new(Disk::Works) };
+    static LACKED_DESCRIPTORS: Cell<bool> = const { Cell::new(false) };
     static WAS_FULL: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -32,11 +35,17 @@ pub fn set(disk: Disk) {
 pub fn begin() {
     set(Disk::Works);
     WAS_FULL.set(false);
+    LACKED_DESCRIPTORS.set(false);
 }
 
 /// Whether anything has found no room.
 pub fn was_full() -> bool {
     WAS_FULL.get()
+}
+
+/// Whether there was no descriptor for a file, so that quiet connections had to make room.
+pub fn lacked_descriptors() -> bool {
+    LACKED_DESCRIPTORS.get()
 }
 
 fn no_space() -> io::Error {
@@ -48,6 +57,11 @@ pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     match DISK.get() {
         Disk::Full => Err(no_space()),
         Disk::Works | Disk::NearlyFull(_) => unnamed::open(folder),
+        Disk::NoDescriptors => {
+            WAS_FULL.set(true);
+            LACKED_DESCRIPTORS.set(true);
+            Err(Errno::EMFILE.into())
+        }
         Disk::Missing => unnamed::open(Path::new("/nonexistent")),
     }
 }
@@ -56,7 +70,7 @@ pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     match DISK.get() {
         Disk::Full | Disk::NearlyFull(0) => return Err(no_space()),
         Disk::NearlyFull(writes) => DISK.set(Disk::NearlyFull(writes - 1)),
-        Disk::Works | Disk::Missing => {}
+        Disk::Works | Disk::Missing | Disk::NoDescriptors => {}
     }
     unnamed::write(file, bytes, offset)
 }

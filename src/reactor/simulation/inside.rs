@@ -184,7 +184,7 @@ impl Street {
                 continue;
             };
             let Some(entry) = reactor.clients.get(key.0) else { continue };
-            let is_open = entry.wants_bytes() && !reactor.is_tunnel_full(key);
+            let is_open = entry.wants_bytes() && !reactor.is_tunnel_full(key) && !entry.waits_for_file;
             assert!(!is_open || wire.to_server.is_empty(), "client {at}: its bytes lie unread");
             assert!(
                 !is_open || !wire.peer_has_ended || entry.conn.has_ended,

@@ -193,6 +193,7 @@ impl Street {
             self.truth.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
         });
         let has_cause = wire.peer_has_ended
+            || (disk::lacked_descriptors() && wire.to_server.is_empty())
             || wire.is_reset
             || has_last
             || was_refused

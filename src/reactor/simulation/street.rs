@@ -156,7 +156,7 @@ impl Street {
         let mut all = clients.chain(lines).chain(&self.controls).chain(operators);
         let has_edge = all.any(|wire| wire.borrow().has_edge());
         let has_ready = !self.reactor.again.is_empty() || self.reactor.control.connections.has_ready();
-        let has_ready = has_ready || !self.reactor.waiting_for_files.is_empty();
+        let has_ready = has_ready || self.reactor.wants_files_now();
         let has_more = has_ready || !self.reactor.timed_out.is_empty();
         !has_edge && !has_more && !self.has_knocked && self.reaps_in == 0
     }

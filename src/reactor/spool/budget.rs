@@ -4,6 +4,7 @@
 use crate::reactor::simulation::disk as unnamed;
 #[cfg(not(test))]
 use crate::unnamed;
+use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -34,6 +35,10 @@ pub struct SpoolBudget {
     disk_bytes: Cell<u64>,
     /// Files that may still be made in this tick.
     files_left: Cell<usize>,
+    /// All that are open.
+    files: Cell<usize>,
+    /// The last file could not be made for want of a descriptor.
+    lacks_descriptors: Cell<bool>,
     /// Files that nobody reads any more.
     leaving: RefCell<VecDeque<Segment>>,
     /// The folder takes no files.
@@ -62,9 +67,9 @@ pub struct Segment {
 /// Why bytes find no place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRoom {
-    /// So many files have been made in this tick; there may be room in the next.
+    /// So many files have been made in this tick, or there was no descriptor; there may be room in the next.
     TickIsOver,
-    /// The disk, `--max-spool`, the memfds' bound or the descriptors are used up.
+    /// The disk, `--max-spool` or the memfds' bound are used up.
     Full,
 }
 
@@ -121,6 +126,8 @@ impl SpoolBudget {
             memfd_bytes: Cell::new(0),
             disk_bytes: Cell::new(0),
             files_left: Cell::new(MAX_FILES_PER_TICK),
+            files: Cell::new(0),
+            lacks_descriptors: Cell::new(false),
             leaving: RefCell::default(),
             folder_trouble: RefCell::default(),
             room_trouble: RefCell::default(),
@@ -139,6 +146,16 @@ impl SpoolBudget {
     /// No more files are made in this tick.
     pub fn is_tick_over(&self) -> bool {
         self.files_left.get() == 0
+    }
+
+    /// How many files are open.
+    pub fn files(&self) -> usize {
+        self.files.get()
+    }
+
+    /// The last file could not be made for want of a descriptor: it is tried again when there is one.
+    pub fn lacks_descriptors(&self) -> bool {
+        self.lacks_descriptors.get()
     }
 
     /// Whether files are still to be closed.
@@ -196,7 +213,19 @@ impl SpoolBudget {
             return Err(self.bound_is_reached());
         }
         self.files_left.set(self.files_left.get() - 1);
-        let (file, no_folder) = unnamed::open(&self.folder).map_err(|error| self.is_full(&error))?;
+        let opened = unnamed::open(&self.folder).map_err(|error| {
+            let full = self.is_full(&error);
+            self.lacks_descriptors.set(lacks_descriptors(&error));
+            if self.lacks_descriptors.get() {
+                // Nor would another one be made.
+                self.files_left.set(0);
+                return NoRoom::TickIsOver;
+            }
+            full
+        });
+        let (file, no_folder) = opened?;
+        self.lacks_descriptors.set(false);
+        self.files.set(self.files.get() + 1);
         match &no_folder {
             Some(error) => self.folder_trouble.borrow_mut().meet(|| error.to_string()),
             None => self.folder_trouble.borrow_mut().has_gone_well = true,
@@ -234,6 +263,7 @@ impl SpoolBudget {
     fn close(&self, segment: Segment) {
         let held = if segment.is_memfd { &self.memfd_bytes } else { &self.disk_bytes };
         held.set(held.get() - segment.bytes);
+        self.files.set(self.files.get() - 1);
     }
 
     fn is_full(&self, error: &io::Error) -> NoRoom {
@@ -246,6 +276,11 @@ impl SpoolBudget {
         self.room_trouble.borrow_mut().meet(text);
         NoRoom::Full
     }
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let codes = [Errno::EMFILE as i32, Errno::ENFILE as i32];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 #[cfg(test)]

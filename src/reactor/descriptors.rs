@@ -1,0 +1,46 @@
+//! How many descriptors a server needs, and how many it keeps from its clients.
+
+use super::start::StartError;
+use crate::config::Config;
+use crate::process::DescriptorLimit;
+
+/// Standard streams and the log's own for two of them, epoll, signals, the lock, the control socket, the watch, and what
+/// is opened for a moment: a folder, files of `/proc`.
+const OWN: u64 = 16;
+/// Standard output and error, and a connection.
+const PER_WORKER: u64 = 3;
+/// While a worker is started: both ends of three pipes, and of the one that tells of its exec.
+const PER_START: u64 = 8;
+/// For spool files and operators' connections.
+const SPARE: u64 = 36;
+/// For clients, spool files and operators together. With fewer it would start, and hardly serve anybody.
+const MIN_LEFT: u64 = 16;
+
+/// What the server and its workers take, one successor included.
+fn needed(config: &Config) -> u64 {
+    let listeners = config.listen.len() + config.metrics.len();
+    OWN + listeners as u64 + PER_WORKER * (config.workers.max as u64 + 1) + PER_START
+}
+
+/// How many are kept free of clients: what is needed, and spare ones, also for the other successors of a roll, up to half
+/// of what is left.
+pub(super) fn kept(config: &Config, limit: DescriptorLimit) -> u64 {
+    let needed = needed(config);
+    let left = limit.raised().saturating_sub(needed);
+    needed + (SPARE + PER_WORKER * config.workers.max as u64).min(left / 2)
+}
+
+/// # Errors
+/// The limit is too low for so many workers.
+pub(super) fn check(config: &Config, limit: DescriptorLimit) -> Result<(), StartError> {
+    let (has, wants) = (limit.raised(), needed(config) + MIN_LEFT);
+    if has >= wants {
+        return Ok(());
+    }
+    let workers = config.workers.max;
+    let fewer = if workers > 1 { ", or fewer workers" } else { "" };
+    Err(StartError::Trouble(format!(
+        "this process may have {has} descriptors, and with w:{workers} it needs {wants}: \
+         ulimit -n {wants} (systemd: LimitNOFILE={wants}){fewer} would do"
+    )))
+}
