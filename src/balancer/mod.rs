@@ -137,13 +137,14 @@ impl Balancer {
 
 /// Events in, decisions out.
 impl Balancer {
-    /// A whole request has arrived.
-    pub fn submit(&mut self, client: ClientKey, now: Instant) -> Decision {
+    /// A whole request has arrived. If no worker is idle, it waits until `deadline`: [`Balancer::deadline`], or later
+    /// where something more is waited for.
+    pub fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = match self.take_top() {
             Some(worker) => Decision::Assign { worker },
             None if self.queue.len() >= self.max_queue => Decision::Reject,
             None => {
-                self.enqueue(client, now + self.queue_timeout);
+                self.enqueue(client, deadline);
                 Decision::Enqueue
             }
         };
@@ -256,6 +257,20 @@ impl Balancer {
         is_out
     }
 
+    /// A worker that was withdrawn, and not replaced after all, may have requests again.
+    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> Next {
+        match self.standing.get(worker.0).copied().flatten() {
+            None => self.join(worker, None, now),
+            Some(Standing::Withdrawn) => {
+                self.standing[worker.0] = Some(Standing::Busy);
+                self.withdrawn -= 1;
+                self.deepest = self.deepest.max(self.in_use());
+                Next::Rest
+            }
+            Some(Standing::Idle { .. } | Standing::Busy) => Next::Rest,
+        }
+    }
+
     /// A worker is gone, whatever it did.
     pub fn remove(&mut self, worker: WorkerKey) {
         match self.standing.get_mut(worker.0).and_then(Option::take) {
@@ -341,15 +356,33 @@ mod tests {
         balancer
     }
 
+    fn submit(balancer: &mut Balancer, client: usize, now: Instant) -> Decision {
+        balancer.submit(ClientKey(client), balancer.deadline(now))
+    }
+
+    #[test]
+    fn a_withdrawn_worker_that_is_not_replaced_serves_again() {
+        let now = Instant::now();
+        let mut balancer = balancer_with(&[A, B], now);
+        assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
+        assert!(balancer.withdraw(B) && !balancer.withdraw(A));
+        assert_eq!(submit(&mut balancer, 1, now), Decision::Enqueue);
+        assert_eq!(balancer.readmit(B, now), Next::Serve { client: ClientKey(1) });
+        assert_eq!(balancer.readmit(A, now), Next::Rest);
+        assert_eq!((balancer.in_use(), balancer.busy()), (2, 2));
+        assert_eq!(balancer.release(A, now), Next::Rest, "it stays");
+        assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
+    }
+
     #[test]
     fn the_last_freed_is_next() {
         let now = Instant::now();
         let mut balancer = balancer_with(&[A, B], now);
-        assert_eq!(balancer.submit(ClientKey(0), now), Decision::Assign { worker: A });
-        assert_eq!(balancer.submit(ClientKey(1), now), Decision::Assign { worker: B });
+        assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
+        assert_eq!(submit(&mut balancer, 1, now), Decision::Assign { worker: B });
         balancer.release(B, now);
         balancer.release(A, now);
-        assert_eq!(balancer.submit(ClientKey(2), now), Decision::Assign { worker: A });
+        assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
     }
 
     #[test]
@@ -367,7 +400,7 @@ mod tests {
         assert_eq!(order(&balancer), [A.0, C.0]);
         assert_eq!(balancer.bottom(), Some((A, now)), "unneeded for as long as the one before it");
         // A busy one comes back to the top.
-        assert_eq!(balancer.submit(ClientKey(0), later), Decision::Assign { worker: C });
+        assert_eq!(submit(&mut balancer, 0, later), Decision::Assign { worker: C });
         assert_eq!(balancer.join(B, Some(C), later), Next::Rest);
         assert_eq!(order(&balancer), [A.0, B.0]);
     }
@@ -376,10 +409,10 @@ mod tests {
     fn who_leaves_or_is_stuck_is_not_needed() {
         let now = Instant::now();
         let mut balancer = balancer_with(&[A, B], now);
-        balancer.submit(ClientKey(0), now);
+        submit(&mut balancer, 0, now);
         assert_eq!((balancer.take_deepest(), balancer.deepest()), (1, 1));
         balancer.withdraw(A);
-        balancer.submit(ClientKey(1), now);
+        submit(&mut balancer, 1, now);
         assert_eq!((balancer.in_use(), balancer.busy(), balancer.take_deepest()), (1, 2, 1));
         assert_eq!(balancer.release(A, now), Next::Leave);
         assert_eq!((balancer.in_use(), balancer.busy()), (1, 1));
@@ -389,7 +422,7 @@ mod tests {
     fn queued_client_gives_up_at_its_deadline_and_not_before() {
         let now = Instant::now();
         let mut balancer = balancer_with(&[], now);
-        assert_eq!(balancer.submit(ClientKey(7), now), Decision::Enqueue);
+        assert_eq!(submit(&mut balancer, 7, now), Decision::Enqueue);
         assert_eq!(balancer.expire(now + Duration::from_millis(299)), None);
         assert_eq!(balancer.expire(now + Duration::from_millis(300)), Some(ClientKey(7)));
     }
@@ -398,11 +431,11 @@ mod tests {
     fn full_queue_rejects_and_departed_clients_make_room() {
         let now = Instant::now();
         let mut balancer = balancer_with(&[], now);
-        balancer.submit(ClientKey(0), now);
-        balancer.submit(ClientKey(1), now);
-        assert_eq!(balancer.submit(ClientKey(2), now), Decision::Reject);
+        submit(&mut balancer, 0, now);
+        submit(&mut balancer, 1, now);
+        assert_eq!(submit(&mut balancer, 2, now), Decision::Reject);
         assert!(balancer.forget(ClientKey(0)));
-        assert_eq!(balancer.submit(ClientKey(2), now), Decision::Enqueue);
+        assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
         assert_eq!(balancer.join(A, None, now), Next::Serve { client: ClientKey(1) });
     }
 
@@ -411,9 +444,9 @@ mod tests {
         let now = Instant::now();
         let mut balancer = balancer_with(&[A, B], now);
         assert!(balancer.withdraw(A));
-        assert_eq!(balancer.submit(ClientKey(0), now), Decision::Assign { worker: B });
+        assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: B });
         assert!(!balancer.withdraw(B));
-        balancer.submit(ClientKey(1), now);
+        submit(&mut balancer, 1, now);
         assert_eq!(balancer.release(B, now), Next::Leave);
         assert_eq!(balancer.waiting(), 1);
     }
@@ -423,9 +456,9 @@ mod tests {
         let now = Instant::now();
         let mut balancer = balancer_with(&[A], now);
         let first = balancer.deadline(now);
-        balancer.submit(ClientKey(0), now);
+        submit(&mut balancer, 0, now);
         let later = now + Duration::from_millis(10);
-        balancer.submit(ClientKey(1), later);
+        submit(&mut balancer, 1, later);
         assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
         assert_eq!(balancer.release(A, later), Next::Serve { client: ClientKey(0) });
     }

@@ -77,6 +77,16 @@ impl Model {
         !is_at_work
     }
 
+    pub fn readmit(&mut self, worker: WorkerKey) -> Next {
+        if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
+            self.busy.push(self.withdrawn.remove(at));
+        }
+        if self.everybody().contains(&worker) {
+            return Next::Rest;
+        }
+        self.join(worker, None)
+    }
+
     pub fn remove(&mut self, worker: WorkerKey) {
         for list in [&mut self.idle, &mut self.busy, &mut self.withdrawn] {
             list.retain(|other| *other != worker);
@@ -101,12 +111,14 @@ fn play(seed: u64) {
     for step in 0..150 {
         let context = format!("seed {seed}, step {step}");
         let at_work = [&model.busy[..], &model.withdrawn].concat();
-        match next(12) {
+        match next(13) {
             0..=3 => {
                 let client = ClientKey(clients);
                 clients += 1;
-                let expected = model.submit(client, now + TIMEOUT, false);
-                assert_eq!(balancer.submit(client, now), expected, "{context}");
+                // Some wait for something that takes longer.
+                let deadline = now + TIMEOUT * (1 + u32::from(next(6) == 0));
+                let expected = model.submit(client, deadline, false);
+                assert_eq!(balancer.submit(client, deadline), expected, "{context}");
             }
             4..=6 if !at_work.is_empty() => {
                 let worker = at_work[next(at_work.len())];
@@ -131,6 +143,13 @@ fn play(seed: u64) {
                         assert_eq!(balancer.withdraw(worker), model.withdraw(worker), "{context}");
                     }
                 }
+            }
+            11 => {
+                let everybody = model.everybody();
+                let fresh = (0..).map(WorkerKey).find(|key| !everybody.contains(key)).expect("a free key");
+                // One that was idle when it was withdrawn, or one of those that are there.
+                let worker = if next(2) == 0 { fresh } else { everybody.first().copied().unwrap_or(fresh) };
+                assert_eq!(balancer.readmit(worker, now), model.readmit(worker), "{context}");
             }
             9 if !model.waiting.is_empty() => {
                 let (client, _) = model.waiting.remove(next(model.waiting.len()));

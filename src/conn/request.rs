@@ -140,6 +140,16 @@ impl Request {
         }
     }
 
+    /// Whether the client asks for a page.
+    pub fn takes_html(&self) -> bool {
+        self.head.split(|&byte| byte == b'\n').skip(1).any(|line| {
+            let mut parts = line.splitn(2, |&byte| byte == b':');
+            let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let value = value.to_ascii_lowercase();
+            name.eq_ignore_ascii_case(b"accept") && value.windows(9).any(|word| word == b"text/html")
+        })
+    }
+
     pub fn method(&self) -> &[u8] {
         &self.head[self.method.clone()]
     }

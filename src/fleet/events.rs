@@ -51,6 +51,9 @@ impl Fleet {
             return;
         }
         self.ever_joined = true;
+        if self.stage == Stage::GivenUp {
+            self.stage = Stage::Running;
+        }
         let member = Member { phase: Phase::Serving { since: now }, drains, ..member };
         let slot = &mut self.slots[index];
         let (old, why) = match slot.succession {
@@ -165,11 +168,16 @@ impl Fleet {
     /// A rolling restart. During another one: that starts over with the newest code, once.
     pub fn reload(&mut self, now: Instant) {
         match (&mut self.roll, self.stage) {
-            (_, Stage::Draining | Stage::Stopping | Stage::GivenUp) => {
+            (_, Stage::Draining | Stage::Stopping) => {
                 self.actions.push_back(Action::RollEnded(RollEnd::Stopping));
             }
-            (Some(roll), Stage::Running) => roll.again = true,
+            (Some(roll), Stage::Running | Stage::GivenUp) => roll.again = true,
             (None, Stage::Running) => self.start_roll(),
+            // New code may well start.
+            (None, Stage::GivenUp) => {
+                self.stage = Stage::Running;
+                self.start_roll();
+            }
         }
         self.pump(now);
     }
@@ -224,7 +232,7 @@ impl Fleet {
 
     /// The server drains: nobody is replaced any more, crashed workers still are started again.
     pub fn drain(&mut self, now: Instant) {
-        if self.stage == Stage::Running {
+        if matches!(self.stage, Stage::Running | Stage::GivenUp) {
             self.stage = Stage::Draining;
             self.end_roll(RollEnd::Stopping);
             self.pump(now);
@@ -233,9 +241,7 @@ impl Fleet {
 
     /// All workers leave, and have until `until` for what they have at work.
     pub fn stop(&mut self, until: Instant, now: Instant) {
-        if self.stage != Stage::GivenUp {
-            self.stage = Stage::Stopping;
-        }
+        self.stage = Stage::Stopping;
         self.end_roll(RollEnd::Stopping);
         // Whoever was to be started would only have to end.
         self.actions.retain(|action| !matches!(action, Action::Spawn { .. }));

@@ -162,7 +162,7 @@ enum Stage {
     Draining,
     /// All workers leave.
     Stopping,
-    /// Nothing ever booted.
+    /// Nothing ever booted: nobody is started until a reload.
     GivenUp,
 }
 

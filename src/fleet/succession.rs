@@ -25,6 +25,10 @@ impl Fleet {
         self.finish_roll();
         let may_replace = self.stage == Stage::Running && self.may_open_replacement();
         let deadlines = self.slots.iter().filter_map(|slot| {
+            if self.stage == Stage::GivenUp {
+                // Whoever still boots has its deadline; nobody else is tried.
+                return slot.members().filter_map(|member| member.phase.deadline()).min();
+            }
             // A replacement that is due and may not begin is looked at by whoever frees its way.
             let is_blocked = matches!(slot.succession,
                 Succession::Wanted { not_before, .. } if not_before <= now || !may_replace);

@@ -47,6 +47,7 @@ pub enum Reason {
     ConnectFailed,
     BadResponse,
     WorkerDied,
+    StartFailed,
     Stopping,
     ClientGone,
     BadRequest(Bad),
@@ -69,6 +70,7 @@ impl Reason {
             ConnectFailed => (502, "connect_failed", "The app's worker could not be reached."),
             BadResponse => (502, "bad_response", "The app gave an answer that is not valid HTTP."),
             WorkerDied => (502, "worker_died", "The app's worker ended before it had answered."),
+            StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
             Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
             ClientGone => (499, "client_gone", "The client went away."),
             BadRequest(bad) => bad.row(),
@@ -100,7 +102,7 @@ impl Reason {
         match self {
             ClientTimeout | BodyTooLarge | SpoolFull | BadRequest(_) | Stopping | ClientGone => true,
             QueueFull | QueueTimeout | ReadTimeout | WorkerBusy | ConnectFailed | BadResponse
-            | WorkerDied => false,
+            | WorkerDied | StartFailed => false,
         }
     }
 }

@@ -270,7 +270,7 @@ impl Metrics {
 }
 
 /// Every reason, so that each has its line from the start and alerts need no special case.
-const ALL_REASONS: [Reason; 13] = [
+const ALL_REASONS: [Reason; 14] = [
     Reason::QueueFull,
     Reason::QueueTimeout,
     Reason::ReadTimeout,
@@ -281,6 +281,7 @@ const ALL_REASONS: [Reason; 13] = [
     Reason::ConnectFailed,
     Reason::BadResponse,
     Reason::WorkerDied,
+    Reason::StartFailed,
     Reason::Stopping,
     Reason::ClientGone,
     Reason::BadRequest(crate::http::reason::Bad::RequestLine),

@@ -56,6 +56,24 @@ impl Reactor {
         );
     }
 
+    /// Answers a request whose app does not start with what is known of that.
+    pub(super) fn refuse_with(
+        &mut self,
+        client: ClientKey,
+        request: Request,
+        content_type: &'static str,
+        body: &[u8],
+        times: Times,
+    ) {
+        let reason = Reason::StartFailed;
+        let status = reason.status();
+        self.answer(
+            client,
+            request,
+            Ours { status, content_type, body, reason: Some(reason), times, worker: None },
+        );
+    }
+
     /// Refuses a request that is still arriving.
     pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
         let buffer = self.buffers.take();

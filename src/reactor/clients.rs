@@ -316,15 +316,17 @@ impl Reactor {
         if let Some(local) = request.local {
             return self.answer_locally(client, request, local);
         }
-        self.reload_what_changed();
-        let now = self.clock.now;
+        self.read_watch();
+        if self.has_failed_to_start() {
+            return self.refuse_failed_start(client, request, Times::default());
+        }
+        let (now, deadline) = (self.clock.now, self.queue_deadline());
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
         let body = std::mem::replace(&mut entry.body, super::spool::Spool::new(&self.spools));
-        let deadline = self.balancer.deadline(now);
         let job = Job { request, body, submitted: now, deadline, tries: 1 };
-        match self.balancer.submit(client, now) {
+        match self.balancer.submit(client, deadline) {
             Decision::Assign { worker } => self.assign(worker, client, job),
             Decision::Enqueue => {
                 entry.phase = Phase::Queued(job);
@@ -363,7 +365,11 @@ impl Reactor {
                 self.clients.get(client.0).is_some_and(|entry| matches!(entry.phase, Phase::TimedOut(_)));
             if still_waits && let Some(job) = self.take_job(client) {
                 let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
-                self.refuse(client, job.request, Reason::QueueTimeout, times, None);
+                if self.knows_failed_start() {
+                    self.refuse_failed_start(client, job.request, times);
+                } else {
+                    self.refuse(client, job.request, Reason::QueueTimeout, times, None);
+                }
             }
         }
     }

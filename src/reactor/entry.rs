@@ -172,6 +172,8 @@ pub struct WorkerEntry {
     /// What it can do, as its join said.
     pub abilities: Abilities,
     pub is_stuck: bool,
+    /// It has old code, and gets nothing until the new one has come, or has not.
+    pub is_withheld: bool,
     /// How the process ended. It is reaped when nobody is left in its group; then its pid may be somebody else's.
     pub exit: Option<crate::process::Exit>,
     /// Module reloads, as it tells.

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 /// A worker's line is cut here, so that a line without an end takes no more.
 const MOST_LINE_BYTES: usize = 8 * 1024;
-/// What is kept of a worker's last words on stderr, for whoever asks why it died.
-const LAST_WORDS: usize = 10;
+/// What is kept of a worker's last words on stderr, for whoever asks why it died: a stack trace, with what stands
+/// above it.
+const LAST_WORDS: usize = 24;
 const LAST_WORD_BYTES: usize = 500;
 /// Read from one worker's output in one turn: a chatty worker keeps no request waiting.
 const PIPE_TURN_BYTES: usize = 64 * 1024;

@@ -21,6 +21,7 @@ mod logs;
 mod ports;
 mod processes;
 mod releases;
+mod renewal;
 mod signals;
 #[cfg(test)]
 mod simulation;
@@ -143,6 +144,7 @@ pub struct Reactor {
     /// When any worker's answer has ended last.
     last_answer: Option<Instant>,
     watch: Option<watch::Watch>,
+    renewal: renewal::Renewal,
 
     spools: Rc<SpoolBudget>,
     /// Whose spool waits for a tick that may make files, in the order of their coming.
@@ -259,6 +261,7 @@ impl Reactor {
         self.resize();
         self.go_on_stopping();
         self.perform_fleet_actions();
+        self.answer_failed_start();
         self.bury();
         self.spools.end_tick(self.clock.now);
         self.logs.flush(self.clock.now);
@@ -270,7 +273,7 @@ impl Reactor {
         let has_ready =
             self.has_ended_children || !self.again.is_empty() || self.control.connections.has_ready();
         let has_spools_to_do = self.wants_files_now() || self.spools.has_leaving_files();
-        if has_ready || has_spools_to_do || !self.timed_out.is_empty() {
+        if has_ready || has_spools_to_do || !self.timed_out.is_empty() || self.has_to_tell_failure() {
             return Some(Duration::ZERO);
         }
         Some(self.next_deadline()?.saturating_duration_since(self.clock.now))
@@ -290,6 +293,7 @@ impl Reactor {
             self.logs.next_flush(self.clock.now),
             self.stage.deadline(),
             self.next_shrink(),
+            self.renewal_deadline(),
         ];
         all.into_iter().flatten().min()
     }
@@ -312,6 +316,7 @@ impl Reactor {
         }
         self.answer_timed_out();
         self.groups.expire(now);
+        self.act_on_changes();
         if self.fleet.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.fleet.tick(now);
         }

@@ -53,9 +53,15 @@ impl Reactor {
                 Action::Adopt => {
                     self.releases.adopt();
                     self.start_watch();
+                    self.renewal_ended(true);
                 }
                 Action::RollProgress { replaced, of } => self.tell_roll_progress(replaced, of),
                 Action::RollEnded(end) => self.tell_roll_end(end),
+                Action::GiveUp if self.waits_for_edits() => {
+                    log::error!(
+                        "no worker ever joined, and each has failed three times; waiting for the next edit"
+                    );
+                }
                 Action::GiveUp => {
                     log::error!(
                         "no worker ever joined, and each has failed three times; RIP_KEEP_TRYING=1 goes on trying"
@@ -99,6 +105,7 @@ impl Reactor {
             Err(complaint) => {
                 log::error!("worker {slot}: cannot be started: {complaint}");
                 self.metrics.worker_start_failures += 1;
+                self.renewal.failure = Some(format!("worker {slot}: cannot be started: {complaint}"));
                 self.control.last_spawn_error = Some(complaint);
                 self.fleet.spawn_failed(slot, self.clock.now);
             }
@@ -176,6 +183,7 @@ impl Reactor {
             boot_output: BootOutput::default(),
             abilities: Abilities::default(),
             is_stuck: false,
+            is_withheld: false,
             exit: None,
             reloads: 0,
             weighed: None,
@@ -242,6 +250,9 @@ impl Reactor {
         if !is_command {
             // If that fails, it is tried again with the first request.
             let _ = self.connect(worker);
+        }
+        if self.is_withheld_at_once(worker) {
+            return;
         }
         if let Next::Serve { client } = self.balancer.join(worker, predecessor, self.clock.now)
             && let Some(job) = self.take_job(client)
@@ -464,6 +475,10 @@ impl Reactor {
             Some(Phase::Killed) if !has_joined => self.metrics.worker_boot_failures += 1,
             Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}
         }
+        if !has_joined && !was_told_to {
+            let how = format!("{}: {exit} {after}", self.label(worker));
+            self.note_failed_start(worker, how);
+        }
         let has_served = self.has_served(worker);
         if !has_served && let Some(entry) = self.workers.get_mut(worker.0) {
             self.folds.failed(&mut entry.boot_output, self.clock.now);
@@ -518,6 +533,7 @@ impl Reactor {
             }
             RollEnd::Stopping => Err("the server is stopping".to_owned()),
         };
+        self.renewal_ended(result.is_ok());
         self.answer_roll_followers(&result);
     }
 }

@@ -37,7 +37,10 @@ impl Reactor {
         if self.config.workers.max == self.config.workers.min {
             return;
         }
-        if self.balancer.waiting() > 0 && self.fleet.size() < self.config.workers.max {
+        if self.balancer.waiting() > 0
+            && !self.waits_for_new_code()
+            && self.fleet.size() < self.config.workers.max
+        {
             self.fleet.grow(now);
         }
         if let Some(due) = self.next_shrink()

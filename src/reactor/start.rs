@@ -7,6 +7,7 @@ use super::groups::Groups;
 use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
 use super::releases::Releases;
+use super::renewal::Renewal;
 use super::socket_dir::{self, NameLock};
 use super::spool::SpoolBudget;
 use super::stopping::Stage;
@@ -207,6 +208,7 @@ impl Reactor {
             longest_wait: Duration::ZERO,
             last_answer: None,
             watch: None,
+            renewal: Renewal::default(),
             spools: SpoolBudget::new(config.spool_dir.clone(), config.max_spool_bytes),
             waiting_for_files: VecDeque::new(),
             files_again: None,

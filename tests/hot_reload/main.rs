@@ -4,6 +4,7 @@
 mod fixture;
 mod language;
 mod load;
+mod renewal;
 mod replaced;
 #[path = "../support/mod.rs"]
 mod support;

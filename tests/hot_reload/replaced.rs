@@ -177,7 +177,6 @@ fn an_edit_of_what_registers_itself_in_the_process_is_served_by_a_new_one() {
         assert_eq!(self::answer(&server), "one");
         fixture.write("index.mjs", &source("two", answer));
         // The request that finds the change waits for the process that has the new code.
-        comes_true(LOOKS_FOR, || self::answer(&server) == "two");
-        assert_eq!(self::answer(&server), "two", "{}", server.stderr_text());
+        server.wait_until("the new word", |server| self::answer(server) == "two");
     }
 }

@@ -122,6 +122,8 @@ pub enum Action {
         count: u8,
     },
     /// Somebody asks for a rolling restart and follows it.
+    /// A source of the app changes, and requests wait for the new code.
+    Edit,
     Reload {
         room: usize,
     },
@@ -220,6 +222,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         92 => Quit { worker },
         93..=94 => Retire { worker },
         95 => FailSpawns { count: 1 + random.below(3) as u8 },
+        96 if random.chance(2) => Edit,
         96 => Reload { room: if random.chance(2) { random.below(200) } else { ALL } },
         106..=107 => {
             let room = if random.chance(2) { random.below(400) } else { 100_000 };

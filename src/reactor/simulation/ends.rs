@@ -77,6 +77,7 @@ impl Street {
         let is_whole = reactor.fleet.serving() == reactor.fleet.size()
             && reactor.fleet.members().count() == reactor.fleet.size()
             && !reactor.fleet.is_rolling();
+        let waits_for_code = reactor.waits_for_new_code();
         let is_idle = reactor.clients.iter().all(|(_, entry)| entry.conn.is_idle());
         let is_free = reactor.balancer.busy() == 0 && reactor.balancer.waiting() == 0;
         self.is_at_rest()
@@ -84,6 +85,7 @@ impl Street {
             && is_idle
             && is_free
             && (is_whole || self.is_stop_told)
+            && !waits_for_code
             && !self.has_kindness_left()
     }
 

@@ -78,6 +78,11 @@ impl Street {
         let mut at_work = 0;
         for (key, entry) in &reactor.workers {
             let worker = WorkerKey(key);
+            let has_old_code = entry.is_withheld && reactor.waits_for_new_code();
+            assert!(
+                !has_old_code || !reactor.balancer.is_idle(worker),
+                "worker {key}: old code may be asked"
+            );
             if reactor.balancer.is_idle(worker) {
                 assert!(
                     entry.exchange.is_none() && entry.has_joined,

@@ -164,6 +164,7 @@ impl Street {
                 }
             }
             Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
+            Action::Edit => self.reactor.renew(false),
             Action::Reload { room } => self.ask_for_reload(room),
             Action::Pages { is_scraper, count, room } => self.ask_for_pages(is_scraper, count, room),
             Action::SetDisk { disk } => disk::set(disk),

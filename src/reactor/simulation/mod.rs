@@ -12,7 +12,7 @@
 //! - `ends` brings each history to its end.
 //!
 //! What only a kernel shows is not here: accepting beyond the descriptors' bound, signals as such, the workers'
-//! output, changed sources, workers from outside (`w:0`).
+//! output, how changed sources are noticed, workers from outside (`w:0`).
 
 mod actions;
 pub mod disk;

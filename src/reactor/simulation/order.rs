@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 pub struct Balancer {
     real: balancer::Balancer,
     model: Model,
-    queue_timeout: Duration,
     /// Back in the queue since it was last looked through for those who are due.
     is_back: Vec<ClientKey>,
 }
@@ -29,14 +28,13 @@ impl Balancer {
         Balancer {
             real: balancer::Balancer::new(max_queue, queue_timeout),
             model: Model::new(max_queue),
-            queue_timeout,
             is_back: Vec::new(),
         }
     }
 
-    pub fn submit(&mut self, client: ClientKey, now: Instant) -> Decision {
-        let decision = self.real.submit(client, now);
-        let expected = self.model.submit(client, now + self.queue_timeout, false);
+    pub fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+        let decision = self.real.submit(client, deadline);
+        let expected = self.model.submit(client, deadline, false);
         assert_eq!(decision, expected, "submitted: the top of the stack, else the end of the queue");
         self.check();
         decision
@@ -78,6 +76,13 @@ impl Balancer {
         assert_eq!(is_out, self.model.withdraw(worker), "withdrawn: an idle one at once, a busy one later");
         self.check();
         is_out
+    }
+
+    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> Next {
+        let next = self.real.readmit(worker, now);
+        assert_eq!(next, self.model.readmit(worker), "readmitted: as a joined one, or it goes on");
+        self.check();
+        next
     }
 
     pub fn remove(&mut self, worker: WorkerKey) {

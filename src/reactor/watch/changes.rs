@@ -1,0 +1,236 @@
+//! When changed sources are acted on. Pure: what was touched comes in with the time.
+//!
+//! An editor that saves, or a checkout of many files, is one change: it is acted on when nothing more has come for a
+//! moment. A loop (an app that writes a source of its own at each start or request) is noticed by its pace, and
+//! slowed down.
+
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Nothing more has come for so long: the change is whole.
+const QUIET: Duration = Duration::from_millis(30);
+/// A change that goes on and on is acted on after this.
+const MAX_SETTLE: Duration = Duration::from_millis(500);
+/// Paths that are remembered of one change; of more than that, all counts.
+const MAX_PATHS: usize = 1024;
+
+/// So many replacements within [`LOOP_WITHIN`] are a loop: people save less often.
+const LOOP_TIMES: usize = 6;
+const LOOP_WITHIN: Duration = Duration::from_secs(10);
+/// The first wait between two replacements of a loop; it doubles up to the second.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(8);
+/// A loop is over when nothing was replaced for so long.
+const LOOP_OVER: Duration = Duration::from_secs(30);
+
+/// What has been touched and is not acted on yet.
+#[derive(Debug, Default)]
+pub struct Changes {
+    settling: Option<Settling>,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+struct Settling {
+    paths: BTreeSet<PathBuf>,
+    since: Instant,
+    last: Instant,
+}
+
+/// How often workers have been replaced for changes.
+#[derive(Debug, Default)]
+struct Pace {
+    recent: VecDeque<Instant>,
+    /// Of a loop: the wait between two replacements.
+    wait: Option<Duration>,
+}
+
+impl Changes {
+    /// A source has other content than before.
+    pub fn touch(&mut self, path: PathBuf, now: Instant) {
+        let settling =
+            self.settling.get_or_insert_with(|| Settling { paths: BTreeSet::new(), since: now, last: now });
+        settling.last = now;
+        if settling.paths.len() < MAX_PATHS {
+            settling.paths.insert(path);
+        }
+    }
+
+    /// How many paths the change at hand has.
+    pub fn count(&self) -> usize {
+        self.settling.as_ref().map_or(0, |settling| settling.paths.len())
+    }
+
+    /// When the change at hand is to be acted on.
+    pub fn due(&self) -> Option<Instant> {
+        let Settling { since, last, .. } = self.settling.as_ref()?;
+        let settled = (*last + QUIET).min(*since + MAX_SETTLE);
+        Some(self.pace.not_before().map_or(settled, |not_before| settled.max(not_before)))
+    }
+
+    /// Takes the change at hand, if it is due.
+    pub fn take(&mut self, now: Instant) -> Option<BTreeSet<PathBuf>> {
+        self.due().filter(|due| *due <= now)?;
+        self.settling.take().map(|settling| settling.paths)
+    }
+
+    /// Whether a loop is slowed down: then nobody waits for the new code.
+    pub fn is_slowed(&self, now: Instant) -> bool {
+        self.pace.not_before().is_some_and(|not_before| now < not_before)
+    }
+
+    /// Workers are replaced now. `true`: that has become a loop.
+    pub fn replaced(&mut self, now: Instant) -> bool {
+        self.pace.count(now)
+    }
+}
+
+impl Pace {
+    fn not_before(&self) -> Option<Instant> {
+        Some(*self.recent.back()? + self.wait?)
+    }
+
+    fn count(&mut self, now: Instant) -> bool {
+        let is_over = self.recent.back().is_none_or(|last| now.duration_since(*last) > LOOP_OVER);
+        if is_over {
+            *self = Pace::default();
+        }
+        if self.recent.len() == LOOP_TIMES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now);
+        if let Some(wait) = &mut self.wait {
+            *wait = (*wait * 2).min(MAX_WAIT);
+            return false;
+        }
+        let is_loop = self.recent.len() == LOOP_TIMES
+            && self.recent.front().is_some_and(|first| now.duration_since(*first) < LOOP_WITHIN);
+        if is_loop {
+            self.wait = Some(FIRST_WAIT);
+        }
+        is_loop
+    }
+}
+
+/// The relative modules that a source of JavaScript imports or requires and that may be JSON: those that end so, and
+/// those without an ending.
+pub fn json_modules(text: &[u8]) -> Vec<String> {
+    let mut modules = Vec::new();
+    let mut from = 0;
+    while let Some(at) = text[from..].iter().position(|byte| b"'\"`".contains(byte)) {
+        let (open, quote) = (from + at, text[from + at]);
+        let Some(length) = text[open + 1..].iter().position(|&byte| byte == quote || byte == b'\n') else {
+            break;
+        };
+        let close = open + 1 + length;
+        from = open + 1;
+        if text[close] != quote {
+            continue;
+        }
+        let Ok(word) = std::str::from_utf8(&text[open + 1..close]) else { continue };
+        if is_imported(&text[..open]) {
+            from = close + 1;
+            let last = word.rsplit('/').next().unwrap_or(word);
+            let may_be_json = last.ends_with(".json") || !last.contains('.');
+            if word.starts_with('.') && may_be_json {
+                modules.push(word.to_owned());
+            } else if last.ends_with(".json") {
+                // By an alias, which only the bundler knows: its name has to do.
+                modules.push(last.to_owned());
+            }
+        }
+    }
+    modules
+}
+
+/// Whether what stands before a string makes it a module: `from`, `import`, `import(`, `require(`.
+fn is_imported(before: &[u8]) -> bool {
+    let trim = |text: &[u8]| text.trim_ascii_end().len();
+    let mut end = trim(before);
+    if end > 0 && before[end - 1] == b'(' {
+        end = trim(&before[..end - 1]);
+    }
+    ["from", "import", "require"].iter().any(|word| before[..end].ends_with(word.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn what_is_written_together_is_one_change() {
+        let (mut changes, start) = (Changes::default(), Instant::now());
+        for (at, path) in [(0, "a.js"), (20, "b.js"), (40, "a.js")] {
+            changes.touch(path.into(), start + ms(at));
+        }
+        assert_eq!(changes.due(), Some(start + ms(70)));
+        assert_eq!(changes.take(start + ms(69)), None);
+        let paths = changes.take(start + ms(70)).expect("it is due");
+        assert_eq!(paths.into_iter().collect::<Vec<_>>(), [PathBuf::from("a.js"), PathBuf::from("b.js")]);
+        assert_eq!(changes.due(), None);
+    }
+
+    #[test]
+    fn a_change_without_an_end_is_acted_on() {
+        let (mut changes, start) = (Changes::default(), Instant::now());
+        for at in 0..100 {
+            changes.touch("a.js".into(), start + ms(at * 10));
+        }
+        assert_eq!(changes.due(), Some(start + MAX_SETTLE));
+    }
+
+    #[test]
+    fn a_loop_is_told_once_and_slowed_down_until_it_is_over() {
+        let (mut changes, start) = (Changes::default(), Instant::now());
+        let mut now = start;
+        let mut told = 0;
+        let mut times = Vec::new();
+        while now < start + Duration::from_secs(60) {
+            changes.touch("a.js".into(), now);
+            now = changes.due().expect("something is to be done");
+            assert!(changes.take(now).is_some());
+            told += usize::from(changes.replaced(now));
+            times.push(now);
+        }
+        assert_eq!(told, 1);
+        assert!(times.len() < 20, "{} replacements in a minute", times.len());
+        assert!(changes.is_slowed(now));
+        // A minute later an edit counts at once.
+        now += Duration::from_secs(60);
+        assert!(!changes.is_slowed(now));
+        changes.touch("a.js".into(), now);
+        assert_eq!(changes.due(), Some(now + QUIET));
+        assert!(!changes.replaced(now + QUIET));
+        assert!(!changes.is_slowed(now + QUIET));
+    }
+
+    #[test]
+    fn somebody_who_saves_often_is_no_loop() {
+        let (mut changes, start) = (Changes::default(), Instant::now());
+        for save in 0..60 {
+            assert!(!changes.replaced(start + Duration::from_secs(3 * save)));
+        }
+    }
+
+    #[test]
+    fn only_modules_may_be_imported_json() {
+        let text = br#"
+import data from './data.json' with { type: 'json' }
+import "./setup"
+const a = require ( "../a.json" ), b = await import(`./b`)
+export { x } from './part.ts'
+import alias from '@/config/alias.json'
+import express from 'express'
+writeFileSync('./state.json', "it's")
+const from = 'db.json'
+"#;
+        let modules = json_modules(text);
+        assert_eq!(modules, ["./data.json", "./setup", "../a.json", "./b", "alias.json"]);
+    }
+}
