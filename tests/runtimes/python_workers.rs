@@ -57,7 +57,7 @@ def app(environ, start_response):
 ";
 
 const ASGI: &str = "
-import asyncio, atexit, os, signal, sys, time
+import asyncio, atexit, os, signal, sys, threading, time
 
 atexit.register(lambda: print('at exit', flush=True))
 
@@ -107,6 +107,10 @@ async def app(scope, receive, send):
             time.sleep(0.005)
     if path == '/fork-raises' and os.fork() == 0:
         raise RuntimeError('in the child')
+    if path == '/fork-in-a-thread':
+        await asyncio.to_thread(fork)
+    if path == '/in-a-thread':
+        await asyncio.to_thread(block)
     if path == '/events' or path == '/heard-events':
         head = [(b'content-type', b'text/event-stream')]
         await send({'type': 'http.response.start', 'status': 200, 'headers': head})
@@ -141,8 +145,19 @@ async def app(scope, receive, send):
         print('kept', message['body'].decode(), flush=True)
     await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'text/plain')]})
     await send({'type': 'http.response.body', 'body': body})
+
 async def exit_soon():
     sys.exit(3)
+
+def fork():
+    if os.fork() == 0:
+        threading.Lock()
+        print('in the child', flush=True)
+
+def block():
+    print('at work', flush=True)
+    while not os.path.exists('gate'):
+        time.sleep(0.005)
 ";
 
 const BOTH: [(&str, &str); 2] = [("wsgi.py", WSGI), ("asgi.py", ASGI)];
@@ -256,16 +271,20 @@ fn a_silent_event_stream_ends_when_its_client_has_gone() {
 
 #[test]
 fn a_request_whose_time_is_up_is_cancelled_and_the_next_one_waits_for_its_end() {
-    let Some(mut worker) = Worker::start(BOTH[1], &["--read-timeout-ms=200"]) else { return };
-    let late = worker.server.get("/stubborn");
-    assert_eq!(late.status, 504);
-    worker.says("cancelled");
-    let mut next = worker.server.client();
-    next.send_request("GET", "/", "", b"");
-    assert!(next.read_response_within(Duration::from_millis(300)).is_err(), "the first one is still at work");
-    worker.open("gate");
-    assert_eq!(next.read_response().status, 200, "{}", worker.server.stderr_text());
-    assert!(!worker.server.stderr_text().contains("worker_busy"), "{}", worker.server.stderr_text());
+    for (path, words) in [("/stubborn", "cancelled"), ("/in-a-thread", "is cancelled: its time is up")] {
+        let Some(mut worker) = Worker::start(BOTH[1], &["--read-timeout-ms=200"]) else { return };
+        assert_eq!(worker.server.get(path).status, 504, "{path}");
+        worker.server.wait_until(words, |server| {
+            has_said(server, words) || server.stderr_lines().iter().any(|line| line.ends_with(words))
+        });
+        let mut next = worker.server.client();
+        next.send_request("GET", "/", "", b"");
+        let early = next.read_response_within(Duration::from_millis(300));
+        assert!(early.is_err(), "{path}: the first one is still at work");
+        worker.open("gate");
+        assert_eq!(next.read_response().status, 200, "{path}: {}", worker.server.stderr_text());
+        assert!(!worker.server.stderr_text().contains("worker_busy"), "{}", worker.server.stderr_text());
+    }
 }
 
 #[test]
@@ -371,6 +390,11 @@ fn a_child_that_a_handler_forked_ends_after_the_apps_code_and_answers_nobody() {
         wait_until("its end", || children() == 0);
         assert_eq!(worker.server.get("/fork-raises").text(), pid.to_string());
         wait_until("its end", || children() == 0);
+        if worker.fixture.file("asgi.py").exists() {
+            assert_eq!(worker.server.get("/fork-in-a-thread").text(), pid.to_string());
+            worker.says("in the child");
+            wait_until("its end", || children() == 0);
+        }
         assert_eq!(worker.server.get("/").text(), pid.to_string(), "{}", worker.server.stderr_text());
     });
 }
@@ -390,60 +414,4 @@ fn the_client_is_who_no_trusted_proxy_is() {
             assert_eq!(seen, expected);
         }
     });
-}
-
-#[test]
-fn an_app_that_patches_the_standard_library_is_served() {
-    for (needs, patch) in [
-        (python(&["gevent"]), "from gevent import monkey; monkey.patch_all()\nimport gevent\n"),
-        (python(&["eventlet"]), "import eventlet; eventlet.monkey_patch()\n"),
-    ] {
-        let Some(fixture) = Fixture::empty(&needs, "app") else { continue };
-        let app = "
-import socket, threading, time
-beats = []
-def beat():
-    while True:
-        beats.append(1)
-        time.sleep(0.01)
-threading.Thread(target=beat, daemon=True).start()
-def app(environ, start_response):
-    time.sleep(0.01)
-    body = environ['wsgi.input'].read()
-    start_response('200 OK', [])
-    return [b'%d %d' % (len(body), len(beats))]
-";
-        fixture.write("app.py", &format!("{patch}{app}"));
-        let mut server = fixture.server(None).arg("w:1").env("NODE_ENV", "production").start();
-        server.wait_for_workers(1);
-        let ask = |server: &Server| server.client().post("/", &[7; 300_000]).text();
-        let beats = |server: &Server| {
-            let text = ask(server);
-            let (length, beats) = text.split_once(' ').expect(&text);
-            assert_eq!(length, "300000");
-            beats.parse::<usize>().expect("a number")
-        };
-        let before = beats(&server);
-        server.wait_until("what the app has started runs between requests", |server| {
-            beats(server) > before + 20
-        });
-        server.signal(Signal::SIGTERM);
-        assert_eq!(server.wait_exit(), 0, "{}", server.stderr_text());
-    }
-}
-
-#[test]
-fn the_cache_of_compiled_modules_is_used_where_nothing_is_watched() {
-    for (node_env, is_written) in [("production", true), ("development", false)] {
-        let Some(fixture) = Fixture::empty(&python(&["sys"]), "app") else { return };
-        fixture.write("part.py", "word = b'hello'\n");
-        fixture.write(
-            "app.py",
-            "from part import word\ndef app(environ, start_response):\n    start_response('200 OK', [])\n    return [word]\n",
-        );
-        let server = fixture.server(None).arg("w:1").env("NODE_ENV", node_env);
-        let mut server = server.without_env("PYTHONDONTWRITEBYTECODE").start();
-        server.wait_for_workers(1);
-        assert_eq!(fixture.file("__pycache__").is_dir(), is_written, "{node_env}");
-    }
 }

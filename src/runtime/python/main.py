@@ -37,10 +37,10 @@ def end_before_join(*_):
 
 
 def ours(name):
-    """Imports one of the harness's modules without the project's folders in sight, and they without ours."""
-    project = [folder for folder in sys.path if folder in getattr(sys.modules.get("rip_loading"), "FOLDERS", ())]
+    """Imports one of the harness's modules; the project's may be called as some that it needs, so they come last."""
     path = sys.path[:]
-    sys.path[:] = [HERE] + [folder for folder in path if folder not in project]
+    project = getattr(sys.modules.get("rip_loading"), "FOLDERS", ())
+    sys.path[:] = [HERE] + sorted(path, key=lambda folder: folder in project)
     try:
         return __import__(name)
     finally:

@@ -5,7 +5,9 @@ whatever else comes meanwhile is answered 503 at once.
 """
 
 import asyncio
+import inspect
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 from rip_http import ASGI, Connection
 from rip_loading import accepts
@@ -29,7 +31,30 @@ def serve(worker, app):
                 raise
             server.on_sigterm()  # the app has stopped the loop, as handlers of SIGTERM do
     main.result()
-    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(end_tasks(loop))
+
+
+async def end_tasks(loop):
+    """What the app has started and not ended, as asyncio.run() ends it."""
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+
+
+class Threads(ThreadPoolExecutor):
+    """The loop's own, which knows what is at work: a thread goes on when the task that waits for it is cancelled."""
+
+    def __init__(self):
+        super().__init__(thread_name_prefix="asyncio")
+        self.at_work = set()
+
+    def submit(self, *args, **named):
+        future = super().submit(*args, **named)
+        self.at_work.add(future)
+        future.add_done_callback(self.at_work.discard)
+        return future
 
 
 def new_loop():
@@ -46,7 +71,7 @@ def new_loop():
 
         def add_signal_handler(self, number, callback, *args):
             if number == signal.SIGTERM and not self.is_ours:
-                if asyncio.iscoroutinefunction(callback):
+                if inspect.iscoroutinefunction(callback):
                     raise TypeError("coroutines cannot be used with add_signal_handler()")
                 self.app_handler = (callback, args)
             else:
@@ -82,6 +107,8 @@ class AsgiServer:
         self.apps_sigterm = None
         self.listener = None
         self.finished = loop.create_future()
+        self.threads = Threads()
+        loop.set_default_executor(self.threads)
 
     async def run(self, app):
         self.app = as_single_callable(app)

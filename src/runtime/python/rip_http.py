@@ -4,10 +4,11 @@ import asyncio
 import http
 from urllib.parse import unquote_to_bytes
 
-from rip_worker import HOP_BY_HOP, Gone, host_and_port, told
+from rip_worker import HOP_BY_HOP, REQUEST, Gone, host_and_port, is_in_a_thread, told
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
+LOOK_EVERY_S = 0.02  # whether a thread of a cancelled request is still at work
 TIMEOUT_SLACK_S = 0.1  # the server's clock began a moment earlier, and its word comes a moment later
 HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)
 # 2.3: with 2.4, Starlette's streams would notice a gone client only at their next send.
@@ -246,18 +247,26 @@ class Exchange(Answer):
         self.server = connection.server
         self.scope = scope
         self.body = body  # what the app has not asked for yet
+        self.threads_before = frozenset(self.server.threads.at_work) if self.server.threads.at_work else ()
         self.moved = self.server.loop.time()  # when the request came, or the last of the answer went
         if scope["method"] == "HEAD":
             self.without_body = True
 
     async def run(self):
         error = None
+        REQUEST.set(self)
         try:
             await self.server.app(self.scope, self.receive, self.send)
         except BaseException as caught:
             error = caught
         if self.server.worker.is_child:
             self.server.worker.end_child(error)
+        if self.cancelled:
+            # Threads that the handler has waited for go on.
+            for future in self.server.threads.at_work.difference(self.threads_before):
+                await asyncio.wait([asyncio.wrap_future(future)])
+            while is_in_a_thread(self):
+                await asyncio.sleep(LOOK_EVERY_S)
         if self.complete:
             if error:
                 self.server.worker.say("%s failed after its answer" % told(self.scope), error)

@@ -10,6 +10,8 @@ import time
 import traceback
 
 # By their own names: gevent and eventlet replace what the modules have.
+from _thread import get_ident
+from contextvars import Context, ContextVar
 from socket import AF_UNIX, SOCK_STREAM, socket
 
 from rip_loading import Mistake, Target, looks_like_asgi
@@ -18,6 +20,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LOOK_EVERY_S = 0.1  # how often a request looks whether the entry has changed
 CONTROL_TIMEOUT_S = 10.0  # the server answers within a millisecond; this only bounds a hang
 BACKLOG = 4096
+
+# Modules whose functions are a thread's first: behind them is no code of the app's.
+THREADS = ("anyio.", "concurrent.futures.", "asgiref.", "threading")
+
+REQUEST = ContextVar("rip_request")
 
 # What concerns one connection only is the front end's to say.
 HOP_BY_HOP = frozenset("connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
@@ -48,6 +55,7 @@ class Worker:
         self.next_look = 0.0
         self.target = Target(target, self.entry)
         self.sigterm_before_join = sigterm_before_join
+        self.main_thread = get_ident()
         self.is_child = False  # this process is one that the app has forked
         self.descriptors = tuple  # gives those of the harness's sockets, which are not for such a child
         os.register_at_fork(after_in_child=self.now_in_child)
@@ -66,7 +74,7 @@ class Worker:
                 self.end_child(error)
             if isinstance(error, Mistake):
                 self.fail(str(error))
-            self.fail("can't load " + self.entry, error)
+            self.fail("can't load %s%s" % (self.entry, missing(error)), error)
         if self.is_child:
             self.end_child()
         self.is_asgi = looks_like_asgi(app)
@@ -217,6 +225,12 @@ class Worker:
     def now_in_child(self):
         """A forked child must neither answer on the worker's sockets nor hold them."""
         self.is_child = True
+        if get_ident() != self.main_thread:
+            # No code of ours is behind a handler in a thread: it ends when it is back with whom the thread belongs to.
+            owner = thread_owner(sys._getframe())[0]
+            sys.setprofile(
+                lambda frame, event, _: event == "return" and owner in (frame, frame.f_back) and self.end_child()
+            )
         try:
             nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             for descriptor in self.descriptors():
@@ -262,6 +276,40 @@ class Worker:
         title = html.escape(traceback.format_exception_only(type(error), error)[-1].strip())
         page = "<!doctype html><meta charset=utf-8><title>%s</title><h1>%s</h1><pre>%s</pre>\n"
         return "text/html; charset=utf-8", (page % (title, title, html.escape(text))).encode("utf-8", "replace")
+
+
+def thread_owner(frame):
+    """The innermost of the frames, from the thread's first on, that belong to a pool of threads, and the one in it."""
+    frames = []
+    while frame:
+        frames.append(frame)
+        frame = frame.f_back
+    owner = None
+    while frames and module_of(frames[-1]).startswith(THREADS):
+        owner = frames.pop()
+    return owner, frames[-1] if frames else None
+
+
+def module_of(frame):
+    return frame.f_globals.get("__name__") or ""
+
+
+def is_in_a_thread(exchange):
+    """Whether a thread of anyio's (Starlette's, FastAPI's) is at work for that request."""
+    for frame in sys._current_frames().values():
+        owner, job = thread_owner(frame)
+        context = owner and job and module_of(job) != "queue" and owner.f_locals.get("context")
+        if isinstance(context, Context) and context.get(REQUEST) is exchange:
+            return True
+    return False
+
+
+def missing(error):
+    """Of a package that is not installed, where it was looked for."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    where = "%s has no %s; a .venv beside the app, or VIRTUAL_ENV, with it would do"
+    return ": " + where % (sys.executable, error.name.partition(".")[0])
 
 
 def trace(error):

@@ -130,6 +130,7 @@ class WsgiServer:
 
     def on_sigterm(self, number, frame):
         self.leaving = True
+        self.wake()
         handler, self.apps_sigterm = self.apps_sigterm, None
         if handler:
             try:
