@@ -46,7 +46,7 @@ mod spelling;
 pub mod unnamed;
 pub mod worker;
 
-pub use worker::{Request, Response};
+pub use worker::{Error, IntoResponse, InvalidHeader, Request, Response};
 
 use config::{Command, Usage};
 use reactor::StartError;
@@ -57,9 +57,10 @@ use std::process::ExitCode;
 /// The main function of an app that carries the server: in a process that the server has started it serves with
 /// `handler`, in the one that a person has started it is the server. Takes the server's command line without an app
 /// path.
-pub fn run<F>(handler: F) -> ExitCode
+pub fn run<F, R>(handler: F) -> ExitCode
 where
-    F: FnMut(&mut Request<'_>) -> Response + Send + 'static,
+    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
+    R: IntoResponse,
 {
     match worker::Identity::from_environment() {
         Some(identity) => worker::serve(&identity, handler),
@@ -77,6 +78,10 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
     };
     match command {
         Command::CgiWorker => cgi_worker(),
+        Command::CgiGuard => {
+            process::guard();
+            ExitCode::SUCCESS
+        }
         Command::Help => print(&config::help()),
         Command::Version => print(concat!("rip-server ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Ask { verb, place } => match client::carry_out(verb, &place, carried.as_deref()) {
@@ -93,10 +98,8 @@ pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
 
 /// A worker of a CGI app: each request runs the script once.
 fn cgi_worker() -> ExitCode {
-    match (worker::Identity::from_environment(), std::env::var_os("RIP_APP_ENTRY").map(PathBuf::from)) {
-        (Some(identity), Some(script)) => {
-            worker::serve(&identity, move |request| worker::cgi::run(&script, request))
-        }
+    match (worker::Identity::from_environment(), worker::cgi::Cgi::from_environment()) {
+        (Some(identity), Some(cgi)) => worker::serve(&identity, move |request| cgi.run(request)),
         _ => complain("cgi-worker is started by the server; rip-server ./index.cgi would do", 2),
     }
 }

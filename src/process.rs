@@ -261,3 +261,83 @@ pub fn own_path() -> PathBuf {
         None => std::env::current_exe().unwrap_or(first),
     }
 }
+
+/// A line to the guard of a CGI worker: the process that ends what a script has left when its worker is killed. (The
+/// kernel ends the script itself then, but not what that has started.)
+#[derive(Debug, Clone)]
+pub struct GuardLine(std::sync::Arc<OwnedFd>);
+
+impl GuardLine {
+    /// There is no script for now.
+    pub fn forget(&self) {
+        // A guard that has gone guards nothing.
+        let _ = nix::unistd::write(&*self.0, &0_i32.to_ne_bytes());
+    }
+}
+
+/// Starts the guard: this program again, with that word. It ends when the last handle of its line is closed.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn start_guard(word: &str) -> io::Result<GuardLine> {
+    let (reader, writer) = io::pipe()?;
+    // A group of its own, since that of its worker is ended with it.
+    Command::new(own_path()).arg(word).stdin(reader).process_group(0).spawn()?;
+    Ok(GuardLine(std::sync::Arc::new(writer.into())))
+}
+
+/// What a guard does: it hears of each script's process group, and ends the last one when its line is cut.
+pub fn guard() {
+    // It has to outlive its worker, whoever is told to end.
+    let _ = SigSet::all().thread_block();
+    let mut last = [0; 4];
+    let mut stdin = io::stdin().lock();
+    while io::Read::read_exact(&mut stdin, &mut last).is_ok() {}
+    // Nothing after `forget`; -1 and 0 would be everybody, and the guard's own group.
+    if let number @ 2.. = i32::from_ne_bytes(last) {
+        let _ = killpg(Pid::from_raw(number), Signal::SIGKILL);
+    }
+}
+
+/// Starts a CGI script: an empty signal mask, none of the worker's descriptors but the standard three, and its end tied
+/// to the worker's thread that waits for it.
+///
+/// # Errors
+/// The kernel's refusal to fork or to run the program.
+pub fn spawn_script(mut command: Command, guard: Option<&GuardLine>) -> io::Result<std::process::Child> {
+    let worker = getpid();
+    let (for_failure, guard) = (guard, guard.cloned());
+    let before_exec = move || {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The worker may have died before the line above took effect.
+        if getppid() != worker {
+            return Err(Errno::ESRCH.into());
+        }
+        if let Some(GuardLine(line)) = &guard {
+            // A guard that has gone guards nothing.
+            let _ = nix::unistd::write(&**line, &getpid().as_raw().to_ne_bytes());
+        }
+        // SAFETY: sets a flag on descriptors, and closes none. An older kernel refuses, and then it is as std left it:
+        // all of ours are closed by exec.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `before_exec` makes six system calls and
+    // allocates nothing.
+    unsafe { command.pre_exec(before_exec) };
+    command.spawn().inspect_err(|_| {
+        if let Some(guard) = for_failure {
+            guard.forget();
+        }
+    })
+}
+
+/// A descriptor that is readable when that child has ended (Linux 5.3 and later).
+pub fn exit_watch(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: takes two numbers, and gives a new descriptor that nobody else has.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        i32::try_from(fd).ok().filter(|&fd| fd >= 0).map(|fd| std::os::fd::FromRawFd::from_raw_fd(fd))
+    }
+}

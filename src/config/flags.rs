@@ -133,12 +133,15 @@ const FLAGS: &[Flag] = &[
         "what runs a JavaScript app: bun or node",
     ),
     flag("--env-file", "<path>", "", "none", "NAME=value lines for the workers; the real environment wins"),
+    flag("--cgi-pass-auth", "", "RIP_CGI_PASS_AUTH", "off", "CGI scripts get HTTP_AUTHORIZATION"),
     flag("--help", "", "", "", "this text"),
     flag("--version", "", "", "", "the version"),
 ];
 
 /// How the server starts the built-in worker of a CGI app.
 pub const CGI_WORKER: &str = "cgi-worker";
+/// And how that starts the process that looks after its scripts.
+pub const CGI_GUARD: &str = "cgi-guard";
 
 /// Values of tokens, and no names of Python's: behind a misspelt token they make no target.
 const SETTINGS: [&str; 3] = ["auto", "localhost", "none"];
@@ -213,7 +216,7 @@ impl Raw {
         }
         reader.check_switches()?;
         match reader.verb()? {
-            Some(Command::CgiWorker) => Ok(Command::CgiWorker),
+            Some(internal @ (Command::CgiWorker | Command::CgiGuard)) => Ok(internal),
             Some(Command::Ask { .. }) if self.command.is_some() => {
                 Err(Usage("'--' has no place behind a verb: the server has its command already".into()))
             }
@@ -269,6 +272,7 @@ impl Reader<'_> {
         };
         let verb = match rest.first().and_then(|word| word.to_str()) {
             Some(CGI_WORKER) if rest.len() == 1 => return Ok(Some(Command::CgiWorker)),
+            Some(CGI_GUARD) if rest.len() == 1 => return Ok(Some(Command::CgiGuard)),
             word => match Verb::ALL.into_iter().find(|verb| word == Some(verb.word())) {
                 Some(verb) => verb,
                 None => return Ok(None),
@@ -374,6 +378,8 @@ impl Reader<'_> {
             },
             preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
             javascript,
+            cgi_pass_auth: self.flags.contains("--cgi-pass-auth")
+                || (self.environment)("RIP_CGI_PASS_AUTH").is_some_and(|value| value == "1"),
             env_file,
             roll,
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),

@@ -6,7 +6,7 @@ pub mod env_file;
 mod flags;
 mod words;
 
-pub use flags::{CGI_WORKER, help};
+pub use flags::{CGI_GUARD, CGI_WORKER, help};
 
 use crate::app::Target;
 use crate::fleet::{Plan, RollMode};
@@ -37,6 +37,8 @@ pub enum Command {
     Version,
     /// The built-in worker of a CGI app. The server starts it, people do not.
     CgiWorker,
+    /// What looks after that one's scripts.
+    CgiGuard,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,8 @@ pub struct Config {
     pub boot_timeout: Duration,
     pub drain_timeout: Duration,
     pub json_logging: bool,
+    /// CGI scripts get the credentials of their requests.
+    pub cgi_pass_auth: bool,
     pub access_log: bool,
     pub max_body_bytes: u64,
     pub max_memory_bytes: u64,

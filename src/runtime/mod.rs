@@ -155,7 +155,11 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
         ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
     ];
-    if app.runtime == Runtime::Python {
+    if app.runtime == Runtime::Cgi {
+        let passes = if config.cgi_pass_auth { "1" } else { "0" };
+        environment.push(("RIP_CGI_PASS_AUTH".into(), passes.into()));
+    }
+    if matches!(app.runtime, Runtime::Python | Runtime::Cgi) {
         // So that it can tell a client that has gone from a request whose time is up.
         let read_timeout = config.read_timeout.as_millis().to_string();
         environment.push(("RIP_READ_TIMEOUT_MS".into(), read_timeout.into()));

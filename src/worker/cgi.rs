@@ -1,28 +1,37 @@
-//! CGI/1.1 (RFC 3875): one process a request, ended with everything it started when nobody waits any more.
+//! CGI/1.1 (RFC 3875): one process a request, ended with everything it has started when nobody waits any more, and with
+//! its worker.
 
-use super::message::{Request, Response};
+use super::outlet::{Leaving, NOBODY_WAITS, gone};
+use super::request::{Request, percent_decoded};
+use super::response::Response;
 use crate::http::field;
-use crate::paths::shown;
+use crate::process::{self, GuardLine};
 use crate::unnamed;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// The most bytes of a script's head.
-const MOST_HEAD_BYTES: usize = 64 * 1024;
+/// The longest head of a script.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Local redirects in a row (RFC 3875 §6.2.2); more is a circle.
-const MOST_REDIRECTS: usize = 10;
+const MAX_REDIRECTS: usize = 10;
+/// A script that has exited may have left its stdout to children. What they write still belongs to the answer, which
+/// ends when they have written nothing for so long. So long also a script is waited for that has closed its stdout.
+const LINGER: Duration = Duration::from_secs(1);
 /// What the worker protocol puts into the environment, and a script has no use for.
-const PROTOCOL_VARIABLES: [&str; 13] = [
+const PROTOCOL_VARIABLES: [&str; 15] = [
     "WORKER_ID",
     "SOCKET_PATH",
     "RIP_CONTROL_SOCKET",
@@ -36,41 +45,69 @@ const PROTOCOL_VARIABLES: [&str; 13] = [
     "RIP_HOT_RELOAD",
     "RIP_MAX_RELOADS",
     "RIP_LOG_JSON",
+    "RIP_READ_TIMEOUT_MS",
+    "RIP_CGI_PASS_AUTH",
 ];
 
-/// The server has shut its side down. (POLLRDHUP, which `nix` has no name for.)
-const NOBODY_WAITS: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
-
-/// Answers a request by running `script`.
-pub fn run(script: &Path, request: &mut Request<'_>) -> Response {
-    match try_run(script, request) {
-        Ok(response) => response,
-        Err(error) => {
-            let id = request.header("x-request-id").unwrap_or("-");
-            eprintln!("{}: {error} (request {id})", shown(&script));
-            Response::text("Internal Server Error\n").with_status(500)
-        }
-    }
+/// What is run for each request, and how.
+pub struct Cgi {
+    script: PathBuf,
+    /// Whether the script gets `HTTP_AUTHORIZATION`.
+    passes_authorization: bool,
+    /// After which silence a half-close means that the request has had its 504.
+    read_timeout: Option<Duration>,
+    /// Ends a script whose worker is killed; missing where it could not be started.
+    guard: Option<GuardLine>,
 }
 
-fn try_run(script: &Path, request: &mut Request<'_>) -> io::Result<Response> {
-    let stdin = request_body(request)?;
-    let mut target = request.target.clone();
-    let mut method = request.method.clone();
-    for _ in 0..MOST_REDIRECTS {
-        let mut process = Script::start(script, request, &method, &target, stdin.try_clone()?)?;
-        let connection = request.connection().try_clone()?;
-        let head = process.read_head(&connection)?;
-        match head.local_redirect() {
-            // The path is this script's as well, so it is asked again.
-            Some(path) => {
-                target = path.to_owned();
-                method = "GET".to_owned();
+impl Cgi {
+    /// Of the script that the environment names, as the server has set it.
+    pub fn from_environment() -> Option<Cgi> {
+        let variable = |name: &str| std::env::var(name).ok();
+        Some(Cgi {
+            script: std::env::var_os("RIP_APP_ENTRY")?.into(),
+            passes_authorization: variable("RIP_CGI_PASS_AUTH").is_some_and(|value| value == "1"),
+            read_timeout: variable("RIP_READ_TIMEOUT_MS")
+                .and_then(|value| value.parse().ok())
+                .map(Duration::from_millis),
+            guard: process::start_guard(crate::config::CGI_GUARD)
+                .inspect_err(|error| eprintln!("scripts outlive a worker that is killed: {error}"))
+                .ok(),
+        })
+    }
+
+    /// Answers a request by running the script.
+    pub fn run(&self, request: &mut Request<'_>) -> Response {
+        match self.try_run(request) {
+            Ok(response) => response,
+            Err(error) => {
+                let complaint = format!("{}: {error}", self.script.display());
+                Response::text("Internal Server Error\n").with_status(500).with_complaint(complaint)
             }
-            None => return Ok(process.into_response(head, connection)),
         }
     }
-    Err(io::Error::other("redirects in a circle"))
+
+    fn try_run(&self, request: &mut Request<'_>) -> io::Result<Response> {
+        if percent_decoded(request.path().as_bytes()).contains(&0) {
+            return Ok(Response::text("The path has a NUL in it.\n").with_status(400));
+        }
+        let stdin = request_body(request)?;
+        let mut target = request.target.clone();
+        let mut method = request.method.clone();
+        for _ in 0..MAX_REDIRECTS {
+            let mut process = Script::start(self, request, &method, &target, stdin.try_clone()?)?;
+            let head = process.read_head()?;
+            match head.local_redirect() {
+                // The path is this script's as well, so it is asked again.
+                Some(path) => {
+                    target = path;
+                    method = "GET".to_owned();
+                }
+                None => return Ok(process.into_response(head)),
+            }
+        }
+        Err(io::Error::other("redirects in a circle"))
+    }
 }
 
 /// The whole body as a file: a script may read it when and as slowly as it likes.
@@ -86,42 +123,78 @@ fn request_body(request: &mut Request<'_>) -> io::Result<File> {
 struct Script {
     child: Child,
     stdout: ChildStdout,
+    /// Readable when it has exited; missing where the kernel has no such thing, and then only its stdout tells.
+    exit: Option<OwnedFd>,
     /// What was read beyond the head.
     rest: Vec<u8>,
+    /// Its last sign of life.
+    heard_at: Instant,
+    has_exited: bool,
+    waits: Waits,
+    guard: Option<GuardLine>,
 }
 
-/// What the script has said before its document.
+/// Who waits for a script's answer.
+struct Waits {
+    connection: UnixStream,
+    leaving: Arc<Leaving>,
+    read_timeout: Option<Duration>,
+    /// Nothing is lost if such a request ends in the middle.
+    is_safe: bool,
+    streams_events: bool,
+    /// Nobody, and it goes on all the same.
+    is_alone: bool,
+}
+
+/// What a script has said before its document.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     status: Option<u16>,
-    fields: Vec<(String, String)>,
+    fields: Vec<(String, Vec<u8>)>,
 }
 
 impl Script {
     fn start(
-        script: &Path,
+        cgi: &Cgi,
         request: &Request<'_>,
         method: &str,
         target: &str,
         stdin: File,
     ) -> io::Result<Script> {
+        let script = &cgi.script;
         let mut command = Command::new(script);
         for name in PROTOCOL_VARIABLES {
             command.env_remove(name);
         }
         command
-            .envs(variables(script, request, method, target)?)
+            .envs(variables(cgi, request, method, target))
             .current_dir(script.parent().unwrap_or(Path::new("/")))
             .stdin(stdin)
             .stdout(Stdio::piped())
             .process_group(0);
-        let mut child = command.spawn()?;
+        let mut child = process::spawn_script(command, cgi.guard.as_ref())?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
-        Ok(Script { child, stdout, rest: Vec::new() })
+        Ok(Script {
+            exit: process::exit_watch(child.id()),
+            child,
+            stdout,
+            rest: Vec::new(),
+            heard_at: Instant::now(),
+            has_exited: false,
+            waits: Waits {
+                connection: request.connection.try_clone()?,
+                leaving: request.leaving.clone(),
+                read_timeout: cgi.read_timeout,
+                is_safe: request.is_safe(),
+                streams_events: false,
+                is_alone: false,
+            },
+            guard: cgi.guard.clone(),
+        })
     }
 
     /// Reads until the empty line. Lines may end with LF alone here.
-    fn read_head(&mut self, connection: &UnixStream) -> io::Result<Head> {
+    fn read_head(&mut self) -> io::Result<Head> {
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
         loop {
@@ -130,10 +203,10 @@ impl Script {
                 bytes.truncate(end);
                 return Head::parse(&bytes);
             }
-            if bytes.len() > MOST_HEAD_BYTES {
+            if bytes.len() > MAX_HEAD_BYTES {
                 return Err(io::Error::other("a head beyond 64 KiB"));
             }
-            match self.read(&mut buffer, connection)? {
+            match self.read(&mut buffer)? {
                 0 => {
                     return Err(io::Error::other(
                         "ended without a head (a line such as Content-Type, then an empty one)",
@@ -144,43 +217,62 @@ impl Script {
         }
     }
 
-    /// Reads what the script writes, unless nobody waits any more: then it ends, with all that it has started.
-    fn read(&mut self, buffer: &mut [u8], connection: &UnixStream) -> io::Result<usize> {
+    /// Reads what the script writes; 0 at its end.
+    ///
+    /// # Errors
+    /// Nobody waits for it any more, or a signal has ended it.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let mut asked = [
-                PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN),
-                PollFd::new(connection.as_fd(), NOBODY_WAITS),
-            ];
-            match poll(&mut asked, PollTimeout::NONE) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                result => result?,
+            let linger = match self.has_exited {
+                true => LINGER.saturating_sub(self.heard_at.elapsed()),
+                false => Duration::MAX,
             };
-            // First, since a script that never stops writing has to end as well. `nix` has no name for POLLRDHUP, and
-            // answers None where it is set.
-            if asked[1].any() != Some(false) {
-                return Err(io::Error::other("nobody waits for the answer any more"));
+            let [has_bytes, has_exited] =
+                self.waits.poll(&self.stdout, self.exit.as_ref(), linger, self.heard_at)?;
+            if has_bytes {
+                let count = self.stdout.read(buffer)?;
+                self.heard_at = Instant::now();
+                return if count == 0 { self.ended().map(|()| 0) } else { Ok(count) };
             }
-            if asked[0].any().unwrap_or(false) {
-                return self.stdout.read(buffer);
+            if has_exited && self.exit.take().is_some() {
+                self.has_exited = true;
+                self.heard_at = Instant::now();
+            } else if self.has_exited && self.heard_at.elapsed() >= LINGER {
+                return self.ended().map(|()| 0);
             }
         }
     }
 
-    fn into_response(mut self, head: Head, connection: UnixStream) -> Response {
+    /// Whether it has come to its end by itself. Its exit code says nothing: it is that of its last command.
+    fn ended(&mut self) -> io::Result<()> {
+        if let Some(exit) = &self.exit {
+            let timeout = PollTimeout::try_from(LINGER).unwrap_or(PollTimeout::MAX);
+            let _ = poll(&mut [PollFd::new(exit.as_fd(), PollFlags::POLLIN)], timeout);
+        }
+        match self.child.try_wait()?.and_then(|status| status.signal()) {
+            Some(number) => {
+                let name = Signal::try_from(number).map_or_else(|_| number.to_string(), |it| it.to_string());
+                Err(io::Error::other(format!("the script was ended by {name}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn into_response(mut self, head: Head) -> Response {
         let status = head.status.unwrap_or(if head.field("location").is_some() { 302 } else { 200 });
-        let length = head.field("content-length").and_then(|value| value.parse().ok());
+        let length = head.field("content-length").and_then(field::decimal);
         let mut response = Response::new(status);
         for (name, value) in head.fields {
-            let is_ours = ["status", "content-length", "transfer-encoding", "connection"];
-            if !is_ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            if !["status", "content-length"].iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
                 response = response.with_header(name, value);
             }
         }
+        self.waits.streams_events = response.streams_events();
         let write = move |out: &mut dyn Write| {
             out.write_all(&std::mem::take(&mut self.rest))?;
             let mut buffer = [0; 64 * 1024];
             loop {
-                match self.read(&mut buffer, &connection)? {
+                match self.read(&mut buffer)? {
                     0 => return Ok(()),
                     count => out.write_all(&buffer[..count])?,
                 }
@@ -193,11 +285,68 @@ impl Script {
     }
 }
 
+impl Waits {
+    /// Waits until the script has said something, has exited, or `linger` is over.
+    ///
+    /// # Errors
+    /// The script is to end: nobody waits for it, or it streams events and the worker leaves.
+    fn poll(
+        &mut self,
+        stdout: &ChildStdout,
+        exit: Option<&OwnedFd>,
+        linger: Duration,
+        heard_at: Instant,
+    ) -> io::Result<[bool; 2]> {
+        loop {
+            // A millisecond more, since poll rounds down.
+            let timeout = PollTimeout::try_from(linger.saturating_add(Duration::from_millis(1)));
+            let timeout =
+                if linger == Duration::MAX { PollTimeout::NONE } else { timeout.unwrap_or(PollTimeout::MAX) };
+            let asked_of_others = if self.is_alone { PollFlags::empty() } else { NOBODY_WAITS };
+            let mut asked = vec![PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+            asked.push(match exit {
+                Some(exit) => PollFd::new(exit.as_fd(), PollFlags::POLLIN),
+                None => PollFd::new(stdout.as_fd(), PollFlags::empty()),
+            });
+            // A hang-up is told without being asked for.
+            let connection = (!self.is_alone).then(|| PollFd::new(self.connection.as_fd(), asked_of_others));
+            asked.extend(connection);
+            let leaving = self.streams_events.then(|| PollFd::new(self.leaving.fd(), PollFlags::empty()));
+            asked.extend(leaving);
+            match poll(&mut asked, timeout) {
+                Err(Errno::EINTR) => continue,
+                result => result?,
+            };
+            let has_ended = |at: usize| asked.get(at).is_some_and(|fd| fd.any() != Some(false));
+            // First, since a script that never stops writing has to end as well. `nix` has no name for POLLRDHUP, and
+            // answers None where it is set.
+            let is_unwanted = !self.is_alone && has_ended(2);
+            if self.streams_events && has_ended(if self.is_alone { 2 } else { 3 }) {
+                return Err(gone("this worker leaves"));
+            }
+            let found = [asked[0].any().unwrap_or(false), exit.is_some() && asked[1].any().unwrap_or(false)];
+            if is_unwanted {
+                let is_timed_out = self.read_timeout.is_some_and(|time| heard_at.elapsed() >= time);
+                if self.is_safe || self.streams_events || is_timed_out {
+                    return Err(gone("nobody waits for the answer any more"));
+                }
+                // What changes something goes on to its end.
+                self.is_alone = true;
+            }
+            return Ok(found);
+        }
+    }
+}
+
 impl Drop for Script {
     fn drop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // Not reaped yet, so the group is still its own; after an orderly end there is usually nobody left in it.
+            // Not reaped yet, or its number is still that of its group; after an orderly end there is usually nobody
+            // left in it.
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if let Some(guard) = &self.guard {
+            guard.forget();
         }
         let _ = self.child.wait();
     }
@@ -206,45 +355,46 @@ impl Drop for Script {
 impl Head {
     fn parse(bytes: &[u8]) -> io::Result<Head> {
         let bad = |what: &str| io::Error::other(format!("{what} in its head"));
-        let text = String::from_utf8_lossy(bytes);
+        let code = |value: &[u8]| {
+            let digits = value.split(|&byte| byte == b' ').find(|word| !word.is_empty())?;
+            field::decimal(digits)
+                .and_then(|code| u16::try_from(code).ok())
+                .filter(|code| (200..1000).contains(code))
+        };
         let mut head = Head { status: None, fields: Vec::new() };
-        for (number, line) in text.lines().enumerate() {
+        let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        for (number, line) in lines.filter(|line| !line.is_empty()).enumerate() {
             // A script that writes whole answers ("nph").
-            if number == 0 && line.starts_with("HTTP/") {
-                let code = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-                head.status = Some(code.ok_or_else(|| bad("no status code"))?);
+            if let (0, Some(rest)) = (number, line.strip_prefix(b"HTTP/")) {
+                let at = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+                head.status = Some(code(&rest[at..]).ok_or_else(|| bad("no status code"))?);
                 continue;
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| bad("a line without a colon"))?;
-            let value = value.trim();
-            if name.is_empty()
-                || !name.bytes().all(field::is_token_byte)
-                || !field::is_value(value.as_bytes())
-            {
+            let colon = memchr::memchr(b':', line).ok_or_else(|| bad("a line without a colon"))?;
+            let (name, value) = (&line[..colon], field::trim(&line[colon + 1..]));
+            let is_name = !name.is_empty() && name.iter().all(|&byte| field::is_token_byte(byte));
+            if !is_name || !field::is_value(value) {
                 return Err(bad("a field that is not valid"));
             }
-            if name.eq_ignore_ascii_case("status") {
-                let code = value.split(' ').next().and_then(|code| code.parse().ok());
-                head.status = Some(
-                    code.filter(|code| (200..1000).contains(code)).ok_or_else(|| bad("no status code"))?,
-                );
+            if name.eq_ignore_ascii_case(b"status") {
+                head.status = Some(code(value).ok_or_else(|| bad("no status code"))?);
             }
-            head.fields.push((name.to_owned(), value.to_owned()));
+            // Token bytes are ASCII.
+            head.fields.push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
         }
         Ok(head)
     }
 
-    fn field(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        let field = self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
+        field.map(|(_, value)| value.as_slice())
     }
 
     /// RFC 3875 §6.2.2: a path alone is followed here, the client sees nothing of it.
-    fn local_redirect(&self) -> Option<&str> {
-        let path = self.field("location")?;
-        (self.status.is_none() && self.fields.len() == 1 && path.starts_with('/')).then_some(path)
+    fn local_redirect(&self) -> Option<String> {
+        let path = std::str::from_utf8(self.field("location")?).ok()?;
+        let is_local = self.status.is_none() && self.fields.len() == 1 && path.starts_with('/');
+        is_local.then(|| path.to_owned())
     }
 }
 
@@ -262,17 +412,10 @@ fn end_of_head(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// RFC 3875 §4.1.
-fn variables(
-    script: &Path,
-    request: &Request<'_>,
-    method: &str,
-    target: &str,
-) -> io::Result<Vec<(OsString, OsString)>> {
+fn variables(cgi: &Cgi, request: &Request<'_>, method: &str, target: &str) -> Vec<(OsString, OsString)> {
+    let script = &cgi.script;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path_info = percent_decoded(path);
-    if path_info.contains(&0) {
-        return Err(io::Error::other("a NUL in the path"));
-    }
+    let path_info = percent_decoded(path.as_bytes());
     let host = request.header("host").unwrap_or("localhost");
     let is_https = request.header("x-forwarded-proto") == Some("https");
     let (name, port) = match host.rsplit_once(':') {
@@ -281,8 +424,7 @@ fn variables(
         }
         _ => (host, if is_https { "443" } else { "80" }),
     };
-    let peer =
-        request.header("x-forwarded-for").and_then(|chain| chain.rsplit(',').next()).unwrap_or("").trim();
+    let client = request.client.map(|address| address.to_string()).unwrap_or_default();
     let is_redirected = target != request.target;
     let mut all: Vec<(OsString, OsString)> = Vec::new();
     let mut set = |name: &str, value: &[u8]| all.push((name.into(), OsString::from_vec(value.to_vec())));
@@ -295,49 +437,44 @@ fn variables(
     set("REQUEST_URI", target.as_bytes());
     set("SCRIPT_NAME", b"");
     set("SCRIPT_FILENAME", script.as_os_str().as_encoded_bytes());
-    set("PATH_INFO", &path_info);
-    let translated =
-        [script.parent().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes(), &path_info[..]].concat();
-    set("PATH_TRANSLATED", &translated);
+    // `OPTIONS *` is about the server as a whole, and names no path.
+    if path != "*" {
+        let folder = script.parent().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes();
+        set("PATH_INFO", &path_info);
+        set("PATH_TRANSLATED", &[folder, &path_info[..]].concat());
+    }
     set("QUERY_STRING", query.as_bytes());
-    set("REMOTE_ADDR", peer.as_bytes());
-    set("REMOTE_HOST", peer.as_bytes());
+    set("REMOTE_ADDR", client.as_bytes());
+    set("REMOTE_HOST", client.as_bytes());
     if is_https {
         set("HTTPS", b"on");
     }
+    let mut fields: Vec<(String, Vec<u8>)> = Vec::new();
     for (name, value) in request.headers() {
-        let lower = name.to_ascii_lowercase();
-        match lower.as_str() {
+        let name = match name.to_ascii_lowercase().as_str() {
             // A redirect is followed without the body.
-            "content-length" | "content-type" if is_redirected => {}
-            "content-length" => set("CONTENT_LENGTH", value),
-            "content-type" => set("CONTENT_TYPE", value),
-            // Credentials are the server's business (§4.1.18), and `Proxy` would become HTTP_PROXY.
-            "authorization" | "proxy-authorization" | "proxy" | "connection" => {}
-            _ => set(&format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_")), value),
+            "content-length" | "content-type" if is_redirected => continue,
+            "content-length" => "CONTENT_LENGTH".to_owned(),
+            "content-type" => "CONTENT_TYPE".to_owned(),
+            // Credentials are the server's business (§4.1.18), unless somebody says otherwise.
+            "authorization" if !cgi.passes_authorization => continue,
+            // `Proxy` would become HTTP_PROXY.
+            "proxy-authorization" | "proxy" | "connection" => continue,
+            lower => format!("HTTP_{}", lower.to_ascii_uppercase().replace('-', "_")),
+        };
+        // Several of one name are one list (§4.1.18).
+        match fields.iter_mut().find(|(known, _)| *known == name) {
+            Some((known, values)) => {
+                values.extend_from_slice(if known == "HTTP_COOKIE" { b"; " } else { b", " });
+                values.extend_from_slice(value);
+            }
+            None => fields.push((name, value.to_vec())),
         }
     }
-    Ok(all)
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digits = bytes.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.filter(|_| bytes[at] == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
+    for (name, value) in &fields {
+        set(name, value);
     }
-    decoded
+    all
 }
 
 #[cfg(test)]
@@ -347,15 +484,15 @@ mod tests {
     #[test]
     fn heads_say_status_and_fields() {
         let head = Head::parse(b"Status: 404 Not Found\r\nContent-Type: text/plain").expect("valid");
-        assert_eq!((head.status, head.field("content-type")), (Some(404), Some("text/plain")));
+        assert_eq!((head.status, head.field("content-type")), (Some(404), Some(b"text/plain".as_slice())));
         let nph = Head::parse(b"HTTP/1.1 201 Created\nX-A: b").expect("valid");
-        assert_eq!((nph.status, nph.field("x-a")), (Some(201), Some("b")));
+        assert_eq!((nph.status, nph.field("x-a")), (Some(201), Some(b"b".as_slice())));
         assert!(Head::parse(b"hello world").is_err());
     }
 
     #[test]
     fn a_path_alone_is_a_local_redirect() {
-        let local = |text: &[u8]| Head::parse(text).expect("valid").local_redirect().map(str::to_owned);
+        let local = |text: &[u8]| Head::parse(text).expect("valid").local_redirect();
         assert_eq!(local(b"Location: /other?x=1"), Some("/other?x=1".into()));
         assert_eq!(local(b"Location: http://example.com/"), None);
         assert_eq!(local(b"Status: 303 See Other\nLocation: /other"), None);
@@ -366,10 +503,5 @@ mod tests {
         assert_eq!(end_of_head(b"A: b\n\nrest"), Some((5, 6)));
         assert_eq!(end_of_head(b"A: b\r\n\r\nrest"), Some((6, 8)));
         assert_eq!(end_of_head(b"A: b\r\n"), None);
-    }
-
-    #[test]
-    fn paths_are_decoded_once() {
-        assert_eq!(percent_decoded("/a%20b%2525%zz%"), b"/a b%25%zz%");
     }
 }

@@ -1,10 +1,18 @@
 //! The worker's side in Rust: what `rip_server::run` does in the processes that the server starts.
 
 pub mod cgi;
-mod message;
+mod error;
+#[cfg(feature = "http")]
+mod http_types;
+mod outlet;
+mod phrase;
+mod request;
+mod response;
 mod serve;
 
-pub use message::{Body, Request, Response};
+pub use error::{Error, IntoResponse};
+pub use request::{Body, Request};
+pub use response::{InvalidHeader, Response};
 pub use serve::serve;
 
 use std::path::PathBuf;

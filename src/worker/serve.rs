@@ -4,7 +4,10 @@
 //! opens one connection, so this is one thread in all but odd moments.
 
 use super::Identity;
-use super::message::{Body, Request, Response};
+use super::error::IntoResponse;
+use super::outlet::{Leaving, Outlet, is_gone};
+use super::request::{Body, Request};
+use super::response::Response;
 use crate::client;
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::http::request::room;
@@ -12,22 +15,37 @@ use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
 use crate::paths::shown;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{Backlog, listen};
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The most connections at once. The server holds one; a few more cover reconnects.
-const MOST_CONNECTIONS: usize = 64;
+/// At most this many connections at once. The server holds one; a few more cover reconnects.
+const MAX_CONNECTIONS: usize = 64;
+/// As every worker's: whoever is kept waiting is kept by the kernel.
+const BACKLOG: i32 = 4096;
+/// Out of descriptors or threads: one may come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all connections share.
+struct Shared<F> {
+    /// Held while a request is at work, until its answer is written.
+    handler: Mutex<F>,
+    leaving: Arc<Leaving>,
+}
 
 /// Serves until the server says that it is over.
-pub fn serve<F>(identity: &Identity, handler: F) -> ExitCode
+pub fn serve<F, R>(identity: &Identity, handler: F) -> ExitCode
 where
-    F: FnMut(&mut Request<'_>) -> Response + Send + 'static,
+    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
+    R: IntoResponse,
 {
     match try_serve(identity, handler) {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,27 +56,24 @@ where
     }
 }
 
-fn try_serve<F>(identity: &Identity, handler: F) -> Result<(), String>
+fn try_serve<F, R>(identity: &Identity, handler: F) -> Result<(), String>
 where
-    F: FnMut(&mut Request<'_>) -> Response + Send + 'static,
+    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
+    R: IntoResponse,
 {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| format!("{what}: {error}")
-    };
     // Blocked before any thread starts, so that only this one hears of them. Ctrl-C is the server's business.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block().map_err(|error| format!("signals: {error}"))?;
-    let signals = SignalFd::new(&signals).map_err(|error| format!("signals: {error}"))?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|error| format!("signals: {error}"))?;
+    let leaving = Arc::new(Leaving::new().map_err(|error| format!("a pipe: {error}"))?);
+    let shared = Arc::new(Shared { handler: Mutex::new(handler), leaving });
 
-    let _ = std::fs::remove_file(&identity.socket);
-    let listener = UnixListener::bind(&identity.socket)
+    let listener = listen_at(identity)
         .map_err(|error| format!("cannot listen on '{}': {error}", shown(&identity.socket)))?;
     join(identity)?;
-
-    let handler = Arc::new(Mutex::new(handler));
     let mut connections = Vec::new();
     loop {
         let mut ready = [
@@ -71,12 +86,7 @@ where
         }
         let has_signal = ready[1].any().unwrap_or(false);
         if ready[0].any().unwrap_or(false) {
-            let (stream, _) = listener.accept().map_err(failed("accept"))?;
-            connections.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
-            if connections.len() < MOST_CONNECTIONS {
-                let handler = handler.clone();
-                connections.push(std::thread::spawn(move || converse(&stream, &handler)));
-            }
+            accept(&listener, &shared, &mut connections);
         }
         if has_signal
             && let Ok(Some(signal)) = signals.read_signal()
@@ -85,8 +95,34 @@ where
             break;
         }
     }
-    leave(identity, connections, &handler);
+    shared.leaving.say();
+    leave(identity, connections, &shared.handler);
     Ok(())
+}
+
+fn listen_at(identity: &Identity) -> io::Result<UnixListener> {
+    let _ = std::fs::remove_file(&identity.socket);
+    let listener = UnixListener::bind(&identity.socket)?;
+    listen(&listener, Backlog::new(BACKLOG)?)?;
+    Ok(listener)
+}
+
+/// A connection that there is no thread for is closed, and tried again by the server.
+fn accept<F, R>(listener: &UnixListener, shared: &Arc<Shared<F>>, connections: &mut Vec<JoinHandle<()>>)
+where
+    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
+    R: IntoResponse,
+{
+    let Ok((stream, _)) = listener.accept() else {
+        std::thread::sleep(ACCEPT_PAUSE);
+        return;
+    };
+    connections.retain(|thread| !thread.is_finished());
+    if connections.len() < MAX_CONNECTIONS {
+        let shared = shared.clone();
+        let thread = std::thread::Builder::new().spawn(move || converse(&stream, &shared));
+        connections.extend(thread);
+    }
 }
 
 fn join(identity: &Identity) -> Result<(), String> {
@@ -111,7 +147,7 @@ fn sender(identity: &Identity) -> Sender {
 
 /// No new request comes after the answer to `quit`; what is on the connections is served until the server closes
 /// them. Without a server the request in hand is finished.
-fn leave<F>(identity: &Identity, connections: Vec<std::thread::JoinHandle<()>>, handler: &Mutex<F>) {
+fn leave<F>(identity: &Identity, connections: Vec<JoinHandle<()>>, handler: &Mutex<F>) {
     let message = Message::Quit(sender(identity));
     if client::ask(&identity.control, "POST", "/worker", &message.to_json()).is_ok() {
         for connection in connections {
@@ -124,19 +160,22 @@ fn leave<F>(identity: &Identity, connections: Vec<std::thread::JoinHandle<()>>, 
 }
 
 /// One connection, until its end.
-fn converse<F>(stream: &UnixStream, handler: &Mutex<F>)
+fn converse<F, R>(stream: &UnixStream, shared: &Shared<F>)
 where
-    F: FnMut(&mut Request<'_>) -> Response,
+    F: FnMut(&mut Request<'_>) -> R,
+    R: IntoResponse,
 {
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
     loop {
         wait_for_bytes(&reader);
-        match serve_one(&mut reader, stream, handler) {
+        match serve_one(&mut reader, stream, shared) {
             Ok(true) => {}
             // The server has closed, or nothing more can be said on this connection.
-            Ok(false) | Err(_) => return,
+            Ok(false) | Err(_) => break,
         }
     }
+    // For everybody who may hold it, as a child that the handler has forked.
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Waits for the next request in `poll`, not in the read itself: a read that blocks on a Unix socket is also woken each
@@ -149,13 +188,14 @@ fn wait_for_bytes(reader: &BufReader<&UnixStream>) {
 }
 
 /// One request and its answer. `false`: the connection is over.
-fn serve_one<F>(
+fn serve_one<F, R>(
     reader: &mut BufReader<&UnixStream>,
-    mut stream: &UnixStream,
-    handler: &Mutex<F>,
+    stream: &UnixStream,
+    shared: &Shared<F>,
 ) -> io::Result<bool>
 where
-    F: FnMut(&mut Request<'_>) -> Response,
+    F: FnMut(&mut Request<'_>) -> R,
+    R: IntoResponse,
 {
     let Some(bytes) = read_head(reader)? else {
         return Ok(false);
@@ -169,24 +209,76 @@ where
         Framing::Chunked | Framing::UntilClose => return Err(io::Error::other("the server sends lengths")),
     };
     let is_head = head.method == "HEAD";
+    let ours = Ours::take(&head);
+    let fields = head.fields.iter().filter(|field| !is_ours(field.name));
     let mut request = Request {
         method: head.method.to_owned(),
         target: head.target.to_owned(),
-        fields: head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect(),
+        fields: fields.map(|field| (field.name.to_owned(), field.value.to_vec())).collect(),
         body: Body { source: reader, left_bytes },
+        client: ours.client,
         connection: stream,
+        leaving: &shared.leaving,
     };
+    let mut outlet = Outlet { stream, leaving: &shared.leaving };
+    let probe = ours.probe.filter(|_| request.path() == "/ready");
+    if probe == Some(Probe::Loaded) {
+        Response::text("ok").send(&mut outlet, is_head, false)?;
+        return Ok(true);
+    }
     // Held until the answer is written in full: a stream is the handler's work as well.
-    let mut turn = turn_of(handler);
+    let mut turn = turn_of(&shared.handler);
     let response = match &mut turn {
-        _ if request.header("rip-probe").is_some() && request.path() == "/ready" => Response::text("ok"),
-        Some(handler) => call(&mut **handler, &mut request),
         None => Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1"),
+        Some(_) if probe == Some(Probe::Idle) => Response::text("ok"),
+        Some(handler) => call(&mut **handler, &mut request),
     };
     // A body that the handler did not want is still on the connection.
     io::copy(&mut request.body, &mut io::sink())?;
-    response.send(&mut stream, is_head)?;
-    Ok(true)
+    let is_safe = request.is_safe();
+    match catch_unwind(AssertUnwindSafe(|| response.send(&mut outlet, is_head, is_safe))) {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) => {
+            if !is_gone(&error) {
+                complain(&request, &format!("the answer is cut: {error}"));
+            }
+            Err(error)
+        }
+        Err(_) => {
+            complain(&request, "the answer is cut: the handler panicked");
+            Err(io::Error::other("a panic"))
+        }
+    }
+}
+
+/// What a probe asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    Loaded,
+    Idle,
+}
+
+/// What the server adds for the worker alone.
+struct Ours {
+    probe: Option<Probe>,
+    client: Option<IpAddr>,
+}
+
+fn is_ours(name: &str) -> bool {
+    ["rip-probe", "rip-client"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
+}
+
+impl Ours {
+    fn take(head: &RequestHead<'_, '_>) -> Ours {
+        let value = |name: &str| {
+            let field = head.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(field.value).ok()
+        };
+        let probe = value("rip-probe").map(|kind| if kind == "idle" { Probe::Idle } else { Probe::Loaded });
+        // The server's own word where a trusted proxy has connected; else it is who has.
+        let client = value("rip-client").or_else(|| value("x-forwarded-for"));
+        Ours { probe, client: client.and_then(|address| address.parse().ok()) }
+    }
 }
 
 /// The handler, unless it is at work: its last answer's last byte is out a moment before it is given back.
@@ -203,16 +295,32 @@ fn turn_of<F>(handler: &Mutex<F>) -> Option<MutexGuard<'_, F>> {
     None
 }
 
-/// A panic is a 500, not the worker's end.
-fn call<F>(handler: &mut F, request: &mut Request<'_>) -> Response
+/// The handler's answer; a panic is a 500, not the worker's end.
+fn call<F, R>(handler: &mut F, request: &mut Request<'_>) -> Response
 where
-    F: FnMut(&mut Request<'_>) -> Response,
+    F: FnMut(&mut Request<'_>) -> R,
+    R: IntoResponse,
 {
-    let id = request.header("x-request-id").unwrap_or("").to_owned();
-    catch_unwind(AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
-        eprintln!("the handler panicked in request {id}");
-        Response::text("Internal Server Error\n").with_status(500)
-    })
+    let failed = || Response::text("Internal Server Error\n").with_status(500);
+    let answered = catch_unwind(AssertUnwindSafe(|| handler(request).into_response()));
+    let Ok(response) = answered else {
+        complain(request, "the handler panicked");
+        return failed();
+    };
+    if let Some(complaint) = response.complaint() {
+        complain(request, complaint);
+    }
+    match response.check() {
+        Ok(()) => response,
+        Err(complaint) => {
+            complain(request, &complaint);
+            failed()
+        }
+    }
+}
+
+fn complain(request: &Request<'_>, what: &str) {
+    eprintln!("{} {}: {what} (request {})", request.method, request.path(), request.id());
 }
 
 /// A whole head, or nothing where the connection ended before one. The server's own fields come on top of a

@@ -1,6 +1,7 @@
 //! Every runtime serves an app in its own way; all of them are asked the same. What a runtime needs is installed by
 //! `.ci/run`; without it the test says so and passes.
 
+mod cgi;
 mod checks;
 mod commands;
 mod contract;

@@ -107,13 +107,13 @@ fn environment() -> Response {
 }
 
 fn client(request: &Request<'_>) -> String {
-    let chain = request.header("x-forwarded-for").unwrap_or_default();
-    chain.rsplit(',').next().unwrap_or_default().trim().to_owned()
+    let client = request.client().map(|address| address.to_string()).unwrap_or_default();
+    client + request.header("rip-client").unwrap_or_default()
 }
 
 fn fields(request: &Request<'_>) -> Response {
     let mut body = Vec::new();
-    let mut latin = String::new();
+    let mut latin = Vec::new();
     for (name, glue) in [("x-many", ","), ("cookie", "; "), ("x-latin", ",")] {
         let values: Vec<&[u8]> = request
             .headers()
@@ -121,7 +121,7 @@ fn fields(request: &Request<'_>) -> Response {
             .map(|(_, value)| value)
             .collect();
         let line = values.join(glue.as_bytes());
-        latin = line.iter().map(|&byte| char::from(byte)).collect();
+        latin.clone_from(&line);
         body.extend_from_slice(&line);
         body.push(b'\n');
     }

@@ -30,27 +30,16 @@ const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls i
 const ALL: &[Column] = &Column::ALL;
 
 const MARKS: &[Mark] = &[
-    mark("an idle probe", &[Cgi, Rust], Open("answered ok as any probe")),
-    mark("repeated fields", &[Cgi], Open("not joined")),
-    mark("fields of Latin-1", &[Cgi, Rust], Open("read, or to be given, as UTF-8")),
-    mark("the app knows its client's", &[Cgi, Rust], Open("Rip-Client is not read yet")),
     mark("a half-close does not end", &[Bun], CLOSES),
-    mark("a half-close does not end", &[Cgi], Open("closed at once")),
-    mark("a half-close does not end", &[Rust], Open("the idle probe")),
     mark("a half-close is told", &[Wsgi, Rack, Rust], BLOCKED),
     mark("a silent event stream", &[Wsgi, Rack, Rust], BLOCKED),
-    mark("an event stream that says something", &[Rust], Open("writes go on")),
-    mark("an exception in mid-answer", &[Cgi], Open("a script that was killed looks whole")),
     mark("a child that", &[Bun, Node, NodeHttp], NO_FORK),
     mark("a child that", &[Cgi], OWN_PROCESS),
     mark("a child that", &[Rust], FORK_IS_UNSAFE),
     mark("SIGTERM: shutdown hooks", &[Cgi], OWN_PROCESS),
-    mark("SIGTERM: an event stream", &[Cgi, Rust], Open("told when the drain is over")),
     mark("SIGTERM: a WebSocket", &[Wsgi, Node, NodeHttp, Rack, Cgi, Rust], NO_WEBSOCKETS),
-    mark("after a 504", &[Bun, Cgi], Open("the connection is closed before the handler has ended")),
-    mark("a client that resets", &[Rust], Open("writes go on")),
+    mark("after a 504", &[Bun], Open("the connection is closed before the handler has ended")),
     mark("an event stream that its client closes", ALL, Open("the FIN is no departure yet")),
-    mark("the client's address", &[Cgi, Rust], Open("Rip-Client is not read yet")),
 ];
 
 const fn mark(rule: &'static str, columns: &'static [Column], cell: Cell) -> Mark {
