@@ -22,8 +22,16 @@ pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     match unnamed.or_else(|_| open_and_unlink(folder)) {
         Ok(file) => Ok((file, None)),
         Err(error) if is_shortage(&error) => Err(error),
-        Err(error) => Ok((File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?), Some(error))),
+        Err(error) => Ok((open_in_memory()?, Some(error))),
     }
+}
+
+/// One in memory, whatever the folder is.
+///
+/// # Errors
+/// There are no descriptors left, or no memory.
+pub fn open_in_memory() -> io::Result<File> {
+    Ok(File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?))
 }
 
 /// Writes all of it, or fails.

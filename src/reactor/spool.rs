@@ -49,6 +49,15 @@ pub enum Broken {
     Spool,
 }
 
+/// Whether bytes can be refused where the folder has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A body: its client gets 503.
+    May,
+    /// An answer, whose head may be out: memory stands in, as far as it goes.
+    Must,
+}
+
 /// Whether a spool takes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -72,7 +81,7 @@ pub struct Spool {
     read_bytes: u64,
 }
 
-/// What is not in memory: files of [`SEGMENT_BYTES`] each, but for the last.
+/// What is not in memory: files of at most [`SEGMENT_BYTES`] each.
 #[derive(Debug, Default)]
 struct Overflow {
     segments: VecDeque<Segment>,
@@ -83,13 +92,15 @@ struct Overflow {
 }
 
 impl Overflow {
-    /// The file in which the byte `at` stands, where in it, and how many bytes from there on fit into it.
+    /// The file in which the byte `at` stands, where in it, and how many bytes stand there from that one on.
     fn locate(&self, at: u64) -> (Option<&File>, u64, u64) {
-        let offset = at % SEGMENT_BYTES;
-        let from = at.checked_sub(self.forgotten_bytes).map(|from| from / SEGMENT_BYTES);
-        let index = from.and_then(|index| usize::try_from(index).ok());
-        let segment = index.and_then(|index| self.segments.get(index));
-        (segment.map(|segment| &segment.file), offset, SEGMENT_BYTES - offset)
+        match self.segments.iter().rev().find(|segment| segment.start <= at) {
+            Some(segment) => {
+                let offset = at - segment.start;
+                (Some(&segment.file), offset, segment.bytes.saturating_sub(offset))
+            }
+            None => (None, 0, 0),
+        }
     }
 }
 
@@ -159,7 +170,7 @@ impl Spool {
     /// # Errors
     /// There is no room for them.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        match self.push_where_room_is(bytes) {
+        match self.push_where_room_is(bytes, Need::May) {
             (_, Some(NoRoom::Full)) => Err(Full),
             (rest, Some(NoRoom::TickIsOver) | None) => {
                 self.keep_in_tail(rest);
@@ -170,17 +181,17 @@ impl Spool {
 
     /// Adds bytes, all of them. What finds no room waits in memory, so whoever writes must then be held back.
     pub fn push_all(&mut self, bytes: &[u8]) {
-        let (rest, _) = self.push_where_room_is(bytes);
+        let (rest, _) = self.push_where_room_is(bytes, Need::Must);
         self.keep_in_tail(rest);
     }
 
     /// Looks again for room for what waits in memory for want of it.
-    pub fn settle(&mut self) -> Settled {
+    pub fn settle(&mut self, need: Need) -> Settled {
         let is_unread = self.read_bytes <= self.before_tail();
         if !self.tail.is_empty() && is_unread {
             let tail = std::mem::take(&mut self.tail);
             self.budget.give_memory_back(tail.len());
-            let (rest, why) = self.push_where_room_is(&tail);
+            let (rest, why) = self.push_where_room_is(&tail, need);
             self.keep_in_tail(rest);
             if why == Some(NoRoom::TickIsOver) {
                 return Settled::TickIsOver;
@@ -195,7 +206,7 @@ impl Spool {
     }
 
     /// Adds what finds room; the rest, and why it found none.
-    fn push_where_room_is<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], Option<NoRoom>) {
+    fn push_where_room_is<'a>(&mut self, bytes: &'a [u8], need: Need) -> (&'a [u8], Option<NoRoom>) {
         if bytes.is_empty() || !self.tail.is_empty() {
             return (bytes, None);
         }
@@ -208,7 +219,7 @@ impl Spool {
         }
         let mut left = bytes;
         while !left.is_empty() {
-            match self.push_to_file(left) {
+            match self.push_to_file(left, need) {
                 Ok(rest) => left = rest,
                 Err(why) => return (left, Some(why)),
             }
@@ -217,14 +228,36 @@ impl Spool {
     }
 
     /// Adds what fits into the last file, which is opened where it is not there yet; the rest is for another one.
-    fn push_to_file<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoRoom> {
-        if self.overflow.segments.back().is_none_or(|last| last.bytes == SEGMENT_BYTES) {
-            self.overflow.segments.push_back(self.budget.open()?);
+    fn push_to_file<'a>(&mut self, bytes: &'a [u8], need: Need) -> Result<&'a [u8], NoRoom> {
+        let start = self.overflow.bytes;
+        if self.overflow.segments.back().is_none_or(|last| last.bytes >= SEGMENT_BYTES) {
+            let segment = match (self.budget.open(start), need) {
+                (Err(NoRoom::Full), Need::Must) => self.budget.open_in_memory(start)?,
+                (opened, _) => opened?,
+            };
+            self.overflow.segments.push_back(segment);
         }
         let Some(last) = self.overflow.segments.back_mut() else { return Err(NoRoom::Full) };
         let fitting = usize::try_from(SEGMENT_BYTES - last.bytes).unwrap_or(usize::MAX).min(bytes.len());
         let (piece, rest) = bytes.split_at(fitting);
-        self.budget.append(last, piece)?;
+        match (self.budget.append(last, piece), need) {
+            (Err(NoRoom::Full), Need::Must) => {
+                // Memory stands in for the folder, and the folder for memory when it has room again.
+                let was_memfd = last.is_memfd;
+                let mut segment =
+                    if was_memfd { self.budget.open(start)? } else { self.budget.open_in_memory(start)? };
+                let appended = match segment.is_memfd && was_memfd {
+                    true => Err(NoRoom::Full),
+                    false => self.budget.append(&mut segment, piece),
+                };
+                if let Err(why) = appended {
+                    self.budget.give_file_back(segment);
+                    return Err(why);
+                }
+                self.overflow.segments.push_back(segment);
+            }
+            (appended, _) => appended?,
+        }
         self.overflow.bytes += piece.len() as u64;
         Ok(rest)
     }
@@ -248,11 +281,12 @@ impl Spool {
 
     /// Gives back the files that have been read to their end. They cannot be read again.
     pub fn forget_read(&mut self) {
-        let in_memory = self.memory.len() as u64;
-        while self.read_bytes >= in_memory + self.overflow.forgotten_bytes + SEGMENT_BYTES
+        let Some(read_bytes) = self.read_bytes.checked_sub(self.memory.len() as u64) else { return };
+        // The last one may still be written to.
+        while self.overflow.segments.get(1).is_some_and(|next| next.start <= read_bytes)
             && let Some(segment) = self.overflow.segments.pop_front()
         {
-            self.overflow.forgotten_bytes += SEGMENT_BYTES;
+            self.overflow.forgotten_bytes = segment.start + segment.bytes;
             self.budget.give_file_back(segment);
         }
     }
@@ -439,7 +473,7 @@ mod tests {
             pushed += 1;
             budget.end_tick(Instant::now());
         }
-        assert_eq!(pushed, 64);
+        assert_eq!(pushed, 4);
         assert!(Spool::new(&budget).push(b"small ones fit into memory").is_ok());
     }
 
@@ -460,20 +494,32 @@ mod tests {
         drop(spool);
         end_ticks(&budget);
 
+        // An answer goes on in memory.
         let mut spool = Spool::new(&budget);
         spool.push_all(first);
         budget.end_tick(Instant::now());
         spool.push_all(second);
-        assert!(spool.is_at_bound() && spool.tail_bytes() > 0);
-        assert_eq!(spool.settle(), Settled::NoRoom);
-        drop(other);
-        end_ticks(&budget);
-        // Above this test's bound of one spool, but nothing waits for room any more.
-        assert_eq!((spool.settle(), spool.tail_bytes()), (Settled::NoRoom, 0));
+        assert_eq!((spool.tail_bytes(), budget.spooled().memfd_bytes), (0, 1_500_000 - 1024 * 1024));
         assert_eq!(read_back(&mut spool), all);
+
+        // What finds no room there either waits, and settles when there is some.
+        let mut third = Spool::new(&budget);
+        let large = all.repeat(4);
+        third.push_all(&large);
+        assert!(third.is_at_bound() && third.tail_bytes() > 0);
+        assert_eq!(third.settle(Need::Must), Settled::NoRoom);
         spool.forget_read();
+        assert_eq!(budget.spooled().disk_bytes, 2 * 1024 * 1024, "files are closed at the end of a tick");
+        drop((other, spool));
+        for _ in 0..8 {
+            end_ticks(&budget);
+            third.settle(Need::Must);
+        }
+        assert_eq!(read_back(&mut third), large);
+        third.forget_read();
+        drop(third);
         end_ticks(&budget);
-        assert_eq!(budget.spooled().disk_bytes, 1_500_000 - 1024 * 1024, "what was read is given back");
+        assert_eq!((budget.spooled().disk_bytes, budget.files()), (0, 0));
     }
 
     #[test]
@@ -485,11 +531,11 @@ mod tests {
         }
         let waiting = |spools: &[Spool]| spools.iter().filter(|spool| spool.tail_bytes() > 0).count();
         assert_eq!(waiting(&spools), 2);
-        assert_eq!(spools[1].settle(), Settled::TickIsOver);
+        assert_eq!(spools[1].settle(Need::Must), Settled::TickIsOver);
         for left in [1, 0] {
             budget.end_tick(Instant::now());
             for spool in &mut spools {
-                spool.settle();
+                spool.settle(Need::Must);
             }
             assert_eq!(waiting(&spools), left);
         }

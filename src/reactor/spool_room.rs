@@ -1,7 +1,7 @@
 //! What is done where spools find no room, or not in this tick: workers are held back, clients are not read.
 
 use super::entry::{ClientEntry, Phase, WorkerDeadline};
-use super::spool::{Settled, SpoolBudget};
+use super::spool::{Need, Settled, SpoolBudget};
 use super::token::Target;
 use super::{FILES_PAUSE, Reactor};
 use crate::http::Reason;
@@ -53,7 +53,7 @@ impl Reactor {
             }
             match entry.phase {
                 Phase::Reading => {
-                    if entry.body.settle() == Settled::NoRoom && entry.body.has_tail() {
+                    if entry.body.settle(Need::May) == Settled::NoRoom && entry.body.has_tail() {
                         self.refuse_arriving(client, Reason::SpoolFull);
                     } else {
                         self.read_client(client);
@@ -81,7 +81,7 @@ impl Reactor {
         if !self.workers.get(worker.0).is_some_and(|entry| entry.is_held_back()) {
             return;
         }
-        match entry.out.settle() {
+        match entry.out.settle(Need::Must) {
             Settled::HasRoom => self.release_held_back(worker),
             Settled::TickIsOver => wait_for_file(&mut self.waiting_for_files, client, entry),
             // Looked at again when the client takes more.

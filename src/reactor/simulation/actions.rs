@@ -234,10 +234,11 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
                 Disk::Full,
                 Disk::NearlyFull(random.below(4)),
                 Disk::Missing,
+                Disk::FullFolder,
                 Disk::NoDescriptors,
                 Disk::Works,
             ];
-            SetDisk { disk: disk[random.below(5)] }
+            SetDisk { disk: disk[random.below(6)] }
         }
         110 => OperatorLeaves { operator: random.below(6) },
         97 if random.chance(3) => Stop,

@@ -15,6 +15,8 @@ pub enum Disk {
     Full,
     /// Files can be made, and so many more writes find room.
     NearlyFull(usize),
+    /// No file can be made in it, but in memory.
+    FullFolder,
     /// It is no usable folder.
     Missing,
     /// No descriptor is left for a file.
@@ -55,7 +57,7 @@ fn no_space() -> io::Error {
 
 pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     match DISK.get() {
-        Disk::Full => Err(no_space()),
+        Disk::Full | Disk::FullFolder => Err(no_space()),
         Disk::Works | Disk::NearlyFull(_) => unnamed::open(folder),
         Disk::NoDescriptors => {
             WAS_FULL.set(true);
@@ -66,11 +68,15 @@ pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     }
 }
 
+pub fn open_in_memory() -> io::Result<File> {
+    unnamed::open_in_memory()
+}
+
 pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     match DISK.get() {
         Disk::Full | Disk::NearlyFull(0) => return Err(no_space()),
         Disk::NearlyFull(writes) => DISK.set(Disk::NearlyFull(writes - 1)),
-        Disk::Works | Disk::Missing | Disk::NoDescriptors => {}
+        Disk::Works | Disk::FullFolder | Disk::Missing | Disk::NoDescriptors => {}
     }
     unnamed::write(file, bytes, offset)
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// What all spools together hold in memory, so that many middling ones cannot fill it.
 const MAX_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 /// What all spools together hold in memfds, where there is no folder for temporary files.
-pub const MAX_MEMFD_BYTES: u64 = 64 * 1024 * 1024;
+pub const MAX_MEMFD_BYTES: u64 = if cfg!(test) { 4 * 1024 * 1024 } else { 64 * 1024 * 1024 };
 /// Files made in one tick, and small ones closed: either takes a file system up to half a millisecond.
 const MAX_FILES_PER_TICK: usize = if cfg!(test) { 1 } else { 4 };
 /// Files up to that size count as small. Closing a large one takes the kernel 2 ms, so one is closed a tick.
@@ -60,8 +60,10 @@ pub struct Spooled {
 #[derive(Debug)]
 pub struct Segment {
     pub file: File,
+    /// Where in the spool's files together it begins.
+    pub start: u64,
     pub bytes: u64,
-    is_memfd: bool,
+    pub is_memfd: bool,
 }
 
 /// Why bytes find no place in a file.
@@ -197,15 +199,25 @@ impl SpoolBudget {
         }
         match self.room_trouble.borrow_mut().tell(now) {
             Some(Told::Trouble(error)) => log::warn!(
-                "no room for temporary files in '{folder}': {error}; until there is some, slow clients keep their workers waiting, and large request bodies get 503"
+                "no room for temporary files in '{folder}': {error}; up to 64 MiB of answers wait in memory, then slow clients keep their workers waiting; large request bodies get 503"
             ),
             Some(Told::IsWell) => log::info!("there is room for temporary files in '{folder}' again"),
             None => {}
         }
     }
 
+    /// A new, empty file in memory, for what must not be lost where the folder has no room.
+    pub fn open_in_memory(&self, start: u64) -> Result<Segment, NoRoom> {
+        if self.memfd_bytes.get() >= MAX_MEMFD_BYTES {
+            return Err(NoRoom::Full);
+        }
+        let file = unnamed::open_in_memory().map_err(|error| self.is_full(&error))?;
+        self.files.set(self.files.get() + 1);
+        Ok(Segment { file, start, bytes: 0, is_memfd: true })
+    }
+
     /// A new, empty file.
-    pub fn open(&self) -> Result<Segment, NoRoom> {
+    pub fn open(&self, start: u64) -> Result<Segment, NoRoom> {
         if self.files_left.get() == 0 {
             return Err(NoRoom::TickIsOver);
         }
@@ -230,7 +242,7 @@ impl SpoolBudget {
             Some(error) => self.folder_trouble.borrow_mut().meet(|| error.to_string()),
             None => self.folder_trouble.borrow_mut().has_gone_well = true,
         }
-        Ok(Segment { file, bytes: 0, is_memfd: no_folder.is_some() })
+        Ok(Segment { file, start, bytes: 0, is_memfd: no_folder.is_some() })
     }
 
     /// Writes behind what stands in `segment`; all of it, or what would count as nothing.
