@@ -191,7 +191,8 @@ fn play(stage: &mut Stage, case: &Case, way: Way) -> Vec<String> {
     let (seen_before, faults_before) = (worker.request_count(), worker.faults().len());
     let mut client = server.client();
     let is_reset = !send(&mut client, case, way) && way == Way::GoesOnSending;
-    let (responses, end, partial) = read_responses(&mut client, case.responses.unwrap_or(1));
+    let asks_head = case.writes.concat().starts_with(b"HEAD ");
+    let (responses, end, partial) = read_responses(&mut client, case.responses.unwrap_or(1), asks_head);
     // Whatever was meant for the worker before this one has reached it by now: requests wait in one queue.
     let marker = server.get("/marker");
     let mut requests = worker.requests().split_off(seen_before);
@@ -262,12 +263,19 @@ fn send_with_gaps(client: &mut Client, writes: &[Vec<u8>]) -> bool {
 }
 
 /// Everything that comes, until the connection ends or is quiet.
-fn read_responses(client: &mut Client, expected: usize) -> (Vec<Response>, Trouble, Option<Response>) {
+fn read_responses(
+    client: &mut Client,
+    expected: usize,
+    asks_head: bool,
+) -> (Vec<Response>, Trouble, Option<Response>) {
     let mut responses = Vec::new();
     loop {
         let time = if responses.len() < expected { ANSWER_WITHIN } else { QUIET };
-        // Only the worker's answers to HEAD have no body; refusals have one, or say that it is empty.
-        let is_bodiless = |head: &support::Head| head.header("x-echo-method") == Some("HEAD");
+        // Of refusals only the first can be one of a HEAD: nothing behind it is answered.
+        let is_refused_head = asks_head && responses.is_empty();
+        let is_bodiless = |head: &support::Head| {
+            head.header("x-echo-method").map_or(is_refused_head, |method| method == "HEAD")
+        };
         match client.wire.read_response(Instant::now() + time, is_bodiless) {
             Ok(response) => responses.push(response),
             Err(broken) => {

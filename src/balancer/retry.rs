@@ -13,6 +13,8 @@ pub enum Failure {
         /// No byte of the request had gone out.
         nothing_sent: bool,
     },
+    /// What came over a connection that had been open before is not the beginning of an answer.
+    StrayBytes,
     /// Anything else: bytes of the answer were there, or the connection was new, or time ran out.
     Other,
 }
@@ -25,6 +27,7 @@ pub fn may_retry(failure: Failure, tries: u8, is_idempotent: bool) -> bool {
         && match failure {
             Failure::Busy | Failure::Connect => true,
             Failure::ClosedUnheard { nothing_sent } => nothing_sent || is_idempotent,
+            Failure::StrayBytes => is_idempotent,
             Failure::Other => false,
         }
 }
@@ -40,6 +43,7 @@ mod tests {
         assert!(may_retry(Failure::ClosedUnheard { nothing_sent: true }, 1, false));
         assert!(!may_retry(Failure::ClosedUnheard { nothing_sent: false }, 1, false));
         assert!(may_retry(Failure::ClosedUnheard { nothing_sent: false }, 1, true));
+        assert!(may_retry(Failure::StrayBytes, 1, true) && !may_retry(Failure::StrayBytes, 1, false));
         assert!(!may_retry(Failure::Other, 1, true));
     }
 

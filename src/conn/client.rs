@@ -134,7 +134,7 @@ impl Client {
                 }
                 match head::look(bytes, scanned) {
                     Ok(head::Look::Whole(length)) => {
-                        self.read_head(&bytes[..length], origin, max_body_bytes, buffer(), since)
+                        self.read_head(&mut bytes[..length], origin, max_body_bytes, buffer(), since)
                     }
                     Ok(head::Look::Partial) if self.has_ended => {
                         self.refuse(Reason::BadRequest(Bad::Incomplete), bytes, buffer(), since)
@@ -212,22 +212,31 @@ impl Client {
 
     fn read_head(
         &mut self,
-        bytes: &[u8],
+        bytes: &mut [u8],
         origin: Origin<'_>,
         max_body_bytes: u64,
         buffer: Vec<u8>,
         since: Instant,
     ) -> Step {
         let mut room = request::room();
-        let head = match RequestHead::parse(bytes, &mut room, max_body_bytes) {
-            Ok(head) => head,
-            Err(reason) => return self.refuse(reason, bytes, buffer, since),
+        let head = match RequestHead::parse(bytes, &mut room) {
+            Ok(head) if head.fields.len() <= MAX_FIELDS => head,
+            Ok(_) => {
+                return self.refuse(Reason::BadRequest(Bad::TooManyFields), bytes, buffer, since);
+            }
+            Err(reason) => {
+                if reason == Reason::BadRequest(Bad::Version) && request::lower_version(bytes) {
+                    return self.read_head(bytes, origin, max_body_bytes, buffer, since);
+                }
+                return self.refuse(reason, bytes, buffer, since);
+            }
         };
-        if head.fields.len() > MAX_FIELDS {
-            return self.refuse(Reason::BadRequest(Bad::TooManyFields), bytes, buffer, since);
-        }
         let mut request = Request::new(&head, buffer, origin, since);
         let body = match head.framing {
+            Framing::Length(length) if length > max_body_bytes => {
+                self.enter(State::Lingering);
+                return Step { consumed: bytes.len(), event: Event::Refused(Reason::BodyTooLarge, request) };
+            }
             Framing::Length(left) if left > 0 => Body::Length { left },
             Framing::Chunked => Body::Chunked(Chunked::default()),
             Framing::Empty | Framing::Length(_) | Framing::UntilClose => {
@@ -303,4 +312,86 @@ fn blank_lines(bytes: &[u8]) -> usize {
 
 fn first_line(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or(b"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::forward::Word;
+
+    const ORIGIN: Origin<'_> =
+        Origin { address: "192.0.2.7", word: Word::Ignored, fresh_id: "fresh", start_us: b"1000000" };
+
+    /// All that `bytes` amount to at that moment.
+    fn hear(client: &mut Client, bytes: &[u8], now: Instant) -> Event {
+        let mut bytes = bytes.to_vec();
+        let mut from = 0;
+        loop {
+            let step = client.advance(&mut bytes[from..], ORIGIN, 1000, Vec::new, now);
+            from += step.consumed;
+            if !matches!(step.event, Event::Body(_)) {
+                return step.event;
+            }
+        }
+    }
+
+    fn refused(head: &str) -> Request {
+        match hear(&mut Client::default(), head.as_bytes(), Instant::now()) {
+            Event::Refused(_, request) => request,
+            other => panic!("{other:?} instead of a refusal"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_knows_the_method_that_it_refuses() {
+        for (head, is_head) in [
+            ("HEAD / HTTP/1.1\r\n\r\n", true),
+            ("HEAD / HTTP/3.0\r\n\r\n", true),
+            ("HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", true),
+            ("HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n", true),
+            ("HEADS / HTTP/1.1\r\n\r\n", false),
+            ("head / HTTP/1.1\r\n\r\n", false),
+            ("GET /HEAD HTTP/1.1\r\n\r\n", false),
+        ] {
+            let request = refused(head);
+            assert_eq!(request.asked.is_head, is_head, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_too_large_is_refused_with_all_that_its_head_says() {
+        let request = refused("PUT /path?query HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n");
+        assert_eq!(
+            (request.method(), request.path(), request.id()),
+            (&b"PUT"[..], &b"/path"[..], &b"fresh"[..])
+        );
+        assert_eq!(request.client(), Some(&b"192.0.2.7"[..]));
+    }
+
+    #[test]
+    fn an_offer_of_a_websocket_stands_only_without_a_body() {
+        let offers = |rest: &str| {
+            let head =
+                format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{rest}");
+            match hear(&mut Client::default(), head.as_bytes(), Instant::now()) {
+                Event::Request(request) => {
+                    let worker = String::from_utf8_lossy(&request.head);
+                    assert_eq!(
+                        worker.contains("Upgrade: websocket"),
+                        request.asked.wants_websocket,
+                        "{worker}"
+                    );
+                    assert_ne!(worker.contains("Content-Length"), request.asked.wants_websocket, "{worker}");
+                    request.asked.wants_websocket
+                }
+                other => panic!("{other:?} instead of a request"),
+            }
+        };
+        for none in ["\r\n", "Content-Length: 0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+            assert!(offers(none), "{none:?}");
+        }
+        for body in ["Content-Length: 1\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"] {
+            assert!(!offers(body), "{body:?}");
+        }
+    }
 }

@@ -1,8 +1,7 @@
 //! A request that has been read: its head as the worker gets it, and what is still to be known of it later.
 
-use crate::http::forward::{self, Origin, Word, Written};
+use crate::http::forward::{self, Origin, Span, Word, Written};
 use crate::http::{Framing, RequestHead, Version, request::is_idempotent, response::Asked};
-use std::ops::Range;
 use std::time::Instant;
 
 /// What the server answers by itself.
@@ -21,10 +20,10 @@ pub struct Request {
     /// The head for the worker, kept until the answer is there, since a second try sends it again. Of requests
     /// that reach no worker just the method and the path.
     pub head: Vec<u8>,
-    method: Range<usize>,
-    path: Range<usize>,
-    id: Range<usize>,
-    client: Range<usize>,
+    method: Span,
+    path: Span,
+    id: Span,
+    client: Span,
     pub asked: Asked,
     pub framing: Framing,
     pub is_idempotent: bool,
@@ -43,7 +42,7 @@ impl Request {
     ) -> Self {
         let path = head.path();
         let local = match path {
-            _ if head.framing != Framing::Empty || !matches!(head.method, "GET" | "HEAD") => None,
+            _ if !matches!(head.method, "GET" | "HEAD") => None,
             "/server" => Some(Local::Server),
             "/status" => Some(Local::Status),
             _ => None,
@@ -55,22 +54,21 @@ impl Request {
                 buffer.push(b' ');
                 buffer.extend_from_slice(head.target.as_bytes());
                 let client = match origin.word {
-                    Word::Ignored => 0..0,
+                    Word::Ignored => Span::default(),
                     Word::Believed(is_proxy) => {
                         buffer.push(b' ');
                         forward::push_client(&mut buffer, head.fields, is_proxy, origin.address)
                     }
                 };
-                Written { id: 0..0, client }
+                Written { id: Span::default(), client }
             }
             None => forward::write_request_head(&mut buffer, head, origin),
         };
-        let method = 0..head.method.len();
-        let path_from = method.end + 1;
+        let method_bytes = head.method.len();
         Request {
             head: buffer,
-            path: path_from..path_from + head.target_lead.len() + path.len(),
-            method,
+            path: Span::new(method_bytes + 1, head.target_lead.len() + path.len()),
+            method: Span::new(0, method_bytes),
             id,
             client,
             asked: Asked {
@@ -99,13 +97,14 @@ impl Request {
         buffer.push(b' ');
         buffer.extend_from_slice(&path[..path.len().min(MOST_BYTES)]);
         Request {
-            method: 0..method.len(),
-            path: method.len() + 1..buffer.len(),
-            id: 0..0,
-            client: 0..0,
+            method: Span::new(0, method.len()),
+            path: Span::new(method.len() + 1, buffer.len() - method.len() - 1),
+            id: Span::default(),
+            client: Span::default(),
             head: buffer,
             asked: Asked {
-                is_head: false,
+                // Whatever is wrong with the rest, its answer has no body (RFC 9110 §9.3.2).
+                is_head: method == b"HEAD",
                 wants_websocket: false,
                 version: Version::Http11,
                 keep_alive: false,
@@ -129,14 +128,15 @@ impl Request {
     pub fn copy_into(&self, mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         buffer.extend_from_slice(&self.head);
-        let (method, path, id) = (self.method.clone(), self.path.clone(), self.id.clone());
-        Request { head: buffer, method, path, id, client: self.client.clone(), ..*self }
+        Request { head: buffer, ..*self }
     }
 
-    /// Ends the head, now that the body's length is known.
+    /// Ends the head, now that the body's length is known. With a body it offers no WebSocket.
     pub fn seal(&mut self, body_bytes: u64) {
+        self.asked.wants_websocket &= body_bytes == 0;
         if self.local.is_none() {
-            forward::end_request_head(&mut self.head, self.framing, body_bytes);
+            let wants_websocket = self.asked.wants_websocket;
+            forward::end_request_head(&mut self.head, self.framing, wants_websocket, body_bytes);
         }
     }
 
@@ -151,21 +151,21 @@ impl Request {
     }
 
     pub fn method(&self) -> &[u8] {
-        &self.head[self.method.clone()]
+        self.method.of(&self.head)
     }
 
     /// The path without the query, since secrets travel there.
     pub fn path(&self) -> &[u8] {
-        &self.head[self.path.clone()]
+        self.path.of(&self.head)
     }
 
     /// The request's id as the worker sees it; empty where none was given.
     pub fn id(&self) -> &[u8] {
-        &self.head[self.id.clone()]
+        self.id.of(&self.head)
     }
 
     /// The client's address where the head tells it; else the client is who has connected.
-    pub fn client(&self) -> Option<&str> {
-        std::str::from_utf8(&self.head[self.client.clone()]).ok().filter(|client| !client.is_empty())
+    pub fn client(&self) -> Option<&[u8]> {
+        Some(self.client.of(&self.head)).filter(|client| !client.is_empty())
     }
 }

@@ -12,11 +12,16 @@ const MAX_INTERIMS: u8 = 32;
 /// The longest media type that is kept for the log; registered ones are at most half as long.
 const MAX_MEDIA_TYPE_BYTES: usize = 80;
 
+/// What every answer begins with.
+const STATUS_LINE: &[u8] = b"HTTP/1.";
+
 /// A worker's connection as far as its bytes go.
 #[derive(Debug, Default)]
 pub struct Worker {
     state: State,
     pub inbox: Inbox,
+    /// An answer came over this connection before the one at hand.
+    is_used: bool,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +126,8 @@ pub enum Outcome {
     Busy { reusable: bool },
     /// Not an answer that can be passed on, or not its continuation.
     Invalid(Invalid),
+    /// Not the beginning of any answer. `behind_an_answer`: it may be what that had too much.
+    Stray { behind_an_answer: bool },
     /// Both connections are a tunnel from here on.
     Upgraded,
     /// Bytes that nobody asked for.
@@ -233,15 +240,17 @@ impl Worker {
         };
         let asked = *asked;
         *was_heard |= !bytes.is_empty();
+        if *interims == 0 && !bytes.starts_with(STATUS_LINE) && !STATUS_LINE.starts_with(bytes) {
+            self.enter(State::Spent);
+            return Step::new(bytes.len(), Outcome::Stray { behind_an_answer: self.is_used });
+        }
         let mut at = 0;
         loop {
             let length = match head::look(&bytes[at..], scanned) {
                 Ok(head::Look::Whole(length)) => length,
                 Ok(head::Look::Partial) => return Step::new(at, Outcome::Going),
-                Err(Bad::TargetTooLong | Bad::HeadTooLong) => {
-                    return self.invalid(Invalid("a head or a first line beyond its bound"));
-                }
-                Err(_) => return self.invalid(Invalid("a line that does not end with CR LF")),
+                Err(Bad::LineEnd) => return self.invalid(Invalid("a line that does not end with CR LF")),
+                Err(_) => return self.invalid(Invalid("a head or a first line beyond its bound")),
             };
             *scanned = head::Scanned::default();
             let mut room = request::room();
@@ -334,6 +343,7 @@ impl Worker {
         let mut step = Step { data, suffix, ..Step::new(consumed, Outcome::Going) };
         if ended {
             let reusable = keep_alive && consumed == bytes.len();
+            self.is_used = true;
             self.enter(if reusable { State::Quiet } else { State::Spent });
             step.outcome = Outcome::Ended { reusable };
         }

@@ -2,18 +2,38 @@
 
 use super::field;
 use httparse::Header;
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// An address out of a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop<'b> {
+    pub address: IpAddr,
+    /// Its canonical text, where the chain has that already.
+    text: Option<&'b [u8]>,
+}
+
+impl Hop<'_> {
+    /// Writes the canonical text.
+    pub fn push(&self, out: &mut Vec<u8>) {
+        match self.text {
+            Some(text) => out.extend_from_slice(text),
+            // A Vec takes all that is written to it.
+            None => drop(write!(out, "{}", self.address)),
+        }
+    }
+}
 
 /// The rightmost address of the chain that no trusted proxy has: what stands left of it was said by somebody whom nobody
 /// vouches for. Where all are trusted, the leftmost. An entry that is no address (`unknown`) ends the search too, with
 /// the last one before it. `None`: the chain names nobody, and the client is who has connected.
-pub fn client(fields: &[Header<'_>], is_proxy: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
+pub fn client<'b>(fields: &[Header<'b>], is_proxy: &dyn Fn(IpAddr) -> bool) -> Option<Hop<'b>> {
     let lines = fields.iter().rev().filter(|header| field::is(header.name, b"x-forwarded-for"));
     let entries = lines.flat_map(|header| field::list(header.value).rev()).filter(|entry| !entry.is_empty());
     let mut client = None;
-    for address in entries.map_while(address) {
-        client = Some(address);
-        if !is_proxy(address) {
+    for hop in entries.map_while(hop) {
+        client = Some(hop);
+        if !is_proxy(hop.address) {
             break;
         }
     }
@@ -21,12 +41,16 @@ pub fn client(fields: &[Header<'_>], is_proxy: &dyn Fn(IpAddr) -> bool) -> Optio
 }
 
 /// An address, IPv6 perhaps in brackets, and perhaps a port behind it, as some load balancers write it.
-fn address(entry: &[u8]) -> Option<IpAddr> {
+fn hop(entry: &[u8]) -> Option<Hop<'_>> {
     let text = std::str::from_utf8(entry).ok()?;
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        return Some(Hop { address: address.into(), text: Some(entry) });
+    }
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let address = text.parse().ok().or_else(with_port).or_else(bare)?;
     // An IPv4 address in IPv6 clothes counts as IPv4.
-    text.parse().ok().or_else(with_port).or_else(bare).map(|address: IpAddr| address.to_canonical())
+    Some(Hop { address: address.to_canonical(), text: None })
 }
 
 #[cfg(test)]
@@ -43,7 +67,9 @@ mod tests {
             IpAddr::V4(address) => address.octets()[0] == 10,
             IpAddr::V6(address) => address.is_loopback(),
         };
-        client(&fields, &is_proxy).map(|address| address.to_string())
+        let mut text = Vec::new();
+        client(&fields, &is_proxy)?.push(&mut text);
+        String::from_utf8(text).ok()
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use super::response::Asked;
 use super::{Framing, Reason, RequestHead, ResponseHead, Version, chain, field, reason, request};
-use std::io::Write;
 use std::net::IpAddr;
-use std::ops::Range;
 
 /// What the server says about a client to the worker.
 #[derive(Clone, Copy)]
@@ -26,19 +24,39 @@ pub enum Word<'a> {
     Believed(&'a dyn Fn(IpAddr) -> bool),
 }
 
-/// What of a head for a worker the log needs, as ranges of it.
-#[derive(Clone, Debug)]
+/// A part of a head for a worker. Half as large as a range, since it moves about with each request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    from: u32,
+    bytes: u32,
+}
+
+impl Span {
+    /// A head has at most some 128 KiB.
+    pub fn new(from: usize, bytes: usize) -> Self {
+        debug_assert!(u32::try_from(from + bytes).is_ok());
+        Span { from: from as u32, bytes: bytes as u32 }
+    }
+
+    pub fn of(self, head: &[u8]) -> &[u8] {
+        let from = self.from as usize;
+        &head[from..from + self.bytes as usize]
+    }
+}
+
+/// What of a head for a worker the log needs.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
-    pub id: Range<usize>,
+    pub id: Span,
     /// The client's address.
-    pub client: Range<usize>,
+    pub client: Span,
 }
 
 /// The longest `X-Request-Id` that is taken over from a trusted proxy: longer ones would fill logs.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// The request line and all fields but `Content-Length` and the final empty line: [`end_request_head`] adds these
-/// when the body's length is known.
+/// The request line and all fields but those that hang on the body, and the final empty line: [`end_request_head`] adds
+/// these when the body's length is known.
 pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin: Origin<'_>) -> Written {
     let is_trusted = matches!(origin.word, Word::Believed(_));
     push(out, &[head.method.as_bytes(), b" ", head.target_lead.as_bytes(), head.target.as_bytes()]);
@@ -54,9 +72,6 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin:
         }
         push(out, &[header.name.as_bytes(), b": ", value, b"\r\n"]);
     }
-    if head.wants_websocket {
-        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
-    }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if told.forwarded_for {
         let is_chain = |header: &&httparse::Header<'_>| field::is(header.name, b"x-forwarded-for");
@@ -68,7 +83,7 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin:
     }
     let from = out.len();
     push(out, &[origin.address.as_bytes(), b"\r\n"]);
-    let mut client = from..from + origin.address.len();
+    let mut client = Span::new(from, origin.address.len());
     if let Word::Believed(is_proxy) = origin.word {
         out.extend_from_slice(b"Rip-Client: ");
         client = push_client(out, head.fields, is_proxy, origin.address);
@@ -88,7 +103,7 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin:
     out.extend_from_slice(b"X-Request-Id: ");
     let from = out.len();
     push(out, &[id, b"\r\n"]);
-    Written { id: from..from + id.len(), client }
+    Written { id: Span::new(from, id.len()), client }
 }
 
 /// Writes the address of the client behind a trusted proxy; without one that it names, the proxy's own.
@@ -97,19 +112,20 @@ pub fn push_client(
     fields: &[httparse::Header<'_>],
     is_proxy: &dyn Fn(IpAddr) -> bool,
     address: &str,
-) -> Range<usize> {
+) -> Span {
     let from = out.len();
     match chain::client(fields, is_proxy) {
-        // A Vec takes all that is written to it.
-        Some(client) => drop(write!(out, "{client}")),
+        Some(client) => client.push(out),
         None => out.extend_from_slice(address.as_bytes()),
     }
-    from..out.len()
+    Span::new(from, out.len() - from)
 }
 
-/// Ends a head begun by [`write_request_head`].
-pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, body_bytes: u64) {
-    if framing != Framing::Empty {
+/// Ends a head begun by [`write_request_head`]. A WebSocket offer has no body and announces none.
+pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, wants_websocket: bool, body_bytes: u64) {
+    if wants_websocket {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    } else if framing != Framing::Empty {
         out.extend_from_slice(b"Content-Length: ");
         push_decimal(out, body_bytes);
         out.extend_from_slice(b"\r\n");
@@ -246,8 +262,27 @@ pub fn write_response_head(
         push_decimal(out, length);
         out.extend_from_slice(b"\r\n");
     }
+    if head.status == UPGRADE_REQUIRED {
+        write_wanted_upgrades(out, head.fields);
+    }
     write_connection(out, asked.version, onward.keep_alive);
     out.extend_from_slice(b"\r\n");
+}
+
+const UPGRADE_REQUIRED: u16 = 426;
+
+/// A 426 has to say what it wants (RFC 9110 §15.5.22), and that this is about the connection (§7.8).
+fn write_wanted_upgrades(out: &mut Vec<u8>, fields: &[httparse::Header<'_>]) {
+    let upgrades = || {
+        let lines = fields.iter().filter(|header| field::is(header.name, b"upgrade"));
+        lines.map(|header| field::trim(header.value)).filter(|value| !value.is_empty())
+    };
+    for value in upgrades() {
+        push(out, &[b"Upgrade: ", value, b"\r\n"]);
+    }
+    if upgrades().next().is_some() {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+    }
 }
 
 /// Whether an answer's field ends at this server.
@@ -373,12 +408,12 @@ mod tests {
     fn forwarded(head: &str, origin: Origin<'_>) -> String {
         let mut out = Vec::new();
         let mut fields = room();
-        let head = RequestHead::parse(head.as_bytes(), &mut fields, 1000).expect("a valid head");
+        let head = RequestHead::parse(head.as_bytes(), &mut fields).expect("a valid head");
         let written = write_request_head(&mut out, &head, origin);
-        assert!(!out[written.id].is_empty());
-        let client = std::str::from_utf8(&out[written.client]).expect("text");
+        assert!(!written.id.of(&out).is_empty());
+        let client = std::str::from_utf8(written.client.of(&out)).expect("text");
         assert!(client.parse::<IpAddr>().is_ok(), "{client}");
-        end_request_head(&mut out, head.framing, 5);
+        end_request_head(&mut out, head.framing, head.wants_websocket, 5);
         String::from_utf8(out).expect("text")
     }
 
@@ -422,6 +457,26 @@ mod tests {
             "{worker}"
         );
         assert!(worker.contains("Host: a\r\n") && worker.ends_with("Content-Length: 5\r\n\r\n"), "{worker}");
+    }
+
+    #[test]
+    fn a_426_says_which_upgrade_it_wants() {
+        const HEAD: &str = "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade, X-Inner\r\nUpgrade: websocket\r\n\
+             X-Inner: 1\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
+        let passed = |head: &str, keep_alive, version| {
+            let asked = Asked { is_head: false, wants_websocket: false, version, keep_alive };
+            let (mut fields, mut out) = (request::room(), Vec::new());
+            let head = ResponseHead::parse(head.as_bytes(), &mut fields, asked).expect("a valid head");
+            write_response_head(&mut out, &head, asked, onward(&head, asked), b"");
+            String::from_utf8(out).expect("text")
+        };
+        let upgrades = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\
+             Connection: Upgrade\r\n";
+        assert_eq!(passed(HEAD, true, Version::Http11), format!("{upgrades}\r\n"));
+        assert_eq!(passed(HEAD, false, Version::Http11), format!("{upgrades}Connection: close\r\n\r\n"));
+        // Elsewhere it is about the worker's connection, and no upgrade but a WebSocket passes.
+        let other = passed(&HEAD.replace("426 Upgrade Required", "400 Bad Request"), true, Version::Http11);
+        assert_eq!(other, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     }
 
     #[test]

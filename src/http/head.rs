@@ -1,6 +1,6 @@
 //! Where a head ends, looked for from where the last look stopped, and its line ends checked on the way.
 
-use super::{MAX_HEAD_BYTES, MAX_TARGET_BYTES, reason::Bad};
+use super::{MAX_HEAD_BYTES, MAX_METHOD_BYTES, MAX_TARGET_BYTES, field, reason::Bad};
 use memchr::memchr;
 
 /// What a look at the beginning of a message found.
@@ -12,8 +12,8 @@ pub enum Look {
     Partial,
 }
 
-/// More of a first line than a method, a target at its bound and a version can take.
-const MAX_FIRST_LINE_BYTES: usize = MAX_TARGET_BYTES + 128;
+/// A method and a target at their bounds, two blanks, a version and a line end.
+const MAX_FIRST_LINE_BYTES: usize = MAX_METHOD_BYTES + 1 + MAX_TARGET_BYTES + 1 + "HTTP/1.1\r\n".len();
 
 /// How far earlier looks came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,15 +28,15 @@ pub struct Scanned {
 /// costs no more than a whole one.
 ///
 /// # Errors
-/// [`Bad::LineEnd`] for an LF without CR before it (RFC 9112 §2.2 lets a server accept it, but two readers then
-/// disagree about where a line ends), [`Bad::HeadTooLong`], [`Bad::TargetTooLong`]. The same in any segmentation.
+/// What is too long in the first line ([`Bad::TargetTooLong`], say); [`Bad::LineEnd`] for an LF without CR before it (RFC 9112 §2.2 lets a server accept it, but two readers then
+/// disagree about where a line ends), [`Bad::HeadTooLong`]. The same in any segmentation.
 pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<Look, Bad> {
     loop {
         let found = memchr(b'\n', &bytes[scanned.bytes..]);
         // A line without an end by now is measured as one that has come whole: by what it takes at least.
         let end = found.map_or(bytes.len(), |at| scanned.bytes + at + 1);
         if scanned.line == 0 && end > MAX_FIRST_LINE_BYTES {
-            return Err(Bad::TargetTooLong);
+            return Err(explain_length(&bytes[..MAX_FIRST_LINE_BYTES]));
         }
         if end > MAX_HEAD_BYTES {
             return Err(Bad::HeadTooLong);
@@ -51,6 +51,18 @@ pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<Look, Bad> {
         if line.is_empty() {
             return Ok(Look::Whole(end));
         }
+    }
+}
+
+/// What makes a first line longer than any, by the bytes up to the bound: more may have come, or not.
+fn explain_length(line: &[u8]) -> Bad {
+    let mut parts = line.splitn(3, |&byte| byte == b' ');
+    let method = parts.next().unwrap_or(line);
+    match parts.next() {
+        _ if !method.iter().copied().all(field::is_token_byte) => Bad::Method,
+        _ if method.len() > MAX_METHOD_BYTES => Bad::MethodTooLong,
+        Some(target) if target.len() > MAX_TARGET_BYTES => Bad::TargetTooLong,
+        _ => Bad::RequestLine,
     }
 }
 
@@ -76,7 +88,17 @@ mod tests {
 
     #[test]
     fn endless_heads_hit_their_bounds() {
-        assert_eq!(look(&[b'u'; 20_000], &mut Scanned::default()), Err(Bad::TargetTooLong));
+        let long = "u".repeat(20_000);
+        for (line, bad) in [
+            (long.clone(), Bad::MethodTooLong),
+            (format!("{long} / HTTP/1.1"), Bad::MethodTooLong),
+            (format!("GET /{long}"), Bad::TargetTooLong),
+            (format!("GET /{long} HTTP/1.1"), Bad::TargetTooLong),
+            (format!("GET / {long}"), Bad::RequestLine),
+            (format!("G\0T /{long}"), Bad::Method),
+        ] {
+            assert_eq!(look(line.as_bytes(), &mut Scanned::default()), Err(bad), "{}", &line[..20]);
+        }
         let mut long = b"GET / HTTP/1.1\r\nX: ".to_vec();
         long.resize(70_000, b'v');
         assert_eq!(look(&long, &mut Scanned::default()), Err(Bad::HeadTooLong));

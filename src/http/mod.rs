@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod field;
 pub mod forward;
 pub mod head;
+pub mod host;
 pub mod reason;
 pub mod request;
 pub mod response;
@@ -26,6 +27,8 @@ pub const MAX_FIELDS: usize = 200;
 pub const MAX_HOST_BYTES: usize = 1024;
 /// The fields that the server adds for the worker, on top of the client's.
 pub const OWN_FIELDS: usize = 8;
+/// The most bytes of a method: the longest registered one has 17 (501).
+pub const MAX_METHOD_BYTES: usize = 64;
 /// The most bytes of a request target: twice what RFC 9112 §3 asks everybody to support (414).
 pub const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// The most bytes of a chunk-size line, extensions included: nobody uses them, so they get no more (400).

@@ -8,14 +8,17 @@ pub enum Bad {
     RequestLine,
     Version,
     Method,
+    MethodTooLong,
     MethodNotServed,
     Target,
     TargetTooLong,
     Host,
+    HostTooLong,
     HostMissing,
     HostTwice,
     LineEnd,
     FieldName,
+    FieldFolded,
     FieldValue,
     HeadTooLong,
     TooManyFields,
@@ -111,20 +114,25 @@ impl Bad {
     const fn row(self) -> (u16, &'static str, &'static str) {
         use Bad::*;
         match self {
-            RequestLine => (400, "request_line", "The request line is not valid."),
+            RequestLine => (400, "request_line", "The request line is not a method, a target and HTTP/1.1."),
             Version => (505, "version", "This server speaks HTTP/1.1 and HTTP/1.0."),
             Method => (400, "method", "The method is not a token."),
+            MethodTooLong => (501, "method_too_long", "The method is longer than 64 bytes."),
             MethodNotServed => (501, "method_not_served", "CONNECT and TRACE are not served here."),
             Target => (400, "target", "The request target is not valid."),
             TargetTooLong => (414, "target_too_long", "The request target is longer than 16 KiB."),
             Host => (400, "host", "The Host is not a host with an optional port."),
+            HostTooLong => (400, "host_too_long", "The Host is longer than 1 KiB."),
             HostMissing => (400, "host_missing", "HTTP/1.1 requires a Host field."),
             HostTwice => (400, "host_twice", "There is more than one Host field."),
             LineEnd => {
                 (400, "line_end", "A line of the head does not end with CR LF, or there is a bare CR or LF.")
             }
             FieldName => (400, "field_name", "A field name is not a token, or is not followed by a colon."),
-            FieldValue => (400, "field_value", "A field value contains a control character, or is folded."),
+            FieldFolded => {
+                (400, "field_folded", "A line of the head begins with a blank; folded fields are not served.")
+            }
+            FieldValue => (400, "field_value", "A field value contains a control character."),
             HeadTooLong => (431, "head_too_long", "The head is longer than 64 KiB."),
             TooManyFields => (431, "too_many_fields", "The head has more than 200 fields."),
             LengthInvalid => (400, "length_invalid", "The Content-Length is not a decimal number."),

@@ -112,13 +112,15 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         } else {
             length.map_or(Framing::UntilClose, Framing::Length)
         };
+        // What was announced may still come, late, and would be taken for the next answer.
+        let may_have_body = framing == Framing::Empty && status >= 200 && (chunked || length > Some(0));
         Ok(ResponseHead {
             status,
             phrase: parsed.reason.unwrap_or(""),
             fields,
             framing,
             length,
-            keep_alive: !close && (minor == 1 || keep) && framing != Framing::UntilClose,
+            keep_alive: !close && (minor == 1 || keep) && framing != Framing::UntilClose && !may_have_body,
             is_busy: busy,
             nominates,
             media_type: media_type.unwrap_or(b""),
@@ -159,6 +161,28 @@ mod tests {
             "X: b\0c\r\n",
         ] {
             assert!(framing(&head(bad), GET).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_not_used_again_behind_an_answer_that_may_still_get_a_body() {
+        let head_request = Asked { is_head: true, ..GET };
+        for (status, fields, asked, keep_alive) in [
+            (200, "Content-Length: 5\r\n", head_request, false),
+            (200, "Transfer-Encoding: chunked\r\n", head_request, false),
+            (200, "Content-Length: 0\r\n", head_request, true),
+            (200, "", head_request, true),
+            (204, "Content-Length: 5\r\n", GET, false),
+            (204, "Transfer-Encoding: chunked\r\n", GET, false),
+            (204, "Content-Length: 0\r\n", GET, true),
+            (204, "", GET, true),
+            (304, "Content-Length: 5\r\n", GET, false),
+            (304, "", GET, true),
+            (200, "Content-Length: 5\r\n", GET, true),
+        ] {
+            let head = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
+            let parsed = ResponseHead::parse(head.as_bytes(), &mut room(), asked).map(|head| head.keep_alive);
+            assert_eq!(parsed, Ok(keep_alive), "{status} {fields}");
         }
     }
 

@@ -20,9 +20,10 @@ pub struct Record<'a> {
     /// The slot and process that served or failed.
     pub worker: Option<(usize, i32)>,
     pub id: &'a [u8],
-    pub client: &'a str,
-    /// Who has connected: the client, or the last proxy before this server.
-    pub peer: &'a str,
+    /// An address that this server has written.
+    pub client: &'a [u8],
+    /// Who has connected: the client, or the last proxy before this server. The same.
+    pub peer: &'a [u8],
     /// Where the answer is ours.
     pub reason: Option<Reason>,
 }
@@ -132,9 +133,9 @@ impl AccessLog {
         out.extend_from_slice(b",\"id\":\"");
         push_json(out, record.id);
         out.extend_from_slice(b"\",\"client\":\"");
-        push_json(out, record.client.as_bytes());
+        out.extend_from_slice(record.client);
         out.extend_from_slice(b"\",\"peer\":\"");
-        push_json(out, record.peer.as_bytes());
+        out.extend_from_slice(record.peer);
         out.push(b'"');
         if let Some(reason) = record.reason {
             out.extend_from_slice(format!(",\"reason\":\"{reason}\"").as_bytes());
@@ -257,8 +258,8 @@ mod tests {
         body_bytes: 4,
         worker: Some((3, 42)),
         id: b"abc",
-        client: "192.0.2.7",
-        peer: "10.0.0.1",
+        client: b"192.0.2.7",
+        peer: b"10.0.0.1",
         reason: None,
     };
     /// 2026-03-01 12:00:00.123 UTC

@@ -143,6 +143,24 @@ impl Reactor {
         }
     }
 
+    /// What came is not the beginning of an answer. Behind an earlier one it may be what that had too much, which is
+    /// nothing that this request has done.
+    pub(super) fn began_with_stray_bytes(&mut self, worker: WorkerKey, behind_an_answer: bool) {
+        let entry = self.workers.get_mut(worker.0);
+        let exchange = entry.and_then(|entry| entry.exchange.take_if(|_| behind_an_answer));
+        let Some(exchange) = exchange else {
+            return self.answered_badly(worker, Invalid("no status line"));
+        };
+        log::warn!(
+            "{}: bytes of no answer stand before its answer; the connection is closed",
+            self.label(worker)
+        );
+        self.close_connection(worker);
+        // It may be at work on what came over that connection; what it does about the end takes a moment.
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.try_again(worker, exchange, Failure::StrayBytes, Reason::BadResponse);
+    }
+
     /// One more try under the rule, or an answer with `reason`. The worker is not asked again unless it is the only
     /// one, and only over a fresh connection.
     pub(super) fn try_again(

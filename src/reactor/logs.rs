@@ -277,7 +277,7 @@ impl Reactor {
     pub(super) fn log(&mut self, client: ClientKey, finished: &Finished) {
         let now = self.clock.now;
         let request = &finished.request;
-        let peer = self.clients.get(client.0).map_or("", |entry| &entry.address);
+        let peer = self.clients.get(client.0).map_or(&b""[..], |entry| entry.address.as_bytes());
         let record = Record {
             method: request.method(),
             path: request.path(),

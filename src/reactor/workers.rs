@@ -249,7 +249,7 @@ impl Reactor {
         }
         if let Some(client) = client
             && let Some(waiting) = self.clients.get_mut(client.0)
-            && !matches!(step.outcome, Outcome::Busy { .. } | Outcome::Invalid(_))
+            && !matches!(step.outcome, Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::Stray { .. })
         {
             let data = &unread.rest()[step.data.clone()];
             delivery = if data.len() <= JOINED_BYTES {
@@ -298,6 +298,7 @@ impl Reactor {
             }
             Outcome::Busy { reusable } => self.answered_busy(worker, reusable),
             Outcome::Invalid(invalid) => self.answered_badly(worker, invalid),
+            Outcome::Stray { behind_an_answer } => self.began_with_stray_bytes(worker, behind_an_answer),
             Outcome::Upgraded => {
                 self.upgrade(worker);
                 if lost_client {

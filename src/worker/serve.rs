@@ -201,8 +201,8 @@ where
         return Ok(false);
     };
     let mut fields = room();
-    let head = RequestHead::parse(&bytes, &mut fields, u64::MAX)
-        .map_err(|reason| io::Error::other(reason.to_string()))?;
+    let head =
+        RequestHead::parse(&bytes, &mut fields).map_err(|reason| io::Error::other(reason.to_string()))?;
     let left_bytes = match head.framing {
         Framing::Length(bytes) => bytes,
         Framing::Empty => 0,

@@ -159,7 +159,7 @@ fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
             (_, Outcome::Busy { .. }) => Outcome::Busy { reusable: false },
             (_, now) => now,
         };
-        if matches!(outcome, Outcome::Busy { .. } | Outcome::Invalid(_)) {
+        if matches!(outcome, Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::Stray { .. }) {
             // What had gone out before depends on the segments; that this is no answer does not.
             return Passed { status: None, body: Vec::new(), outcome, end: None, heads: String::new() };
         }
@@ -208,8 +208,7 @@ fn heads_bytes(sent: &[u8], asked: Asked) -> usize {
 /// What a worker gets of a request head that is accepted, if `bytes` begin with one.
 pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
     let mut fields = room();
-    let Some(head) = whole_head(bytes).and_then(|head| RequestHead::parse(head, &mut fields, u64::MAX).ok())
-    else {
+    let Some(head) = whole_head(bytes).and_then(|head| RequestHead::parse(head, &mut fields).ok()) else {
         return;
     };
     if head.fields.len() > MAX_FIELDS {
@@ -217,6 +216,7 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
         return;
     }
     let (framing, body_bytes) = match head.framing {
+        _ if head.wants_websocket => (Framing::Empty, 0),
         Framing::Length(bytes) => (head.framing, bytes),
         Framing::Chunked => (Framing::Length(7), 7),
         Framing::Empty | Framing::UntilClose => (Framing::Empty, 0),
@@ -224,11 +224,10 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
     let word = if is_trusted { ORIGIN.word } else { Word::Ignored };
     let written = write_request_head(&head, Origin { word, ..ORIGIN }, body_bytes);
     let mut fields = room();
-    let again = RequestHead::parse(&written, &mut fields, u64::MAX).expect("what goes to a worker is valid");
+    let again = RequestHead::parse(&written, &mut fields).expect("what goes to a worker is valid");
     let target = [head.target_lead, head.target].concat();
     assert_eq!((again.method, again.target, again.host), (head.method, &*target, head.host));
     assert_eq!((again.framing, again.wants_websocket), (framing, head.wants_websocket));
-    assert!(!head.wants_websocket || framing == Framing::Empty, "a WebSocket offer with a body");
     let count =
         |name: &str| again.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
     let lengths = usize::from(framing != Framing::Empty);
@@ -242,9 +241,10 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
 fn write_request_head(head: &RequestHead<'_, '_>, origin: Origin<'_>, body_bytes: u64) -> Vec<u8> {
     let mut out = Vec::new();
     let forward::Written { id, client } = forward::write_request_head(&mut out, head, origin);
-    assert!(text(&out[client]).parse::<IpAddr>().is_ok(), "{}", text(&out));
-    assert!(out[..id.start].ends_with(b"X-Request-Id: ") && out[id.end..] == *b"\r\n", "{}", text(&out));
-    forward::end_request_head(&mut out, head.framing, body_bytes);
+    assert!(text(client.of(&out)).parse::<IpAddr>().is_ok(), "{}", text(&out));
+    let id = [b"X-Request-Id: ", id.of(&out), b"\r\n"].concat();
+    assert!(out.ends_with(&id), "{}", text(&out));
+    forward::end_request_head(&mut out, head.framing, head.wants_websocket, body_bytes);
     check_lines(&out);
     out
 }
@@ -275,7 +275,7 @@ pub fn check_answer_head(bytes: &[u8], asked: Asked) {
     assert_eq!(dates, usize::from(head.status >= 200));
     for field in again.fields {
         let may_stand = match (field.name, field.value) {
-            ("Connection", b"Upgrade") | ("Upgrade", b"websocket") => head.status == 101,
+            ("Connection", b"Upgrade") | ("Upgrade", _) => matches!(head.status, 101 | 426),
             ("Connection", b"close") => asked.version == Version::Http11 && !onward.keep_alive,
             ("Connection", b"keep-alive") => asked.version == Version::Http10 && onward.keep_alive,
             ("Transfer-Encoding", b"chunked") => onward.framing == Framing::Chunked,
