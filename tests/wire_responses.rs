@@ -196,9 +196,9 @@ fn play(case: &Case) -> Vec<String> {
             _ => Answer::clone(&answer),
         }
     };
-    // The last one to join is asked first.
-    let second = case.second_answer.as_ref().map(|answer| RawWorker::join(&server, 1, answer_with(answer)));
+    // Who joins goes to the bottom of the stack, so the first one is asked first.
     let first = RawWorker::join_reading(case.reads, &server, 0, answer_with(&case.answer));
+    let second = case.second_answer.as_ref().map(|answer| RawWorker::join(&server, 1, answer_with(answer)));
 
     let mut client = server.client();
     if case.is_kept_alive {
