@@ -273,6 +273,7 @@ impl Street {
             answer: answer.clone(),
             is_all: false,
             is_hung_up: false,
+            is_behind_another: hand.is_behind_another,
         });
         hand.answer = Some(answer);
     }

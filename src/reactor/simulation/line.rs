@@ -22,6 +22,8 @@ pub struct Line {
 pub struct Hand {
     pub tag: usize,
     pub began: Instant,
+    /// Another one was answered over this connection before.
+    pub is_behind_another: bool,
     pub answer: Option<Answer>,
     pub said: usize,
     pub is_checked: bool,
@@ -46,9 +48,10 @@ impl Line {
             let Some(found) = reader::request(rest) else { break };
             let Some(hand) = &mut self.hand else {
                 fresh.push(found.tag);
-                self.last = Some(found.tag);
+                let is_behind_another = self.last.replace(found.tag).is_some();
                 let (answer, said, is_checked) = (None, 0, false);
-                self.hand = Some(Hand { tag: found.tag, began: now, answer, said, is_checked });
+                let (tag, began) = (found.tag, now);
+                self.hand = Some(Hand { tag, began, is_behind_another, answer, said, is_checked });
                 continue;
             };
             let Some(length) = found.bytes.filter(|&length| rest.len() >= length) else { break };
@@ -68,6 +71,12 @@ impl Line {
                 );
                 break;
             }
+            let may_have_late_body = hand.answer.as_ref().is_some_and(|answer| answer.may_have_late_body);
+            assert!(
+                rest.len() == length || !may_have_late_body,
+                "behind request {}: another one, where a body may still come",
+                hand.tag
+            );
             self.parsed += length;
             self.hand = None;
         }

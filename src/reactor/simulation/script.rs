@@ -118,6 +118,10 @@ pub struct Answer {
     /// All its bytes make a whole answer.
     pub is_sound: bool,
     pub is_busy: bool,
+    /// It begins with bytes of no answer.
+    pub is_stray: bool,
+    /// It has no body, and announces one: that may still come.
+    pub may_have_late_body: bool,
     /// It may be quiet for long.
     pub may_idle: bool,
     pub is_tunnel: bool,
@@ -156,7 +160,7 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
         }
         10 => {
             body.clear();
-            let bytes = head("204 No Content", "");
+            let bytes = head("204 No Content", &format!("Content-Length: {}\r\n", size % 3));
             Answer { head_bytes: bytes.len(), bytes, status: 204, ..sound }
         }
         11 => {
@@ -179,8 +183,10 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
             Answer { bytes, head_bytes, closes: true, is_sound: is_head, ..sound }
         }
         14 => {
-            let bytes = b"HTTP/3 what\r\n\r\n".to_vec();
-            Answer { head_bytes: bytes.len(), bytes, is_sound: false, ..Answer::default() }
+            // As if an earlier answer had had too much; what follows must not be taken for this one's.
+            let stray = [&b"HTTP/3 what\r\n\r\n"[..], b"late", b"\r\n"][size % 3];
+            let bytes = [stray, &head("200 OK", "Content-Length: 0\r\n")].concat();
+            Answer { head_bytes: bytes.len(), bytes, is_sound: false, is_stray: true, ..Answer::default() }
         }
         15 => {
             let bytes = head("200 OK", &format!("Connection: close\r\nContent-Length: {size}\r\n"));
@@ -221,6 +227,10 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
         }
     };
     answer.number = number;
+    let text = String::from_utf8_lossy(&answer.bytes);
+    let is_empty = !text.contains("Transfer-Encoding")
+        && (!text.contains("Content-Length") || text.contains("Content-Length: 0\r"));
+    answer.may_have_late_body = (is_head || answer.status == 204) && !is_empty;
     answer.body = if is_head { Vec::new() } else { body };
     answer
 }

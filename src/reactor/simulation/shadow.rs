@@ -292,7 +292,7 @@ impl Street {
             return;
         };
         assert_eq!(heard.tag, Some(tag), "request {tag}: another's answer");
-        let Said { tag: of, answer, is_all, is_hung_up } = &self.truth.answers[number];
+        let Said { tag: of, answer, is_all, is_hung_up, .. } = &self.truth.answers[number];
         assert_eq!(*of, tag, "request {tag}: another's answer");
         assert_eq!(heard.status, answer.status, "request {tag}: its status");
         if answer.is_tunnel {

@@ -21,6 +21,8 @@ pub struct Said {
     pub is_all: bool,
     /// Its worker ended the connection in an orderly way, before or after the end.
     pub is_hung_up: bool,
+    /// Another was said over its connection before.
+    pub is_behind_another: bool,
 }
 
 /// What a worker said to a request that it was given.
@@ -28,6 +30,8 @@ pub struct Said {
 pub enum Try {
     Unheard,
     Busy,
+    /// Bytes of no answer, over a connection that had one before.
+    Stray,
     /// A byte of an answer.
     Heard,
 }
@@ -97,7 +101,7 @@ impl Truth {
         let method = tag.planned.method;
         match tag.tries.last() {
             None | Some(Try::Busy) => {}
-            Some(Try::Unheard) => {
+            Some(Try::Unheard | Try::Stray) => {
                 let is_idempotent = tag.planned.is_idempotent();
                 assert!(is_idempotent, "request {name}: {method} sent again after its bytes were out");
             }
@@ -113,13 +117,16 @@ impl Truth {
         if bytes == 0 {
             return;
         }
-        let Said { tag, answer, is_all, .. } = &mut self.answers[number];
+        let Said { tag, answer, is_all, is_behind_another, .. } = &mut self.answers[number];
         let tag = &mut self.tags[*tag];
         tag.touch(now);
         *is_all = bytes == answer.bytes.len();
         if let Some(last) = tag.tries.last_mut() {
-            let is_busy = answer.is_busy && bytes >= answer.head_bytes;
-            *last = if is_busy { Try::Busy } else { Try::Heard };
+            *last = match answer {
+                _ if answer.is_busy && bytes >= answer.head_bytes => Try::Busy,
+                _ if answer.is_stray && *is_behind_another => Try::Stray,
+                _ => Try::Heard,
+            };
         }
     }
 }
