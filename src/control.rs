@@ -48,6 +48,13 @@ pub struct Abilities {
     pub concurrency: u64,
 }
 
+impl Join {
+    /// Such a worker keeps a connection that the server has shut until its handler has ended, or says when it is idle.
+    pub fn speaks_second_version(&self) -> bool {
+        self.sender.instance.is_some() || self.abilities != Abilities::default()
+    }
+}
+
 impl Default for Abilities {
     fn default() -> Self {
         Abilities { drains: false, streams: false, concurrency: 1 }

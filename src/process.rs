@@ -215,26 +215,36 @@ pub fn kill_group(pid: Pid) {
 }
 
 /// Whether a process is on its way out, reaped or not, as only `/proc` tells. A dying process closes its connections
-/// before its listener, so a connect that succeeds proves nothing.
+/// before its listener, so a connect that succeeds proves nothing; and one that was killed runs on until the kernel finds
+/// the time to end it.
 pub fn is_ending(pid: Pid) -> Option<bool> {
     /// The kernel's PF_EXITING.
     const EXITING: u64 = 0x4;
-    let (has_ended, flags) = stat(pid)?;
-    Some(has_ended || flags & EXITING != 0)
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    let Stat { has_ended, flags, pending_signals } = stat(pid)?;
+    Some(has_ended || flags & EXITING != 0 || pending_signals & KILLED != 0)
 }
 
 /// Whether there is a process of that pid that has not ended; one that is not reaped has.
 pub fn lives(pid: Pid) -> bool {
-    stat(pid).map_or_else(|| kill(pid, None).is_ok(), |(has_ended, _)| !has_ended)
+    stat(pid).map_or_else(|| kill(pid, None).is_ok(), |stat| !stat.has_ended)
 }
 
-/// Whether a process has ended, and its flags, as `/proc` tells.
-fn stat(pid: Pid) -> Option<(bool, u64)> {
+/// A process as `/proc` tells of it.
+struct Stat {
+    has_ended: bool,
+    flags: u64,
+    pending_signals: u64,
+}
+
+fn stat(pid: Pid) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so what follows is counted from its end.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;
-    Some((matches!(state, "Z" | "X"), fields.nth(5)?.parse().ok()?))
+    // The 9th and the 31st of all fields (proc_pid_stat(5)).
+    let (flags, pending_signals) = (fields.nth(5)?.parse().ok()?, fields.nth(21)?.parse().ok()?);
+    Some(Stat { has_ended: matches!(state, "Z" | "X"), flags, pending_signals })
 }
 
 /// Resident memory in bytes, as only `/proc` tells.

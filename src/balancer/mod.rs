@@ -125,6 +125,11 @@ impl Balancer {
         self.queue.front().map(|client| self.waiting[client].deadline)
     }
 
+    /// The idle worker that gets the next request.
+    pub fn top(&self) -> Option<WorkerKey> {
+        self.idle.back().map(WorkerKey)
+    }
+
     /// The idle worker at the bottom of the stack, and since when load has not needed it.
     pub fn bottom(&self) -> Option<(WorkerKey, Instant)> {
         let worker = self.idle.front()?;

@@ -118,9 +118,18 @@ impl Request {
 
     /// The question whether a command answers by now. On a connection of its own, that it may close.
     pub fn probe(buffer: Vec<u8>, now: Instant) -> Self {
-        const REST: &[u8] = b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: 1\r\nConnection: close\r\n\r\n";
+        Request::question(b"1", buffer, now)
+    }
+
+    /// The question whether a worker has no handler at work. On a connection of its own as well.
+    pub fn ask_idle(buffer: Vec<u8>, now: Instant) -> Self {
+        Request::question(b"idle", buffer, now)
+    }
+
+    fn question(what: &[u8], buffer: Vec<u8>, now: Instant) -> Self {
         let mut request = Request::refused(b"GET /ready", buffer, now);
-        request.head.extend_from_slice(REST);
+        let rest = [b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: ", what, b"\r\nConnection: close\r\n\r\n"];
+        rest.iter().for_each(|part| request.head.extend_from_slice(part));
         request
     }
 

@@ -51,6 +51,8 @@ pub enum Reason {
     BadResponse,
     WorkerDied,
     StartFailed,
+    /// A living worker has closed its connection before its answer was whole.
+    AnswerCut,
     Stopping,
     ClientGone,
     BadRequest(Bad),
@@ -74,6 +76,9 @@ impl Reason {
             BadResponse => (502, "bad_response", "The app gave an answer that is not valid HTTP."),
             WorkerDied => (502, "worker_died", "The app's worker ended before it had answered."),
             StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
+            AnswerCut => {
+                (502, "answer_cut", "The app's worker closed its connection before its answer was whole.")
+            }
             Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
             ClientGone => (499, "client_gone", "The client went away."),
             BadRequest(bad) => bad.row(),
@@ -105,7 +110,7 @@ impl Reason {
         match self {
             ClientTimeout | BodyTooLarge | SpoolFull | BadRequest(_) | Stopping | ClientGone => true,
             QueueFull | QueueTimeout | ReadTimeout | WorkerBusy | ConnectFailed | BadResponse
-            | WorkerDied | StartFailed => false,
+            | WorkerDied | AnswerCut | StartFailed => false,
         }
     }
 }

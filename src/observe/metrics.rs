@@ -270,7 +270,7 @@ impl Metrics {
 }
 
 /// Every reason, so that each has its line from the start and alerts need no special case.
-const ALL_REASONS: [Reason; 14] = [
+const ALL_REASONS: [Reason; 15] = [
     Reason::QueueFull,
     Reason::QueueTimeout,
     Reason::ReadTimeout,
@@ -282,6 +282,7 @@ const ALL_REASONS: [Reason; 14] = [
     Reason::BadResponse,
     Reason::WorkerDied,
     Reason::StartFailed,
+    Reason::AnswerCut,
     Reason::Stopping,
     Reason::ClientGone,
     Reason::BadRequest(crate::http::reason::Bad::RequestLine),

@@ -242,7 +242,12 @@ impl Reactor {
                 self.release_held_back(worker);
                 self.pass_end_to_client(client, worker);
             }
-            Phase::Reading | Phase::Queued(_) | Phase::TimedOut(_) | Phase::Lingering | Phase::Dead => {}
+            Phase::Reading
+            | Phase::Queued(_)
+            | Phase::Retrying(_)
+            | Phase::TimedOut(_)
+            | Phase::Lingering
+            | Phase::Dead => {}
         }
     }
 

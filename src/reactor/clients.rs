@@ -1,6 +1,6 @@
 //! The clients' side: accepting, reading, answering, closing.
 
-use super::entry::{ClientDeadline, ClientEntry, Job, Phase, Times};
+use super::entry::{ClientDeadline, ClientEntry, Exchange, Job, PeerState, Phase, Times};
 use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::{Readiness, Target};
@@ -9,11 +9,19 @@ use crate::balancer::Decision;
 use crate::conn::Request;
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
-use crate::http::Reason;
 use crate::http::forward::{Origin, Word};
+use crate::http::{Reason, Version};
 use crate::keys::ClientKey;
 use mio::Interest;
 use std::time::Duration;
+
+fn peer_state(event: Readiness) -> PeerState {
+    match event {
+        Readiness { is_error: true, .. } | Readiness { is_write_closed: true, .. } => PeerState::Gone,
+        Readiness { is_read_closed: true, .. } => PeerState::HalfClosed,
+        Readiness { .. } => PeerState::Open,
+    }
+}
 
 impl Reactor {
     /// Takes the connections that the kernel has ready, as many as a turn may take.
@@ -147,28 +155,101 @@ impl Reactor {
             return;
         };
         entry.is_readable |= event.is_readable || event.is_read_closed;
-        entry.is_closing |= event.is_read_closed;
-        let is_broken = event.is_error || event.is_write_closed;
+        let before = entry.peer;
+        entry.peer = before.max(peer_state(event));
+        let has_closed = entry.peer != before;
         if event.is_writable && !entry.out.is_read() {
             self.flush_client(client);
         }
         self.read_client(client);
+        if has_closed {
+            self.client_closed(client);
+        }
+    }
+
+    /// A client has closed its side, or has gone altogether. A FIN alone is a half-close: only of an event stream it is a
+    /// departure, and who waits is asked.
+    fn client_closed(&mut self, client: ClientKey) {
         let Some(entry) = self.clients.get(client.0) else {
             return;
         };
+        let is_gone = entry.peer == PeerState::Gone;
         match &entry.phase {
-            // Nobody waits for an answer that has not been begun; but some clients only close their sending side.
-            Phase::Queued(job) | Phase::TimedOut(job)
-                if entry.is_closing && (is_broken || job.request.asked.keep_alive) =>
+            Phase::Queued(_)
+            | Phase::Retrying(_)
+            | Phase::TimedOut(_)
+            | Phase::Assigned { .. }
+            | Phase::Finishing { .. }
+                if is_gone =>
             {
                 self.client_gone(client);
             }
-            Phase::Queued(_) | Phase::TimedOut(_) | Phase::Assigned { .. } | Phase::Finishing { .. }
-                if is_broken =>
-            {
-                self.client_gone(client);
+            // Its last bytes may still be there to be read; but of a full tunnel nobody reads them.
+            Phase::Tunnel { .. } if is_gone && self.is_tunnel_full(client) => self.client_gone(client),
+            Phase::Assigned { worker } => {
+                let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+                if exchange.is_some_and(Exchange::is_event_stream) {
+                    self.client_gone(client);
+                } else {
+                    self.ask_client(client);
+                }
             }
-            _ => {}
+            Phase::Queued(_) => self.ask_client(client),
+            Phase::Reading
+            | Phase::Retrying(_)
+            | Phase::TimedOut(_)
+            | Phase::Finishing { .. }
+            | Phase::Tunnel { .. }
+            | Phase::Lingering
+            | Phase::Dead => {}
+        }
+    }
+
+    /// Who waits and has sent a FIN may have closed, or may wait for its answer. One `100 Continue` asks: every client
+    /// skips it (RFC 9110 §15.2), and who has closed answers it with a reset. HTTP/1.0 knows no 1xx.
+    pub(super) fn ask_client(&mut self, client: ClientKey) {
+        let Some(entry) = self.clients.get_mut(client.0) else {
+            return;
+        };
+        match entry.peer {
+            PeerState::Open => return,
+            PeerState::HalfClosed => {}
+            PeerState::Gone => return self.client_gone(client),
+        }
+        let job = match &mut entry.phase {
+            Phase::Queued(job) => job,
+            // It waits for another try to connect.
+            Phase::Assigned { worker } => {
+                let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut());
+                match exchange {
+                    Some(exchange) if exchange.is_unsent() => &mut exchange.job,
+                    Some(_) | None => return,
+                }
+            }
+            Phase::Reading
+            | Phase::Retrying(_)
+            | Phase::TimedOut(_)
+            | Phase::Finishing { .. }
+            | Phase::Tunnel { .. }
+            | Phase::Lingering
+            | Phase::Dead => return,
+        };
+        let knows_interim = job.request.asked.version == Version::Http11;
+        if knows_interim
+            && !entry.stream.tells_hang_up()
+            && !std::mem::replace(&mut job.is_client_asked, true)
+        {
+            self.send(client, b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Who waits for a worker and is known to be gone waits no longer.
+    pub(super) fn forget_if_gone(&mut self, client: ClientKey, event: Readiness) {
+        let phase = self.clients.get(client.0).map(|entry| &entry.phase);
+        if peer_state(event) == PeerState::Gone
+            && matches!(phase, Some(Phase::Queued(_) | Phase::Retrying(_)))
+        {
+            self.client_gone(client);
         }
     }
 
@@ -213,7 +294,7 @@ impl Reactor {
                     self.metrics.received_bytes += bytes as u64;
                     // A short read means drained, which saves a read that would only say so; unless the peer has closed:
                     // then the end is still to be read.
-                    entry.is_readable = bytes == most_bytes || entry.is_closing;
+                    entry.is_readable = bytes == most_bytes || entry.peer != PeerState::Open;
                     self.feed(client, &mut scratch[..bytes]);
                 }
                 Io::Later => entry.is_readable = false,
@@ -325,11 +406,12 @@ impl Reactor {
             return;
         };
         let body = std::mem::replace(&mut entry.body, super::spool::Spool::new(&self.spools));
-        let job = Job { request, body, submitted: now, deadline, tries: 1 };
+        let job = Job { request, body, submitted: now, deadline, tries: 1, is_client_asked: false };
         match self.balancer.submit(client, deadline) {
             Decision::Assign { worker } => self.assign(worker, client, job),
             Decision::Enqueue => {
                 entry.phase = Phase::Queued(job);
+                self.ask_client(client);
             }
             Decision::Reject => self.refuse(client, job.request, Reason::QueueFull, Times::default(), None),
         }
@@ -339,7 +421,7 @@ impl Reactor {
     pub(super) fn take_job(&mut self, client: ClientKey) -> Option<Job> {
         let entry = self.clients.get_mut(client.0)?;
         match std::mem::replace(&mut entry.phase, Phase::Reading) {
-            Phase::Queued(job) | Phase::TimedOut(job) => Some(job),
+            Phase::Queued(job) | Phase::Retrying(job) | Phase::TimedOut(job) => Some(job),
             other => {
                 debug_assert!(false, "{client:?} does not wait");
                 entry.phase = other;
@@ -412,7 +494,7 @@ impl Reactor {
                     self.log_gone_request(client, request, Times::default());
                 }
             }
-            Phase::Queued(job) | Phase::TimedOut(job) => {
+            Phase::Queued(job) | Phase::Retrying(job) | Phase::TimedOut(job) => {
                 self.balancer.forget(client);
                 let times = Times { queue: now - job.submitted, ..Times::default() };
                 self.log_gone_request(client, job.request, times);
@@ -423,7 +505,7 @@ impl Reactor {
                     self.log_gone(client, finished, Reason::ClientGone);
                 }
             }
-            Phase::Tunnel { worker } => self.tunnel_broke(worker, client),
+            Phase::Tunnel { worker } => self.tunnel_lost_its_client(worker, client),
             Phase::Lingering | Phase::Dead => {}
         }
         self.kill_client(client);

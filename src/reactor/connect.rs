@@ -1,7 +1,7 @@
 //! A worker's connection: made when one is needed, and closed.
 
 use super::Reactor;
-use super::entry::Endpoint;
+use super::entry::{Endpoint, Sending};
 use super::listen::is_shortage;
 use super::ports;
 use super::stream::{Stream, UnixStream};
@@ -99,7 +99,7 @@ impl Reactor {
         }
     }
 
-    /// Tells the worker that nobody waits: it reads the end of its connection.
+    /// Tells the worker that nobody waits: it reads the end of its connection, at once.
     pub(super) fn shut_down_for_sending(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.workers.get_mut(worker.0)
             && let Some(stream) = &entry.stream
@@ -107,8 +107,17 @@ impl Reactor {
             stream.shutdown_write();
             if let Some(exchange) = &mut entry.exchange {
                 // Such a connection serves no second request.
-                exchange.is_send_broken = true;
+                exchange.sending = Sending::Ended;
             }
+        }
+    }
+
+    /// The same behind the last byte that is still to be sent.
+    pub(super) fn end_sending(&mut self, worker: WorkerKey) {
+        let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut());
+        if let Some(exchange) = exchange.filter(|exchange| exchange.sending == Sending::Open) {
+            exchange.sending = Sending::Ending;
+            self.send_request(worker);
         }
     }
 }

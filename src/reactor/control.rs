@@ -217,11 +217,11 @@ impl Reactor {
 
     /// A join counts only from a slot that is booting, or from anybody where workers come from outside.
     fn join(&mut self, join: &Join, peer_pid: i32) -> Result<(), String> {
-        let Join { sender, pid, socket, version, abilities } = join;
+        let Join { sender, socket, version, abilities, .. } = join;
         let worker_id =
             usize::try_from(sender.worker_id).map_err(|_| "'workerId' is too large".to_owned())?;
         if self.config.workers.max == 0 {
-            self.add_external(worker_id, *pid, peer_pid, socket.into(), *abilities);
+            self.add_external(worker_id, join, peer_pid);
             return Ok(());
         }
         self.check_instance(sender)?;
@@ -237,6 +237,7 @@ impl Reactor {
         }
         if let Some(entry) = self.workers.get_mut(worker.0) {
             entry.abilities = *abilities;
+            entry.can_be_asked = join.speaks_second_version();
         }
         self.fleet.joined(worker, abilities.drains, self.clock.now);
         Ok(())

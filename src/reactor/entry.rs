@@ -54,10 +54,26 @@ pub enum WorkerDeadline {
     Rest,
     /// Another look whether a command answers by now.
     Probe,
+    /// The exit status of a process that is ending.
+    Exit,
 }
 
 impl Kind for WorkerDeadline {
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What runs beside [`WorkerDeadline::Stall`], while a worker is asked whether it is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskDeadline {
+    /// The next time that it is asked.
+    Again,
+}
+
+impl Kind for AskDeadline {
+    const COUNT: usize = 1;
     fn index(self) -> usize {
         self as usize
     }
@@ -76,10 +92,19 @@ pub struct ClientEntry {
     pub phase: Phase,
     /// The kernel may hold more bytes.
     pub is_readable: bool,
-    /// The peer has closed its side, so a short read does not mean that there is no more.
-    pub is_closing: bool,
+    pub peer: PeerState,
     /// It stands in the list of those who wait for a tick that may make files.
     pub waits_for_file: bool,
+}
+
+/// What the kernel has told of a client's end of the connection, read or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerState {
+    Open,
+    /// It has sent its FIN: a short read does not mean that there is no more.
+    HalfClosed,
+    /// It has reset the connection, or (a Unix peer) closed it altogether.
+    Gone,
 }
 
 /// Where a client stands.
@@ -89,6 +114,8 @@ pub enum Phase {
     Reading,
     /// Its request waits for a worker.
     Queued(Job),
+    /// Its request's second try waits for the next turn, when the hang-ups of this moment have been read.
+    Retrying(Job),
     /// Its request has waited for too long, and no worker will get it; its answer is about to be written.
     TimedOut(Job),
     /// Its request is with a worker.
@@ -124,6 +151,8 @@ pub struct Job {
     /// Until when it waits for a worker, first and second try together.
     pub deadline: Instant,
     pub tries: u8,
+    /// Its client has sent its FIN, and was asked by a `100 Continue` whether it is there.
+    pub is_client_asked: bool,
 }
 
 /// A request that has had its answer, for the log.
@@ -171,6 +200,8 @@ pub struct WorkerEntry {
     pub boot_output: BootOutput,
     /// What it can do, as its join said.
     pub abilities: Abilities,
+    /// Its join spoke the protocol's second version, so it answers `Rip-Probe: idle`.
+    pub can_be_asked: bool,
     pub is_stuck: bool,
     /// It has old code, and gets nothing until the new one has come, or has not.
     pub is_withheld: bool,
@@ -256,61 +287,215 @@ impl WorkerEntry {
         }
     }
 
+    /// Whether it may be told, by a half-close, that nobody waits for its answer. A plain command may close for that
+    /// while its handler runs on, and cannot be asked about it: only the end of its answer shows that it is idle. But one
+    /// whose head is out may never end it otherwise.
+    pub fn may_be_told(&self, has_head: bool) -> bool {
+        !self.is_command || has_head
+    }
+
     pub fn is_held_back(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.is_held_back)
     }
 }
 
-/// A request that is with a worker.
+/// A request that is with a worker, or a question of the server's own.
 #[derive(Debug)]
 pub struct Exchange {
     /// `None`: nobody waits for the answer any more.
     pub client: Option<ClientKey>,
     pub job: Job,
     pub assigned: Instant,
+    state: ExchangeState,
     pub head_sent_bytes: usize,
-    /// The worker takes no more of the request.
-    pub is_send_broken: bool,
+    pub sending: Sending,
     /// The connection was made for this request.
     pub is_connection_new: bool,
-    /// On its way to the process that has just closed a connection.
-    pub is_reconnecting: bool,
     pub answer: Option<Answer>,
     /// Of the answer's body.
     pub body_bytes: u64,
     /// The worker is not read while its client's spool is full.
     pub is_held_back: bool,
-    /// A look at a command, not a client's request.
-    pub is_probe: bool,
     /// After a 101.
     pub tunnel: Option<Tunnel>,
+}
+
+/// Where an exchange stands.
+///
+/// ```text
+/// Serving ⇄ Reconnecting      Probing      AskingIdle
+///    └──▶ AwaitingExit
+/// ```
+#[derive(Debug)]
+pub enum ExchangeState {
+    /// A client's request goes out, and its answer comes in.
+    Serving,
+    /// The same request, on its way to the process that has just closed a connection.
+    Reconnecting,
+    /// The answer has ended with its connection, and the process is ending: its exit status tells whether that was all.
+    /// The suffix makes the answer whole.
+    AwaitingExit { suffix: &'static [u8] },
+    /// A command that was started just now is asked whether it answers.
+    Probing,
+    /// The connection of this earlier request has ended before its answer, so that its handler may still run: the worker
+    /// is asked whether it is idle.
+    AskingIdle { about: Request },
+}
+
+/// The way to the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sending {
+    Open,
+    /// Shut behind the last byte that waits.
+    Ending,
+    /// Shut, or the worker takes no more.
+    Ended,
 }
 
 /// The way from the client to the worker, after a 101.
 #[derive(Debug)]
 pub struct Tunnel {
     pub out: Spool,
-    /// The client has sent its last byte; passed on when all is out.
-    pub client_has_ended: bool,
     /// The worker has sent its last byte; passed on when the client has all of them.
     pub worker_has_ended: bool,
 }
 
 impl Exchange {
+    /// A client's request.
+    pub fn of_client(client: ClientKey, job: Job, now: Instant, is_connection_new: bool) -> Self {
+        let state = ExchangeState::Serving;
+        Exchange { client: Some(client), is_connection_new, ..Exchange::new(job, now, state) }
+    }
+
+    /// A command's first question.
+    pub fn probe(request: Request, budget: &Rc<SpoolBudget>, now: Instant) -> Self {
+        Exchange::new(Job::of_server(request, budget, now), now, ExchangeState::Probing)
+    }
+
+    /// The question whether the worker is idle after `about`, which was given to it at `assigned`.
+    pub fn ask_idle(question: Request, about: Request, assigned: Instant, budget: &Rc<SpoolBudget>) -> Self {
+        let job = Job::of_server(question, budget, assigned);
+        Exchange::new(job, assigned, ExchangeState::AskingIdle { about })
+    }
+
+    fn new(job: Job, assigned: Instant, state: ExchangeState) -> Self {
+        Exchange {
+            client: None,
+            job,
+            assigned,
+            state,
+            head_sent_bytes: 0,
+            sending: Sending::Open,
+            is_connection_new: true,
+            answer: None,
+            body_bytes: 0,
+            is_held_back: false,
+            tunnel: None,
+        }
+    }
+
+    pub fn state(&self) -> &ExchangeState {
+        &self.state
+    }
+
+    /// The one door for transitions.
+    pub fn enter(&mut self, next: ExchangeState) {
+        use ExchangeState::*;
+        debug_assert!(
+            matches!(
+                (&self.state, &next),
+                (Serving, Reconnecting | AwaitingExit { .. }) | (Reconnecting, Serving | Reconnecting)
+            ),
+            "no way from {:?} to {next:?}",
+            self.state
+        );
+        self.state = next;
+    }
+
+    /// The server's own, and not a client's request.
+    pub fn is_question(&self) -> bool {
+        matches!(self.state, ExchangeState::Probing | ExchangeState::AskingIdle { .. })
+    }
+
+    /// The same question once more, over a fresh connection.
+    pub fn send_again(&mut self) {
+        self.head_sent_bytes = 0;
+        self.sending = Sending::Open;
+        self.job.body.rewind();
+    }
+
+    /// Its requests, for their buffers.
+    pub fn into_requests(self) -> impl Iterator<Item = Request> {
+        let about = match self.state {
+            ExchangeState::AskingIdle { about } => Some(about),
+            ExchangeState::Serving
+            | ExchangeState::Reconnecting
+            | ExchangeState::AwaitingExit { .. }
+            | ExchangeState::Probing => None,
+        };
+        std::iter::once(self.job.request).chain(about)
+    }
+
+    pub fn is_asking_idle(&self) -> bool {
+        matches!(self.state, ExchangeState::AskingIdle { .. })
+    }
+
+    pub fn is_reconnecting(&self) -> bool {
+        matches!(self.state, ExchangeState::Reconnecting)
+    }
+
+    /// What the worker was at work on, for the log and for status.
+    pub fn subject(&self) -> &Request {
+        match &self.state {
+            ExchangeState::AskingIdle { about } => about,
+            ExchangeState::Serving
+            | ExchangeState::Reconnecting
+            | ExchangeState::AwaitingExit { .. }
+            | ExchangeState::Probing => &self.job.request,
+        }
+    }
+
     pub fn is_sent(&self) -> bool {
         self.head_sent_bytes == self.job.request.head.len() && self.job.body.is_read()
     }
 
-    /// Sending has begun, and there is more.
+    /// The worker has seen nothing of it.
+    pub fn is_unsent(&self) -> bool {
+        self.head_sent_bytes == 0
+    }
+
+    /// Sending has begun, and there is more to do.
     pub fn is_half_sent(&self) -> bool {
         let tunnel_waits = self.tunnel.as_ref().is_some_and(|tunnel| !tunnel.out.is_read());
-        let has_more = !self.is_sent() || tunnel_waits;
-        self.head_sent_bytes > 0 && has_more && !self.is_send_broken
+        match self.sending {
+            Sending::Open => self.head_sent_bytes > 0 && (!self.is_sent() || tunnel_waits),
+            Sending::Ending => self.head_sent_bytes > 0,
+            Sending::Ended => false,
+        }
     }
 
     /// The whole request is out, and the way is still open: another one may follow on the connection.
     pub fn has_left_the_way_open(&self) -> bool {
-        self.is_sent() && !self.is_send_broken
+        self.is_sent() && self.sending == Sending::Open
+    }
+
+    /// An event stream's head is out: nobody half-closes one, so a FIN is a departure.
+    pub fn is_event_stream(&self) -> bool {
+        self.tunnel.is_none() && self.answer.is_some_and(|answer| answer.may_idle)
+    }
+}
+
+impl Job {
+    /// Of a question that the server asks for itself.
+    fn of_server(request: Request, budget: &Rc<SpoolBudget>, now: Instant) -> Self {
+        Job {
+            request,
+            body: Spool::new(budget),
+            submitted: now,
+            deadline: now,
+            tries: 1,
+            is_client_asked: false,
+        }
     }
 }
 
@@ -337,7 +522,7 @@ impl ClientEntry {
             out: Spool::new(budget),
             phase: Phase::Reading,
             is_readable: false,
-            is_closing: false,
+            peer: PeerState::Open,
             waits_for_file: false,
         }
     }

@@ -1,13 +1,16 @@
 //! What is done when a worker fails, or when the client that it works for has gone: one more try where that can do
 //! no harm, else an answer that names the culprit, or a cut that shows.
 
+use super::asking::{Fate, Otherwise};
 use super::connect::NoConnection;
-use super::entry::{Delivery, Exchange, Finished, Origin, Phase, Then, Times, WorkerDeadline};
+use super::entry::{
+    Delivery, Exchange, ExchangeState, Finished, Job, Origin, Phase, Then, Times, WorkerDeadline,
+};
 use super::{Reactor, process};
 use crate::balancer::{Decision, Failure, may_retry};
 use crate::conn::worker::End;
-use crate::http::Reason;
 use crate::http::response::Invalid;
+use crate::http::{Framing, Reason};
 use crate::keys::{ClientKey, WorkerKey};
 use std::time::Duration;
 
@@ -18,17 +21,17 @@ impl Reactor {
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
-        let exchange = entry.exchange.take();
-        if exchange.as_ref().is_some_and(|exchange| exchange.is_probe) {
-            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        if entry.exchange.as_ref().is_some_and(Exchange::is_question) {
+            return self.question_failed(worker, why);
         }
+        let exchange = entry.exchange.take();
         if is_refused {
             self.discard(worker);
         }
         if let Some(exchange) = exchange {
-            if let (true, Some(client)) = (exchange.is_reconnecting, exchange.client) {
+            if let (true, Some(client)) = (exchange.is_reconnecting(), exchange.client) {
                 // It was not even asked this time, so that was no try.
-                self.place(client, exchange);
+                self.place_later(client, exchange.job);
             } else {
                 self.try_again(worker, exchange, Failure::Connect, Reason::ConnectFailed);
             }
@@ -73,32 +76,43 @@ impl Reactor {
         }
     }
 
-    /// A worker's connection has ended with a request on it.
-    pub(super) fn died_with_request(&mut self, worker: WorkerKey, end: End) {
+    /// A worker's connection has ended before its answer.
+    pub(super) fn ended_early(&mut self, worker: WorkerKey, end: End) {
+        let fate = self.fate(worker);
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
+        match &entry.exchange {
+            None => return,
+            Some(exchange) if exchange.is_question() => return self.ask_later(worker),
+            Some(exchange) if exchange.client.is_none() => return self.ended_for_nobody(worker),
+            Some(_) => {}
+        }
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
-        if exchange.is_probe {
-            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        if let (End::Quiet, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
+            return self.place_later(client, exchange.job);
         }
-        if let (End::Quiet, true, Some(client)) = (end, exchange.is_reconnecting, exchange.client) {
-            return self.place(client, exchange);
-        }
+        let is_dying = matches!(fate, Fate::IsEnding | Fate::Exited(_));
         let failure = match end {
             // A dying process still lets the kernel accept; what it closes then was an open connection as well.
-            End::Unheard if !exchange.is_connection_new || self.is_ending(worker) == Some(true) => {
-                Failure::ClosedUnheard { nothing_sent: exchange.head_sent_bytes == 0 }
+            End::Unheard if !exchange.is_connection_new || is_dying => {
+                Failure::ClosedUnheard { nothing_sent: exchange.is_unsent() }
             }
             // It never had a connection to be asked on.
             End::Quiet => Failure::Connect,
             End::Unheard | End::InHead | End::InBody | End::Whole(_) | End::Tunnel => Failure::Other,
         };
-        // It has probably died, and its end will be reaped in a moment; if not, it is fit again then.
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
-        self.try_again(worker, exchange, failure, Reason::WorkerDied);
+        let reason = match (end, fate) {
+            (End::Quiet, _) => Reason::ConnectFailed,
+            (_, Fate::Lives) => Reason::AnswerCut,
+            (_, Fate::IsEnding | Fate::Unknown | Fate::Exited(_)) => Reason::WorkerDied,
+        };
+        let earlier = self.earlier(&exchange);
+        self.worker_deadlines.disarm(worker.0);
+        self.try_again(worker, exchange, failure, reason);
+        self.settle(worker, earlier, Otherwise::Rests);
     }
 
     /// The rest of a request cannot be given to its worker, which is not to blame.
@@ -109,16 +123,18 @@ impl Reactor {
         if entry.exchange.as_ref().is_some_and(|exchange| exchange.tunnel.is_some()) {
             return self.cut_tunnel(worker);
         }
+        if entry.exchange.as_ref().is_some_and(Exchange::is_question) {
+            return self.ask_later(worker);
+        }
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
         // It sees an end where a body should be. What it does about that takes a moment.
         self.close_connection(worker);
-        if exchange.is_probe {
-            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
-        }
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.worker_deadlines.disarm(worker.0);
+        let earlier = self.earlier(&exchange);
         self.give_up(worker, exchange, reason);
+        self.settle(worker, earlier, Otherwise::Rests);
     }
 
     /// The worker's bytes are no answer, or not the continuation of one.
@@ -130,16 +146,10 @@ impl Reactor {
         self.close_connection(worker);
         self.worker_deadlines.disarm(worker.0);
         log::warn!("{}: its answer has {}", self.label(worker), invalid.0);
-        match exchange {
-            // Any answer at all shows that a command is there, but this one speaks no HTTP.
-            Some(exchange) if exchange.is_probe => {
-                self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
-            }
-            Some(exchange) => {
-                self.give_up(worker, exchange, Reason::BadResponse);
-                self.worker_is_free(worker);
-            }
-            None => {}
+        if let Some(exchange) = exchange {
+            let earlier = self.earlier(&exchange);
+            self.give_up(worker, exchange, Reason::BadResponse);
+            self.settle(worker, earlier, Otherwise::IsFree);
         }
     }
 
@@ -157,8 +167,10 @@ impl Reactor {
         );
         self.close_connection(worker);
         // It may be at work on what came over that connection; what it does about the end takes a moment.
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+        self.worker_deadlines.disarm(worker.0);
+        let earlier = self.earlier(&exchange);
         self.try_again(worker, exchange, Failure::StrayBytes, Reason::BadResponse);
+        self.settle(worker, earlier, Otherwise::Rests);
     }
 
     /// One more try under the rule, or an answer with `reason`. The worker is not asked again unless it is the only
@@ -187,22 +199,30 @@ impl Reactor {
         exchange.job.body.rewind();
         if matches!(failure, Failure::ClosedUnheard { .. }) && self.balancer.idle() == 0 {
             let is_there = self.workers.get(worker.0).is_some_and(|entry| !entry.is_dead);
-            match is_there.then(|| self.is_ending(worker)) {
+            // One that can be asked whether it is idle takes the request from the front of the queue when it is.
+            let is_asked_first = self.workers.get(worker.0).is_some_and(|entry| entry.can_be_asked)
+                && exchange.job.deadline > self.clock.now;
+            match (is_there && !is_asked_first).then(|| self.is_ending(worker)) {
                 Some(Some(false)) => return self.try_same_process(worker, exchange, Duration::ZERO),
                 // Nothing tells: its end, if that is what it is, will be known in a moment.
                 Some(None) => return self.try_same_process(worker, exchange, super::REST),
                 Some(Some(true)) | None => {}
             }
         }
-        self.place(client, exchange);
+        match failure {
+            Failure::Busy => self.place(client, exchange.job),
+            // Others may have died in the same moment.
+            Failure::Connect | Failure::ClosedUnheard { .. } | Failure::StrayBytes | Failure::Other => {
+                self.place_later(client, exchange.job);
+            }
+        }
     }
 
     /// Over a fresh connection to the process that has just closed one.
     fn try_same_process(&mut self, worker: WorkerKey, mut exchange: Exchange, wait: Duration) {
         exchange.is_connection_new = true;
-        exchange.is_reconnecting = true;
-        exchange.head_sent_bytes = 0;
-        exchange.is_send_broken = false;
+        exchange.enter(ExchangeState::Reconnecting);
+        exchange.send_again();
         let Some(entry) = self.workers.get_mut(worker.0) else { return };
         entry.exchange = Some(exchange);
         if wait.is_zero() {
@@ -212,25 +232,49 @@ impl Reactor {
         }
     }
 
-    /// With an idle worker, else at the front of the queue under its first deadline.
-    fn place(&mut self, client: ClientKey, exchange: Exchange) {
-        if self.has_dismissed_workers() {
-            let times = self.times(&exchange);
-            return self.refuse(client, exchange.job.request, Reason::Stopping, times, None);
+    /// In the next turn, when the hang-ups of this moment have been read.
+    fn place_later(&mut self, client: ClientKey, job: Job) {
+        if let Some(waiting) = self.clients.get_mut(client.0) {
+            waiting.phase = Phase::Retrying(job);
+            self.second_tries.push(client);
         }
-        let job = exchange.job;
+    }
+
+    pub(super) fn place_second_tries(&mut self, mut clients: Vec<ClientKey>) {
+        for client in clients.drain(..) {
+            // Some have left meanwhile.
+            let waits =
+                self.clients.get(client.0).is_some_and(|entry| matches!(entry.phase, Phase::Retrying(_)));
+            if waits && let Some(job) = self.take_job(client) {
+                self.place(client, job);
+            }
+        }
+    }
+
+    /// With an idle worker that lives, else at the front of the queue under its first deadline.
+    fn place(&mut self, client: ClientKey, job: Job) {
+        if self.has_dismissed_workers() {
+            let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
+            return self.refuse(client, job.request, Reason::Stopping, times, None);
+        }
+        while let Some(worker) = self.balancer.top()
+            && self.fate(worker) == Fate::IsEnding
+        {
+            self.take_out(worker);
+        }
         match self.balancer.resubmit(client, job.deadline) {
             Decision::Assign { worker } => self.assign(worker, client, job),
             Decision::Enqueue | Decision::Reject => {
                 if let Some(waiting) = self.clients.get_mut(client.0) {
                     waiting.phase = Phase::Queued(job);
+                    self.ask_client(client);
                 }
             }
         }
     }
 
     /// The client gets `reason` as its answer, or a cut connection if a head is out.
-    fn give_up(&mut self, worker: WorkerKey, exchange: Exchange, reason: Reason) {
+    pub(super) fn give_up(&mut self, worker: WorkerKey, exchange: Exchange, reason: Reason) {
         log::warn!("{}: {} failed: {reason}", self.label(worker), self.describe(worker, &exchange));
         let Some(client) = exchange.client else {
             return self.buffers.give_back(exchange.job.request.head);
@@ -256,24 +300,29 @@ impl Reactor {
         let Some(exchange) = &mut entry.exchange else {
             return;
         };
-        if exchange.is_probe {
-            entry.exchange = None;
-            self.close_connection(worker);
-            return self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        if exchange.is_question() {
+            return self.ask_later(worker);
         }
         if exchange.tunnel.is_some() {
             return self.cut_tunnel(worker);
         }
+        let has_head = exchange.answer.is_some();
+        let may_tell = entry.may_be_told(has_head);
         self.part_from_client(worker, Reason::ReadTimeout);
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
-        self.shut_down_for_sending(worker);
+        if may_tell {
+            self.shut_down_for_sending(worker);
+        }
     }
 
     /// The server's time is up: the client of an exchange is told so.
     pub(super) fn cut_exchange(&mut self, worker: WorkerKey) {
         match self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()) {
             Some(exchange) if exchange.tunnel.is_some() => self.cut_tunnel(worker),
-            Some(_) => self.part_from_client(worker, Reason::Stopping),
+            Some(_) => {
+                self.part_from_client(worker, Reason::Stopping);
+                self.shut_down_for_sending(worker);
+            }
             None => {}
         }
     }
@@ -303,7 +352,7 @@ impl Reactor {
     }
 
     /// An exchange goes on for nobody: whatever its worker still says is read and thrown away.
-    fn let_client_go(&mut self, worker: WorkerKey) -> Option<ClientKey> {
+    pub(super) fn let_client_go(&mut self, worker: WorkerKey) -> Option<ClientKey> {
         let client = self.workers.get_mut(worker.0)?.exchange.as_mut()?.client.take();
         self.release_held_back(worker);
         client
@@ -324,6 +373,7 @@ impl Reactor {
         };
         entry.is_stuck = true;
         let origin = entry.origin;
+        self.let_tunnels_client_go(worker, true);
         let description = self.describe_of(worker).unwrap_or_default();
         log::error!("{}: stuck in {description}; it is replaced", self.label(worker));
         match origin {
@@ -335,26 +385,54 @@ impl Reactor {
     /// The client of an exchange has gone: the rest of the answer is read and thrown away.
     pub(super) fn exchange_lost_its_client(&mut self, worker: WorkerKey, client: ClientKey) {
         let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        if exchange.is_none_or(|exchange| exchange.client != Some(client)) {
+        let Some(exchange) = exchange.filter(|exchange| exchange.client == Some(client)) else {
             return;
-        }
+        };
+        let is_unsent = exchange.is_unsent();
+        let is_over = matches!(exchange.state(), ExchangeState::AwaitingExit { .. });
         self.let_client_go(worker);
         self.log_lost(worker, client, Reason::ClientGone);
-        self.notice_departure(worker);
+        if is_over {
+            self.ended_for_nobody(worker);
+        } else if is_unsent {
+            self.call_off(worker);
+        } else {
+            self.notice_departure(worker);
+        }
     }
 
-    /// Where nothing says that the answer will end, the worker is told that nobody waits, and its time runs.
-    pub(super) fn notice_departure(&mut self, worker: WorkerKey) {
-        let answer = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.answer);
-        let ends_by_itself = match answer {
-            None => return,
-            Some(answer) => {
-                matches!(answer.onward, crate::http::Framing::Length(_) | crate::http::Framing::Empty)
-            }
+    /// A request of which its worker has seen nothing is not sent any more.
+    fn call_off(&mut self, worker: WorkerKey) {
+        self.close_connection(worker);
+        let Some(entry) = self.workers.get_mut(worker.0) else {
+            return;
         };
-        if !ends_by_itself {
-            self.shut_down_for_sending(worker);
-            self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+        entry.connecting_since = None;
+        if let Some(exchange) = entry.exchange.take() {
+            self.buffers.give_back(exchange.job.request.head);
+        }
+        // One that rests goes on resting.
+        if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Rest) {
+            self.worker_deadlines.disarm(worker.0);
+            self.worker_is_free(worker);
+        }
+    }
+
+    /// Where nothing says that the answer will end, the worker is told that nobody waits, behind what is still to be
+    /// sent. Before a head it has the read timeout for it, and then, or once a head is out, the drain timeout.
+    pub(super) fn notice_departure(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        let answer = entry.exchange.as_ref().and_then(|exchange| exchange.answer);
+        match answer {
+            None if entry.may_be_told(false) => self.end_sending(worker),
+            None => {}
+            Some(answer) if matches!(answer.onward, Framing::Length(_) | Framing::Empty) => {}
+            Some(_) => {
+                self.end_sending(worker);
+                self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+            }
         }
     }
 
@@ -393,7 +471,7 @@ impl Reactor {
     }
 
     /// For the log: the exchange keeps its own, since its worker may still be at it.
-    fn copy_request(&mut self, worker: WorkerKey) -> Option<crate::conn::Request> {
+    pub(super) fn copy_request(&mut self, worker: WorkerKey) -> Option<crate::conn::Request> {
         let exchange = self.workers.get(worker.0)?.exchange.as_ref()?;
         Some(exchange.job.request.copy_into(self.buffers.take()))
     }
@@ -405,7 +483,7 @@ impl Reactor {
         }
     }
 
-    fn times_of(&self, worker: WorkerKey) -> Times {
+    pub(super) fn times_of(&self, worker: WorkerKey) -> Times {
         let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
         exchange
             .map_or(Times { queue: Duration::ZERO, worker: Duration::ZERO }, |exchange| self.times(exchange))
@@ -413,7 +491,7 @@ impl Reactor {
 
     /// `GET /path (id abc, waited 3 ms, worked 12 ms, 45 MiB)`
     pub(super) fn describe(&self, worker: WorkerKey, exchange: &Exchange) -> String {
-        let request = &exchange.job.request;
+        let request = exchange.subject();
         let times = self.times(exchange);
         let entry = self.workers.get(worker.0);
         // As last sampled; of a process that lives it can still be asked.
@@ -443,7 +521,7 @@ impl Reactor {
         log::info!("{}: gone", self.label(worker));
         if let Some(entry) = self.workers.get_mut(worker.0) {
             entry.is_dead = true;
-            let exchange = entry.exchange.take();
+            let exchange = entry.exchange.take().filter(|exchange| !exchange.is_question());
             if let Some(exchange) = exchange {
                 self.give_up(worker, exchange, Reason::WorkerDied);
             }

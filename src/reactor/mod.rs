@@ -2,11 +2,13 @@
 //! `conn`, asks `balancer` who meets whom and `fleet` who should exist, and does what they say.
 //!
 //! A request's way through the files of this room: `clients` reads it and submits it, `workers` sends it and passes
-//! the answer on, `answers` sees to its end, `failures` has what is done when a worker fails, `processes` starts and reaps workers, `stopping`
+//! the answer on, `answers` sees to its end, `failures` has what is done when a worker fails, `asking` finds out whether its handler has
+//! ended, `processes` starts and reaps workers, `stopping`
 //! is the end. The state that they share is in this file; what the slabs hold is in `entry`.
 
 mod again;
 mod answers;
+mod asking;
 mod buffers;
 mod clients;
 mod clock;
@@ -54,7 +56,7 @@ use crate::process::DescriptorLimit;
 use crate::runtime::Harnesses;
 use clock::{Clock, Ids};
 use control::connections::ControlDeadline;
-use entry::{ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
+use entry::{AskDeadline, ClientDeadline, ClientEntry, WorkerDeadline, WorkerEntry};
 use listen::Listener;
 use mio::{Events, Poll};
 use nix::sys::signalfd::SignalFd;
@@ -92,6 +94,11 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_millis(100);
 /// Between two looks whether a command answers.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Between two questions whether a worker is idle.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long the exit status of a process that is ending is waited for: one that frees gigabytes or writes a core file
+/// takes a while.
+const EXIT_WAIT: Duration = Duration::from_secs(2);
 /// Access lines wait for so long, to be written together.
 const LOG_DELAY: Duration = Duration::from_millis(50);
 /// Or until there are so many bytes of them.
@@ -131,10 +138,13 @@ pub struct Reactor {
     again: again::Again,
     /// Who has waited for too long, and gets its answer when its turn comes.
     timed_out: VecDeque<ClientKey>,
+    /// Whose second try is placed in the next turn. At most one of each client.
+    second_tries: Vec<ClientKey>,
 
     client_deadlines: Deadlines<ClientDeadline>,
     worker_deadlines: Deadlines<WorkerDeadline>,
     control_deadlines: Deadlines<ControlDeadline>,
+    ask_deadlines: Deadlines<AskDeadline>,
     balancer: Balancer,
     fleet: Fleet,
     stage: Stage,
@@ -219,6 +229,15 @@ impl Reactor {
     /// One turn of the loop.
     fn turn(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
         self.settle_spools();
+        let second_tries = std::mem::take(&mut self.second_tries);
+        if self.balancer.waiting() > 0 || !second_tries.is_empty() {
+            // Who is known to be gone gets no worker that becomes free in this turn.
+            for (target, readiness) in events.clone() {
+                if let Target::Client(client) = target {
+                    self.forget_if_gone(client, readiness);
+                }
+            }
+        }
         // Workers first: an answer that ends frees a worker before a new request looks for one, and anything odd on
         // an idle connection is noticed before a request is written to it.
         for (target, readiness) in events.clone() {
@@ -226,6 +245,7 @@ impl Reactor {
                 self.worker_event(worker, readiness);
             }
         }
+        self.place_second_tries(second_tries);
         for (target, readiness) in events {
             match target {
                 Target::Client(client) => self.client_event(client, readiness),
@@ -273,7 +293,8 @@ impl Reactor {
         let has_ready =
             self.has_ended_children || !self.again.is_empty() || self.control.connections.has_ready();
         let has_spools_to_do = self.wants_files_now() || self.spools.has_leaving_files();
-        if has_ready || has_spools_to_do || !self.timed_out.is_empty() || self.has_to_tell_failure() {
+        let has_answers_due = !self.timed_out.is_empty() || !self.second_tries.is_empty();
+        if has_ready || has_spools_to_do || has_answers_due || self.has_to_tell_failure() {
             return Some(Duration::ZERO);
         }
         Some(self.next_deadline()?.saturating_duration_since(self.clock.now))
@@ -286,6 +307,7 @@ impl Reactor {
             self.worker_deadlines.next(),
             self.control_deadlines.next(),
             self.files_again,
+            self.ask_deadlines.next(),
             self.balancer.next_deadline(),
             self.fleet.next_deadline(),
             self.groups.next_deadline(),
@@ -310,6 +332,9 @@ impl Reactor {
         }
         while let Some((key, kind)) = self.control_deadlines.expire(now) {
             self.control_is_due(key, kind);
+        }
+        while let Some((key, AskDeadline::Again)) = self.ask_deadlines.expire(now) {
+            self.ask_again(WorkerKey(key));
         }
         while let Some(client) = self.balancer.expire(now) {
             self.has_waited_too_long(client);
@@ -344,6 +369,7 @@ impl Reactor {
         }
         for worker in self.dead_workers.drain(..) {
             self.worker_deadlines.disarm(worker.0);
+            self.ask_deadlines.disarm(worker.0);
             self.workers.try_remove(worker.0);
         }
         self.remove_closed_control();

@@ -1,6 +1,6 @@
 //! Worker processes: what the fleet says is done here, and what became of it is told back.
 
-use super::entry::{Endpoint, Exchange, Job, Origin, WorkerDeadline, WorkerEntry};
+use super::entry::{Endpoint, Exchange, Origin, WorkerDeadline, WorkerEntry};
 use super::logs::Pipe;
 use super::ports;
 use super::token::Target;
@@ -8,7 +8,7 @@ use super::{Reactor, process};
 use crate::app::Runtime;
 use crate::balancer::Next;
 use crate::conn::{self, Request};
-use crate::control::Abilities;
+use crate::control::{Abilities, Join};
 use crate::fleet::{Action, Ending, Phase, Release, RollEnd, Why};
 use crate::keys::WorkerKey;
 use crate::observe::folds::BootOutput;
@@ -182,6 +182,7 @@ impl Reactor {
             last_words: VecDeque::new(),
             boot_output: BootOutput::default(),
             abilities: Abilities::default(),
+            can_be_asked: false,
             is_stuck: false,
             is_withheld: false,
             exit: None,
@@ -193,14 +194,8 @@ impl Reactor {
 
     /// A worker that came by itself (`w:0`). Whoever has joined under the same socket before is replaced: what it has
     /// at work may end, and nothing more comes to it.
-    pub(super) fn add_external(
-        &mut self,
-        worker_id: usize,
-        pid: i32,
-        peer_pid: i32,
-        socket: PathBuf,
-        abilities: Abilities,
-    ) {
+    pub(super) fn add_external(&mut self, worker_id: usize, join: &Join, peer_pid: i32) {
+        let socket = PathBuf::from(&join.socket);
         let is_it = |entry: &WorkerEntry| {
             let is_external = matches!(entry.origin, Origin::Outside { .. });
             is_external && !entry.is_dead && entry.endpoint.path() == Some(&socket)
@@ -211,10 +206,12 @@ impl Reactor {
             log::info!("{}: another one joins under its socket", self.label(earlier));
             self.part_from_external(earlier);
         }
-        let process = (pid == peer_pid).then_some(Pid::from_raw(pid));
+        let pid = Pid::from_raw(join.pid);
+        let process = (join.pid == peer_pid).then_some(pid);
         let origin = Origin::Outside { worker_id, process };
-        let mut entry = self.new_worker(origin, Pid::from_raw(pid), Endpoint::Unix(socket), false);
-        entry.abilities = abilities;
+        let mut entry = self.new_worker(origin, pid, Endpoint::Unix(socket), false);
+        entry.abilities = join.abilities;
+        entry.can_be_asked = join.speaks_second_version();
         let worker = WorkerKey(self.workers.insert(entry));
         log::info!("{}: joined from outside", self.label(worker));
         self.admit_worker(worker, None);
@@ -277,17 +274,13 @@ impl Reactor {
         let Some(entry) = self.workers.get(worker.0) else {
             return;
         };
-        let is_probe = entry.exchange.as_ref().is_some_and(|exchange| exchange.is_probe);
-        if !is_probe {
+        if !entry.exchange.as_ref().is_some_and(Exchange::is_question) {
             self.cut_exchange(worker);
         }
         self.close_connection(worker);
         self.worker_deadlines.disarm(worker.0);
         self.balancer.remove(worker);
-        let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.take());
-        if let Some(exchange) = exchange {
-            self.buffers.give_back(exchange.job.request.head);
-        }
+        self.drop_exchange(worker);
     }
 
     /// Whether a worker has shown that its start was good: it has served, or it died of what it was asked while
@@ -314,33 +307,14 @@ impl Reactor {
     /// Asks a command whether it answers by now: any answer will do, a connection alone proves nothing.
     pub(super) fn probe(&mut self, worker: WorkerKey) {
         let now = self.clock.now;
-        let spools = self.spools.clone();
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
         if entry.has_joined || entry.is_dead {
             return;
         }
-        entry.exchange = Some(Exchange {
-            client: None,
-            job: Job {
-                request: Request::probe(self.buffers.take(), now),
-                body: super::spool::Spool::new(&spools),
-                submitted: now,
-                deadline: now,
-                tries: 1,
-            },
-            assigned: now,
-            head_sent_bytes: 0,
-            is_send_broken: false,
-            is_connection_new: true,
-            is_reconnecting: false,
-            answer: None,
-            body_bytes: 0,
-            is_held_back: false,
-            is_probe: true,
-            tunnel: None,
-        });
+        let question = Request::probe(self.buffers.take(), now);
+        entry.exchange = Some(Exchange::probe(question, &self.spools, now));
         self.start_exchange(worker);
     }
 
@@ -431,13 +405,7 @@ impl Reactor {
             self.close_pipe(key);
         }
         self.worker_deadlines.disarm(worker.0);
-        if let Some(entry) = self.workers.get_mut(worker.0).filter(|entry| entry.exchange.is_some()) {
-            // Somebody else still holds its connection, but nobody will answer on it.
-            let end = entry.conn.end(true);
-            self.close_connection(worker);
-            self.died_with_request(worker, end);
-            self.worker_deadlines.disarm(worker.0);
-        }
+        self.end_exchange_of_the_dead(worker);
         self.balancer.remove(worker);
         let Some(entry) = self.workers.get(worker.0) else {
             return;

@@ -61,6 +61,7 @@ impl Reactor {
                 }
                 Phase::Assigned { .. } | Phase::Tunnel { .. } => self.settle_answer(client),
                 Phase::Queued(_)
+                | Phase::Retrying(_)
                 | Phase::TimedOut(_)
                 | Phase::Finishing { .. }
                 | Phase::Lingering

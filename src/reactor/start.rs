@@ -13,8 +13,8 @@ use super::spool::SpoolBudget;
 use super::stopping::Stage;
 use super::token::Target;
 use super::{
-    Balancer, CONNECT_AGAIN, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor, control, descriptors,
-    logs, signals, sizing,
+    ASK_EVERY, Balancer, CONNECT_AGAIN, EXIT_WAIT, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor,
+    control, descriptors, logs, signals, sizing,
 };
 use crate::app::{self, App, Wanted};
 use crate::config::{Config, Listen};
@@ -193,6 +193,7 @@ impl Reactor {
                 CONNECT_AGAIN,
                 REST,
                 PROBE_EVERY,
+                EXIT_WAIT,
             ]),
             control_deadlines: Deadlines::new(&[
                 config.idle_timeout,
@@ -200,11 +201,13 @@ impl Reactor {
                 config.client_timeout,
                 LINGER,
             ]),
+            ask_deadlines: Deadlines::new(&[ASK_EVERY]),
             balancer: Balancer::new(config.max_queue, config.queue_timeout),
             fleet: Fleet::new(config.plan(clock::seed()), now),
             stage: Stage::Running,
             depth: sizing::Depth::new(now),
             metrics: Metrics::default(),
+            second_tries: Vec::new(),
             longest_wait: Duration::ZERO,
             last_answer: None,
             watch: None,

@@ -107,7 +107,8 @@ impl Reactor {
 
     fn tunnels(&self) -> usize {
         let has_tunnel = |entry: &super::entry::WorkerEntry| {
-            entry.exchange.as_ref().is_some_and(|exchange| exchange.tunnel.is_some())
+            let exchange = entry.exchange.as_ref();
+            exchange.is_some_and(|exchange| exchange.tunnel.is_some() && exchange.client.is_some())
         };
         self.workers.iter().filter(|(_, entry)| has_tunnel(entry)).count()
     }
@@ -129,8 +130,9 @@ impl Reactor {
         let Some(entry) = self.workers.get(worker.0) else { return Value::Null };
         let member = self.fleet.members().find(|(_, member)| member.worker == worker);
         let slot = entry.origin.worker_id();
-        let request = entry.exchange.as_ref().map(|exchange| {
-            let request = &exchange.job.request;
+        let exchange = entry.exchange.as_ref().filter(|_| entry.has_joined);
+        let request = exchange.map(|exchange| {
+            let request = exchange.subject();
             let seconds = self.clock.now.saturating_duration_since(exchange.assigned).as_secs_f64();
             format!("{seconds:.1}s {} {}", request.method().escape_ascii(), request.path().escape_ascii())
         });

@@ -151,7 +151,7 @@ impl Reactor {
     /// Whether a worker may be asked once more: by a client that is there, or in the backlog.
     fn may_get_requests(&self) -> bool {
         let may_ask = |(_, entry): (usize, &super::entry::ClientEntry)| match entry.phase {
-            Phase::Reading | Phase::Queued(_) | Phase::TimedOut(_) => true,
+            Phase::Reading | Phase::Queued(_) | Phase::Retrying(_) | Phase::TimedOut(_) => true,
             Phase::Assigned { .. }
             | Phase::Finishing { .. }
             | Phase::Tunnel { .. }
@@ -219,7 +219,7 @@ impl Reactor {
     /// Whoever has no answer yet gets the server's own.
     fn tell_of_the_end(&mut self, client: ClientKey) {
         match self.clients.get(client.0).map(|entry| &entry.phase) {
-            Some(Phase::Queued(_)) => {
+            Some(Phase::Queued(_) | Phase::Retrying(_)) => {
                 self.balancer.forget(client);
                 if let Some(job) = self.take_job(client) {
                     let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };

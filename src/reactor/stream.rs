@@ -87,6 +87,17 @@ impl Stream {
         };
     }
 
+    /// Whether the kernel tells when the peer has closed altogether. A TCP peer's FIN may be a half-close.
+    pub fn tells_hang_up(&self) -> bool {
+        match self {
+            Stream::Tcp(_) => false,
+            #[cfg(not(test))]
+            Stream::Unix(_) => true,
+            #[cfg(test)]
+            Stream::Unix(stream) => stream.tells_hang_up(),
+        }
+    }
+
     /// Makes closing a reset, which no reader takes for an orderly end.
     pub fn reset_on_close(&self) {
         #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Tunnels: after a 101, both connections only pass bytes on, until one side ends. A tunnel holds its worker.
 
 use super::Reactor;
-use super::entry::{Delivery, Finished, Phase, Then, Tunnel, WorkerDeadline};
+use super::asking::Otherwise;
+use super::entry::{Delivery, Finished, Phase, Sending, Then, Tunnel, WorkerDeadline};
 use super::spool::Spool;
 use super::token::Target;
 use crate::keys::{ClientKey, WorkerKey};
@@ -18,8 +19,7 @@ impl Reactor {
         let Some(exchange) = &mut entry.exchange else {
             return;
         };
-        exchange.tunnel =
-            Some(Tunnel { out: Spool::new(&self.spools), client_has_ended: false, worker_has_ended: false });
+        exchange.tunnel = Some(Tunnel { out: Spool::new(&self.spools), worker_has_ended: false });
         self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
         match exchange.client.and_then(|client| self.clients.get_mut(client.0).map(|entry| (client, entry))) {
             Some((client, entry)) => {
@@ -68,23 +68,11 @@ impl Reactor {
         }
     }
 
-    /// The client has sent its last byte: the worker is told when it has all of them.
+    /// The client has sent its last byte, and that is a departure: the worker gets everything that came before it, then
+    /// the end, and has the drain timeout to end as well. What it still says meanwhile is passed on.
     pub(super) fn tunnel_client_ended(&mut self, client: ClientKey) {
-        let Some(worker) = self.tunnel_of(client) else {
-            return;
-        };
-        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
-            return;
-        };
-        if let Some(tunnel) = &mut exchange.tunnel
-            && !tunnel.client_has_ended
-        {
-            tunnel.client_has_ended = true;
-            let is_over = tunnel.worker_has_ended;
-            self.send_request(worker);
-            if is_over {
-                self.end_tunnel(worker, true);
-            }
+        if let Some(worker) = self.tunnel_of(client) {
+            self.tell_tunnels_worker(worker);
         }
     }
 
@@ -94,11 +82,13 @@ impl Reactor {
         let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
             return;
         };
+        let is_open = exchange.sending == Sending::Open;
+        let client = exchange.client;
         let Some(tunnel) = &mut exchange.tunnel else { return };
         tunnel.worker_has_ended = true;
-        match exchange.client {
-            Some(client) if !tunnel.client_has_ended => self.pass_end_to_client(client, worker),
-            _ => self.end_tunnel(worker, true),
+        match client {
+            Some(client) if is_open => self.pass_end_to_client(client, worker),
+            Some(_) | None => self.end_tunnel_if_over(worker),
         }
     }
 
@@ -109,7 +99,7 @@ impl Reactor {
             .and_then(|exchange| exchange.tunnel.as_ref())
             .is_some_and(|tunnel| tunnel.worker_has_ended)
         {
-            self.end_tunnel(worker, true);
+            self.tunnel_broke(worker);
         }
     }
 
@@ -127,21 +117,89 @@ impl Reactor {
         }
     }
 
-    /// The client's connection has broken.
-    pub(super) fn tunnel_broke(&mut self, worker: WorkerKey, client: ClientKey) {
+    /// The client's connection has broken, and that is a departure as well.
+    pub(super) fn tunnel_lost_its_client(&mut self, worker: WorkerKey, client: ClientKey) {
         let is_its =
             self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.client) == Some(client);
         if is_its {
-            self.end_tunnel(worker, false);
+            self.let_tunnels_client_go(worker, false);
+            self.tell_tunnels_worker(worker);
         }
     }
 
-    /// Both sides end now: nothing passed for too long, or the server's time is up.
+    /// Both sides end now: nothing passed for too long, or the server's time is up. The worker is not idle before its own
+    /// side has ended.
     pub(super) fn cut_tunnel(&mut self, worker: WorkerKey) {
-        self.end_tunnel(worker, true);
+        self.let_tunnels_client_go(worker, true);
+        self.tell_tunnels_worker(worker);
     }
 
-    fn end_tunnel(&mut self, worker: WorkerKey, is_client_there: bool) {
+    /// Nothing passes either way any more.
+    pub(super) fn tunnel_broke(&mut self, worker: WorkerKey) {
+        self.let_tunnels_client_go(worker, true);
+        self.close_connection(worker);
+        self.end_tunnel(worker);
+    }
+
+    /// The worker gets the end behind the last byte, and its time to end runs.
+    fn tell_tunnels_worker(&mut self, worker: WorkerKey) {
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+        if exchange.is_some_and(|exchange| exchange.tunnel.is_some()) {
+            if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Stall) {
+                self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
+            }
+            self.end_sending(worker);
+            self.end_tunnel_if_over(worker);
+        }
+    }
+
+    /// Its line, and if it is there the end behind what it has not taken.
+    pub(super) fn let_tunnels_client_go(&mut self, worker: WorkerKey, is_client_there: bool) {
+        let times = self.times_of(worker);
+        let Some(client) = self.let_client_go(worker) else {
+            return;
+        };
+        let culprit = self.identity(worker);
+        let Some(request) = self.copy_request(worker) else {
+            return;
+        };
+        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+        let Some((answer, body_bytes)) =
+            exchange.and_then(|exchange| Some((exchange.answer?, exchange.body_bytes)))
+        else {
+            return;
+        };
+        let finished = Finished { request, answer, reason: None, body_bytes, times, worker: culprit };
+        if is_client_there {
+            let waits = self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read());
+            let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
+            self.finish(client, finished, Then::Close, delivery);
+        } else {
+            self.log(client, &finished);
+            self.buffers.give_back(finished.request.head);
+        }
+    }
+
+    /// Looks whether both ways have ended, and all bytes are out. Without a client, a worker that cannot be asked is not
+    /// waited for: it answers busy if its handler still runs.
+    pub(super) fn end_tunnel_if_over(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get(worker.0) else {
+            return;
+        };
+        let is_over = entry.exchange.as_ref().is_some_and(|exchange| {
+            let is_awaited = exchange.client.is_some() || entry.can_be_asked;
+            exchange.sending == Sending::Ended
+                && exchange.tunnel.as_ref().is_some_and(|tunnel| tunnel.worker_has_ended || !is_awaited)
+        });
+        if is_over {
+            self.let_tunnels_client_go(worker, true);
+            self.close_connection(worker);
+            self.end_tunnel(worker);
+        }
+    }
+
+    /// Its worker is free, once no handler is at work.
+    fn end_tunnel(&mut self, worker: WorkerKey) {
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
@@ -149,27 +207,9 @@ impl Reactor {
             return;
         };
         entry.requests += 1;
-        let times = self.times(&exchange);
-        self.close_connection(worker);
-        self.worker_deadlines.disarm(worker.0);
-        if let (Some(client), Some(answer)) = (exchange.client, exchange.answer) {
-            let finished = Finished {
-                request: exchange.job.request,
-                answer,
-                reason: None,
-                body_bytes: exchange.body_bytes,
-                times,
-                worker: self.identity(worker),
-            };
-            if is_client_there {
-                let waits = self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read());
-                let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
-                self.finish(client, finished, Then::Close, delivery);
-            } else {
-                self.log(client, &finished);
-            }
-        }
-        self.worker_is_free(worker);
+        let earlier = self.earlier(&exchange);
+        self.buffers.give_back(exchange.job.request.head);
+        self.settle(worker, earlier, Otherwise::IsFree);
     }
 
     fn tunnel_of(&self, client: ClientKey) -> Option<WorkerKey> {

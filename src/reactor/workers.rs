@@ -2,7 +2,8 @@
 
 use super::connect::NoConnection;
 use super::entry::{
-    ClientDeadline, Delivery, Exchange, Finished, Job, Origin, Phase, Then, Times, WorkerDeadline,
+    ClientDeadline, Delivery, Exchange, ExchangeState, Finished, Job, Origin, Phase, Sending, Then, Times,
+    WorkerDeadline,
 };
 use super::spool::{Broken, Written};
 use super::stream::{Io, attempt};
@@ -39,20 +40,8 @@ impl Reactor {
         if let Some(waiting) = self.clients.get_mut(client.0) {
             waiting.phase = Phase::Assigned { worker };
         }
-        entry.exchange = Some(Exchange {
-            client: Some(client),
-            is_connection_new: entry.stream.is_none(),
-            job,
-            assigned: now,
-            head_sent_bytes: 0,
-            is_send_broken: false,
-            is_reconnecting: false,
-            answer: None,
-            body_bytes: 0,
-            is_held_back: false,
-            is_probe: false,
-            tunnel: None,
-        });
+        let is_connection_new = entry.stream.is_none();
+        entry.exchange = Some(Exchange::of_client(client, job, now, is_connection_new));
         self.start_exchange(worker);
     }
 
@@ -66,8 +55,15 @@ impl Reactor {
                     return;
                 };
                 let since = *entry.connecting_since.get_or_insert(now);
-                if now.duration_since(since) < self.config.connect_timeout {
-                    return self.worker_deadlines.arm(worker.0, WorkerDeadline::Connect, now);
+                let client = entry.exchange.as_ref().and_then(|exchange| exchange.client);
+                // Who is asked whether it is idle is asked again by a clock of its own.
+                let is_asking = entry.exchange.as_ref().is_some_and(Exchange::is_asking_idle);
+                if !is_asking && now.duration_since(since) < self.config.connect_timeout {
+                    self.worker_deadlines.arm(worker.0, WorkerDeadline::Connect, now);
+                    if let Some(client) = client {
+                        self.ask_client(client);
+                    }
+                    return;
                 }
                 entry.connecting_since = None;
                 entry.stream = None;
@@ -80,9 +76,14 @@ impl Reactor {
         };
         entry.connecting_since = None;
         let Some(exchange) = &mut entry.exchange else { return };
-        exchange.is_reconnecting = false;
+        if exchange.is_reconnecting() {
+            exchange.enter(ExchangeState::Serving);
+        }
         entry.conn.ask(exchange.job.request.asked);
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Read, now);
+        // Of a worker that is asked whether it is idle the stall's clock runs.
+        if !exchange.is_asking_idle() {
+            self.worker_deadlines.arm(worker.0, WorkerDeadline::Read, now);
+        }
         self.send_request(worker);
     }
 
@@ -96,7 +97,7 @@ impl Reactor {
         };
         let mut is_full = false;
         let mut trouble = None;
-        while !exchange.is_sent() && !exchange.is_send_broken && !is_full {
+        while !exchange.is_sent() && exchange.sending != Sending::Ended && !is_full {
             let head = &exchange.job.request.head[exchange.head_sent_bytes..];
             let body = exchange.job.body.memory();
             if head.is_empty() && body.is_empty() {
@@ -107,9 +108,9 @@ impl Reactor {
                         self.again.push(Target::Worker(worker));
                         break;
                     }
-                    Err(Broken::Peer) => exchange.is_send_broken = true,
+                    Err(Broken::Peer) => exchange.sending = Sending::Ended,
                     Err(Broken::Spool) => {
-                        exchange.is_send_broken = true;
+                        exchange.sending = Sending::Ended;
                         trouble = Some(Reason::SpoolFull);
                     }
                 }
@@ -127,25 +128,28 @@ impl Reactor {
                 }
                 Io::Later => is_full = true,
                 // Whatever it has answered is still to be read: a refusal may stand there.
-                Io::End | Io::Gone => exchange.is_send_broken = true,
+                Io::End | Io::Gone => exchange.sending = Sending::Ended,
             }
         }
         if let Some(tunnel) = &mut exchange.tunnel
             && !is_full
-            && !exchange.is_send_broken
+            && exchange.sending != Sending::Ended
         {
             match tunnel.out.write_to(stream, TURN_BYTES) {
-                Ok(Written::All) => {
-                    tunnel.out.clear();
-                    if tunnel.client_has_ended {
-                        stream.shutdown_write();
-                    }
-                }
+                Ok(Written::All) => tunnel.out.clear(),
                 Ok(Written::PeerIsFull) => is_full = true,
                 Ok(Written::TurnIsOver) => self.again.push(Target::Worker(worker)),
-                Err(Broken::Peer | Broken::Spool) => exchange.is_send_broken = true,
+                Err(Broken::Peer | Broken::Spool) => exchange.sending = Sending::Ended,
             }
         }
+        if exchange.sending == Sending::Ending
+            && exchange.is_sent()
+            && exchange.tunnel.as_ref().is_none_or(|tunnel| tunnel.out.is_read())
+        {
+            stream.shutdown_write();
+            exchange.sending = Sending::Ended;
+        }
+        let is_tunnel_told = exchange.sending == Sending::Ended && exchange.tunnel.is_some();
         if is_full != entry.is_watched_for_room {
             entry.is_watched_for_room = is_full;
             let interests =
@@ -157,6 +161,8 @@ impl Reactor {
         }
         if let Some(reason) = trouble {
             self.cannot_send(worker, reason);
+        } else if is_tunnel_told {
+            self.end_tunnel_if_over(worker);
         }
     }
 
@@ -278,6 +284,9 @@ impl Reactor {
         unread.consume(step.consumed);
         entry.conn.inbox.keep(unread);
         self.prefix = prefix;
+        if entry.exchange.as_ref().is_some_and(Exchange::is_question) {
+            return self.question_answered(worker, step.answer, step.outcome);
+        }
 
         let lost_client = matches!(delivery, Delivery::Gone | Delivery::SpoolFull);
         match step.outcome {
@@ -321,19 +330,14 @@ impl Reactor {
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
-        if !exchange.is_probe {
-            entry.requests += 1;
-            self.last_answer = Some(now);
-        }
+        entry.requests += 1;
+        self.last_answer = Some(now);
         entry.busy_streak = 0;
         entry.is_stuck = false;
         if !reusable || !exchange.has_left_the_way_open() {
             self.close_connection(worker);
         }
         self.worker_deadlines.disarm(worker.0);
-        if exchange.is_probe {
-            return self.probe_answered(worker);
-        }
         if let (Some(client), Some(answer)) = (exchange.client, exchange.answer) {
             let finished = Finished {
                 worker: self.identity(worker),
@@ -360,6 +364,10 @@ impl Reactor {
         let Some(entry) = self.workers.get(worker.0) else {
             return;
         };
+        if entry.is_dead {
+            // Nobody else is to meet it.
+            return self.balancer.remove(worker);
+        }
         if entry.request_limit.is_some_and(|limit| entry.requests >= limit) {
             self.fleet.retire(worker, Why::Requests, now);
         }
@@ -420,16 +428,9 @@ impl Reactor {
                     self.take_out(worker);
                 }
             }
-            End::Unheard | End::InHead | End::InBody => self.died_with_request(worker, end),
-            End::Whole(suffix) => {
-                let client = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.client);
-                let delivery = match client.and_then(|client| self.clients.get_mut(client.0)) {
-                    Some(waiting) => waiting.deliver([suffix, b"", b""]),
-                    None => Delivery::Sent,
-                };
-                self.answer_ended(worker, false, delivery);
-            }
-            End::Tunnel => self.cut_tunnel(worker),
+            End::Unheard | End::InHead | End::InBody => self.ended_early(worker, end),
+            End::Whole(suffix) => self.ended_with_connection(worker, suffix),
+            End::Tunnel => self.tunnel_broke(worker),
         }
     }
 
@@ -446,9 +447,17 @@ impl Reactor {
             WorkerDeadline::Read | WorkerDeadline::Idle => self.answer_is_late(worker),
             WorkerDeadline::Stall => self.answer_does_not_end(worker),
             WorkerDeadline::Connect => self.start_exchange(worker),
-            // A request that waits for the worker to have rested goes on; else the worker is free.
-            WorkerDeadline::Rest if entry.exchange.is_some() => self.start_exchange(worker),
-            WorkerDeadline::Rest => self.worker_is_free(worker),
+            WorkerDeadline::Rest | WorkerDeadline::Exit => match &entry.exchange {
+                None => self.worker_is_free(worker),
+                Some(exchange) => match exchange.state() {
+                    ExchangeState::AwaitingExit { .. } => self.exit_did_not_come(worker, kind),
+                    // A request that waits for the worker to have rested goes on.
+                    ExchangeState::Serving
+                    | ExchangeState::Reconnecting
+                    | ExchangeState::Probing
+                    | ExchangeState::AskingIdle { .. } => self.start_exchange(worker),
+                },
+            },
             WorkerDeadline::Probe => self.probe(worker),
         }
     }

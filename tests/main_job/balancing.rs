@@ -5,7 +5,11 @@ use crate::tools::{
     Gate, asking, get, line_of, lines_of, patient, patient_without_workers, settled_lines, wait_for_load,
 };
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 /// Workers that hold each request at a gate, and answer with their number.
@@ -195,25 +199,156 @@ fn a_client_that_left_while_it_waited_is_never_seen_by_a_worker() {
     wait_for_load(&mut server, 1, 0);
     let closed = asking(&server, "/closed");
     let reset = asking(&server, "/reset");
-    let mut half_closed = asking(&server, "/half-closed");
+    let mut closing = server.client();
+    closing.send("GET /closing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let mut posted = server.client();
     posted.send_request("POST", "/posted", "", b"a body");
     let mut stays = asking(&server, "/stays");
     wait_for_load(&mut server, 1, 5);
     drop(closed);
     reset.reset();
-    half_closed.half_close();
+    drop(closing);
     drop(posted);
     wait_for_load(&mut server, 1, 1);
     gate.open();
     assert_eq!((held.read_response().status, stays.read_response().status), (200, 200));
     let targets: Vec<String> = workers[0].requests().into_iter().map(|request| request.target).collect();
     assert_eq!(targets, ["/held", "/stays"]);
-    for path in ["/closed", "/reset", "/half-closed", "/posted"] {
+    for path in ["/closed", "/reset", "/closing", "/posted"] {
         let line = line_of(&mut server, path);
         assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_gone".into()), "{line}");
         assert!(line.get("worker").is_none(), "{line}");
     }
+}
+
+/// Whatever its `Connection` says: who waits and has sent a FIN is asked once by a 100 whether it is there.
+#[test]
+fn a_half_closed_client_waits_on_and_gets_its_answer_behind_one_100() {
+    let mut server = patient_without_workers(&[]);
+    let (gate, _workers) = gated_workers(&server, 1);
+    let mut held = asking(&server, "/held");
+    wait_for_load(&mut server, 1, 0);
+    let mut early = server.client();
+    early.send("GET /early HTTP/1.1\r\nHost: a\r\n\r\n");
+    early.half_close();
+    let mut late = asking(&server, "/late");
+    let mut closing = server.client();
+    closing.send("GET /closing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut old = server.client();
+    old.send("GET /old HTTP/1.0\r\n\r\n");
+    wait_for_load(&mut server, 1, 4);
+    for client in [&mut late, &mut closing, &mut old] {
+        client.half_close();
+    }
+    // This one comes later, so the server has seen the others' ends when it is there.
+    let mut later = asking(&server, "/later");
+    wait_for_load(&mut server, 1, 5);
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+    for (client, interims) in
+        [(&mut early, 1), (&mut late, 1), (&mut closing, 1), (&mut old, 0), (&mut later, 0)]
+    {
+        let response = client.read_response();
+        assert_eq!((response.status, response.interim.len()), (200, interims));
+    }
+}
+
+#[test]
+fn a_unix_client_that_hangs_up_while_it_waits_is_dropped_without_being_asked() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("http.sock");
+    let mut server = patient_without_workers(&["--json", &format!("http:unix:{}", path.display())]);
+    let (gate, workers) = gated_workers(&server, 1);
+    let connect = || crate::support::Client::connect_unix(&path);
+    let mut held = connect();
+    held.send(crate::tools::get("/held"));
+    wait_for_load(&mut server, 1, 0);
+    let (mut gone, mut stays) = (connect(), connect());
+    gone.send(crate::tools::get("/gone"));
+    stays.send(crate::tools::get("/stays"));
+    stays.half_close();
+    wait_for_load(&mut server, 1, 2);
+    drop(gone);
+    wait_for_load(&mut server, 1, 1);
+    gate.open();
+    assert_eq!(held.read_response().status, 200);
+    let response = stays.read_response();
+    assert_eq!((response.status, response.interim.len()), (200, 0));
+    let targets: Vec<String> = workers[0].requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(targets, ["/held", "/stays"]);
+}
+
+/// A worker whose backlog is full, so that the server tries to connect again and again.
+struct Unreachable {
+    listener: UnixListener,
+    _first: UnixStream,
+}
+
+impl Unreachable {
+    fn join(server: &Server) -> Self {
+        let path = server.dir().join("full.sock");
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        let fd = fd.expect("a socket");
+        bind(fd.as_raw_fd(), &UnixAddr::new(&path).expect("an address")).expect("bound");
+        listen(&fd, Backlog::new(0).expect("a backlog")).expect("it listens");
+        let first = UnixStream::connect(&path).expect("the only place in the backlog");
+        let path = path.display();
+        let join = format!(r#"{{"op":"join","workerId":1,"pid":1,"socket":"{path}","version":1}}"#);
+        assert_eq!(server.control("POST", "/worker", &join).status, 200);
+        Unreachable { listener: UnixListener::from(fd), _first: first }
+    }
+
+    /// The first line of what the server sends when it gets through.
+    fn next_request(&self) -> String {
+        let (_, _) = self.listener.accept().expect("the first one");
+        let (stream, _) = self.listener.accept().expect("the server tries again");
+        let line = BufReader::new(stream).lines().next();
+        line.expect("a line").expect("text")
+    }
+}
+
+#[test]
+fn a_client_that_resets_while_its_worker_cannot_be_reached_is_never_dispatched() {
+    let mut server = patient_without_workers(&["--json"]);
+    let unreachable = Unreachable::join(&server);
+    let mut closed = asking(&server, "/closed");
+    wait_for_load(&mut server, 1, 0);
+    let mut posted = server.client();
+    posted.send_request("POST", "/posted", "", b"a body");
+    wait_for_load(&mut server, 1, 1);
+    posted.reset();
+    // This one has only sent a FIN, and is asked as if it waited in the queue.
+    closed.half_close();
+    wait_for_load(&mut server, 1, 0);
+    let broken = closed.read_response_within(Duration::from_millis(200)).expect_err("nobody answers");
+    assert_eq!(broken.response.interim.len(), 1);
+    drop(closed);
+    let mut next = server.client();
+    next.send_request("POST", "/next", "", b"a body");
+    wait_for_load(&mut server, 1, 1);
+    next.reset();
+    wait_for_load(&mut server, 1, 0);
+
+    // What a close tells behind a FIN comes with the answer; the reset ones are not even sent.
+    assert_eq!(unreachable.next_request(), "GET /closed HTTP/1.1");
+    for path in ["/posted", "/next"] {
+        assert_eq!(line_of(&mut server, path)["reason"], "client_gone");
+    }
+}
+
+#[test]
+fn a_client_that_resets_before_its_worker_could_be_reached_leaves_that_free() {
+    let mut server = patient_without_workers(&["--json"]);
+    let unreachable = Unreachable::join(&server);
+    let mut posted = server.client();
+    posted.send_request("POST", "/posted", "", b"a body");
+    wait_for_load(&mut server, 1, 0);
+    posted.reset();
+    assert_eq!(line_of(&mut server, "/posted")["reason"], "client_gone");
+    wait_for_load(&mut server, 0, 0);
+    let _next = asking(&server, "/next");
+    wait_for_load(&mut server, 1, 0);
+    assert_eq!(unreachable.next_request(), "GET /next HTTP/1.1");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Workers that die by SIGKILL at every point of an exchange: what the client gets, what the log says, and that the
 //! pool is whole again.
 
-use crate::support::{Answer, Client, RawWorker, Server, Then, Trouble, is_alive, test_worker, wait_until};
+use crate::support::{
+    Answer, Client, PATIENCE, RawWorker, Server, Then, Trouble, is_alive, test_worker, wait_until,
+};
 use crate::tools::{
-    asking, join_as, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
-    word_on_stderr,
+    asking, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
+    wait_for_load, word_on_stderr,
 };
 use serde_json::Value;
 use std::process::Command;
@@ -155,7 +157,8 @@ fn cut_answer(answer: &'static [u8], version: &str) -> (Vec<u8>, Trouble, Value)
     client.send(format!("GET /cut HTTP/1.{version}\r\nHost: a\r\n\r\n"));
     let (bytes, trouble) = client.read_until_close();
     let line = line_of(&mut server, "/cut");
-    assert_eq!((&line["worker"], &line["reason"]), (&7.into(), &"worker_died".into()), "{line}");
+    // Its process lives.
+    assert_eq!((&line["worker"], &line["reason"]), (&7.into(), &"answer_cut".into()), "{line}");
     (bytes, trouble, line)
 }
 
@@ -209,15 +212,110 @@ fn a_panic_is_a_500_and_no_death() {
 #[test]
 fn worker_that_ends_while_it_rests_from_a_busy_answer_is_not_met_again() {
     let server = patient_without_workers(&["--queue-timeout-ms=500"]);
-    // Ended, and not yet reaped: what a worker is between the end of its connections and its parent's notice.
-    let mut ended = Command::new("true").spawn().expect("a process can be started");
-    wait_until("it has ended", || !is_alive(i32::try_from(ended.id()).expect("a pid")));
-    join_as(&server, ended.id(), 1, |mut wire, _| {
-        let _ = wire.write(b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n");
-    });
+    // It joins by itself, so that its process is known; and when it has ended, this test does not reap it.
+    let mut worker = Command::new(test_worker())
+        .env("TEST_RAW", "1")
+        .env("WORKER_ID", "1")
+        .env("RIP_VERSION", "1")
+        .env("SOCKET_PATH", server.dir().join("raw.sock"))
+        .env("RIP_CONTROL_SOCKET", server.control_socket())
+        .spawn()
+        .expect("a process can be started");
+    wait_until("it has joined", || server.get("/").status == 200);
     // It waits for longer than the rest takes.
-    assert_eq!(server.get("/").status, 504);
+    assert_eq!(server.get("/busy?then=exit0").status, 504);
     assert_eq!(server.get("/").status, 504);
     assert_eq!(server.worker_pids(), Vec::<i32>::new(), "nobody else tells that it is gone");
-    ended.wait().expect("a child can be waited for");
+    worker.wait().expect("a child can be waited for");
+}
+
+/// A worker that speaks the protocol by hand (`tests/worker/raw.rs`), in that version of it.
+fn raw_worker(version: &str, words: &[&str]) -> Server {
+    let mut server = patient(test_worker()).env("TEST_RAW", version).args(words).arg("--json").start();
+    server.wait_for_workers(1);
+    server
+}
+
+/// What a client of that version gets of an answer that ends with its connection, and how its connection ends.
+fn open_answer(server: &mut Server, then: &str, version: &str) -> (Vec<u8>, Trouble, Value) {
+    let mut client = server.client();
+    client.send(format!("GET /open/{version}?then={then} HTTP/1.{version}\r\nHost: a\r\n\r\n"));
+    let (bytes, trouble) = client.read_until_close();
+    (bytes, trouble, line_of(server, &format!("/open/{version}")))
+}
+
+#[test]
+fn an_answer_that_ends_with_its_worker_is_whole_only_if_that_has_exited_0() {
+    for (then, is_whole) in [("exit1", false), ("kill", false), ("exit0", true), ("close", true)] {
+        let mut server = raw_worker("2", &["w:1"]);
+        let reason = if is_whole { Value::Null } else { "worker_died".into() };
+        let mut client = server.client();
+        client.send(crate::tools::get(&format!("/open?then={then}")));
+        let response = client.read_response_within(PATIENCE);
+        assert_eq!(response.is_ok(), is_whole, "{then}: {response:?}");
+        let body = response.map_or_else(|broken| broken.response.body, |response| response.body);
+        assert_eq!(body, b"some", "{then}");
+        let line = line_of(&mut server, "/open");
+        assert_eq!((&line["status"], &line["reason"]), (&200.into(), &reason), "{then}: {line}");
+        // To an HTTP/1.0 client only a reset shows it.
+        let (bytes, trouble, line) = open_answer(&mut server, then, "0");
+        assert_eq!(trouble, if is_whole { Trouble::Closed } else { Trouble::Reset }, "{then}");
+        assert!(!is_whole || bytes.ends_with(b"\r\n\r\nsome"), "{then}");
+        assert_eq!(line["reason"], reason, "{then}: {line}");
+    }
+}
+
+#[test]
+fn a_request_that_hangs_until_the_drains_end_is_told_so_once_and_not_tried_again() {
+    let mut server = raw_worker("2", &["w:1", "--drain-timeout-ms=400"]);
+    let mut hanging = asking(&server, "/none?then=hang");
+    wait_for_load(&mut server, 1, 0);
+    let old = server.worker_pids()[0];
+    assert_eq!(server.control("POST", "/worker", r#"{"op":"reload"}"#).status, 200);
+    let response = hanging.read_response();
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
+    let line = line_of(&mut server, "/none");
+    assert_eq!((&line["reason"], &line["pid"]), (&"stopping".into(), &old.into()), "{line}");
+    server.wait_until("the old one's end", |_| !is_alive(old));
+    assert!(server.get("/").text() != old.to_string());
+    assert_eq!(server.get("/overlaps").text(), "0", "nothing hangs in the new one");
+}
+
+#[test]
+fn an_answer_that_its_server_ends_at_the_drains_end_does_not_look_whole() {
+    let mut server = raw_worker("2", &["w:1", "--drain-timeout-ms=400"]);
+    let mut new = asking(&server, "/open?then=hang");
+    assert_eq!(new.read_head().status(), Ok(200));
+    assert_eq!(server.control("POST", "/worker", r#"{"op":"reload"}"#).status, 200);
+    let (bytes, _) = new.read_until_close();
+    assert!(!bytes.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&bytes));
+    let line = line_of(&mut server, "/open");
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"stopping".into()), "{line}");
+}
+
+/// Each of them has died, and the server may not have heard of all of them.
+#[test]
+fn the_one_more_try_goes_to_a_worker_that_lives() {
+    let mut server = patient(test_worker()).args(["w:4", "--json"]).start();
+    // Each round's lives are short, so the waits before the next starts grow.
+    for _ in 0..4 {
+        server.wait_for_workers(4);
+        let mut client = server.client();
+        assert_eq!(client.get("/ping").status, 200);
+        server.worker_pids().into_iter().for_each(kill_9);
+        let response = client.get("/ping");
+        assert_eq!(response.status, 200, "{}", server.stderr_text());
+        server.wait_until("all are replaced", |server| server.get("/status").json()["workers"] == 4);
+    }
+}
+
+#[test]
+fn a_living_worker_that_gives_no_answer_has_cut_it_and_does_not_rest() {
+    let mut server = raw_worker("2", &["w:1"]);
+    let mut client = server.client();
+    assert_eq!(client.post("/none?then=close", b"").status, 502);
+    assert_eq!(client.get("/asked").text(), "1", "it is asked whether it is idle, and serves on");
+    let line = line_of(&mut server, "/none");
+    assert_eq!((&line["status"], &line["reason"]), (&502.into(), &"answer_cut".into()), "{line}");
+    word_on_stderr(&mut server, &["POST /none", "failed: answer_cut"]);
 }

@@ -188,11 +188,11 @@ fn every_request_has_exactly_one_line_however_it_ends() {
     expect("/held", 200, None);
 
     assert_eq!(server.client().post("/dies", b"x").status, 502);
-    expect("/dies", 502, Some("worker_died"));
+    expect("/dies", 502, Some("answer_cut"));
     assert_eq!(server.get("/garbage").status, 502);
     expect("/garbage", 502, Some("bad_response"));
     asking(&server, "/cut").read_until_close();
-    expect("/cut", 200, Some("worker_died"));
+    expect("/cut", 200, Some("answer_cut"));
 
     let refused = |bytes: &str, status: u16| {
         let mut client = server.client();

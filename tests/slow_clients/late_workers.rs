@@ -1,6 +1,6 @@
 //! Workers that do not answer in time: the client is told, and the worker gets nothing before its answer has ended.
 
-use crate::support::{Answer, PATIENCE, RawWorker, Then, is_alive, test_worker};
+use crate::support::{Answer, PATIENCE, RawWorker, Server, Then, is_alive, test_worker};
 use crate::tools::{Gate, asking, line_of, patient, patient_without_workers, wait_for_load, word_on_stderr};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,80 @@ fn a_late_worker_is_a_504_and_gets_nothing_before_its_answer_has_ended() {
     let targets: Vec<String> = worker.requests().into_iter().map(|request| request.target).collect();
     assert_eq!(targets, ["/late", "/next"]);
     assert!(worker.faults().is_empty(), "{:?}", worker.faults());
+}
+
+/// A worker that speaks the protocol by hand (`tests/worker/raw.rs`), in that version of it.
+fn raw_worker(version: &str, words: &[&str]) -> Server {
+    let server = patient(test_worker()).env("TEST_RAW", version).args(["w:1", "--json"]).args(words);
+    let mut server = server.start();
+    server.wait_for_workers(1);
+    server
+}
+
+#[test]
+fn a_worker_that_closes_while_its_handler_runs_on_is_asked_until_it_is_idle() {
+    let server = raw_worker("2", &["--read-timeout-ms=300"]);
+    let begun = Instant::now();
+    assert_eq!(server.get("/leave?ms=800").status, 504);
+    assert_eq!(server.get("/overlaps").text(), "0", "the next request waits for the handler's end");
+    assert!(begun.elapsed() >= Duration::from_millis(1100), "{:?}", begun.elapsed());
+    let asked: u64 = server.get("/asked").text().parse().expect("a number");
+    // At once, and then every 50 ms; fewer on a machine that is slow.
+    assert!((2..=18).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_worker_whose_client_has_reset_is_asked_as_well() {
+    let mut server = raw_worker("2", &[]);
+    let client = asking(&server, "/leave?ms=500");
+    wait_for_load(&mut server, 1, 0);
+    client.reset();
+    assert_eq!(line_of(&mut server, "/leave")["reason"], "client_gone");
+    assert_eq!(server.get("/overlaps").text(), "0");
+    assert_ne!(server.get("/asked").text(), "0");
+}
+
+#[test]
+fn a_worker_that_never_gets_idle_is_replaced_after_the_drain_timeout() {
+    let mut server = raw_worker("2", &["--read-timeout-ms=300", "--drain-timeout-ms=400"]);
+    let pid = server.worker_pids()[0];
+    assert_eq!(server.get("/leave?ms=600000").status, 504);
+    assert_ne!(server.get("/").text(), pid.to_string());
+    word_on_stderr(&mut server, &["stuck in GET /leave"]);
+    server.wait_until("the stuck one's end", |_| !is_alive(pid));
+}
+
+#[test]
+fn a_worker_of_the_protocols_first_version_is_not_asked() {
+    let server = raw_worker("1", &["--read-timeout-ms=300"]);
+    assert_eq!(server.get("/leave?ms=0").status, 504);
+    assert_eq!(server.get("/asked").text(), "0");
+}
+
+fn raw_command(words: &[&str]) -> Server {
+    let dir = test_worker();
+    let dir = dir.parent().expect("a folder");
+    let program = test_worker();
+    let server = patient(dir).env("TEST_RAW", "command").args(["w:1", "--json"]).args(words);
+    let mut server = server.args(["--", program.to_str().expect("plain text"), "{socket}"]).start();
+    server.wait_for_workers(1);
+    server
+}
+
+#[test]
+fn a_command_is_not_told_before_its_answers_head_and_is_idle_when_that_has_ended() {
+    let server = raw_command(&["--read-timeout-ms=300"]);
+    assert_eq!(server.get("/told?ms=900").status, 504);
+    assert_eq!(server.get("/overlaps").text(), "0");
+    assert_eq!(server.get("/was-told").text(), "0");
+}
+
+#[test]
+fn a_command_that_answers_its_probe_busy_is_probed_again_and_the_head_of_an_answer_will_do() {
+    let mut server = raw_command(&["--drain-timeout-ms=300"]);
+    assert_eq!(server.get("/asked").text(), "3");
+    assert!(!server.stderr_text().contains("/ready"), "{}", server.stderr_text());
+    wait_for_load(&mut server, 0, 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::wire::Wire;
 use crate::support::{Answer, Client, Head, PATIENCE, RawWorker, Server, Then, Trouble, test_worker};
-use crate::tools::{asking, join_with_connection, line_of, patient, patient_without_workers, wait_for_load};
+use crate::tools::{asking, join_askable, line_of, patient, patient_without_workers, wait_for_load};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,18 @@ struct Streamer {
     noticed: mpsc::Receiver<Trouble>,
 }
 
+/// What a worker of the protocol's second version answers when it is asked whether it is idle.
+const IDLE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 fn streaming_worker(server: &Server) -> Streamer {
     let (pieces, told) = mpsc::channel::<&'static str>();
     let (notice, noticed) = mpsc::channel();
     let told = std::sync::Arc::new(std::sync::Mutex::new(told));
-    join_with_connection(server, 1, move |mut wire: Wire, head: Head| {
+    join_askable(server, 1, move |mut wire: Wire, head: Head| {
+        if head.header("rip-probe") == Some("idle") {
+            let _ = wire.write(IDLE);
+            return;
+        }
         if !head.start_line.starts_with("GET /stream") {
             let _ = wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother");
             return;
@@ -108,8 +115,7 @@ fn a_client_that_leaves_a_stream_frees_its_worker() {
     worker.say("data: 1\n\n");
     assert_eq!(client.read_head().status(), Ok(200));
     drop(client);
-    // A client that closes may only have nothing more to say: the next event shows that nobody is there.
-    worker.say("data: 2\n\n");
+    // Nobody half-closes an event stream: not one more event is needed.
     worker.say("");
     // The worker is told; when it ends its answer, it is free.
     let noticed = worker.noticed.recv_timeout(PATIENCE).expect("the worker is told");
@@ -128,20 +134,105 @@ fn a_client_that_leaves_before_the_head_frees_its_worker() {
     wait_for_load(&mut server, 1, 0);
     client.reset();
     assert_eq!(line_of(&mut server, "/stream")["reason"], "client_gone");
-    worker.say(HEAD);
+    // It is told before it has said a word.
     worker.say("");
     assert_eq!(worker.noticed.recv_timeout(PATIENCE), Ok(Trouble::Closed));
     assert_eq!(server.get("/next").text(), "other");
 }
 
 #[test]
-fn a_worker_that_streams_for_nobody_is_replaced() {
-    let mut server = patient(test_worker()).args(["w:1", "--json", "--drain-timeout-ms=300"]).start();
-    let pid = server.get("/pid").text();
-    // Chunks without an end in sight, and a runtime that does not look.
-    let mut client = asking(&server, "/chunks?n=1000000&ms=10");
+fn a_silent_event_stream_that_is_closed_sets_its_worker_free_at_once_a_hundred_times() {
+    let mut server = patient_without_workers(&["--json"]);
+    join_askable(&server, 1, |mut wire: Wire, head: Head| match head.header("rip-probe") {
+        Some("idle") => drop(wire.write(IDLE)),
+        _ => {
+            // One event, then silence until the worker is told.
+            let _ = wire.write(format!("{HEAD}data: 1\n\n").as_bytes());
+            let _ = wire.fill(Instant::now() + PATIENCE);
+        }
+    });
+    let begun = Instant::now();
+    for _ in 0..100 {
+        let mut client = asking(&server, "/events");
+        assert_eq!(client.read_head().status(), Ok(200));
+        assert_comes_at_once(&mut client, "9\r\ndata: 1\n\n\r\n");
+    }
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    let lines = crate::tools::settled_lines(&mut server);
+    let gone = |line: &&serde_json::Value| line["status"] == 499 && line["reason"] == "client_gone";
+    server.wait_until("all their lines", |server| {
+        crate::tools::lines_of(server, "/events").iter().filter(gone).count() == 100
+    });
+    assert!(lines.iter().all(|line| line["status"] == 499), "{lines:?}");
+}
+
+#[test]
+fn a_half_close_before_a_streams_head_is_no_departure() {
+    let mut server = patient_without_workers(&["--json"]);
+    let worker = streaming_worker(&server);
+    let mut client = asking(&server, "/stream");
+    wait_for_load(&mut server, 1, 0);
+    client.half_close();
+    // The server has seen that when it has answered somebody who came later.
+    assert_eq!(server.get("/server").text(), "ok");
+    worker.say(HEAD);
     assert_eq!(client.read_head().status(), Ok(200));
+    worker.say("data: 1\n\n");
+    assert_comes_at_once(&mut client, "9\r\ndata: 1\n\n\r\n");
+}
+
+#[test]
+fn a_fire_and_forget_request_whose_client_closes_runs_to_its_end() {
+    let mut server = patient_without_workers(&["--json"]);
+    let gate = crate::tools::Gate::default();
+    let holding = gate.clone();
+    let _worker = RawWorker::join(&server, 1, move |request| holding.pass(request));
+    let mut client = server.client();
+    client.send_request("PUT", "/forgotten", "", b"a body");
+    wait_for_load(&mut server, 1, 0);
     drop(client);
+    assert_eq!(server.get("/server").text(), "ok");
+    wait_for_load(&mut server, 1, 0);
+    gate.open();
+    assert_eq!(line_of(&mut server, "/forgotten")["status"], 200);
+    wait_for_load(&mut server, 0, 0);
+}
+
+#[test]
+fn a_request_whose_client_resets_is_given_to_its_worker_in_full_before_the_end() {
+    const BYTES: usize = 3_000_000;
+    let mut server = patient_without_workers(&["--json"]);
+    let (sender, read) = mpsc::channel();
+    let gate = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let holding = gate.clone();
+    join_askable(&server, 1, move |mut wire: Wire, head: Head| {
+        if head.start_line.starts_with("POST ") {
+            holding.wait();
+            let _ = sender.send(wire.read_to_end(Instant::now() + PATIENCE));
+        } else {
+            let _ = wire.write(IDLE);
+        }
+    });
+    let mut client = server.client();
+    client.send_request("POST", "/upload", "", &vec![b'x'; BYTES]);
+    // More than a socket holds, so that the worker has not been sent all of it.
+    wait_for_load(&mut server, 1, 0);
+    client.reset();
+    assert_eq!(line_of(&mut server, "/upload")["reason"], "client_gone");
+    gate.wait();
+    let (body, trouble) = read.recv_timeout(PATIENCE).expect("the worker reads to the end");
+    assert_eq!((body.len(), trouble), (BYTES, Trouble::Closed));
+}
+
+#[test]
+fn a_worker_that_streams_for_nobody_is_replaced() {
+    let server = patient(test_worker()).env("TEST_RAW", "2");
+    let mut server = server.args(["w:1", "--json", "--drain-timeout-ms=300"]).start();
+    let pid = server.get("/pid").text();
+    // An answer without an end in sight, and a worker that does not look.
+    let mut client = asking(&server, "/open?then=hang");
+    assert_eq!(client.read_head().status(), Ok(200));
+    client.reset();
     let next = server.get("/pid");
     assert_eq!(next.status, 200);
     assert_ne!(next.text(), pid);

@@ -150,8 +150,23 @@ pub fn join_with_connection(
     join_as(server, std::process::id(), id, converse);
 }
 
+/// The same with a join of the protocol's second version: such a worker is asked whether it is idle.
+pub fn join_askable(server: &Server, id: u64, converse: impl Fn(Wire, Head) + Clone + Send + 'static) {
+    join_saying(r#","drains":true"#, server, std::process::id(), id, converse);
+}
+
 /// The same as another process.
 pub fn join_as(server: &Server, pid: u32, id: u64, converse: impl Fn(Wire, Head) + Clone + Send + 'static) {
+    join_saying("", server, pid, id, converse);
+}
+
+fn join_saying(
+    more: &str,
+    server: &Server,
+    pid: u32,
+    id: u64,
+    converse: impl Fn(Wire, Head) + Clone + Send + 'static,
+) {
     let socket = server.dir().join(format!("own{id}.sock"));
     let listener = UnixListener::bind(&socket).expect("a Unix socket");
     std::thread::spawn(move || {
@@ -167,7 +182,7 @@ pub fn join_as(server: &Server, pid: u32, id: u64, converse: impl Fn(Wire, Head)
         }
     });
     let path = socket.display();
-    let join = format!(r#"{{"op":"join","workerId":{id},"pid":{pid},"socket":"{path}","version":1}}"#);
+    let join = format!(r#"{{"op":"join","workerId":{id},"pid":{pid},"socket":"{path}","version":1{more}}}"#);
     assert_eq!(server.control("POST", "/worker", &join).status, 200, "the worker joins");
 }
 

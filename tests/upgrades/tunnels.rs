@@ -185,6 +185,38 @@ fn a_client_that_breaks_away_frees_the_worker() {
 }
 
 #[test]
+fn a_closed_tunnel_frees_its_worker_when_that_has_ended_and_says_that_it_is_idle() {
+    let mut server = patient_without_workers(&["--json"]);
+    let (sender, ends) = mpsc::channel();
+    crate::tools::join_askable(&server, 1, move |mut wire: Wire, head: Head| {
+        if head.start_line.starts_with("GET /tunnel ") {
+            wire.write(SWITCHED.as_bytes()).expect("the server takes it");
+            let _ = sender.send(wire.read_to_end(Instant::now() + PATIENCE));
+        } else {
+            let _ = wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    for reset in [false, true] {
+        let mut client = server.client();
+        client.send(UPGRADE);
+        assert_eq!(client.read_head().status(), Ok(101));
+        client.send("the last words");
+        wait_for_load(&mut server, 1, 0);
+        if reset {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        let (bytes, trouble) = ends.recv_timeout(PATIENCE).expect("the worker is told");
+        assert_eq!(trouble, Trouble::Closed);
+        assert!(reset || bytes == b"the last words", "everything came before the end");
+        assert_eq!(server.get("/next").text(), "ok");
+    }
+    server.wait_until("their lines", |server| lines_of(server, "/tunnel").len() == 2);
+    wait_for_load(&mut server, 0, 0);
+}
+
+#[test]
 fn a_tunnel_outlives_the_read_timeout_but_not_the_idle_timeout() {
     const TIMEOUT: Duration = Duration::from_millis(2500);
     let mut server = patient_without_workers(&["--read-timeout-ms=700", "--idle-timeout-ms=2500", "--json"]);

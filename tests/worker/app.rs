@@ -3,11 +3,13 @@
 //!
 //! - `TEST_BOOT_MS`: so long its workers take before they serve;
 //! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start;
+//! - `TEST_RAW`: its workers speak the protocol by hand (`raw.rs`);
 //! - `TEST_CHAOS_DIR`: its workers do what the chaos test wants, and keep their diary in that folder;
 //! - `CONTRACT_DIR`: it is the contract suite's app.
 
 mod chaos;
 mod contract;
+mod raw;
 
 use rip_server::{Request, Response};
 use std::fmt::Write as _;
@@ -23,6 +25,9 @@ fn main() -> ExitCode {
     if is_worker && let Err(complaint) = boot() {
         eprintln!("{complaint}");
         return ExitCode::FAILURE;
+    }
+    if is_worker && let Ok(version) = std::env::var("TEST_RAW") {
+        return raw::serve(&version);
     }
     match std::env::var_os("TEST_CHAOS_DIR") {
         Some(dir) if is_worker => chaos::serve(dir.into()),

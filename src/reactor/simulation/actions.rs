@@ -2,6 +2,8 @@
 //! operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;
+use crate::process::Exit;
+use nix::sys::signal::Signal;
 
 /// A small generator: xorshift64, reproducible.
 #[derive(Debug, Clone)]
@@ -83,7 +85,11 @@ pub enum Action {
         size: usize,
         bytes: usize,
         is_at_once: bool,
-        dies: bool,
+        dies: Option<Death>,
+    },
+    /// Handlers that run on without a connection end.
+    Finish {
+        worker: usize,
     },
     /// It closes its connection.
     HangUp {
@@ -107,6 +113,7 @@ pub enum Action {
     Crash {
         worker: usize,
         is_late: bool,
+        death: Death,
     },
     /// One that was told to end does so.
     Obey {
@@ -168,6 +175,28 @@ pub enum Action {
     },
 }
 
+/// How a process ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    Crash,
+    Fails,
+    Exits,
+}
+
+impl Death {
+    fn draw(random: &mut Random) -> Self {
+        [Death::Crash, Death::Fails, Death::Exits][random.below(3)]
+    }
+
+    pub fn exit(self) -> Exit {
+        match self {
+            Death::Crash => Exit::Signal(Signal::SIGSEGV),
+            Death::Fails => Exit::Code(1),
+            Death::Exits => Exit::Code(0),
+        }
+    }
+}
+
 /// Whole messages are as frequent as pieces of them.
 const ALL: usize = usize::MAX;
 
@@ -209,7 +238,8 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         70..=71 => Edge { is_early: random.chance(2) },
         72 => CloseEdge { client },
         73 => Lag { ms: [1, 30, 600][random.below(3)] },
-        74..=75 => Obey { worker },
+        74 => Obey { worker },
+        75 => Finish { worker },
         76 => HalfClose { client },
         77 => Leave { client },
         78 => HalfClose { client },
@@ -218,7 +248,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         83..=84 => HangUp { worker },
         85..=86 => Listen { worker, room: if random.chance(2) { 24 + random.below(200) } else { ALL } },
         87..=88 => Backlog { worker, is_full: random.below(3) > 0 },
-        89..=91 => Crash { worker, is_late: random.chance(2) },
+        89..=91 => Crash { worker, is_late: random.chance(2), death: Death::draw(random) },
         92 => Quit { worker },
         93..=94 => Retire { worker },
         95 => FailSpawns { count: 1 + random.below(3) as u8 },
@@ -245,7 +275,8 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
         _ => {
             let bytes = random.below(size + 200);
-            Break { worker, style, size, bytes, is_at_once: random.chance(2), dies: random.chance(2) }
+            let dies = random.chance(2).then(|| Death::draw(random));
+            Break { worker, style, size, bytes, is_at_once: random.chance(2), dies }
         }
     }
 }

@@ -54,6 +54,7 @@ impl Street {
             self.workers[at].listen(usize::MAX);
             self.answer(at, 0, 20);
             self.say(at, usize::MAX);
+            self.workers[at].running.clear();
             let is_done = self.workers[at].hand().is_none_or(|hand| hand.is_done());
             if self.workers[at].life == Life::Told && is_done {
                 self.end_process(at, Exit::Code(0));
@@ -65,7 +66,9 @@ impl Street {
     fn has_kindness_left(&self) -> bool {
         let asked = |worker: &Worker| {
             let in_hand = |line: &Line| line.hand.as_ref().is_some_and(|hand| !hand.is_done());
-            matches!(worker.life, Life::Booting | Life::Told) || worker.lines.iter().any(in_hand)
+            matches!(worker.life, Life::Booting | Life::Told)
+                || !worker.running.is_empty()
+                || worker.lines.iter().any(in_hand)
         };
         let can_send = self.clients.iter().any(Client::can_send);
         can_send || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(asked)

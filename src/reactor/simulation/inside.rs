@@ -2,8 +2,9 @@
 
 use super::life::Life;
 use super::street::Street;
+use crate::http::Framing;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::reactor::entry::{Phase, WorkerDeadline};
+use crate::reactor::entry::{Exchange, Phase, Sending, WorkerDeadline};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
 use crate::reactor::{LINGER, READ_BYTES};
@@ -68,6 +69,7 @@ impl Street {
                     assert!(is_its, "client {key}: no worker works for it");
                 }
                 Phase::TimedOut(_)
+                | Phase::Retrying(_)
                 | Phase::Reading
                 | Phase::Finishing { .. }
                 | Phase::Lingering
@@ -157,6 +159,7 @@ impl Street {
                 }
                 Phase::Lingering => ("lingering", LINGER),
                 Phase::Queued(_)
+                | Phase::Retrying(_)
                 | Phase::TimedOut(_)
                 | Phase::Assigned { .. }
                 | Phase::Tunnel { .. }
@@ -206,6 +209,20 @@ impl Street {
                     "client {at}: its tunnel's end is not passed on"
                 );
             }
+            if let Phase::Assigned { worker } | Phase::Tunnel { worker } = entry.phase {
+                let exchange = reactor.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+                let is_stream = exchange.is_some_and(Exchange::is_event_stream);
+                assert!(
+                    !is_stream || !wire.is_peer_gone || self.clients[at].ended_early,
+                    "client {at}: has left its event stream, which goes on"
+                );
+                let is_told = exchange.is_none_or(|exchange| exchange.sending != Sending::Open);
+                let is_tunnel = matches!(entry.phase, Phase::Tunnel { .. }) && !reactor.is_tunnel_full(key);
+                assert!(
+                    !is_tunnel || is_told || !wire.peer_has_ended,
+                    "client {at}: has left its tunnel, and its worker is not told"
+                );
+            }
             assert!(entry.out.is_read() || wire.room() == 0, "client {at}: has room, and its answer waits");
         }
         for (key, entry) in &reactor.workers {
@@ -220,10 +237,23 @@ impl Street {
             let is_read = wire.to_server.is_empty() && !wire.peer_has_ended;
             assert!(entry.is_held_back() || has_ended || is_read, "worker {key}: its bytes lie unread");
             if let Some(exchange) = exchange {
-                let is_out = exchange.is_sent() || exchange.is_send_broken || exchange.is_reconnecting;
+                let is_ended = exchange.sending == Sending::Ended;
+                let is_out = exchange.is_sent() || is_ended || exchange.is_reconnecting();
                 assert!(is_out || wire.room() == 0, "worker {key}: has room, and its request waits");
-                let is_lost = exchange.is_send_broken && exchange.client.is_some() && !wire.peer_has_ended;
+                let is_lost = is_ended && exchange.client.is_some() && !wire.peer_has_ended;
                 assert!(!is_lost || exchange.tunnel.is_some(), "worker {key}: its request can go nowhere");
+                let ends_by_itself = exchange
+                    .answer
+                    .is_some_and(|answer| matches!(answer.onward, Framing::Length(_) | Framing::Empty));
+                let is_owed_the_end = exchange.client.is_none()
+                    && exchange.is_sent()
+                    && !exchange.is_question()
+                    && !ends_by_itself
+                    && entry.may_be_told(exchange.answer.is_some());
+                assert!(
+                    !is_owed_the_end || exchange.sending == Sending::Ended || wire.room() == 0,
+                    "worker {key}: nobody waits for its answer, and it is not told"
+                );
                 let waits = exchange.client.and_then(|client| reactor.clients.get(client.0));
                 let waits = waits.is_some_and(|waiting| waiting.out.is_at_bound());
                 assert!(!entry.is_held_back() || waits, "worker {key}: held back for nobody");

@@ -31,6 +31,8 @@ pub struct Client {
     pub active_at: Instant,
     written_bytes: usize,
     pub is_closed: bool,
+    /// Its FIN came before its close: nothing tells of that one.
+    pub ended_early: bool,
     /// It waits in the queue, and this turn tells that it has closed its side.
     pub leaves_queue: bool,
 }
@@ -45,6 +47,13 @@ pub struct Worker {
     /// SIGTERM lets what it has at work end, and its join says so.
     pub drains: bool,
     pub lines: Vec<Line>,
+    /// Its join speaks the protocol's second version.
+    pub speaks_second: bool,
+    /// Its runtime closes a connection that the server has shut, while the handler runs on.
+    pub closes_when_told: bool,
+    /// Requests whose handlers run, and whose connections are closed.
+    pub running: Vec<usize>,
+    pub probes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +78,10 @@ impl Street {
                 }
             }
             Action::HalfClose { client } => self.with_client(client, |client| client.wire.borrow_mut().end()),
-            Action::Leave { client } => self.with_client(client, |client| client.wire.borrow_mut().close()),
+            Action::Leave { client } => self.with_client(client, |client| {
+                client.ended_early |= client.wire.borrow().peer_has_ended;
+                client.wire.borrow_mut().close();
+            }),
             Action::Reset { client } => self.with_client(client, |client| client.wire.borrow_mut().reset()),
             Action::Take { client, bytes } => {
                 let now = self.now;
@@ -108,8 +120,8 @@ impl Street {
                     if !is_at_once {
                         self.turn(0);
                     }
-                    if dies {
-                        self.end_process(worker, Exit::Signal(Signal::SIGSEGV));
+                    if let Some(death) = dies {
+                        self.end_process(worker, death.exit());
                         self.reaps_soon();
                     } else {
                         self.workers[worker].hang_up(&mut self.truth);
@@ -121,8 +133,14 @@ impl Street {
                     self.workers[worker].hang_up(&mut self.truth);
                 }
             }
+            Action::Finish { worker } => {
+                if let Some(worker) = self.pick_worker(worker, |worker| !worker.running.is_empty()) {
+                    self.workers[worker].running.clear();
+                }
+            }
             Action::Listen { worker, room } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
+                    self.truth.has_little_room |= room != usize::MAX;
                     self.workers[worker].listen(room);
                 }
             }
@@ -136,9 +154,9 @@ impl Street {
                     self.join(worker);
                 }
             }
-            Action::Crash { worker, is_late } => {
+            Action::Crash { worker, is_late, death } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| worker.life != Life::Ended) {
-                    self.end_process(worker, Exit::Signal(Signal::SIGSEGV));
+                    self.end_process(worker, death.exit());
                     self.reaps_in = if is_late { 3 } else { 1 };
                 }
             }
@@ -226,7 +244,8 @@ impl Street {
         for request in &requests {
             self.truth.expect(request, self.clients.len());
         }
-        let wire = Wire::new(Kind::Tcp, room);
+        let kind = if seed.is_multiple_of(4) { Kind::Unix } else { Kind::Tcp };
+        let wire = Wire::new(kind, room);
         self.knocking.borrow_mut().push_back(wire.clone());
         self.has_knocked = true;
         self.clients.push(Client {
@@ -239,6 +258,7 @@ impl Street {
             active_at: self.now,
             written_bytes: 0,
             is_closed: false,
+            ended_early: false,
             leaves_queue: false,
         });
     }
@@ -272,15 +292,23 @@ impl Street {
             tag: hand.tag,
             answer: answer.clone(),
             is_all: false,
+            said_bytes: 0,
             is_hung_up: false,
             is_behind_another: hand.is_behind_another,
+            died: None,
         });
         hand.answer = Some(answer);
     }
 
     pub fn say(&mut self, at: usize, bytes: usize) {
-        let Some(line) = self.workers[at].lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
+        let worker = &mut self.workers[at];
+        let Some(line) = worker.lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
         let Some(hand) = &mut line.hand else { return };
+        if let Some(number) = worker.running.iter().position(|&tag| tag == hand.tag) {
+            // Its connection is closed, so this is only the handler's end.
+            worker.running.remove(number);
+            return;
+        }
         let Some(answer) = &hand.answer else { return };
         if line.wire.borrow().peer_has_ended {
             self.truth.answers[answer.number].is_hung_up = true;
@@ -302,6 +330,7 @@ impl Street {
             } else {
                 wire.close()
             }
+            self.truth.tags[hand.tag].was_closed_on = true;
             self.truth.answers[answer.number].is_hung_up = true;
         }
     }
@@ -314,7 +343,10 @@ impl Street {
             return;
         }
         let message = Message::Join(Join {
-            sender: Sender { instance: None, worker_id: worker.slot as u64 },
+            sender: Sender {
+                instance: worker.speaks_second.then(|| self.reactor.instance.clone()),
+                worker_id: worker.slot as u64,
+            },
             pid: worker.pid,
             socket: worker.socket.to_string_lossy().into_owned(),
             version: worker.version,
@@ -342,6 +374,18 @@ impl Street {
     pub fn end_process(&mut self, at: usize, exit: Exit) {
         let worker = &mut self.workers[at];
         worker.life = Life::Ended;
+        worker.running.clear();
+        for line in &worker.lines {
+            let is_unread = !line.wire.borrow().to_server.is_empty();
+            if let Some(last) = line.last.filter(|_| is_unread) {
+                self.truth.tags[last].was_died_on = true;
+            }
+            let Some(hand) = &line.hand else { continue };
+            self.truth.tags[hand.tag].was_died_on = true;
+            if let Some(answer) = hand.answer.as_ref().filter(|_| !line.wire.borrow().peer_has_ended) {
+                self.truth.answers[answer.number].died = Some(exit);
+            }
+        }
         worker.hang_up(&mut self.truth);
         wire::leave(&worker.socket);
         process::table(|table| table.end(worker.pid, exit));
@@ -365,6 +409,10 @@ impl Street {
                 // Both kinds, mixed.
                 drains: pid % 3 != 0 && !is_command,
                 lines: Vec::new(),
+                speaks_second: self.reactor.config.command.is_none() && !self.manners.chance(3),
+                closes_when_told: self.manners.chance(2),
+                running: Vec::new(),
+                probes: 0,
             });
         }
     }
@@ -439,10 +487,53 @@ impl Worker {
         self.life == Life::Told && !self.is_asked() && !self.is_speaking()
     }
 
-    /// Closes its connection; an end in good order, if it has read all that it was sent.
+    /// What it says when it is probed. A command is there with any answer, but it may say first that it is busy; a
+    /// worker is idle if no handler runs.
+    pub fn probe_answer(&self) -> &'static [u8] {
+        let is_busy = match self.life {
+            Life::Booting => self.probes == 0 && self.closes_when_told,
+            Life::Joined | Life::Told | Life::Ended => !self.running.is_empty(),
+        };
+        match is_busy {
+            true => {
+                b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            }
+            false if self.life == Life::Booting => b"HTTP/1.1 404 Not Found\r\n\r\nand so on",
+            false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+        }
+    }
+
+    /// A runtime that cannot keep a connection which the server has shut; its handler runs on.
+    pub fn close_what_is_shut(&mut self, truth: &mut Truth) {
+        if !self.closes_when_told {
+            return;
+        }
+        for line in &mut self.lines {
+            let Some(hand) = line.hand.as_ref().filter(|hand| hand.is_handled()) else { continue };
+            let mut wire = line.wire.borrow_mut();
+            if wire.server_has_ended && !wire.peer_has_ended {
+                self.running.push(hand.tag);
+                wire.close();
+                truth.tags[hand.tag].was_closed_on = true;
+                if let Some(answer) = &hand.answer {
+                    truth.answers[answer.number].is_hung_up |= !wire.is_reset;
+                }
+            }
+        }
+    }
+
+    /// Closes its connection; an end in good order, if it has read all that it was sent. Its handler may run on.
     fn hang_up(&mut self, truth: &mut Truth) {
         for line in &mut self.lines {
             let mut wire = line.wire.borrow_mut();
+            if self.life != Life::Ended
+                && let Some(hand) = &line.hand
+            {
+                truth.tags[hand.tag].was_closed_on = true;
+                if !wire.peer_has_ended && hand.is_handled() && self.closes_when_told {
+                    self.running.push(hand.tag);
+                }
+            }
             wire.close();
             if let Some(answer) = line.hand.as_ref().and_then(|hand| hand.answer.as_ref()) {
                 truth.answers[answer.number].is_hung_up |= !wire.is_reset;

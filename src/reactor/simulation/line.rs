@@ -12,7 +12,7 @@ pub struct Line {
     /// So much of what was written was done with.
     pub parsed: usize,
     pub hand: Option<Hand>,
-    /// The newest request that it had in hand.
+    /// The last request that it had in hand, of whose answer bytes may be on their way.
     pub last: Option<usize>,
     /// The turn in which anything happened on it last.
     pub touched: Instant,
@@ -36,11 +36,11 @@ impl Line {
 
     /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
     /// are handed back.
-    pub fn read(&mut self, truth: &Truth, now: Instant) -> Vec<usize> {
+    pub fn read(&mut self, truth: &Truth, now: Instant, probe_answer: &[u8]) -> Vec<usize> {
         let mut fresh = Vec::new();
         if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
             self.touched = now;
-            self.answer_probe();
+            self.answer_probe(probe_answer);
         }
         let wire = self.wire.borrow();
         loop {
@@ -83,19 +83,23 @@ impl Line {
         fresh
     }
 
-    /// Any answer shows that a command is there.
-    fn answer_probe(&mut self) {
+    fn answer_probe(&mut self, answer: &[u8]) {
         let mut wire = self.wire.borrow_mut();
         if wire.written[self.parsed..].starts_with(b"GET /ready ") {
             self.parsed = wire.written.len();
             wire.take(usize::MAX);
-            wire.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            wire.send(answer);
             wire.close();
         }
     }
 }
 
 impl Hand {
+    /// A handler is at work on it.
+    pub fn is_handled(&self) -> bool {
+        !self.is_done() && self.answer.as_ref().is_none_or(|answer| !answer.is_busy)
+    }
+
     pub fn is_done(&self) -> bool {
         self.answer.as_ref().is_some_and(|answer| self.said == answer.bytes.len())
     }

@@ -6,7 +6,10 @@ use super::line::Line;
 use super::script::Planned;
 use super::street::Street;
 use super::truth::{LogLine, Said, Try};
-use super::{disk, reader, tell, wire};
+use super::wire::Kind;
+use super::{disk, process, reader, tell, wire};
+use crate::http::Version;
+use crate::process::Exit;
 use crate::reactor::entry::{Exchange, Phase};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
@@ -23,10 +26,12 @@ impl Street {
             let is_heard = wire.has_edge() && !self.hears_clients_later;
             let key = wire.token.and_then(Target::of).filter(|_| is_heard && wire.peer_has_ended);
             client.leaves_queue = match key {
-                Some(Target::Client(key)) => matches!(
-                    self.reactor.clients.get(key.0).map(|entry| &entry.phase),
-                    Some(Phase::Queued(job)) if job.request.asked.keep_alive
-                ),
+                Some(Target::Client(key)) => {
+                    matches!(
+                        self.reactor.clients.get(key.0).map(|entry| &entry.phase),
+                        Some(Phase::Queued(job)) if job.request.asked.version == Version::Http11
+                    ) && wire.is_peer_gone
+                }
                 _ => false,
             };
         }
@@ -68,16 +73,31 @@ impl Street {
     fn look_at_workers(&mut self) {
         let now = self.now;
         let mut tried = Vec::new();
+        let queue_timeout = self.reactor.config.queue_timeout;
         for worker in &mut self.workers {
             let accepted = wire::accept_at(&worker.socket);
             worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
+            let probe_answer = worker.probe_answer();
             for line in &mut worker.lines {
-                tried.extend(line.read(&self.truth, now).into_iter().map(|tag| (tag, worker.pid)));
+                let fresh = line.read(&self.truth, now, probe_answer);
+                // A second try that may not wait any more goes to the process that has just closed, without a question.
+                let may_wait = |tag: &&usize| {
+                    let first_sent = self.truth.tags[**tag].first_sent;
+                    first_sent.is_some_and(|first_sent| now < first_sent + queue_timeout)
+                };
+                let is_single = worker.running.is_empty() || !worker.speaks_second;
+                assert!(
+                    is_single || !fresh.iter().any(|tag| may_wait(&tag)),
+                    "request {fresh:?}: its worker is at work on {:?} still",
+                    worker.running
+                );
+                tried.extend(fresh.into_iter().map(|tag| (tag, worker.pid)));
             }
             let parted = worker.lines.iter().filter(|line| line.wire.borrow().is_server_gone);
             for tag in parted.filter_map(|line| line.last) {
                 self.truth.tags[tag].was_parted = true;
             }
+            worker.close_what_is_shut(&mut self.truth);
             worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
             assert!(worker.lines.len() <= 1, "worker {}: two connections", worker.pid);
             for line in &mut worker.lines {
@@ -125,15 +145,21 @@ impl Street {
         let config = &self.reactor.config;
         let client = &self.clients[tag.client];
         let is_running = self.reactor.stage == Stage::Running;
+        let knows_little = process::table(|table| table.tells_little);
         let is_true = match reason {
             // A worker with a full buffer may have got too little of it to tell which request it is.
             "read_timeout" => tag.tries.is_empty() || tag.pause(self.now) >= config.read_timeout,
             "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
             "stopping" => !is_running || (tag.was_parted && self.had_its_drain(tag.first_tried)),
+            "worker_died" => tag.was_died_on || self.truth.has_little_room || knows_little,
+            "answer_cut" => tag.was_closed_on || self.truth.has_little_room,
             "client_gone" => {
                 let wire = client.wire.borrow();
                 let is_deaf = self.now >= client.took_at + config.idle_timeout;
-                wire.peer_has_ended || wire.is_reset || is_deaf || !is_running
+                // A FIN alone is a departure from nothing but a stream.
+                let has_left = wire.peer_has_ended && self.truth.is_stream(number);
+                let has_hung_up = wire.is_peer_gone && wire.kind == Kind::Unix;
+                wire.is_reset || has_left || has_hung_up || is_deaf || !is_running
             }
             "worker_busy" => tag.tries.last() == Some(&Try::Busy),
             // Only a body that finds no room; an answer is never cut for want of it.
@@ -170,9 +196,10 @@ impl Street {
         }
     }
 
-    /// Requests that a worker has been given, whole or not: they are run even if their client leaves now.
+    /// Requests of which a worker has been given something: they are run even if their client leaves now.
     fn begins(&self) -> Vec<usize> {
         let exchanges = self.reactor.workers.iter().filter_map(|(_, entry)| entry.exchange.as_ref());
+        let exchanges = exchanges.filter(|exchange| !exchange.is_unsent());
         let path = |exchange: &Exchange| reader::tag(std::str::from_utf8(exchange.job.request.path()).ok()?);
         exchanges.filter_map(path).collect()
     }
@@ -192,7 +219,10 @@ impl Street {
         let was_refused = client.requests.iter().any(|request| {
             self.truth.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
         });
-        let has_cause = wire.peer_has_ended
+        // Who has only half-closed waits for its answers.
+        let sent = client.requests.iter().filter(|request| client.sent >= request.to).count();
+        let has_cause = wire.is_peer_gone
+            || (wire.peer_has_ended && heard.len() >= sent)
             || (disk::lacked_descriptors() && wire.to_server.is_empty())
             || wire.is_reset
             || has_last
@@ -292,14 +322,17 @@ impl Street {
             return;
         };
         assert_eq!(heard.tag, Some(tag), "request {tag}: another's answer");
-        let Said { tag: of, answer, is_all, is_hung_up, .. } = &self.truth.answers[number];
+        let Said { tag: of, answer, is_all, is_hung_up, died, .. } = &self.truth.answers[number];
         assert_eq!(*of, tag, "request {tag}: another's answer");
         assert_eq!(heard.status, answer.status, "request {tag}: its status");
         if answer.is_tunnel {
             return;
         }
         if heard.is_whole && answer.ends_with_connection && *is_hung_up {
-            // Nobody can tell whether that was all.
+            // Nobody can tell whether that was all; but a process that failed has cut it.
+            let is_sound = died.is_none_or(|exit| exit == Exit::Code(0));
+            let knows_little = process::table(|table| table.tells_little);
+            assert!(is_sound || knows_little, "request {tag}: cut by {died:?}, and looks whole");
             assert!(answer.body.starts_with(&heard.body), "request {tag}: bytes that nobody said");
         } else if heard.is_whole {
             assert!(*is_all && answer.is_sound, "request {tag}: an answer that is not whole looks so");

@@ -42,6 +42,8 @@ pub struct Street {
     pub has_knocked: bool,
     /// What clients do is told in a later turn.
     pub hears_clients_later: bool,
+    /// Draws what new workers are like.
+    pub manners: Random,
     /// In so many turns the server hears of children that have ended.
     pub reaps_in: usize,
 }
@@ -91,11 +93,12 @@ impl Street {
             knocking,
             has_knocked: false,
             hears_clients_later: false,
+            manners: random,
             reaps_in: 0,
         };
         street.meet_new_workers();
         // Most histories begin with an app that is there.
-        if !random.chance(8) {
+        if !street.manners.chance(8) {
             for worker in 0..street.workers.len() {
                 street.join(worker);
             }
@@ -157,7 +160,8 @@ impl Street {
         let has_edge = all.any(|wire| wire.borrow().has_edge());
         let has_ready = !self.reactor.again.is_empty() || self.reactor.control.connections.has_ready();
         let has_ready = has_ready || self.reactor.wants_files_now();
-        let has_more = has_ready || !self.reactor.timed_out.is_empty();
+        let has_more =
+            has_ready || !self.reactor.timed_out.is_empty() || !self.reactor.second_tries.is_empty();
         !has_edge && !has_more && !self.has_knocked && self.reaps_in == 0
     }
 
@@ -200,6 +204,7 @@ fn house(random: &mut Random) -> Config {
     let max = min + random.below(2);
     let queue = [0, 1, 2, 4, 8][random.below(5)];
     let queue_timeout = [0, 300, 300, 300][random.below(4)];
+    let drain = [1700, 1700, 400][random.below(3)];
     let requests = [0, 0, 3, 8][random.below(4)];
     // A command's workers cannot join: they are asked until they answer.
     let is_command = random.chance(6);
@@ -207,7 +212,7 @@ fn house(random: &mut Random) -> Config {
     let line = format!(
         "w:{min}..{max} r:{requests} http:0 --max-queue={queue} --queue-timeout-ms={queue_timeout} \
          --connect-timeout-ms=40 --read-timeout-ms=500 --client-timeout-ms=900 --idle-timeout-ms=3000 \
-         --boot-timeout-ms=2000 --drain-timeout-ms=1700 --socket-dir=/nonexistent --json-logging \
+         --boot-timeout-ms=2000 --drain-timeout-ms={drain} --socket-dir=/nonexistent --json-logging \
          --hot-reload=none{command}"
     );
     let keeps_trying = random.chance(2);

@@ -1,6 +1,7 @@
 //! A naive record of each request and each answer, with the rules that need nothing else.
 
 use super::script::{Answer, Planned};
+use crate::process::Exit;
 use std::time::{Duration, Instant};
 
 /// All requests and answers there ever were, by their numbers.
@@ -11,6 +12,8 @@ pub struct Truth {
     /// The status of each line that bears no number: of the server's own pages, and of requests that were cut off
     /// before the target's end.
     pub unnamed: Vec<u64>,
+    /// A worker took so little at once that it may have a request in part, and not know which.
+    pub has_little_room: bool,
 }
 
 /// One answer, and how much of it a worker has said.
@@ -19,10 +22,14 @@ pub struct Said {
     pub tag: usize,
     pub answer: Answer,
     pub is_all: bool,
+    /// So much of it was said.
+    pub said_bytes: usize,
     /// Its worker ended the connection in an orderly way, before or after the end.
     pub is_hung_up: bool,
     /// Another was said over its connection before.
     pub is_behind_another: bool,
+    /// It did so by its process's end.
+    pub died: Option<Exit>,
 }
 
 /// What a worker said to a request that it was given.
@@ -54,6 +61,10 @@ pub struct Tag {
     pub is_forsaken: bool,
     /// The server has closed its worker's connection.
     pub was_parted: bool,
+    /// A process has ended with it in hand.
+    pub was_died_on: bool,
+    /// A living worker has closed its connection with it in hand.
+    pub was_closed_on: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -88,6 +99,8 @@ impl Truth {
             line: None,
             is_forsaken: false,
             was_parted: false,
+            was_died_on: false,
+            was_closed_on: false,
         });
     }
 
@@ -112,12 +125,19 @@ impl Truth {
         tag.touch(now);
     }
 
+    /// The head of an event stream was said to this request.
+    pub fn is_stream(&self, tag: usize) -> bool {
+        let is_its = |said: &&Said| said.tag == tag && said.answer.may_idle;
+        self.answers.iter().filter(is_its).any(|said| said.said_bytes >= said.answer.head_bytes)
+    }
+
     /// `bytes` of an answer are said by now.
     pub fn said(&mut self, number: usize, bytes: usize, now: Instant) {
         if bytes == 0 {
             return;
         }
-        let Said { tag, answer, is_all, is_behind_another, .. } = &mut self.answers[number];
+        let Said { tag, answer, is_all, said_bytes, is_behind_another, .. } = &mut self.answers[number];
+        *said_bytes = bytes;
         let tag = &mut self.tags[*tag];
         tag.touch(now);
         *is_all = bytes == answer.bytes.len();

@@ -152,13 +152,17 @@ impl Wire {
     pub fn close(&mut self) {
         // Closed with bytes unread: the other side learns of a reset instead of an end.
         let is_unread = !self.from_server.is_empty();
+        // Behind a FIN over TCP, nothing tells of it.
+        let is_told = is_unread || !self.peer_has_ended || self.kind == Kind::Unix;
         self.peer_has_ended = true;
         self.is_peer_gone = true;
         self.from_server.clear();
         if is_unread {
             self.is_reset = true;
         }
-        self.mark();
+        if is_told {
+            self.mark();
+        }
     }
 
     pub fn reset(&mut self) {
@@ -249,6 +253,10 @@ impl UnixStream {
             wire.mark();
         }
         Ok(())
+    }
+
+    pub fn tells_hang_up(&self) -> bool {
+        self.wire.borrow().kind == Kind::Unix
     }
 
     pub fn reset_on_close(&self) {
