@@ -4,6 +4,7 @@ use super::{Listen, Usage, Verb};
 use crate::app::Target;
 use crate::paths::quoted;
 use crate::spelling::near_miss;
+use std::path::Path;
 
 /// A token that may be there once: the last of two would silently win.
 pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
@@ -23,10 +24,11 @@ pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
         ));
     }
     if extra.ends_with(".py") {
-        let file = quoted(&std::path::Path::new(app).join(extra));
+        let file = quoted(&Path::new(app).join(extra));
         return Usage(format!("'{extra}' is one app too many; rip-server {file} was perhaps meant"));
     }
-    if extra.contains('.') && Target::parse(&format!("{extra}:app")).is_some() {
+    let is_module = extra.contains('.') || Path::new(app).join(format!("{extra}.py")).is_file();
+    if is_module && Target::parse(&format!("{extra}:app")).is_some() {
         return Usage(format!(
             "'{extra}' is one app too many; rip-server {} {extra}:app was perhaps meant",
             quoted(app)

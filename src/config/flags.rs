@@ -300,6 +300,12 @@ impl Reader<'_> {
             ([], false) => {
                 return Err(Usage(format!("which app? rip-server {} ./my-app would do", verb.word())));
             }
+            ([app, target], false) if Target::parse(target).is_some() => {
+                return Err(Usage(format!(
+                    "'{target}' has no place behind a verb; rip-server {} {app} would do",
+                    verb.word()
+                )));
+            }
             ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
         }
         Ok(Command::Ask { verb, place })

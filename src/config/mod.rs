@@ -328,6 +328,7 @@ mod tests {
             ("app other", "other", "app"),
             ("app shop.wsgi", "shop.wsgi", "rip-server app shop.wsgi:app"),
             ("app main.py", "main.py", "rip-server app/main.py"),
+            ("reload app shop:app", "shop:app", "rip-server reload app"),
             ("shop.wsgi:app", "shop.wsgi:app", "rip-server . 'shop.wsgi:app'"),
             ("app a:b c:d", "c:d", "one of them"),
             ("app workers:auto", "workers:auto", "w:4"),
