@@ -27,6 +27,7 @@
 
 pub mod app;
 pub mod balancer;
+mod builder;
 pub mod client;
 pub mod config;
 pub mod conn;
@@ -46,6 +47,7 @@ mod spelling;
 pub mod unnamed;
 pub mod worker;
 
+pub use builder::Server;
 pub use worker::{Error, IntoResponse, InvalidHeader, Request, Response};
 
 use config::{Command, Usage};
@@ -56,22 +58,27 @@ use std::process::ExitCode;
 
 /// The main function of an app that carries the server: in a process that the server has started it serves with
 /// `handler`, in the one that a person has started it is the server. Takes the server's command line without an app
-/// path.
+/// path. [`Server`] is the same with settings of the program's own.
+///
+/// Its standard output and error go to the server's. What stands behind it in `main` runs in each worker when that ends.
 pub fn run<F, R>(handler: F) -> ExitCode
 where
     F: FnMut(&mut Request<'_>) -> R + Send + 'static,
     R: IntoResponse,
 {
-    match worker::Identity::from_environment() {
-        Some(identity) => worker::serve(&identity, handler),
-        None => command_line(Some(process::own_path())),
-    }
+    Server::new(handler).run()
 }
 
 /// The server's command line. `carried`: this program is the app.
 pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    command_line_with(&[], carried)
+}
+
+/// The same with words of the program's own, which give way to typed ones.
+fn command_line_with(defaults: &[String], carried: Option<PathBuf>) -> ExitCode {
     let environment = |name: &str| std::env::var(name).ok();
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let arguments = config::with_defaults(defaults, arguments, &environment);
     let command = match config::read(arguments, &environment, carried.is_some()) {
         Ok(command) => command,
         Err(Usage(complaint)) => return complain(&paths::shown(&complaint).to_string(), 2),

@@ -544,6 +544,11 @@ impl Reader<'_> {
     }
 }
 
+/// The variable that stands for a flag.
+pub fn environment_name(flag: &str) -> Option<&'static str> {
+    FLAGS.iter().find(|known| known.name == flag && !known.env.is_empty()).map(|known| known.env)
+}
+
 fn is_switch(name: &str) -> bool {
     FLAGS.iter().any(|flag| flag.name == name && flag.value.is_empty())
 }

@@ -2,10 +2,12 @@
 //! variable, which beats the default.
 
 mod complaints;
+mod defaults;
 pub mod env_file;
 mod flags;
 mod words;
 
+pub use defaults::with_defaults;
 pub use flags::{CGI_GUARD, CGI_WORKER, help};
 
 use crate::app::Target;

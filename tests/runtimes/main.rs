@@ -15,6 +15,7 @@ mod protocol;
 mod python;
 mod python_workers;
 mod ruby;
+mod rust;
 mod scripts;
 #[path = "../support/mod.rs"]
 mod support;

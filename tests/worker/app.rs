@@ -5,13 +5,14 @@
 //! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start;
 //! - `TEST_RAW`: its workers speak the protocol by hand (`raw.rs`);
 //! - `TEST_CHAOS_DIR`: its workers do what the chaos test wants, and keep their diary in that folder;
+//! - `TEST_DEFAULTS`: words of the command line that it has of its own;
 //! - `CONTRACT_DIR`: it is the contract suite's app.
 
 mod chaos;
 mod contract;
 mod raw;
 
-use rip_server::{Request, Response};
+use rip_server::{Error, IntoResponse, Request, Response};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -32,7 +33,13 @@ fn main() -> ExitCode {
     match std::env::var_os("TEST_CHAOS_DIR") {
         Some(dir) if is_worker => chaos::serve(dir.into()),
         _ if std::env::var_os("CONTRACT_DIR").is_some() => contract::run(),
-        _ => rip_server::run(answer),
+        _ => {
+            let defaults = variable("TEST_DEFAULTS");
+            defaults
+                .split_whitespace()
+                .fold(rip_server::Server::new(answer), |all, word| all.with(word))
+                .run()
+        }
     }
 }
 
@@ -91,6 +98,16 @@ fn answer(request: &mut Request<'_>) -> Response {
         }),
         "/panic" => panic!("told to panic"),
         "/headers" => headers(request),
+        "/parse" => parse(request).into_response(),
+        "/header" => {
+            Response::text("fine").with_header("X-Given", request.parameter("value").unwrap_or_default())
+        }
+        "/told" => {
+            let client = request.client().map(|address| address.to_string());
+            let name = request.parameter("näme").unwrap_or_default();
+            let text = format!("{} {} {name}", client.unwrap_or_default(), request.id());
+            Response::text(text).with_status(207)
+        }
         "/leak" => leak(size(request, "bytes")),
         "/env" => environment(),
         path => Response::text(format!("no {path} here\n")).with_status(404),
@@ -162,6 +179,13 @@ fn headers(request: &Request<'_>) -> Response {
         let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(value));
     }
     Response::text(text)
+}
+
+/// A handler with `?` in it.
+fn parse(request: &mut Request<'_>) -> Result<Response, Error> {
+    let number = request.parameter("number").ok_or_else(|| Error::new(400, "which number?"))?;
+    let number: u8 = number.parse()?;
+    Ok(Response::text(number.to_string()))
 }
 
 /// Memory that is touched and never given back.

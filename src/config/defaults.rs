@@ -1,0 +1,70 @@
+//! Words that a program which carries the server would have typed for its user.
+
+use super::flags;
+use std::ffi::OsString;
+
+/// What stands for one setting: `w:`, `http:`, `--read-timeout-ms`.
+fn setting(word: &str) -> &str {
+    match word.strip_prefix("--") {
+        Some(_) => word.split('=').next().unwrap_or(word),
+        None => word.find(':').map_or(word, |colon| &word[..=colon]),
+    }
+}
+
+/// The typed words, and before them each of the program's own whose setting is neither typed nor in the environment.
+/// A verb gets those that say which server is meant.
+pub fn with_defaults(
+    defaults: &[String],
+    arguments: Vec<OsString>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Vec<OsString> {
+    const PLACE: [&str; 3] = ["--variant", "--socket-prefix", "--socket-dir"];
+    let typed: Vec<String> =
+        arguments.iter().map(|word| setting(&word.to_string_lossy()).to_owned()).collect();
+    let is_verb = typed.first().is_some_and(|word| super::Verb::ALL.iter().any(|verb| verb.word() == word))
+        || typed.iter().any(|word| word == "--stop");
+    let is_set = |name: &str| environment(name).is_some_and(|value| !value.is_empty());
+    let is_open = |word: &&String| {
+        let name = setting(word);
+        let in_environment = match name {
+            "http:" => is_set("PORT"),
+            name => flags::environment_name(name).is_some_and(is_set),
+        };
+        !typed.iter().any(|other| other == name) && !in_environment && (!is_verb || PLACE.contains(&name))
+    };
+    let (verb, rest): (Vec<OsString>, Vec<OsString>) = match arguments.split_first() {
+        Some((first, rest)) if is_verb => (vec![first.clone()], rest.to_vec()),
+        _ => (Vec::new(), arguments),
+    };
+    let ours = defaults.iter().filter(is_open).map(OsString::from);
+    verb.into_iter().chain(ours).chain(rest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(typed: &str, environment: &[&str]) -> String {
+        let defaults = ["w:4", "http:127.0.0.1:80", "--read-timeout-ms=9", "--variant=x"].map(str::to_owned);
+        let typed = typed.split_whitespace().map(OsString::from).collect();
+        let environment = |name: &str| environment.contains(&name).then(|| "1".to_owned());
+        let words = with_defaults(&defaults, typed, &environment);
+        words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_programs_own_words_give_way_to_typed_ones_and_to_the_environment() {
+        assert_eq!(words("", &[]), "w:4 http:127.0.0.1:80 --read-timeout-ms=9 --variant=x");
+        assert_eq!(
+            words("w:2 --read-timeout-ms 5", &[]),
+            "http:127.0.0.1:80 --variant=x w:2 --read-timeout-ms 5"
+        );
+        assert_eq!(words("", &["PORT", "RIP_READ_TIMEOUT_MS"]), "w:4 --variant=x");
+    }
+
+    #[test]
+    fn a_verb_gets_what_says_which_server_is_meant() {
+        assert_eq!(words("status --json", &[]), "status --variant=x --json");
+        assert_eq!(words("stop --variant=y", &[]), "stop --variant=y");
+    }
+}

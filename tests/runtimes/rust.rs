@@ -1,0 +1,62 @@
+//! Handlers in Rust, in programs that carry the server.
+
+use super::support::{Server, test_worker};
+
+fn carried(environment: &[(&str, &str)], arguments: &[&str]) -> Server {
+    let builder = Server::carried_by(test_worker()).args(arguments);
+    environment.iter().fold(builder, |builder, (name, value)| builder.env(name, *value)).start()
+}
+
+#[test]
+fn an_error_by_question_mark_is_a_500_with_a_line_and_one_with_a_status_is_an_answer() {
+    let mut server = carried(&[], &["w:1"]);
+    let get = |server: &Server, target| {
+        let response = server.get(target);
+        (response.status, response.text())
+    };
+    assert_eq!(get(&server, "/parse?number=7"), (200, "7".into()));
+    assert_eq!(get(&server, "/parse"), (400, "which number?\n".into()));
+    assert_eq!(get(&server, "/parse?number=x"), (500, "Internal Server Error\n".into()));
+    server.wait_until("the error on stderr", |server| {
+        server.stderr_text().contains("GET /parse: invalid digit found in string (request ")
+    });
+    let shown = carried(&[("NODE_ENV", "development")], &["w:1", "--hot-reload=none"]);
+    assert_eq!(get(&shown, "/parse?number=x"), (500, "invalid digit found in string\n".into()));
+}
+
+#[test]
+fn a_field_that_is_not_valid_is_a_500_that_names_it() {
+    let mut server = carried(&[], &["w:1"]);
+    let given = server.get("/header?value=gr%C3%BC%C3%9Fe+x");
+    assert_eq!((given.status, given.header("x-given")), (200, Some("gr\u{c3}\u{bc}\u{c3}\u{9f}e x")));
+    assert_eq!(server.get("/header?value=a%0d%0aX-Evil:+b").status, 500);
+    server.wait_until("a line about it", |server| {
+        server.stderr_text().contains(r#"not a header field: "X-Given": "a\r\nX-Evil: b""#)
+    });
+}
+
+#[test]
+fn a_handler_knows_its_client_the_requests_id_and_decoded_parameters() {
+    let server = carried(&[], &["w:1", "--trust-proxy=loopback"]);
+    let mut client = server.client();
+    let fields = "X-Forwarded-For: 203.0.113.9, 198.51.100.4\r\nX-Request-Id: seven\r\n";
+    client.send_request("GET", "/told?n%C3%A4me=a+b%2Bc", fields, b"");
+    let response = client.read_response();
+    assert_eq!((response.status, response.text()), (207, "198.51.100.4 seven a b+c".into()));
+    assert_eq!(response.head.start_line, "HTTP/1.1 207 Multi-Status");
+}
+
+#[test]
+fn a_programs_own_words_are_defaults() {
+    let defaults = ("TEST_DEFAULTS", "w:3 --max-body=5");
+    let server = carried(&[defaults], &[]);
+    assert_eq!(server.announced_workers(), 3);
+    assert_eq!(server.client().post("/echo", b"123456").status, 413);
+    let server = carried(&[defaults], &["w:1", "--max-body=10"]);
+    assert_eq!(server.announced_workers(), 1);
+    assert_eq!(server.client().post("/echo", b"123456").status, 200);
+    assert_eq!(
+        carried(&[defaults, ("RIP_MAX_BODY", "6")], &[]).client().post("/echo", b"123456").status,
+        200
+    );
+}
