@@ -91,7 +91,16 @@ pub fn quoted<T: AsRef<OsStr> + ?Sized>(word: &T) -> String {
     if !text.is_empty() && text.chars().all(is_bare) {
         text.into_owned()
     } else if text.chars().any(char::is_control) {
-        format!("$'{}'", text.escape_default())
+        let escaped = text.chars().map(|letter| match letter {
+            '\'' | '\\' => format!("\\{letter}"),
+            letter if letter.is_control() => {
+                let mut buffer = [0; 4];
+                let bytes = letter.encode_utf8(&mut buffer).bytes();
+                bytes.map(|byte| format!("\\x{byte:02x}")).collect()
+            }
+            letter => letter.to_string(),
+        });
+        format!("$'{}'", escaped.collect::<String>())
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
@@ -109,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_quoted_path_is_one_word_of_a_shell() {
-        for path in ["/srv/shop", "/srv/my shop", "it's", "a\nb", "$HOME", ""] {
+        for path in ["/srv/shop", "/srv/my shop", "it's", "a\nb", "é'\\\t1\u{85}", "$HOME", ""] {
             let command = format!("printf %s {}", quoted(path));
             let output = std::process::Command::new("bash").args(["-c", &command]).output();
             let Ok(output) = output else { return };

@@ -360,6 +360,7 @@ impl Reader<'_> {
             metrics: Vec::new(),
             max_reloads: self.number("--max-reloads", 10, 0..=u64::MAX)?,
             hot_reload,
+            is_development,
             max_queue: self.number("--max-queue", 8192, 0..=1_000_000)? as usize,
             queue_timeout: self.milliseconds("--queue-timeout-ms", 2000, 0)?,
             connect_timeout: self.milliseconds("--connect-timeout-ms", 200, 1)?,

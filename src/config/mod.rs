@@ -148,6 +148,8 @@ pub struct Config {
     pub metrics: Vec<Listen>,
     pub max_reloads: u64,
     pub hot_reload: HotReload,
+    /// By `NODE_ENV`: clients may see what a worker said last.
+    pub is_development: bool,
     pub max_queue: usize,
     pub queue_timeout: Duration,
     pub connect_timeout: Duration,

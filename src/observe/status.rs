@@ -1,11 +1,12 @@
 //! `rip-server status` for people: a table that is read in five seconds. Pure: the control socket's JSON comes in.
 
+use crate::paths::shown;
 use serde_json::Value;
 use std::fmt::Write;
 
 /// The whole table, ended with a line end.
 pub fn table(status: &Value) -> String {
-    let text = |name: &str| status[name].as_str().unwrap_or("?").to_owned();
+    let text = |name: &str| shown(status[name].as_str().unwrap_or("?")).to_string();
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let mut out = String::new();
     let listeners: Vec<&str> =
@@ -26,9 +27,9 @@ pub fn table(status: &Value) -> String {
     };
     let _ = writeln!(out, "  app      {}{changed}", text("release"));
     if let Some(next) = status["nextRelease"].as_str() {
-        let _ = writeln!(out, "  reload   would bring: {next}");
+        let _ = writeln!(out, "  reload   would bring: {}", shown(next));
     }
-    let _ = writeln!(out, "  http     {}", listeners.join(", "));
+    let _ = writeln!(out, "  http     {}", shown(&listeners.join(", ")));
     let _ = writeln!(
         out,
         "  queue    {} now, {} at the deepest, {} ms at the longest",

@@ -232,7 +232,8 @@ impl Reactor {
         let expected = self.workers.get(worker.0).and_then(|entry| entry.endpoint.path());
         if expected != Some(Path::new(socket)) {
             return Err(format!(
-                "worker {worker_id} of generation {version} has another socket than '{socket}'"
+                "worker {worker_id} of generation {version} has another socket than '{}'",
+                shown(socket)
             ));
         }
         if let Some(entry) = self.workers.get_mut(worker.0) {

@@ -320,11 +320,13 @@ impl Reactor {
     }
 
     pub(super) fn refuse_failed_start(&mut self, client: ClientKey, request: Request, times: Times) {
-        let failure = self.renewal.failure.clone().unwrap_or_default();
-        let text = format!(
-            "The app '{}' does not start.\n\n{failure}\n\nThe server waits for the next edit.\n",
-            self.names.app
-        );
+        let app = &self.names.app;
+        let why = match &self.renewal.failure {
+            Some(failure) if self.config.is_development => failure,
+            Some(_) | None => "The server's log says why.",
+        };
+        let text =
+            format!("The app '{app}' does not start.\n\n{why}\n\nThe server waits for the next edit.\n");
         if request.takes_html() {
             let page = html(&text);
             self.refuse_with(client, request, "text/html; charset=utf-8", page.as_bytes(), times);

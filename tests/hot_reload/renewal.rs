@@ -228,6 +228,18 @@ fn an_app_that_does_not_start_ends_the_server_in_production() {
 }
 
 #[test]
+fn what_a_worker_said_stays_in_the_log_in_production() {
+    with(&[&WSGI], |language, app| {
+        app.edit(language.failing);
+        let server = app.builder(&["--hot-reload=module", "w:1"]).env("NODE_ENV", "production");
+        let mut server = server.start();
+        server.wait_until("it is told", |server| server.get("/").status == 503);
+        let text = server.get("/").text();
+        assert!(text.contains("does not start") && !text.contains("on purpose"), "{text}");
+    });
+}
+
+#[test]
 fn the_kernels_bounds_of_watching_are_told_once() {
     let Some(fixture) = Fixture::empty(&python(&["sys"]), "app") else { return };
     fixture.write(

@@ -189,7 +189,7 @@ impl SpoolBudget {
                 break;
             }
         }
-        let folder = self.folder.display();
+        let folder = crate::paths::shown(&self.folder);
         match self.folder_trouble.borrow_mut().tell(now) {
             Some(Told::Trouble(error)) => log::warn!(
                 "the temporary folder '{folder}' cannot be used: {error}; up to 64 MiB of bodies and answers wait in memory instead (TMPDIR names another folder)"
