@@ -112,7 +112,9 @@ impl Reactor {
         };
         self.prefix = bytes;
         let body_bytes = if request.asked.is_head { 0 } else { body.len() as u64 };
-        let answer = Answer::ours(status, content_type, keep_alive);
+        // The log has no room for a charset.
+        let media_type = content_type.split(';').next().unwrap_or(content_type);
+        let answer = Answer::ours(status, media_type, keep_alive);
         let finished = Finished { request, answer, reason, body_bytes, times, worker };
         let then = if keep_alive { Then::Keep } else { Then::Close };
         self.finish(client, finished, then, delivery);

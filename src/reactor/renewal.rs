@@ -18,6 +18,8 @@ use std::time::Instant;
 pub struct Renewal {
     /// Requests wait for it.
     hold: Option<Hold>,
+    /// Since when the newest code that has joined is the sources': who is older is not asked again beside it.
+    good_since: Option<Instant>,
     /// The last replacement failed: what serves is older than the sources.
     is_behind: bool,
     /// How the last start failed, until a worker joins.
@@ -217,7 +219,10 @@ impl Reactor {
         if self.renewal.hold.take().is_none() {
             return;
         }
-        let withheld = self.workers.iter().filter(|(_, entry)| entry.is_withheld);
+        let is_newest = |entry: &super::entry::WorkerEntry| Some(entry.started) >= self.renewal.good_since;
+        let all = self.workers.iter().filter(|(_, entry)| entry.has_joined && !entry.is_dead);
+        let has_newest = all.clone().any(|(_, entry)| is_newest(entry));
+        let withheld = all.filter(|(_, entry)| entry.is_withheld && (is_newest(entry) || !has_newest));
         let withheld: Vec<usize> = withheld.map(|(key, _)| key).collect();
         for worker in withheld.into_iter().map(WorkerKey) {
             if let Some(entry) = self.workers.get_mut(worker.0) {
@@ -241,6 +246,9 @@ impl Reactor {
         let Some(hold) = self.renewal.hold else { return false };
         let Some(entry) = self.workers.get_mut(worker.0) else { return false };
         entry.is_withheld = entry.started < hold.changed_at && matches!(entry.origin, Origin::Slot { .. });
+        if !entry.is_withheld {
+            self.renewal.good_since = Some(hold.changed_at);
+        }
         entry.is_withheld
     }
 

@@ -61,6 +61,22 @@ fn a_broken_import_leaves_the_old_code_at_work_until_it_is_mended() {
 }
 
 #[test]
+fn code_that_was_replaced_does_not_come_back_when_the_next_is_broken() {
+    with(&[&WSGI], |language, app| {
+        let server = importing(language, app, &["w:4"]);
+        for word in ["two", "three"] {
+            app.fixture.write(language.part, &language.part_source(word));
+            // Answered by the first of the new ones; the others are still to be replaced.
+            assert_eq!(ask(&server).word, word);
+            app.fixture.write(language.part, "word = (\n");
+            for _ in 0..5 {
+                assert_eq!(ask(&server).word, word);
+            }
+        }
+    });
+}
+
+#[test]
 fn the_boot_timeout_bounds_the_wait_for_new_code() {
     with(&[&WSGI], |language, app| {
         let server = importing(language, app, &["w:1", "--boot-timeout-ms=1500"]);
