@@ -6,6 +6,7 @@ mod checks;
 mod commands;
 mod contract;
 mod examples;
+mod exports;
 mod fixture;
 mod javascript;
 mod layouts;

@@ -24,6 +24,7 @@ let looked = 0
 let seen
 let bootMs
 let listened // where the entry listens by itself, if it does
+let isServing = false // by Bun.serve
 
 // Nanoseconds, size and inode: an edit within the same second counts, and so does a rename over the
 // entry or a symlink that moved.
@@ -54,12 +55,12 @@ function setMain() {
 // ---- what an entry may export ----
 
 // One of { fetch, websocket, routes, error, … } with what Bun.serve knows, { listener } for (req, res)
-// functions, and { server } for what is an http.Server or has one.
+// functions, and { server, shutdown } for what is an http.Server or has one.
 async function pick(module) {
   let [app] = await settled(module.default)
   if (app?.__esModule === true) [app = app] = await settled(app.default) // compiled to CommonJS by TypeScript or Babel
   if (isBun && typeof app?.fetch === 'function' && typeof app.stop === 'function' && 'pendingRequests' in app) {
-    listened ??= `port ${app.port}`
+    isServing = true
     throw noHandler()
   }
   const routes = Object(app) === app && Object.hasOwn(app, 'routes') && isPlain(app.routes) ? app.routes : undefined
@@ -112,8 +113,10 @@ async function serverOf(app) {
     listened ??= at?.port ? `port ${at.port}` : String(at)
     throw noHandler()
   }
-  if (app !== server) await (app.init ?? app.initialize ?? app.ready)?.call(app)
-  return { server }
+  if (app === server) return { server }
+  await (app.init ?? app.initialize ?? app.ready)?.call(app)
+  const close = app.close ?? app.stop
+  return { server, shutdown: typeof close === 'function' ? () => close.call(app) : undefined }
 }
 
 // Express and Connect are functions with `handle`. Any other function of two parameters says by the name
@@ -163,6 +166,7 @@ const NO_COMPILER = 'nothing here compiles .rip. Name the compiler with --preloa
 
 function noHandler() {
   const folder = process.cwd(), file = path.relative(folder, entry)
+  if (isServing) return 'it listens by itself. What would do: to export what Bun.serve gets, `export default { fetch(request) { … } }`'
   const command = `rip-server ${folder} -- env PORT={socket} ${isBun ? 'bun' : 'node'} ${file}`
   return (listened ? `it listens by itself (${listened}) and ` : 'it ') + 'exports no handler. What would do: '
     + '`export default (request) => new Response(…)`, an object with `fetch`, a function named `fetch`, an http.Server '
@@ -183,6 +187,7 @@ function noteListeners() {
     Bun.serve = (...args) => {
       const server = serve(...args)
       listened ??= `port ${server.port}`
+      isServing = true
       return server
     }
   }

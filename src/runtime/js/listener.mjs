@@ -17,14 +17,16 @@ export const isListenerApp = ({ listener, server }) => Boolean(listener ?? serve
 //
 //     at work ─▶ the answer is whole ─────────────────────────────────────────────▶ over
 //        └─────▶ told that nobody waits ─▶ the handler ends its answer or its promise ─▶ over
-//                        └────────────── its head was out: it streamed to nobody ──────▶ over
+//                        └────────────────── its head was out, and it made no promise ─▶ over
 //
 // Only then does the next request come, so that no two handlers run at once.
 
 class Exchange {
   #pending = false // the handler's promise
+  #hasEnded = false // the promise is settled, or the handler has failed
   #isTold = false
   #isLeaving = false
+  #isClosed = false
   constructor(req, res) {
     this.req = req
     this.res = res
@@ -45,8 +47,9 @@ class Exchange {
     } catch (error) {
       this.fail(error)
     } finally {
-      if (this.#pending && this.#isTold) this.over()
+      this.#hasEnded ||= this.#pending
       this.#pending = false
+      if (this.#hasEnded && this.#isTold) this.over()
     }
   }
 
@@ -58,11 +61,14 @@ class Exchange {
     const { req, res } = this
     if (res.writableEnded) return this.over()
     res.on('error', () => {}) // of what it still writes
-    const { end } = res
-    res.end = (...args) => {
-      end.apply(res, args)
-      this.over()
-      return res
+    res.destroyed = true
+    for (const name of ['end', 'destroy']) {
+      const method = res[name]
+      res[name] = (...args) => {
+        method.apply(res, args)
+        this.over()
+        return res
+      }
     }
     if (!isHeard) {
       req.aborted = true
@@ -75,15 +81,25 @@ class Exchange {
         }
       }
     }
-    if (res.headersSent && !this.#pending) this.over()
+    // What streams to nobody stops by itself, and seldom ends its answer.
+    if (this.#hasEnded || (res.headersSent && !this.#pending)) this.over()
+  }
+
+  isEventStream() {
+    const { res } = this
+    if (!res.headersSent) return false
+    const type = res.getHeader('content-type') ?? res._header?.match(/^content-type: *(.*)$/im)?.[1]
+    return /^text\/event-stream/i.test(type)
   }
 
   over() {
     if (worker.current === this) worker.current = undefined
     const { req, res } = this
-    if (!this.#isTold || res.writableEnded || res.destroyed) return
+    if (!this.#isTold || this.#isClosed) return
+    this.#isClosed = true
     if (!this.#isLeaving) return req.socket.destroy()
     res.on('finish', () => req.socket.end())
+    res.destroyed = false
     res.end()
   }
 
@@ -96,7 +112,7 @@ class Exchange {
         process.nextTick(() => this.leave())
         return writeHead.apply(res, args)
       }
-    } else if (/^text\/event-stream/i.test(res.getHeader('content-type') ?? res._header?.match(/^content-type: *(.*)$/im)?.[1])) {
+    } else if (this.isEventStream()) {
       this.#isLeaving = true
       this.told()
     }
@@ -111,6 +127,7 @@ class Exchange {
 
   fail(error) {
     const { req } = this
+    this.#hasEnded = true
     const given = error?.status ?? error?.statusCode
     if (this.#isTold && isAbort(error)) return
     if (given >= 400 && given < 500) return this.answer(given, http.STATUS_CODES[given] + '\n', undefined, error.headers)

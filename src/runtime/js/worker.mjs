@@ -153,6 +153,8 @@ async function leave(handlers, unseenMs) {
     }, LEAVE_LOOK_MS)
   })
   hasEnded = true
+  // A framework's own end: Fastify's onClose, Nest's and hapi's hooks.
+  if (worker.app.shutdown) await call(worker.app.shutdown)
   if (exitsWith) exit.call(process, exitsWith.code)
   await Promise.all(handlers)
   if (!unseenMs && !listenerCount.call(process, 'beforeExit')) exit.call(process)
