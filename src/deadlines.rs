@@ -3,12 +3,29 @@
 
 use std::time::{Duration, Instant};
 
-/// The kinds of deadline of one kind of key: a small enum that can index.
-pub trait Kind: Copy + PartialEq {
-    /// How many kinds there are.
-    const COUNT: usize;
+/// The kinds of deadline of one kind of key: a small enum that can index, written with [`deadline_kinds!`].
+pub trait Kind: Copy + PartialEq + 'static {
+    /// Each kind once, in the order of [`Kind::index`].
+    const ALL: &'static [Self];
     fn index(self) -> usize;
 }
+
+/// An enum that is a [`Kind`], with all of its variants.
+macro_rules! deadline_kinds {
+    ($(#[$about:meta])* $visibility:vis enum $name:ident { $($(#[$when:meta])* $kind:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $visibility enum $name { $($(#[$when])* $kind,)* }
+
+        impl $crate::deadlines::Kind for $name {
+            const ALL: &'static [Self] = &[$($name::$kind),*];
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+pub(crate) use deadline_kinds;
 
 /// A list for each kind, threaded through the keys.
 #[derive(Debug)]
@@ -33,11 +50,10 @@ struct Entry<K> {
 }
 
 impl<K: Kind> Deadlines<K> {
-    /// `durations`: one for each kind, in the order of [`Kind::index`].
-    pub fn new(durations: &[Duration]) -> Self {
-        debug_assert_eq!(durations.len(), K::COUNT);
-        let list = |&duration| List { duration, first: None, last: None };
-        Deadlines { lists: durations.iter().map(list).collect(), entries: Vec::new() }
+    /// `duration`: how long each kind lasts.
+    pub fn new(duration: impl Fn(K) -> Duration) -> Self {
+        let list = |&kind| List { duration: duration(kind), first: None, last: None };
+        Deadlines { lists: K::ALL.iter().map(list).collect(), entries: Vec::new() }
     }
 
     /// The deadline of `key`, if it has one.
@@ -117,16 +133,18 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-    enum Two {
-        Short,
-        Long,
+    deadline_kinds! {
+        #[derive(PartialOrd, Ord)]
+        enum Two {
+            Short,
+            Long,
+        }
     }
 
-    impl Kind for Two {
-        const COUNT: usize = 2;
-        fn index(self) -> usize {
-            self as usize
+    fn duration(kind: Two) -> Duration {
+        match kind {
+            Two::Short => Duration::from_millis(20),
+            Two::Long => Duration::from_millis(50),
         }
     }
 
@@ -134,8 +152,7 @@ mod tests {
         /// Against the obvious model: a map from key to due time.
         #[test]
         fn each_fires_at_its_time_and_not_later(steps in prop::collection::vec((0..3u8, 0..6usize, 0..40u64), 1..200)) {
-            let durations = [Duration::from_millis(20), Duration::from_millis(50)];
-            let mut deadlines = Deadlines::new(&durations);
+            let mut deadlines = Deadlines::new(duration);
             let (mut model, mut now) = (BTreeMap::new(), Instant::now());
             for (step, key, wait_ms) in steps {
                 now += Duration::from_millis(wait_ms);
@@ -151,7 +168,7 @@ mod tests {
                     0 | 1 => {
                         let kind = if step == 0 { Two::Short } else { Two::Long };
                         deadlines.arm(key, kind, now);
-                        model.insert(key, (now + durations[kind.index()], kind));
+                        model.insert(key, (now + duration(kind), kind));
                     }
                     _ => {
                         deadlines.disarm(key);

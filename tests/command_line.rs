@@ -3,6 +3,7 @@
 mod support;
 mod tools;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -152,37 +153,30 @@ fn help_and_version_go_to_stdout() {
     for word in ["--help", "-h"] {
         let help = run([word]);
         assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-        for flag in [
-            "w:<N",
-            "r:<N>",
-            "http:<",
-            "--max-reloads",
-            "--hot-reload",
-            "--max-queue",
-            "--queue-timeout-ms",
-            "--connect-timeout-ms",
-            "--read-timeout-ms",
-            "--json-logging",
-            "--no-access-log",
-            "--variant",
-            "--socket-prefix",
-            "--socket-dir",
-            "--max-body",
-            "--trust-proxy",
-            "--client-timeout-ms",
-            "--idle-timeout-ms",
-            "--boot-timeout-ms",
-            "--drain-timeout-ms",
-            "--help",
-            "--version",
-            "status|reload|stop",
-        ] {
-            assert!(help.stdout.contains(flag), "{flag} is missing:\n{}", help.stdout);
+        for token in ["w:<N", "r:<N>", "http:<", "metrics:<", "status|reload|stop"] {
+            assert!(help.stdout.contains(token), "{token} is missing:\n{}", help.stdout);
         }
     }
     let version = run(["--version"]);
     let expected = concat!("rip-server ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!((version.code, version.stdout.as_str(), version.stderr.as_str()), (0, expected, ""));
+}
+
+/// The flag that a text begins with.
+fn flag_of(text: &str) -> Option<&str> {
+    let end = text.find(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '-'));
+    text.starts_with("--").then(|| &text[..end.unwrap_or(text.len())])
+}
+
+#[test]
+fn help_and_the_readmes_table_have_the_same_flags() {
+    let help = run(["--help"]).stdout;
+    let in_help: BTreeSet<&str> = help.lines().filter_map(|line| flag_of(line.trim_start())).collect();
+    let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `--"));
+    let cells = rows.filter_map(|row| row.split(" | ").next());
+    let in_table: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`')).filter_map(flag_of).collect();
+    assert_eq!(in_help.symmetric_difference(&in_table).collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert!(in_help.len() > 20, "{in_help:?}");
 }
 
 #[test]

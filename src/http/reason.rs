@@ -37,54 +37,50 @@ pub enum Bad {
     Incomplete,
 }
 
-/// Why a request ends with an answer of the server's own, or with none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    QueueFull,
-    QueueTimeout,
-    ReadTimeout,
-    ClientTimeout,
-    BodyTooLarge,
-    SpoolFull,
-    WorkerBusy,
-    ConnectFailed,
-    BadResponse,
-    WorkerDied,
-    StartFailed,
+/// The reasons with all that is to be said of each, so that none is forgotten anywhere.
+macro_rules! reasons {
+    ($($(#[$about:meta])* $name:ident => ($status:literal, $word:literal, $sentence:literal),)*) => {
+        /// Why a request ends with an answer of the server's own, or with none.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$about])* $name,)*
+            BadRequest(Bad),
+        }
+
+        impl Reason {
+            /// Each once; one stands for all that is wrong with requests.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)* Reason::BadRequest(Bad::RequestLine)];
+
+            /// The status, the word in the log, the sentence for a person.
+            const fn row(self) -> (u16, &'static str, &'static str) {
+                match self {
+                    $(Reason::$name => ($status, $word, $sentence),)*
+                    Reason::BadRequest(bad) => bad.row(),
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    QueueFull => (503, "queue_full", "Too many requests are waiting; please try again in a second."),
+    QueueTimeout => (504, "queue_timeout", "No worker became free in time."),
+    ReadTimeout => (504, "read_timeout", "The app took too long to answer."),
+    ClientTimeout => (408, "client_timeout", "The request took too long to arrive."),
+    BodyTooLarge => (413, "body_too_large", "The request's body is larger than this server takes."),
+    SpoolFull => (503, "spool_full", "There is no room to hold the request's body; please try again later."),
+    WorkerBusy => (503, "worker_busy", "The workers were busy; please try again in a second."),
+    ConnectFailed => (502, "connect_failed", "The app's worker could not be reached."),
+    BadResponse => (502, "bad_response", "The app gave an answer that is not valid HTTP."),
+    WorkerDied => (502, "worker_died", "The app's worker ended before it had answered."),
+    StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
     /// A living worker has closed its connection before its answer was whole.
-    AnswerCut,
-    Stopping,
-    ClientGone,
-    BadRequest(Bad),
+    AnswerCut => (502, "answer_cut", "The app's worker closed its connection before its answer was whole."),
+    Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
+    ClientGone => (499, "client_gone", "The client went away."),
 }
 
 impl Reason {
-    /// The status, the word in the log, the sentence for a person.
-    const fn row(self) -> (u16, &'static str, &'static str) {
-        use Reason::*;
-        match self {
-            QueueFull => (503, "queue_full", "Too many requests are waiting; please try again in a second."),
-            QueueTimeout => (504, "queue_timeout", "No worker became free in time."),
-            ReadTimeout => (504, "read_timeout", "The app took too long to answer."),
-            ClientTimeout => (408, "client_timeout", "The request took too long to arrive."),
-            BodyTooLarge => (413, "body_too_large", "The request's body is larger than this server takes."),
-            SpoolFull => {
-                (503, "spool_full", "There is no room to hold the request's body; please try again later.")
-            }
-            WorkerBusy => (503, "worker_busy", "The workers were busy; please try again in a second."),
-            ConnectFailed => (502, "connect_failed", "The app's worker could not be reached."),
-            BadResponse => (502, "bad_response", "The app gave an answer that is not valid HTTP."),
-            WorkerDied => (502, "worker_died", "The app's worker ended before it had answered."),
-            StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
-            AnswerCut => {
-                (502, "answer_cut", "The app's worker closed its connection before its answer was whole.")
-            }
-            Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
-            ClientGone => (499, "client_gone", "The client went away."),
-            BadRequest(bad) => bad.row(),
-        }
-    }
-
     /// The log's word, without the details of a bad request.
     pub const fn word(self) -> &'static str {
         self.row().1

@@ -133,7 +133,8 @@ impl Metrics {
             "counter",
             "Requests that ended with an answer of the server's own, by reason.",
         );
-        for reason in ALL_REASONS {
+        // Each has its line from the start, so that alerts need no special case.
+        for &reason in Reason::ALL {
             let count = self.refusals.get(word(reason)).copied().unwrap_or(0);
             text.line("rip_refusals_total", &[("reason", word(reason))], count);
         }
@@ -268,25 +269,6 @@ impl Metrics {
         text.0
     }
 }
-
-/// Every reason, so that each has its line from the start and alerts need no special case.
-const ALL_REASONS: [Reason; 15] = [
-    Reason::QueueFull,
-    Reason::QueueTimeout,
-    Reason::ReadTimeout,
-    Reason::ClientTimeout,
-    Reason::BodyTooLarge,
-    Reason::SpoolFull,
-    Reason::WorkerBusy,
-    Reason::ConnectFailed,
-    Reason::BadResponse,
-    Reason::WorkerDied,
-    Reason::StartFailed,
-    Reason::AnswerCut,
-    Reason::Stopping,
-    Reason::ClientGone,
-    Reason::BadRequest(crate::http::reason::Bad::RequestLine),
-];
 
 fn word(reason: Reason) -> &'static str {
     match reason {

@@ -6,7 +6,7 @@ use super::stream::{Io, Stream};
 use crate::conn::worker::Answer;
 use crate::conn::{self, Request};
 use crate::control::Abilities;
-use crate::deadlines::Kind;
+use crate::deadlines::deadline_kinds;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::observe::folds::BootOutput;
 use nix::unistd::Pid;
@@ -17,65 +17,47 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// What a client's connection waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientDeadline {
-    /// A next request.
-    Idle,
-    /// That the client takes a byte of its answer.
-    Take,
-    /// The whole head, or the next byte of a body.
-    Receive,
-    /// The end of a client that was refused.
-    Linger,
-    /// At a stop: a request that may be on its way.
-    Grace,
-}
-
-impl Kind for ClientDeadline {
-    const COUNT: usize = 5;
-    fn index(self) -> usize {
-        self as usize
+deadline_kinds! {
+    /// What a client's connection waits for.
+    pub enum ClientDeadline {
+        /// A next request.
+        Idle,
+        /// That the client takes a byte of its answer.
+        Take,
+        /// The whole head, or the next byte of a body.
+        Receive,
+        /// The end of a client that was refused.
+        Linger,
+        /// At a stop: a request that may be on its way.
+        Grace,
     }
 }
 
-/// What a worker's connection waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerDeadline {
-    /// The next byte of an answer.
-    Read,
-    /// The same, where a stream may be quiet for long.
-    Idle,
-    /// The end of an answer that nobody waits for.
-    Stall,
-    /// Another try to connect: the backlog was full.
-    Connect,
-    /// The end of its rest after a busy answer or a strange end.
-    Rest,
-    /// Another look whether a command answers by now.
-    Probe,
-    /// The exit status of a process that is ending.
-    Exit,
-}
-
-impl Kind for WorkerDeadline {
-    const COUNT: usize = 7;
-    fn index(self) -> usize {
-        self as usize
+deadline_kinds! {
+    /// What a worker's connection waits for.
+    pub enum WorkerDeadline {
+        /// The next byte of an answer.
+        Read,
+        /// The same, where a stream may be quiet for long.
+        Idle,
+        /// The end of an answer that nobody waits for.
+        Stall,
+        /// Another try to connect: the backlog was full.
+        Connect,
+        /// The end of its rest after a busy answer or a strange end.
+        Rest,
+        /// Another look whether a command answers by now.
+        Probe,
+        /// The exit status of a process that is ending.
+        Exit,
     }
 }
 
-/// What runs beside [`WorkerDeadline::Stall`], while a worker is asked whether it is idle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AskDeadline {
-    /// The next time that it is asked.
-    Again,
-}
-
-impl Kind for AskDeadline {
-    const COUNT: usize = 1;
-    fn index(self) -> usize {
-        self as usize
+deadline_kinds! {
+    /// What runs beside [`WorkerDeadline::Stall`], while a worker is asked whether it is idle.
+    pub enum AskDeadline {
+        /// The next time that it is asked.
+        Again,
     }
 }
 

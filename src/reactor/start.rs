@@ -3,6 +3,8 @@
 use super::again::Again;
 use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
+use super::control::connections::ControlDeadline;
+use super::entry::{AskDeadline, ClientDeadline, WorkerDeadline};
 use super::groups::Groups;
 use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
@@ -179,29 +181,29 @@ impl Reactor {
         let kept_descriptors = descriptors::kept(&config, limit);
         Reactor {
             poll: opened.poll,
-            client_deadlines: Deadlines::new(&[
-                config.idle_timeout,
-                config.idle_timeout,
-                config.client_timeout,
-                LINGER,
-                GRACE,
-            ]),
-            worker_deadlines: Deadlines::new(&[
-                config.read_timeout,
-                config.idle_timeout,
-                config.drain_timeout,
-                CONNECT_AGAIN,
-                REST,
-                PROBE_EVERY,
-                EXIT_WAIT,
-            ]),
-            control_deadlines: Deadlines::new(&[
-                config.idle_timeout,
-                config.idle_timeout,
-                config.client_timeout,
-                LINGER,
-            ]),
-            ask_deadlines: Deadlines::new(&[ASK_EVERY]),
+            client_deadlines: Deadlines::new(|kind| match kind {
+                ClientDeadline::Idle | ClientDeadline::Take => config.idle_timeout,
+                ClientDeadline::Receive => config.client_timeout,
+                ClientDeadline::Linger => LINGER,
+                ClientDeadline::Grace => GRACE,
+            }),
+            worker_deadlines: Deadlines::new(|kind| match kind {
+                WorkerDeadline::Read => config.read_timeout,
+                WorkerDeadline::Idle => config.idle_timeout,
+                WorkerDeadline::Stall => config.drain_timeout,
+                WorkerDeadline::Connect => CONNECT_AGAIN,
+                WorkerDeadline::Rest => REST,
+                WorkerDeadline::Probe => PROBE_EVERY,
+                WorkerDeadline::Exit => EXIT_WAIT,
+            }),
+            ask_deadlines: Deadlines::new(|kind| match kind {
+                AskDeadline::Again => ASK_EVERY,
+            }),
+            control_deadlines: Deadlines::new(|kind| match kind {
+                ControlDeadline::Idle | ControlDeadline::Take => config.idle_timeout,
+                ControlDeadline::Receive => config.client_timeout,
+                ControlDeadline::Linger => LINGER,
+            }),
             balancer: Balancer::new(config.max_queue, config.queue_timeout),
             fleet: Fleet::new(config.plan(clock::seed()), now),
             stage: Stage::Running,

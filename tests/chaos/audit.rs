@@ -226,17 +226,28 @@ impl Evidence {
     }
 }
 
-/// `rip-server: warn: worker 2 (pid 4711): SIGKILL`
+/// `rip-server: warn: worker 2 (pid 4711): SIGKILL: its time to end is over`
 fn pid_of_a_kill(line: &str) -> Option<i32> {
-    let (before, _) = line
-        .strip_prefix("rip-server: warn: worker ")?
-        .split_once("): SIGKILL")
-        .filter(|(_, rest)| rest.is_empty())?;
-    before.rsplit(' ').next()?.parse().ok()
+    let (before, why) = line.strip_prefix("rip-server: warn: worker ")?.split_once("): SIGKILL")?;
+    let has_reason = why.is_empty() || why.starts_with(": ");
+    before.rsplit(' ').next()?.parse().ok().filter(|_| has_reason)
 }
 
 /// `…: GET /c/01-0000001 (id …) once more after worker_died`
 fn retried_path(line: &str) -> Option<String> {
     let (before, _) = line.split_once(" (id ").filter(|_| line.contains(" once more after "))?;
     before.rsplit(' ').next().map(str::to_owned)
+}
+
+#[test]
+fn a_worker_that_the_server_has_killed_counts_as_dead_whatever_the_reason() {
+    for (line, pid) in [
+        ("rip-server: warn: worker 2 (pid 4711): SIGKILL", Some(4711)),
+        ("rip-server: warn: worker 0 (pid 7): SIGKILL: it has not ended 1 s after SIGTERM", Some(7)),
+        ("rip-server: warn: worker 0 (pid 7): ended by SIGKILL", None),
+        ("[worker 0 (pid 7)] rip-server: warn: worker 2 (pid 4711): SIGKILL", None),
+        ("rip-server: info: worker 0 (pid 7): SIGTERM", None),
+    ] {
+        assert_eq!(pid_of_a_kill(line), pid, "{line}");
+    }
 }

@@ -14,7 +14,7 @@ use super::super::{MOST_A_TURN, Reactor};
 use crate::conn::client::Event;
 use crate::conn::inbox::Unread;
 use crate::conn::{self, Request};
-use crate::deadlines::Kind;
+use crate::deadlines::deadline_kinds;
 use crate::http::Reason;
 use crate::http::forward::{Canned, Origin, Word};
 use mio::Interest;
@@ -41,23 +41,17 @@ const MAX_STEPS_PER_TICK: usize = if cfg!(test) { 2 } else { 16 };
 /// Progress of a rolling restart is left out for whoever has not taken that much of it. Its end is never left out.
 const MAX_PROGRESS_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
 
-/// What a connection waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlDeadline {
-    /// A next request.
-    Idle,
-    /// That the peer takes a byte of its answer.
-    Take,
-    /// The whole head, or the next byte of a body.
-    Receive,
-    /// The end of a peer that has had its last answer.
-    Linger,
-}
-
-impl Kind for ControlDeadline {
-    const COUNT: usize = 4;
-    fn index(self) -> usize {
-        self as usize
+deadline_kinds! {
+    /// What a connection waits for.
+    pub enum ControlDeadline {
+        /// A next request.
+        Idle,
+        /// That the peer takes a byte of its answer.
+        Take,
+        /// The whole head, or the next byte of a body.
+        Receive,
+        /// The end of a peer that has had its last answer.
+        Linger,
     }
 }
 
