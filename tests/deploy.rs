@@ -15,7 +15,6 @@ mod static_binary;
 #[path = "deploy/unit.rs"]
 mod unit;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,12 +36,6 @@ fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
-}
-
-/// For what few machines have, `RIP_TEST_ALL=1` or not: the test goes on without it.
-fn note(what: &str, why: &str) {
-    // Past the test runner, which keeps what a test that passes prints.
-    let _ = writeln!(std::io::stderr(), "skipped: {what}: {why}");
 }
 
 /// What the server takes for its longest drain, and for its workers' last moment, if nobody says otherwise.

@@ -367,7 +367,7 @@ fn server_as_pid_1_reaps_orphans_and_stops_on_sigterm() {
         probe
     });
     if probe.code != 0 {
-        return load::skip(NAME, probe.stderr.trim());
+        return crate::support::skip::skip(NAME, probe.stderr.trim());
     }
     let dir = tempfile::tempdir().expect("a folder");
     let app = dir.path().join("app");

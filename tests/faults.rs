@@ -32,7 +32,7 @@ use support::Server;
 fn can_inject(test: &str) -> bool {
     let can = support::faults::injector().is_some();
     if !can {
-        load::skip(test, "a static program loads no library before it");
+        crate::support::skip::skip(test, "a static program loads no library before it");
     }
     can
 }

@@ -248,7 +248,7 @@ fn w_auto_on_one_cpu_is_1() {
     let all = sched_getaffinity(Pid::from_raw(0)).expect("an affinity");
     let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false)).collect();
     if cpus.len() < 2 {
-        return load::skip("w:auto", "there is only one CPU anyway");
+        return crate::support::skip::skip("w:auto", "there is only one CPU anyway");
     }
     let server = Server::with_test_worker(&["w:auto"]);
     assert!(server.announced_workers() >= 1);
@@ -299,7 +299,7 @@ impl Drop for OneCpu {
 #[test]
 fn w_auto_in_a_cgroup_with_a_quota_of_one_cpu_is_1() {
     let Some(group) = OneCpu::new() else {
-        return load::skip("w:auto with a quota", "no cgroup for CPU time can be made");
+        return crate::support::skip::skip("w:auto with a quota", "no cgroup for CPU time can be made");
     };
     let dir = tempfile::tempdir().expect("a folder");
     let enter = format!("echo $$ > {}/cgroup.procs && exec", group.0.display());

@@ -43,13 +43,14 @@ fn a_carried_server_is_its_own_app() {
 }
 
 #[test]
-fn the_last_raw_worker_to_join_is_asked_first() {
+fn the_first_raw_worker_to_join_is_asked_first() {
     let server = Server::without_workers(&[]);
     let first = RawWorker::join(&server, 1, |_| Answer::ok("first"));
     let last = RawWorker::join(&server, 2, |_| Answer::ok("last"));
-    assert_eq!(server.get("/").text(), "last");
-    last.quit();
+    // Who joins goes to the bottom of the stack.
     assert_eq!(server.get("/").text(), "first");
+    first.quit();
+    assert_eq!(server.get("/").text(), "last");
     assert_eq!((first.request_count(), last.request_count()), (1, 1));
     assert!(first.faults().is_empty());
 }
@@ -68,4 +69,29 @@ fn a_broken_answer_is_seen_as_broken() {
     assert!(matches!(broken.trouble, Trouble::Closed | Trouble::Reset));
     assert_eq!((broken.response.status, broken.response.body), (200, b"short".to_vec()));
     assert!(Client::connect(server.address()).wire.unread().is_empty());
+}
+
+#[test]
+#[ignore = "played by the next test"]
+fn lacks_a_program() {
+    support::skip::skip("a probe", "there is no such program");
+    support::skip::skip("a probe", "there is no such program");
+}
+
+#[test]
+fn a_skipped_test_is_a_line_at_the_end_and_a_failure_where_all_is_wanted() {
+    let play = |all: &str| {
+        let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
+        again.args(["lacks_a_program", "--ignored", "--exact"]).env("RIP_TEST_ALL", all);
+        let output = again.output().expect("this program runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (passes, stderr) = play("");
+    assert!(passes, "{stderr}");
+    assert_eq!(stderr, "skipped: lacks_a_program: a probe: there is no such program\n");
+    let (passes, stderr) = play("1");
+    assert!(
+        !passes && stderr.ends_with("skipped: lacks_a_program: a probe: there is no such program\n"),
+        "{stderr}"
+    );
 }

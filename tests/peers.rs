@@ -306,7 +306,7 @@ fn command_app(test: &str) -> Option<tempfile::TempDir> {
     let has_python =
         ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|dir| Path::new(dir).join("python3").exists());
     if !has_python {
-        load::skip(test, "there is no python3");
+        crate::support::skip::skip(test, "there is no python3");
         return None;
     }
     let dir = tempfile::tempdir().expect("a folder");

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use support::server::{Output, output};
-use support::{Client, Server, Signal, is_alive, server_program, test_worker, wait_until};
+use support::{Client, Server, Signal, is_alive, server_program, skip, test_worker, wait_until};
 
 /// Some user that is neither root nor who runs the tests.
 const STRANGER: u32 = 54_321;
@@ -184,7 +184,7 @@ fn a_start_beside_a_server_that_does_not_answer_is_refused() {
 #[test]
 fn verbs_of_another_user_say_whose_the_server_is() {
     if !is_root() {
-        return eprintln!("skipped: only root can be another user");
+        return skip::note("another user", "only root can be one");
     }
     let server = Server::with_test_worker(&["w:1"]);
     fs::set_permissions(server.dir(), fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -199,7 +199,7 @@ fn verbs_of_another_user_say_whose_the_server_is() {
 #[test]
 fn verbs_of_root_are_obeyed_and_its_joins_are_not() {
     if !is_root() {
-        return eprintln!("skipped: only root can be root");
+        return skip::note("root", "only root can be root");
     }
     let dir = folder();
     chown(dir.path(), Some(STRANGER), Some(STRANGER)).expect("root may");
@@ -230,7 +230,7 @@ fn verbs_of_root_are_obeyed_and_its_joins_are_not() {
 #[test]
 fn another_user_at_an_open_socket_is_refused_with_the_owners_name() {
     if !is_root() {
-        return eprintln!("skipped: only root can be another user");
+        return skip::note("another user", "only root can be one");
     }
     let server = Server::with_test_worker(&["w:1"]);
     // Somebody has opened what the server keeps closed.
@@ -341,8 +341,7 @@ fn files(dir: &Path) -> Vec<String> {
 fn python_app(dir: &Path) -> Option<PathBuf> {
     let has_python = Command::new("python3").arg("--version").output().is_ok();
     if !has_python {
-        assert!(std::env::var_os("RIP_TEST_ALL").is_none(), "python3 is missing");
-        eprintln!("skipped: python3 is missing");
+        skip::skip("a Python app", "there is no python3");
         return None;
     }
     let app = dir.join("shop");
@@ -443,7 +442,7 @@ fn a_start_waits_for_one_that_is_about_to_end() {
 #[test]
 fn a_unix_socket_of_another_user_is_not_taken_over() {
     if !is_root() {
-        return eprintln!("skipped: only root can be another user");
+        return skip::note("another user", "only root can be one");
     }
     let dir = folder();
     let own = dir.path().join("own");

@@ -2,7 +2,7 @@
 //! server has a loopback address of its own, so that no other connection of this machine takes its port meanwhile.
 
 use super::{example, find_program};
-use crate::load::skip;
+use crate::support::skip::skip;
 use crate::support::wire::Wire;
 use crate::support::{Client, PATIENCE, Response, Server, Signal, comes_true, test_worker, wait_until};
 use std::fs::File;

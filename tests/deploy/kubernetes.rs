@@ -1,8 +1,9 @@
 //! The Kubernetes manifest: it parses, its parts name each other rightly, and its command serves.
 
 use super::dockerfiles::with_words;
-use super::{default_drain, example_path, note, root};
+use super::{default_drain, example_path, root};
 use crate::support::server::output;
+use crate::support::skip::note;
 use crate::support::{Server, test_worker};
 use serde_json::Value;
 use std::path::PathBuf;

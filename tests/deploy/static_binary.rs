@@ -2,8 +2,9 @@
 //! and run in a root that holds nothing else.
 
 use super::dockerfiles::{Dockerfile, built_by, words};
-use super::{find_program, note, root};
-use crate::load::{children, files_in, skip};
+use super::{find_program, root};
+use crate::load::{children, files_in};
+use crate::support::skip::{note, skip};
 use crate::support::{Client, Signal, is_alive, wait_until};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, geteuid};

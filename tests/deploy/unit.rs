@@ -1,8 +1,9 @@
 //! The systemd unit: its keys, what `systemd-analyze` says of it, and whether its commands do what it wants.
 
-use super::{default_drain, example, find_program, note};
+use super::{default_drain, example, find_program};
 use crate::load::write_script;
 use crate::support::server::output;
+use crate::support::skip::note;
 use crate::support::{Server, test_worker};
 use std::os::unix::fs::symlink;
 use std::path::Path;

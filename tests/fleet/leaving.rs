@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// A server of one worker that notes its SIGTERM in the folder, with a request at work in it.
 fn with_a_slow_request(notes: &Path, drains: bool) -> Option<(Server, support::Client, i32)> {
     if !load::has_program("python3") {
-        load::skip("leaving", "there is no python3");
+        crate::support::skip::skip("leaving", "there is no python3");
         return None;
     }
     let app = notes.join("app");
@@ -177,7 +177,7 @@ fn children_noted(dir: &Path) -> Vec<i32> {
 /// A server of two wrappers, whose children do that at their start.
 fn with_wrappers(dir: &Path, child: &str) -> Option<Server> {
     if !load::has_program("python3") {
-        load::skip("process groups", "there is no python3");
+        crate::support::skip::skip("process groups", "there is no python3");
         return None;
     }
     let server = Server::builder(dir).arg("w:2").args(PATIENT).arg("--").args(wrapper(dir, child));

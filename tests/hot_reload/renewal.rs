@@ -279,7 +279,7 @@ fn the_kernels_bounds_of_watching_are_told_once() {
     let mut probe = Command::new(wrapper("max_inotify_watches"));
     probe.arg("--version");
     if output(probe).code != 0 {
-        return eprintln!("skipped: no user namespaces here");
+        return crate::support::skip::note("inotify's limits", "there are no user namespaces here");
     }
     let server = Server::carried_by(wrapper("max_inotify_watches")).arg(fixture.file("."));
     let mut server = server.env("NODE_ENV", "development").arg("w:1").start();

@@ -1,7 +1,8 @@
 //! Complaints at the start: one line that says what is wrong, and what would do.
 
-use crate::load::{skip, write_script};
+use crate::load::write_script;
 use crate::support::server::output;
+use crate::support::skip::skip;
 use crate::support::{Output, Server, run, server_program, test_worker};
 use std::path::Path;
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! `rip-server status --watch`: once on a pipe, again and again on a terminal, which is then as it was.
 
-use crate::load::{skip, write_script};
+use crate::load::write_script;
+use crate::support::skip::skip;
 use crate::support::{Server, server_program, test_worker, wait_until};
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+use crate::support::skip::skip;
 use crate::support::{Server, ServerBuilder};
 use std::ffi::OsString;
 use std::fs;
@@ -120,11 +121,7 @@ impl Fixture {
 
 /// Says that a test does not run, and why.
 fn skipped<T>(what: &str) -> Option<T> {
-    eprintln!("skipped: {what} is not installed");
-    assert!(
-        std::env::var_os("RIP_TEST_ALL").is_none_or(|value| value != "1"),
-        "RIP_TEST_ALL=1, and {what} is not installed (.ci/run installs it)"
-    );
+    skip(what, "it is not installed");
     None
 }
 

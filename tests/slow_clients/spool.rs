@@ -15,7 +15,7 @@ fn may_mount() -> bool {
     command.args(["--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
     let may = command.output().is_ok_and(|output| output.status.success());
     if !may {
-        eprintln!("skipped: this machine has no unshare --user --mount");
+        crate::support::skip::note("a folder of its own", "this machine has no unshare --user --mount");
     }
     may
 }

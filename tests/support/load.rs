@@ -346,17 +346,11 @@ pub fn has_program(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
-/// For what a machine may not allow: says so and goes on, but not where `RIP_TEST_ALL=1` wants everything tested.
-pub fn skip(test: &str, why: &str) {
-    assert!(std::env::var("RIP_TEST_ALL").as_deref() != Ok("1"), "{test} cannot be tested here: {why}");
-    eprintln!("skipped: {test}: {why}");
-}
-
 /// Plays a scene that counts only if it is fast enough (`None`: it was not); a slow machine gets more tries.
 pub fn play_in_time(test: &str, mut scene: impl FnMut() -> Option<()>) {
     const TRIES: usize = 10;
     if !(0..TRIES).any(|_| scene().is_some()) {
-        eprintln!("skipped: {test}: this machine was too slow each time");
+        crate::support::skip::note(test, "this machine was too slow each time");
     }
 }
 

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod message;
 pub mod raw_worker;
 pub mod server;
+pub mod skip;
 pub mod wire;
 
 pub use client::Client;

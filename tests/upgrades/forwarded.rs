@@ -111,7 +111,7 @@ fn whoever_is_not_in_the_list_is_not_believed() {
 #[test]
 fn an_ipv4_address_in_ipv6_clothes_counts_as_ipv4() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("skipped: this machine has no IPv6");
+        crate::support::skip::note("IPv6", "this machine has none");
         return;
     }
     for (trust, chain) in
