@@ -4,7 +4,7 @@ import asyncio
 import http
 from urllib.parse import unquote_to_bytes
 
-from rip_worker import HOP_BY_HOP, REQUEST, Gone, host_and_port, is_in_a_thread, told
+from rip_worker import HOP_BY_HOP, Gone, host_and_port, jobs_in_threads, told
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
@@ -241,6 +241,7 @@ class Exchange(Answer):
     leaving = False  # the worker ends: the app is told to end its stream
     is_told = False  # the app has had its http.disconnect
     cancelled = False
+    jobs = frozenset()  # what threads were at work on when it was cancelled
 
     def __init__(self, connection, scope, body):
         self.connection = connection
@@ -254,7 +255,6 @@ class Exchange(Answer):
 
     async def run(self):
         error = None
-        REQUEST.set(self)
         try:
             await self.server.app(self.scope, self.receive, self.send)
         except BaseException as caught:
@@ -265,7 +265,7 @@ class Exchange(Answer):
             # Threads that the handler has waited for go on.
             for future in self.server.threads.at_work.difference(self.threads_before):
                 await asyncio.wait([asyncio.wrap_future(future)])
-            while is_in_a_thread(self):
+            while not self.jobs.isdisjoint(jobs_in_threads()):
                 await asyncio.sleep(LOOK_EVERY_S)
         if self.complete:
             if error:
@@ -323,6 +323,7 @@ class Exchange(Answer):
     def cancel(self):
         if self.task and not self.task.done() and not self.complete:
             self.cancelled = True
+            self.jobs = jobs_in_threads()
             if not self.streams_events:
                 self.server.worker.say("%s is cancelled: its time is up" % told(self.scope))
             self.task.cancel()

@@ -11,7 +11,6 @@ import traceback
 
 # By their own names: gevent and eventlet replace what the modules have.
 from _thread import get_ident
-from contextvars import Context, ContextVar
 from socket import AF_UNIX, SOCK_STREAM, socket
 
 from rip_loading import Mistake, Target, looks_like_asgi
@@ -23,8 +22,6 @@ BACKLOG = 4096
 
 # Modules whose functions are a thread's first: behind them is no code of the app's.
 THREADS = ("anyio.", "concurrent.futures.", "asgiref.", "threading")
-
-REQUEST = ContextVar("rip_request")
 
 # What concerns one connection only is the front end's to say.
 HOP_BY_HOP = frozenset("connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
@@ -294,14 +291,14 @@ def module_of(frame):
     return frame.f_globals.get("__name__") or ""
 
 
-def is_in_a_thread(exchange):
-    """Whether a thread of anyio's (Starlette's, FastAPI's) is at work for that request."""
-    for frame in sys._current_frames().values():
-        owner, job = thread_owner(frame)
-        context = owner and job and module_of(job) != "queue" and owner.f_locals.get("context")
-        if isinstance(context, Context) and context.get(REQUEST) is exchange:
-            return True
-    return False
+def jobs_in_threads():
+    """What the threads of anyio (Starlette's, FastAPI's) are at work on, by its first frame."""
+    found = [thread_owner(frame) for frame in sys._current_frames().values()]
+    return {job for owner, job in found if owner and job and is_job(module_of(owner), module_of(job))}
+
+
+def is_job(owner, job):
+    return owner.startswith("anyio.") and job != "queue"
 
 
 def missing(error):
