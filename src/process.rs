@@ -1,19 +1,18 @@
-//! Processes: starting, signalling, reaping. The only room with `unsafe`: one `pre_exec`, what a
-//! signal does, and two system calls that no library wraps.
+//! Processes: starting (by the [`spawner`]), signalling, reaping. The only room with `unsafe`: forks, what a signal
+//! does, and system calls that no library wraps.
 
-use nix::errno::Errno;
+mod spawner;
+
+pub use spawner::{Answer, Begun, Spawner};
+
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::Pid;
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 /// What is to be started.
 #[derive(Debug, Clone)]
@@ -26,14 +25,6 @@ pub struct Launch {
     pub dir: PathBuf,
     /// Sent by the kernel when the server dies, whatever it dies of.
     pub death_signal: Signal,
-}
-
-/// A child that runs. Reaped by [`release`], never by its handle.
-#[derive(Debug)]
-pub struct Child {
-    pub pid: Pid,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
 }
 
 /// How a child ended.
@@ -55,8 +46,8 @@ impl std::fmt::Display for Exit {
 /// The soft and hard bound of descriptors, as they were at the start.
 #[derive(Debug, Clone, Copy)]
 pub struct DescriptorLimit {
-    soft: u64,
-    hard: u64,
+    pub soft: u64,
+    pub hard: u64,
 }
 
 /// Raises the soft bound of descriptors to the hard one; children get the old one back.
@@ -97,49 +88,6 @@ pub fn ask_for_shorter_turns() {
     turns.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
     // SAFETY: the kernel only reads `turns`, which tells its own size.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const turns, 0) };
-}
-
-/// Starts a child in a process group of its own (so that Ctrl-C reaches only the server), with an empty signal
-/// mask, the old descriptor bound, and its end tied to the server's.
-///
-/// # Errors
-/// The kernel's refusal to fork or to run the program.
-pub fn spawn(launch: &Launch, limit: DescriptorLimit) -> io::Result<Child> {
-    // Not /dev/null, which an empty root lacks: a pipe that nobody writes to.
-    let (stdin, _) = io::pipe()?;
-    let server = getpid();
-    let death_signal = launch.death_signal;
-    let mut command = Command::new(&launch.program);
-    command
-        .args(&launch.arguments)
-        .envs(launch.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(&launch.dir)
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    for name in &launch.removed {
-        command.env_remove(name);
-    }
-    let before_exec = move || {
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-        setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
-        prctl::set_pdeathsig(death_signal)?;
-        // The server may have died before the line above took effect.
-        if getppid() != server {
-            return Err(Errno::ESRCH.into());
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `before_exec` makes four system calls
-    // and allocates nothing.
-    unsafe { command.pre_exec(before_exec) };
-    let mut child = command.spawn()?;
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("no pipes"));
-    };
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    Ok(Child { pid: Pid::from_raw(pid), stdout: stdout.into(), stderr: stderr.into() })
 }
 
 /// Whether this process ignores a signal.

@@ -16,9 +16,7 @@ impl Fleet {
         let until = now + self.plan.boot_timeout;
         let version = self.slots[slot].version;
         let member = Member { worker, version, phase: Phase::Booting { until }, drains: false };
-        self.last_start = Some(now);
         let place = &mut self.slots[slot];
-        place.started = Some(now);
         match place.succession {
             Succession::Spawning { why } => place.succession = Succession::Booting { why, successor: member },
             _ if place.front == Front::Spawning => place.front = Front::Held(member),
@@ -33,7 +31,6 @@ impl Fleet {
 
     /// A worker could not be started.
     pub fn spawn_failed(&mut self, slot: usize, now: Instant) {
-        self.last_start = Some(now);
         if let Succession::Spawning { why } = self.slots[slot].succession {
             self.successor_failed(slot, why, None, now);
         } else if self.slots[slot].front == Front::Spawning {
@@ -158,7 +155,7 @@ impl Fleet {
                 *why = Why::Stuck;
             }
             (Phase::Serving { .. }, Succession::None | Succession::Wanted { .. }) => {
-                self.start_successor(index, Why::Stuck, Release::Good);
+                self.start_successor(index, Why::Stuck, Release::Good, now);
             }
             (Phase::Booting { .. } | Phase::Killed, _) => {}
         }

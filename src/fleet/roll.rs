@@ -13,6 +13,7 @@ use super::slot::{Front, Why};
 use super::{Action, Fleet, Release};
 use crate::keys::WorkerKey;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// A slot whose new worker crashes in the middle of a roll gets the last good release back, and its turn once more.
 /// So many turns there are for each slot, on average; then the next release is not worth having.
@@ -113,7 +114,7 @@ impl Fleet {
     }
 
     /// Takes up the next slot of the roll.
-    pub(super) fn continue_roll(&mut self) {
+    pub(super) fn continue_roll(&mut self, now: Instant) {
         let Some(roll) = &mut self.roll else { return };
         // A slot whose worker boots right now, or is being replaced for another reason, has the old code: others
         // first.
@@ -126,13 +127,13 @@ impl Fleet {
                 _ if self.slots[index].may_be_replaced() => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
                     self.replacing = Some(index);
-                    return self.start_successor(index, Why::Reload, Release::Next);
+                    return self.start_successor(index, Why::Reload, Release::Next, now);
                 }
                 Front::Empty { .. } => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
                     self.replacing = Some(index);
                     self.slots[index].front = Front::Spawning;
-                    return self.spawn(index, Some(Why::Reload), Release::Next);
+                    return self.spawn(index, Some(Why::Reload), Release::Next, now);
                 }
                 Front::Spawning | Front::Held(_) => roll.pending.push_back(index),
             }

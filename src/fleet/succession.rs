@@ -45,7 +45,7 @@ impl Fleet {
         let rescue = self.rescue().filter(|(_, at)| due.is_empty() && *at <= now);
         for index in due.into_iter().chain(rescue.map(|(index, _)| index)) {
             self.slots[index].front = Front::Spawning;
-            self.spawn(index, None, Release::Good);
+            self.spawn(index, None, Release::Good, now);
         }
     }
 
@@ -81,7 +81,7 @@ impl Fleet {
             return;
         }
         if self.roll.as_ref().is_some_and(|roll| roll.is_replacing()) {
-            return self.continue_roll();
+            return self.continue_roll(now);
         }
         let is_due = |slot: &Slot| {
             slot.is_serving()
@@ -92,18 +92,20 @@ impl Fleet {
         };
         if let Succession::Wanted { why, .. } = self.slots[index].succession {
             self.replacing = Some(index);
-            self.start_successor(index, why, Release::Good);
+            self.start_successor(index, why, Release::Good, now);
         }
     }
 
-    pub(super) fn start_successor(&mut self, index: usize, why: Why, release: Release) {
+    pub(super) fn start_successor(&mut self, index: usize, why: Why, release: Release, now: Instant) {
         self.slots[index].succession = Succession::Spawning { why };
-        self.spawn(index, Some(why), release);
+        self.spawn(index, Some(why), release, now);
     }
 
-    pub(super) fn spawn(&mut self, index: usize, why: Option<Why>, release: Release) {
+    pub(super) fn spawn(&mut self, index: usize, why: Option<Why>, release: Release, now: Instant) {
+        self.last_start = Some(now);
         let slot = &mut self.slots[index];
         slot.version += 1;
+        slot.started = Some(now);
         let version = slot.version;
         self.actions.push_back(Action::Spawn { slot: index, version, why, release });
         if release == Release::Good {

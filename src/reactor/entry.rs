@@ -180,6 +180,11 @@ pub struct WorkerEntry {
     pub started: Instant,
     pub last_words: VecDeque<String>,
     pub boot_output: BootOutput,
+    /// Names its start in the spawner's answers.
+    pub start_id: Option<u64>,
+    pub program: String,
+    /// Why its process could not become the program.
+    pub exec_failure: Option<String>,
     /// What it can do, as its join said.
     pub abilities: Abilities,
     /// Its join spoke the protocol's second version, so it answers `Rip-Probe: idle`.

@@ -10,11 +10,30 @@ use std::time::{Duration, Instant};
 
 /// Between the SIGTERM and the SIGKILL of what a worker has left behind.
 const KILL_AFTER: Duration = Duration::from_secs(1);
+/// What SIGKILL has not ended by then hangs in the kernel: nothing is waited for any longer.
+const FORGET_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Group {
     leader: Pid,
-    kill_at: Instant,
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// SIGTERM is out.
+    Told { kill_at: Instant },
+    /// SIGKILL is out.
+    Killed { forget_at: Instant },
+}
+
+impl Step {
+    fn due(self) -> Instant {
+        match self {
+            Step::Told { kill_at } => kill_at,
+            Step::Killed { forget_at } => forget_at,
+        }
+    }
 }
 
 /// Groups that are being ended. As many as workers that end within a second.
@@ -39,7 +58,7 @@ impl Groups {
         let is_left = self.lives(leader);
         if is_left {
             process::terminate_group(leader);
-            self.groups.push(Group { leader, kill_at: now + KILL_AFTER });
+            self.groups.push(Group { leader, step: Step::Told { kill_at: now + KILL_AFTER } });
         } else {
             process::release(leader);
         }
@@ -59,27 +78,30 @@ impl Groups {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.groups.iter().map(|group| group.kill_at).min()
+        self.groups.iter().map(|group| group.step.due()).min()
     }
 
     /// SIGKILL for those whose time is up.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.kill(|group| group.kill_at <= now);
-    }
-
-    pub(super) fn kill_all(&mut self) {
-        self.kill(|_| true);
-    }
-
-    fn kill(&mut self, is_due: impl Fn(&Group) -> bool) {
-        self.groups.retain(|group| {
-            let is_due = is_due(group);
-            if is_due {
+        self.groups.retain_mut(|group| match group.step {
+            Step::Told { kill_at } if kill_at <= now => {
                 process::kill_group(group.leader);
-                process::release(group.leader);
+                group.step = Step::Killed { forget_at: now + FORGET_AFTER };
+                true
             }
-            !is_due
+            Step::Killed { forget_at } if forget_at <= now => {
+                process::release(group.leader);
+                false
+            }
+            Step::Told { .. } | Step::Killed { .. } => true,
         });
+    }
+
+    /// The server ends, and nobody waits any more.
+    pub(super) fn kill_all(&mut self) {
+        for group in self.groups.drain(..) {
+            process::kill_group(group.leader);
+        }
     }
 
     pub(super) fn holds(&self, pid: Pid) -> bool {

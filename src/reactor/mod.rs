@@ -168,6 +168,9 @@ pub struct Reactor {
     ids: Ids,
     logs: logs::Logs,
     has_ended_children: bool,
+    spawner: process::Spawner,
+    /// Processes that were asked for, and are not there yet: one for each slot at most.
+    starts: Vec<processes::Start>,
     groups: groups::Groups,
     folds: Folds,
     exit: Option<u8>,
@@ -228,6 +231,7 @@ impl Reactor {
 
     /// One turn of the loop.
     fn turn(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
+        self.take_started();
         self.settle_spools();
         let second_tries = std::mem::take(&mut self.second_tries);
         if self.balancer.waiting() > 0 || !second_tries.is_empty() {
@@ -258,6 +262,7 @@ impl Reactor {
                 Target::Signals => self.take_signals(),
                 Target::Stdout | Target::Stderr => self.logs.has_room(),
                 Target::Watch => self.read_watch(),
+                Target::Spawner => self.hear_spawner(),
             }
         }
         let again = self.again.take();
@@ -269,7 +274,12 @@ impl Reactor {
                 Target::Listener(index) => self.accept(index),
                 Target::ControlListener => self.accept_control(),
                 Target::MetricsListener(index) => self.accept_scraper(index),
-                Target::Control(_) | Target::Signals | Target::Stdout | Target::Stderr | Target::Watch => {}
+                Target::Control(_)
+                | Target::Signals
+                | Target::Stdout
+                | Target::Stderr
+                | Target::Watch
+                | Target::Spawner => {}
             }
         }
         self.again.give_back(again);

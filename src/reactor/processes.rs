@@ -13,12 +13,27 @@ use crate::fleet::{Action, Ending, Phase, Release, RollEnd, Why};
 use crate::keys::WorkerKey;
 use crate::observe::folds::BootOutput;
 use crate::paths::shown;
-use crate::process::{Child, Exit};
+use crate::process::{Answer, Begun, Exit};
 use crate::runtime::{self, Identity};
+use mio::Interest;
+use mio::unix::SourceFd;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::path::PathBuf;
+
+/// A process that was asked for.
+#[derive(Debug)]
+pub(super) struct Start {
+    slot: usize,
+    version: u64,
+    why: Option<Why>,
+    endpoint: Endpoint,
+    is_command: bool,
+    /// For complaints.
+    program: String,
+    begun: Begun,
+}
 
 impl Reactor {
     /// Does what the fleet wants, until it wants nothing more.
@@ -87,32 +102,29 @@ impl Reactor {
         }
     }
 
+    /// Asks for a process; the answer comes with [`Reactor::take_started`].
     fn spawn(&mut self, slot: usize, version: u64, why: Option<Why>, release: Release) {
-        match self.start_process(slot, version, release) {
-            Ok(worker) => {
-                let replaces = why;
-                let why = why.map(|why| format!(", successor after {}", why.word())).unwrap_or_default();
-                log::info!("{}: started, generation {version}{why}", self.label(worker));
-                self.metrics.worker_starts += 1;
-                if let Some(why) = replaces {
-                    self.metrics.replaced(why);
-                }
-                self.fleet.spawned(slot, worker, self.clock.now);
-                if self.workers.get(worker.0).is_some_and(|entry| entry.is_command) {
-                    self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
-                }
-            }
-            Err(complaint) => {
-                log::error!("worker {slot}: cannot be started: {complaint}");
-                self.metrics.worker_start_failures += 1;
-                self.renewal.failure = Some(format!("worker {slot}: cannot be started: {complaint}"));
-                self.control.last_spawn_error = Some(complaint);
-                self.fleet.spawn_failed(slot, self.clock.now);
-            }
+        match self.begin_start(slot, version, why, release) {
+            Ok(start) => self.starts.push(start),
+            Err(complaint) => self.start_failed(slot, complaint),
         }
     }
 
-    fn start_process(&mut self, slot: usize, version: u64, release: Release) -> Result<WorkerKey, String> {
+    fn start_failed(&mut self, slot: usize, complaint: String) {
+        log::error!("worker {slot}: cannot be started: {complaint}");
+        self.metrics.worker_start_failures += 1;
+        self.renewal.failure = Some(format!("worker {slot}: cannot be started: {complaint}"));
+        self.control.last_spawn_error = Some(complaint);
+        self.fleet.spawn_failed(slot, self.clock.now);
+    }
+
+    fn begin_start(
+        &mut self,
+        slot: usize,
+        version: u64,
+        why: Option<Why>,
+        release: Release,
+    ) -> Result<Start, String> {
         let app = self.releases.app(release)?;
         self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
         let socket = self.names.worker_socket(slot, version);
@@ -134,21 +146,68 @@ impl Reactor {
             harness_dir: self.harnesses.dir(),
         };
         let launch = runtime::launch(&app, &self.config, &identity)?;
-        let child = process::spawn(&launch, self.limit)
-            .map_err(|error| format!("'{}': {error}", shown(&launch.program)))?;
-        Ok(self.add_worker(Origin::Slot { slot, version }, endpoint, child, app.runtime == Runtime::Command))
+        let program = shown(&launch.program).to_string();
+        let begun = self.spawner.ensure().and_then(|fresh| {
+            if let Some(fd) = fresh {
+                let token = Target::Spawner.token();
+                self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            }
+            self.spawner.start(&launch)
+        });
+        let begun = begun.map_err(|error| format!("'{program}': {error}"))?;
+        let is_command = app.runtime == Runtime::Command;
+        Ok(Start { slot, version, why, endpoint, is_command, program, begun })
     }
 
-    fn add_worker(
-        &mut self,
-        origin: Origin,
-        endpoint: Endpoint,
-        child: Child,
-        is_command: bool,
-    ) -> WorkerKey {
-        let worker = WorkerKey(self.workers.insert(self.new_worker(origin, child.pid, endpoint, is_command)));
-        let label = Self::output_label(origin);
-        for (fd, is_stderr) in [(child.stdout, false), (child.stderr, true)] {
+    /// Takes in what became of the starts. Before anything else of a tick: a worker may have joined by now.
+    pub(super) fn take_started(&mut self) {
+        if !self.starts.is_empty() {
+            self.hear_spawner();
+        }
+    }
+
+    pub(super) fn hear_spawner(&mut self) {
+        while let Some(answer) = self.spawner.answer() {
+            match answer {
+                Answer::Started { id, pid } => {
+                    if let Some(start) = self.take_start(id) {
+                        self.worker_started(start, pid);
+                    }
+                }
+                Answer::Failed { id, error } => {
+                    if let Some(start) = self.take_start(id) {
+                        self.start_failed(start.slot, format!("'{}': {}", start.program, error.desc()));
+                    }
+                }
+                Answer::NotRun { id, error } => {
+                    let is_it = |entry: &WorkerEntry| entry.start_id == Some(id);
+                    if let Some((_, entry)) = self.workers.iter_mut().find(|(_, entry)| is_it(entry)) {
+                        entry.exec_failure = Some(error.desc().to_owned());
+                    }
+                }
+                Answer::SpawnerDied => {
+                    for start in std::mem::take(&mut self.starts) {
+                        self.start_failed(start.slot, "the process that starts workers has died".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Not known any more: it was answered twice.
+    fn take_start(&mut self, id: u64) -> Option<Start> {
+        let at = self.starts.iter().position(|start| start.begun.id == id)?;
+        Some(self.starts.swap_remove(at))
+    }
+
+    fn worker_started(&mut self, start: Start, pid: Pid) {
+        let Start { slot, version, why, endpoint, is_command, program, begun } = start;
+        let mut entry = self.new_worker(Origin::Slot { slot, version }, pid, endpoint, is_command);
+        entry.start_id = Some(begun.id);
+        entry.program = program;
+        let label = Self::output_label(entry.origin);
+        let worker = WorkerKey(self.workers.insert(entry));
+        for (fd, is_stderr) in [(begun.stdout, false), (begun.stderr, true)] {
             let pipe = Pipe::new(fd, worker, label.clone(), is_stderr);
             let key = self.pipes.insert(pipe);
             if let Err(error) = self.pipes[key].register(self.poll.registry(), Target::Pipe(key).token()) {
@@ -156,7 +215,18 @@ impl Reactor {
                 self.pipes.remove(key);
             }
         }
-        worker
+        let after = why.map(|why| format!(", successor after {}", why.word())).unwrap_or_default();
+        log::info!("{}: started, generation {version}{after}", self.label(worker));
+        self.metrics.worker_starts += 1;
+        if let Some(why) = why {
+            self.metrics.replaced(why);
+        }
+        self.fleet.spawned(slot, worker, self.clock.now);
+        if is_command {
+            self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, self.clock.now);
+        }
+        // Its end may have been told before its start was.
+        self.has_ended_children = true;
     }
 
     fn new_worker(&self, origin: Origin, pid: Pid, endpoint: Endpoint, is_command: bool) -> WorkerEntry {
@@ -181,6 +251,9 @@ impl Reactor {
             started: self.clock.now,
             last_words: VecDeque::new(),
             boot_output: BootOutput::default(),
+            start_id: None,
+            program: String::new(),
+            exec_failure: None,
             abilities: Abilities::default(),
             can_be_asked: false,
             is_stuck: false,
@@ -370,7 +443,8 @@ impl Reactor {
 
     /// Who is nobody's worker: adopted, or a child of PID 1.
     fn reap_orphans(&mut self) {
-        while let Some((pid, exit)) = process::any_exit() {
+        // One that nobody knows may be a worker whose start has not been told.
+        while let Some((pid, exit)) = process::any_exit().filter(|_| self.starts.is_empty()) {
             let is_worker = |(_, entry): (usize, &WorkerEntry)| {
                 entry.pid == pid && entry.exit.is_none() && matches!(entry.origin, Origin::Slot { .. })
             };
@@ -432,7 +506,14 @@ impl Reactor {
             Exit::Signal(Signal::SIGTERM) if was_told_to => {
                 log::info!("{}: ended by SIGTERM {after}", self.label(worker));
             }
-            _ => log::warn!("{}: {exit} {after}{folded}", self.label(worker)),
+            _ => match &entry.exec_failure {
+                Some(error) => {
+                    let complaint = format!("'{}': {error}", entry.program);
+                    log::error!("{}: cannot be started: {complaint}", self.label(worker));
+                    self.metrics.worker_start_failures += 1;
+                }
+                None => log::warn!("{}: {exit} {after}{folded}", self.label(worker)),
+            },
         }
         if let Origin::Slot { slot, .. } = entry.origin {
             self.control.note_exit(slot, exit);
@@ -468,6 +549,10 @@ impl Reactor {
             let why = self.control.last_spawn_error.as_deref().unwrap_or("the reason is in the log");
             return format!("the successor of worker {slot} could not be started: {why}");
         };
+        if let Some(error) = &entry.exec_failure {
+            let program = &entry.program;
+            return format!("the successor of worker {slot} could not be started: '{program}': {error}");
+        }
         let how = match entry.exit {
             Some(exit) if entry.has_joined => format!("ended before it had served: {exit}"),
             Some(Exit::Signal(Signal::SIGKILL)) => {

@@ -246,6 +246,8 @@ impl Reactor {
             ids: Ids::new(),
             logs: opened.logs,
             has_ended_children: false,
+            spawner: process::Spawner::new(limit),
+            starts: Vec::new(),
             groups: Groups::new(process::adopt_orphans()),
             folds: Folds::default(),
             exit: None,

@@ -97,6 +97,7 @@ impl Reactor {
         });
         value["hotReload"] = self.config.hot_reload.word().into();
         value["needed"] = json!({"workers": self.needed_workers(), "of": self.needed_of()});
+        value["starting"] = self.starts.len().into();
         value["waitingSlots"] = self.waiting_slots().into();
         value["clients"] = self.clients.len().into();
         value["tunnels"] = self.tunnels().into();

@@ -194,7 +194,7 @@ impl Reactor {
     }
 
     fn end_if_alone(&mut self) {
-        if self.fleet.is_gone() && self.groups.is_empty() {
+        if self.fleet.is_gone() && self.starts.is_empty() && self.groups.is_empty() {
             log::info!("stopped");
             self.exit = Some(0);
         }

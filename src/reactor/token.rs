@@ -43,6 +43,8 @@ pub enum Target {
     /// Changes in the app's sources.
     Watch,
     MetricsListener(usize),
+    /// What became of the workers' starts.
+    Spawner,
 }
 
 const KIND_BITS: u32 = 4;
@@ -61,6 +63,7 @@ impl Target {
             Target::Stderr => (8, 0),
             Target::Watch => (9, 0),
             Target::MetricsListener(index) => (10, index),
+            Target::Spawner => (11, 0),
         };
         Token(key << KIND_BITS | kind)
     }
@@ -79,6 +82,7 @@ impl Target {
             8 => Target::Stderr,
             9 => Target::Watch,
             10 => Target::MetricsListener(key),
+            11 => Target::Spawner,
             _ => return None,
         })
     }

@@ -1,6 +1,7 @@
 //! Descriptors, memory or processes run out: what waits goes on by itself when there are some again, and it is
 //! counted.
 
+use crate::load;
 use crate::support::{Answer, Client, Faults, RawWorker, Server, Signal, Then, test_worker};
 use crate::tools::{Gate, asking, kill_9, line_of, patient, wait_for_load, word_on_stderr};
 use crate::workload::{Holdings, assert_sound};
@@ -112,13 +113,20 @@ fn a_worker_that_cannot_be_started_is_tried_again() {
     assert_sound(&mut server);
 }
 
+/// The next start needs a fork of the server's.
+fn end_spawner(server: &mut Server) {
+    let spawner = load::spawner(server.pid()).expect("workers were started");
+    kill_9(spawner);
+    server.wait_until("it is reaped", |server| load::spawner(server.pid()).is_none());
+}
+
 #[test]
 fn starts_that_fail_leave_no_descriptor_behind() {
     if !can_inject("starts_that_fail_leave_no_descriptor_behind") {
         return;
     }
-    // A worker gets three pipes: each of them fails once, then the fork.
-    let rules = ["any.pipe=EMFILE@1", "any.pipe=ENFILE@2", "any.pipe=EMFILE@3", "any.fork=EAGAIN@1"];
+    // A worker gets two pipes: each of them fails once, then the fork of the process that starts workers.
+    let rules = ["any.pipe=EMFILE@1", "any.pipe=ENFILE@2", "any.fork=EAGAIN@1"];
     let faults = Faults::for_later(&rules.join(" "));
     let mut server = start(&faults);
     assert_eq!(server.get("/ping").text(), "pong");
@@ -126,9 +134,15 @@ fn starts_that_fail_leave_no_descriptor_behind() {
     let before = Holdings::at_rest(&server);
     for (index, rule) in rules.iter().enumerate() {
         faults.turn_one(rule, true);
+        if rule.contains("fork") {
+            end_spawner(&mut server);
+        }
         let reload = server.verb(["reload"]);
         assert_eq!(reload.code, 1, "{rule}: {}", reload.stderr);
         faults.turn_one(rule, false);
+        if rule.contains("fork") {
+            assert_eq!(server.verb(["reload"]).code, 0, "and then it is there again");
+        }
         assert_eq!(metric(&server, START_FAILURES), (index + 1) as f64, "{rule}");
         server.wait_until(&format!("{before:?} after {rule}"), |server| Holdings::at_rest(server) == before);
     }
@@ -164,6 +178,7 @@ fn without_processes_the_workers_that_live_serve_on() {
     let mut server = patient(test_worker()).args(["w:2"]).start_under(&faults);
     server.wait_for_workers(2);
     faults.turn_on();
+    end_spawner(&mut server);
     kill_9(server.worker_pids()[0]);
     server.wait_until("tries to start", |_| faults.hits(rule) >= 3);
     assert_eq!(server.get("/ping").text(), "pong");

@@ -316,16 +316,29 @@ pub fn started_by(dir: &Path, before: &str) -> PathBuf {
     script
 }
 
-/// The processes whose parent it is, zombies included.
+/// The processes whose parent it is, zombies included, but for the one that starts workers.
 pub fn children(pid: i32) -> Vec<i32> {
-    let parent = |pid: i32| -> Option<i32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
+    all_children(pid).into_iter().filter(|(_, name)| name != SPAWNER).map(|(child, _)| child).collect()
+}
+
+/// The process that starts a server's workers; it is there from the first start on.
+pub fn spawner(pid: i32) -> Option<i32> {
+    all_children(pid).into_iter().find(|(_, name)| name == SPAWNER).map(|(child, _)| child)
+}
+
+const SPAWNER: &str = "rip-spawner";
+
+/// With the names that the kernel has for them.
+fn all_children(pid: i32) -> Vec<(i32, String)> {
     let all = fs::read_dir("/proc").expect("/proc").flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&child| parent(child) == Some(pid))
-        .collect()
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |child: i32| -> Option<(i32, String)> {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let parent: i32 = rest.split(' ').nth(1)?.parse().ok()?;
+        (parent == pid).then(|| (child, name.split_once('(').unwrap_or_default().1.to_owned()))
+    };
+    all.filter_map(is_child).collect()
 }
 
 /// What a process's descriptors are: `socket:[123]`, `pipe:[45]`, a path.

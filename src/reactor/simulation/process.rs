@@ -1,12 +1,14 @@
 //! Processes without a kernel: started, signalled and reaped by the reactor, and lived by the street. Stands where
 //! the reactor has `crate::process`.
 
-use crate::process::{Child, DescriptorLimit, Exit, Launch};
+use crate::process::{Answer, Begun, DescriptorLimit, Exit, Launch};
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 pub use crate::process::{is_ignored, raise_descriptor_limit, watch_children};
@@ -26,6 +28,8 @@ pub struct Table {
     pub signals: Vec<(i32, bool)>,
     /// What workers have started, and is still there.
     pub children: Vec<Offspring>,
+    /// Of starts, not yet taken by the reactor.
+    pub answers: VecDeque<Answer>,
     pub failing_spawns: u8,
     /// Without `/proc` nothing tells whether a process is on its way out.
     pub tells_little: bool,
@@ -62,28 +66,58 @@ impl Table {
     }
 }
 
-pub fn spawn(launch: &Launch, _: DescriptorLimit) -> io::Result<Child> {
-    let variable = |name: &str| {
-        let found = launch.environment.iter().find(|(other, _)| other == name);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
-    };
-    let number = |name: &str| variable(name).to_string_lossy().parse().unwrap_or_default();
-    let (slot, version) = (number("WORKER_ID"), number("RIP_VERSION"));
-    let socket = PathBuf::from(variable("SOCKET_PATH"));
-    let pid = table(|table| {
-        if table.failing_spawns > 0 {
-            table.failing_spawns -= 1;
-            return Err(io::ErrorKind::OutOfMemory);
-        }
-        table.next_pid += 1;
-        let pid = 1_000_000 + table.next_pid;
-        table.alive.insert(pid, Started { slot: slot as usize, version, socket });
-        table.fresh.push(pid);
-        Ok(pid)
-    })?;
-    // It prints nothing, and the reactor finds that nothing can be watched there.
-    let null = File::open("/dev/null")?;
-    Ok(Child { pid: Pid::from_raw(pid), stdout: null.try_clone()?.into(), stderr: null.into() })
+/// Starts processes at once, and tells of them in the next turn.
+#[derive(Debug)]
+pub struct Spawner {
+    last_id: u64,
+}
+
+impl Spawner {
+    pub fn new(_: DescriptorLimit) -> Self {
+        Spawner { last_id: 0 }
+    }
+
+    pub fn ensure(&mut self) -> io::Result<Option<RawFd>> {
+        Ok(None)
+    }
+
+    pub fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
+        let variable = |name: &str| {
+            let found = launch.environment.iter().find(|(other, _)| other == name);
+            found.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        let number = |name: &str| variable(name).to_string_lossy().parse().unwrap_or_default();
+        let (slot, version) = (number("WORKER_ID"), number("RIP_VERSION"));
+        let socket = PathBuf::from(variable("SOCKET_PATH"));
+        self.last_id += 1;
+        let id = self.last_id;
+        table(|table| {
+            if table.failing_spawns > 0 {
+                table.failing_spawns -= 1;
+                // In one of two ways.
+                if table.failing_spawns.is_multiple_of(2) {
+                    return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+                }
+                table.answers.push_back(Answer::Failed { id, error: Errno::EAGAIN });
+                return Ok(());
+            }
+            table.next_pid += 1;
+            let pid = 1_000_000 + table.next_pid;
+            table.alive.insert(pid, Started { slot: slot as usize, version, socket });
+            table.fresh.push(pid);
+            // Said by the process and by the spawner.
+            let started = Answer::Started { id, pid: Pid::from_raw(pid) };
+            table.answers.extend([started, started]);
+            Ok(())
+        })?;
+        // It prints nothing, and the reactor finds that nothing can be watched there.
+        let null = File::open("/dev/null")?;
+        Ok(Begun { id, stdout: null.try_clone()?.into(), stderr: null.into() })
+    }
+
+    pub fn answer(&mut self) -> Option<Answer> {
+        table(|table| table.answers.pop_front())
+    }
 }
 
 pub fn adopt_orphans() -> bool {
@@ -146,7 +180,11 @@ pub fn terminate(pid: Pid) {
 
 pub fn kill_group(pid: Pid) {
     check_leader(pid);
-    table(|table| table.children.retain(|child| child.group != pid.as_raw()));
+    table(|table| {
+        for child in table.children.iter_mut().filter(|child| child.group == pid.as_raw()) {
+            (child.is_told, child.is_deaf) = (true, false);
+        }
+    });
     signal(pid, true);
 }
 

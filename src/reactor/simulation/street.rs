@@ -127,6 +127,9 @@ impl Street {
             }
         }
         events.sort_unstable_by_key(|(edge, _, _)| *edge);
+        if self.has_answers() {
+            events.push((0, Target::Spawner, Readiness { is_readable: true, ..Readiness::default() }));
+        }
         if std::mem::take(&mut self.has_knocked) {
             events.push((0, Target::Listener(0), Readiness { is_readable: true, ..Readiness::default() }));
         }
@@ -152,6 +155,11 @@ impl Street {
         format!("{} ms", (self.now - self.reactor.started).as_millis())
     }
 
+    /// What became of starts is to be told. Answers that nobody waits for are left.
+    fn has_answers(&self) -> bool {
+        !self.reactor.starts.is_empty() && process::table(|table| !table.answers.is_empty())
+    }
+
     pub fn is_at_rest(&self) -> bool {
         let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
         let clients = self.clients.iter().map(|client| &client.wire);
@@ -162,7 +170,7 @@ impl Street {
         let has_ready = has_ready || self.reactor.wants_files_now();
         let has_more =
             has_ready || !self.reactor.timed_out.is_empty() || !self.reactor.second_tries.is_empty();
-        !has_edge && !has_more && !self.has_knocked && self.reaps_in == 0
+        !has_edge && !has_more && !self.has_answers() && !self.has_knocked && self.reaps_in == 0
     }
 
     /// Turns until nothing is left to do at this moment.
