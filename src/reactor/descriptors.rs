@@ -9,8 +9,9 @@ use crate::process::DescriptorLimit;
 const OWN: u64 = 16;
 /// Standard output and error, and a connection.
 const PER_WORKER: u64 = 3;
-/// While a worker is started: both ends of two pipes, and of the socket to the process that starts it.
-const PER_START: u64 = 6;
+/// While a worker is started: both ends of two pipes and of the socket to the process that starts it; two of another
+/// start that waits for its turn.
+const PER_START: u64 = 8;
 /// For spool files and operators' connections.
 const SPARE: u64 = 36;
 /// For clients, spool files and operators together. With fewer it would start, and hardly serve anybody.
