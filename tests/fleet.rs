@@ -59,7 +59,8 @@ fn is_alone(details: &serde_json::Value, generation: u64) -> bool {
 
 #[test]
 fn worker_of_r_100_gets_its_successor_at_90_to_100_requests_each_at_a_draw_of_its_own() {
-    let server = Server::with_test_worker(&["w:1", "r:100", "--no-access-log"]);
+    let mut server = Server::with_test_worker(&["w:1", "r:100", "--no-access-log"]);
+    server.wait_for_workers(1);
     let mut client = server.client();
     let mut limits = BTreeSet::new();
     for generation in 1..=6 {
