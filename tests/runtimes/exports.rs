@@ -289,6 +289,39 @@ fn an_error_of_the_compilers_is_its_own_page_in_development_until_it_is_mended()
     super::support::wait_until("the edit", || server.get("/").text() == "mended");
 }
 
+#[test]
+fn what_the_compiler_says_of_an_edit_is_for_browsers_and_all_others_get_the_last_good_handler() {
+    let entries = [
+        "export default () -> 'hello'\n",
+        "import { get, start } from './api.js'\nget('/', () -> 'hello')\nstart()\n",
+    ];
+    for entry in entries {
+        let Some((fixture, server)) = language(entry) else { return };
+        assert_eq!(server.get("/").text(), "hello", "{}", server.stderr_text());
+        fixture.write("index.rip", "export default () -> <<<\n");
+        let mut client = server.client();
+        super::support::wait_until("the page", || {
+            client.send_request("GET", "/", "Accept: text/html\r\n", b"");
+            client.read_response().text().contains("compile-error")
+        });
+        assert_eq!(server.get("/").text(), "hello");
+        fixture.write("index.rip", &entry.replace("hello", "mended"));
+        super::support::wait_until("the edit", || server.get("/").text() == "mended");
+    }
+}
+
+#[test]
+fn an_edit_of_static_routes_shows_without_a_handler_that_is_asked() {
+    let source = |word: &str| format!("export default {{ routes: {{ '/': new Response('{word}') }} }}\n");
+    let Some(fixture) = Fixture::empty(&bun(&[]), "app") else { return };
+    fixture.write("index.ts", &source("one"));
+    let mut server = fixture.server(None).env("NODE_ENV", "").arg("w:1").start();
+    server.wait_for_workers(1);
+    assert_eq!(server.get("/").text(), "one");
+    fixture.write("index.ts", &source("two"));
+    super::support::wait_until("the edit", || server.get("/").text() == "two");
+}
+
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 

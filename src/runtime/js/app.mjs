@@ -6,7 +6,7 @@ import Module, { createRequire } from 'node:module'
 import net from 'node:net'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { compilerAnswer, isDevelopment } from './failure.mjs'
+import { compilerAnswer, isDevelopment, takesHtml } from './failure.mjs'
 import { giveUp, retire, retireAgain, tell, whenLeaving, worker } from './worker.mjs'
 
 const { env } = process
@@ -14,7 +14,7 @@ const entry = env.RIP_APP_ENTRY
 const isRip = entry.endsWith('.rip')
 export const isBun = 'Bun' in globalThis
 const require = createRequire(import.meta.url)
-const LOOK_EVERY_MS = 100
+export const LOOK_EVERY_MS = 100
 // A request that needs the new process waits for it, but not so long that it would be late.
 const MAX_HOLD_MS = 4000
 
@@ -77,6 +77,7 @@ async function pick(module) {
   }
   if (typeof module.fetch === 'function') return { fetch: lenient(module.fetch), websocket: module.websocket }
   // The Rip language's own API: start() leaves its handler there when a server runs the app.
+  await new Promise((resolve) => setImmediate(resolve)) // it may be about to
   const registered = globalThis.__ripHandler ?? await startHandler()
   if (typeof registered === 'function') return { fetch: asText(registered), isRegistered: true }
   // Bun takes a file that it has no loader for as an asset: its default export is a path.
@@ -101,6 +102,8 @@ function fetchApp(app, routes) {
   const error = typeof own('error') === 'function' ? (problem) => app.error(problem) : undefined
   return { fetch, routes, error, websocket: own('websocket'), maxRequestBodySize: own('maxRequestBodySize') }
 }
+
+export const isListenerApp = ({ listener, server }) => Boolean(listener ?? server)
 
 // Frameworks that have an http.Server, and want to be made ready first: Fastify, Nest, hapi. Whoever
 // exports the server that he has made gives his WebSockets with it.
@@ -205,6 +208,7 @@ function noteListeners() {
 // What a person needs to see. Of an ES module Node keeps the line of a syntax error to itself, but its
 // --check tells.
 function explain(error) {
+  if (typeof error?.formatHTML === 'function' && typeof error.format === 'function') return error.format({ color: false })
   if (error?.code === 'ERR_UNKNOWN_FILE_EXTENSION') {
     if (isRip) return NO_COMPILER
     return `Node ${process.version} can’t run this kind of file. Install Bun, or name a loader with --preload=<module>`
@@ -236,7 +240,7 @@ export async function loadFirst() {
     if (!answer || !isDevelopment || env.RIP_HOT_RELOAD !== 'module' || env.RIP_VERSION !== '1') {
       giveUp(`can’t load ${entry}:`, explain(error))
     }
-    console.error('rip-server:', `can’t load ${entry}:`, error)
+    console.error('rip-server:', `can’t load ${entry}:`, explain(error))
     worker.app = { fetch: answer, isBroken: true }
   }
   forget()
@@ -257,8 +261,7 @@ export function reload(swapped) {
   } catch {
     return // an editor is about to put the new one there
   }
-  // What registers itself somewhere in the process can't be loaded twice.
-  return worker.app.isRegistered ? handOver() : swap(swapped)
+  return swap(swapped)
 }
 
 async function swap(swapped) {
@@ -267,16 +270,31 @@ async function swap(swapped) {
     app = await load()
   } catch (error) {
     console.error(`rip-server: ${entry} is broken, the last good one goes on:`, explain(error))
+    showProblem(compilerAnswer(error))
     // It may be well in a process of its own: a name that is registered already, say.
     return !isSyntaxError(error) && handOver()
   }
-  // Fetch and (req, res) apps need different servers under them.
-  if (!app.fetch !== !worker.app.fetch || (app.isRegistered && !worker.app.isBroken)) return handOver()
+  showProblem(undefined)
+  // Fetch and (req, res) apps need different servers under them; what the language's API registers stays
+  // in the process, and routes stay in Bun.serve where there are none behind them.
+  const isOther = isListenerApp(app) !== isListenerApp(worker.app) || (worker.app.routes && !app.routes)
+  if (isOther || (app.isRegistered && !worker.app.isBroken)) return handOver()
   tell('reloaded')
   if (++reloads === Number(env.RIP_MAX_RELOADS)) retire() // 0: never
   worker.app = app
   swapped?.()
   return false
+}
+
+// In development a person at a browser sees what the compiler says of the last edit; everybody else is
+// served by the last good handler.
+let lastGood
+function showProblem(answer) {
+  if (lastGood) worker.app = lastGood
+  lastGood = undefined
+  if (!answer || !isDevelopment || isListenerApp(worker.app)) return
+  lastGood = worker.app
+  worker.app = { ...lastGood, fetch: (request, ...more) => takesHtml(request) ? answer(request) : lastGood.fetch(request, ...more) }
 }
 
 // Asks for a new process, and waits until it serves. If it can't, this one goes on.

@@ -1,9 +1,9 @@
 // The worker under Bun: `bun bun.mjs` in the app's folder. Bun.serve speaks HTTP and WebSocket, and gets
 // what the app exports for it, each of its functions behind the protocol's rules.
 import fs from 'node:fs'
-import { loadFirst, reload } from './app.mjs'
+import { isListenerApp, loadFirst, LOOK_EVERY_MS, reload } from './app.mjs'
 import { failure, isAbort, isDevelopment, notAResponse } from './failure.mjs'
-import { isListenerApp, listenerServer, serve } from './listener.mjs'
+import { listenerServer, serve } from './listener.mjs'
 import { clientOf } from './request.mjs'
 import { BUSY, isReady, join, socketPath, whenLeaving, worker } from './worker.mjs'
 
@@ -49,7 +49,7 @@ class Exchange {
     try {
       const wait = reload(() => server.reload(options()))
       if (wait && await wait) return this.over(busy())
-      const response = await handler(request, server)
+      const response = await (handler ?? worker.app.fetch ?? notFound)(request, server)
       if (!(response instanceof Response)) {
         if (response === undefined && server.pendingWebSockets) return this.over() // upgraded
         throw notAResponse(response)
@@ -141,6 +141,7 @@ const busy = () => new Response('busy\n', { status: 503, headers: BUSY })
 let latest // for what Bun finds wrong with a Response only when it sends it
 let lastHost, isHostFine
 
+// Without a route's handler it is the app's `fetch`, as it is after a hot reload.
 function answer(request, server, handler) {
   const { headers } = request
   const probe = headers.get('rip-probe')
@@ -182,8 +183,7 @@ const isMethods = (route) => Object(route) === route && Object.keys(route).lengt
 const behind = (handler) => typeof handler === 'function' ? (request, server) => answer(request, server, handler) : handler
 const mapped = (object, change) => Object.fromEntries(Object.entries(object).map(([key, value]) => [key, change(value)]))
 
-function routesOf(routes) {
-  if (!routes) return
+function routesOf(routes = {}) {
   const all = mapped(routes, (route) => isMethods(route) ? mapped(route, behind) : behind(route))
   // A static answer or page for everything would answer the probes too.
   const first = '/ready' in routes ? '/ready' : Object.keys(routes).find((path) => /^\/(:[^/]*|\*)$/.test(path))
@@ -218,7 +218,7 @@ const notFound = () => new Response('Not Found\n', { status: 404 })
 function options() {
   const { app } = worker
   return {
-    fetch: (request, server) => answer(request, server, app.fetch ?? notFound),
+    fetch: (request, server) => answer(request, server),
     routes: routesOf(app.routes),
     websocket: websocketOf(app.websocket),
     error: (error) => answerOf(error, latest),
@@ -238,6 +238,10 @@ if (isListenerApp(worker.app)) {
     ...options(),
   })
   server.requestIP = requestIP
+  // Static answers and pages come without a word from Bun, so nobody would look for a change.
+  if (process.env.RIP_HOT_RELOAD === 'module' && worker.app.routes) {
+    setInterval(() => worker.current || reload(() => server.reload(options())), LOOK_EVERY_MS).unref()
+  }
   whenLeaving.then(() => sockets.forEach((socket) => socket.close(1012)))
   // Bun does not say when a connection closes; with no request there is none to wait for.
   const isQuiet = () => !server.pendingRequests && !server.pendingWebSockets && !worker.current

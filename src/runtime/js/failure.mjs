@@ -18,15 +18,17 @@ export function failure(error, method, url, header) {
 const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt()};`)
 const page = (body) => `<!doctype html><meta charset="utf-8"><title>500</title>${body}\n`
 
+export const takesHtml = (request) => Boolean(request.headers.get('accept')?.includes('text/html'))
+
 // A compiler of pages, such as the Rip language's, has its own word for a person: as a page for who takes
 // HTML. Returns a handler, or undefined for any other error.
 export function compilerAnswer(error) {
   if (typeof error?.formatHTML !== 'function') return
   return (request) => {
-    const takesHtml = request.headers.get('accept')?.includes('text/html')
+    const isHtml = takesHtml(request)
     const text = typeof error.format === 'function' ? error.format({ color: false }) : String(error.message)
-    const body = takesHtml ? page(error.formatHTML()) : `${text}\n`
-    return new Response(body, { status: 500, headers: { 'Content-Type': `text/${takesHtml ? 'html' : 'plain'}; charset=utf-8` } })
+    const body = isHtml ? page(error.formatHTML()) : `${text}\n`
+    return new Response(body, { status: 500, headers: { 'Content-Type': `text/${isHtml ? 'html' : 'plain'}; charset=utf-8` } })
   }
 }
 

@@ -11,8 +11,6 @@ const CLIENT = Symbol('client')
 // A WebSocket's Close frame: 1012, the service restarts.
 const CLOSE_1012 = Buffer.from([0x88, 2, 1012 >> 8, 1012 & 255])
 
-export const isListenerApp = ({ listener, server }) => Boolean(listener ?? server)
-
 // ---- a request and its answer ----
 //
 //     at work ─▶ the answer is whole ─────────────────────────────────────────────▶ over

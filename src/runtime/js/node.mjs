@@ -3,11 +3,11 @@
 // and the platform's own Request and Response would take most of a small answer's time.
 import { STATUS_CODES } from 'node:http'
 import net from 'node:net'
-import { loadFirst, reload } from './app.mjs'
+import { isListenerApp, loadFirst, reload } from './app.mjs'
 import { Body } from './body.mjs'
 import { failure, isAbort, notAResponse } from './failure.mjs'
 import { LightRequest, LightResponse, Response } from './light.mjs'
-import { isListenerApp, listenerServer, serve } from './listener.mjs'
+import { listenerServer, serve } from './listener.mjs'
 import { BUSY, isReady, worker } from './worker.mjs'
 
 const NONE = Buffer.alloc(0)
