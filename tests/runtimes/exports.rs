@@ -47,6 +47,18 @@ fn an_http_server_that_does_not_listen_is_served() {
     let text = "import http from 'node:http'\n
 export default http.createServer((req, res) => res.end(`hello ${req.socket.remoteAddress}`))\n";
     answers_everywhere(text, "hello 127.0.0.1");
+    // What its listener returns counts, as a function's: the exception is this request's.
+    let text = "import http from 'node:http'
+export default http.createServer(async (req, res) => {
+  if (req.url === '/fail') throw new Error('told to fail')
+  res.end(`${process.pid}`)
+})\n";
+    for needs in [bun(&[]), node(&[])] {
+        let Some((_fixture, server)) = start(&needs, "index.mjs", text, &[]) else { return };
+        let pid = server.get("/").text();
+        assert_eq!(server.get("/fail").status, 500, "{}", server.stderr_text());
+        assert_eq!(server.get("/").text(), pid);
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ class Exchange {
       const wait = reload()
       if (wait && await wait) return busy(res)
       const { listener, server } = worker.app
-      const returned = server ? server.emit('request', req, res) || this.next() : listener(req, res, (error) => this.next(error))
+      const returned = server ? this.ask(server) : listener(req, res, (error) => this.next(error))
       if (typeof returned?.then !== 'function') return
       this.#pending = true
       await returned
@@ -49,6 +49,14 @@ class Exchange {
       this.#pending = false
       if (this.#hasEnded && this.#isTold) this.over()
     }
+  }
+
+  // As `emit` would, but for what the listeners return.
+  ask(server) {
+    const listeners = server.rawListeners('request')
+    if (!listeners.length) return this.next()
+    const returned = listeners.map((listener) => listener.call(server, this.req, this.res))
+    return returned.some((one) => typeof one?.then === 'function') ? Promise.all(returned) : undefined
   }
 
   // Nobody waits for the answer. The app hears what it would hear from a broken connection, but the

@@ -23,6 +23,8 @@ struct Mark {
 
 const BLOCKED: Cell = Cannot("a handler that blocks hears nothing until its next write");
 const NO_WEBSOCKETS: Cell = Cannot("no WebSockets there");
+const SERVERS_HAVE_THEM: Cell =
+    Cannot("a function has none; an exported `http.Server` has, and they are closed");
 const NO_FORK: Cell = Cannot("JavaScript has no fork");
 const OWN_PROCESS: Cell = Cannot("each request has a process of its own, which ends with its answer");
 const CLOSES: Cell = Cannot("`Bun.serve` closes at once; the server asks until it is idle");
@@ -37,7 +39,8 @@ const MARKS: &[Mark] = &[
     mark("a child that", &[Cgi], OWN_PROCESS),
     mark("a child that", &[Rust], FORK_IS_UNSAFE),
     mark("SIGTERM: shutdown hooks", &[Cgi], OWN_PROCESS),
-    mark("SIGTERM: a WebSocket", &[Wsgi, Node, NodeHttp, Rack, Cgi, Rust], NO_WEBSOCKETS),
+    mark("SIGTERM: a WebSocket", &[Wsgi, Node, Rack, Cgi, Rust], NO_WEBSOCKETS),
+    mark("SIGTERM: a WebSocket", &[NodeHttp], SERVERS_HAVE_THEM),
     mark("after a 504", &[Bun], Open("the connection is closed before the handler has ended")),
     mark("an event stream that its client closes", ALL, Open("the FIN is no departure yet")),
 ];
