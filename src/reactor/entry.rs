@@ -326,7 +326,7 @@ pub enum ExchangeState {
     Probing,
     /// The connection of this earlier request has ended before its answer, so that its handler may still run: the worker
     /// is asked whether it is idle.
-    AskingIdle { about: Request },
+    AskingIdle { about: Box<Request> },
 }
 
 /// The way to the worker.
@@ -350,8 +350,19 @@ pub struct Tunnel {
 impl Exchange {
     /// A client's request.
     pub fn of_client(client: ClientKey, job: Job, now: Instant, is_connection_new: bool) -> Self {
-        let state = ExchangeState::Serving;
-        Exchange { client: Some(client), is_connection_new, ..Exchange::new(job, now, state) }
+        Exchange {
+            client: Some(client),
+            job,
+            assigned: now,
+            state: ExchangeState::Serving,
+            head_sent_bytes: 0,
+            sending: Sending::Open,
+            is_connection_new,
+            answer: None,
+            body_bytes: 0,
+            is_held_back: false,
+            tunnel: None,
+        }
     }
 
     /// A command's first question.
@@ -362,7 +373,8 @@ impl Exchange {
     /// The question whether the worker is idle after `about`, which was given to it at `assigned`.
     pub fn ask_idle(question: Request, about: Request, assigned: Instant, budget: &Rc<SpoolBudget>) -> Self {
         let job = Job::of_server(question, budget, assigned);
-        Exchange::new(job, assigned, ExchangeState::AskingIdle { about })
+        let state = ExchangeState::AskingIdle { about: Box::new(about) };
+        Exchange::new(job, assigned, state)
     }
 
     fn new(job: Job, assigned: Instant, state: ExchangeState) -> Self {
@@ -414,7 +426,7 @@ impl Exchange {
     /// Its requests, for their buffers.
     pub fn into_requests(self) -> impl Iterator<Item = Request> {
         let about = match self.state {
-            ExchangeState::AskingIdle { about } => Some(about),
+            ExchangeState::AskingIdle { about } => Some(*about),
             ExchangeState::Serving
             | ExchangeState::Reconnecting
             | ExchangeState::AwaitingExit { .. }

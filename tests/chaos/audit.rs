@@ -178,7 +178,9 @@ impl Evidence {
             (503, "worker_busy", Deed::Busy | Deed::BusyOnce) => is_retried,
             (502, "bad_response", Deed::Garbage) => true,
             (502, "worker_died", Deed::Die) => true,
-            (200, "worker_died", Deed::DieMid { .. } | Deed::Cut { .. }) => true,
+            (200, "worker_died", Deed::DieMid { .. }) => true,
+            // Its worker lives on.
+            (200, "answer_cut", Deed::Cut { .. }) => true,
             (200 | 504, "read_timeout", _) => {
                 line.worker_time >= READ_TIMEOUT
                     && (matches!(ask.deed, Deed::Hang { .. }) || pid_is_in(&self.stopped) || self.has_stalled)
