@@ -12,6 +12,7 @@ use crate::conn::worker::End;
 use crate::http::response::Invalid;
 use crate::http::{Framing, Reason};
 use crate::keys::{ClientKey, WorkerKey};
+use crate::process::Exit;
 use std::time::Duration;
 
 impl Reactor {
@@ -86,6 +87,13 @@ impl Reactor {
             None => return,
             Some(exchange) if exchange.is_question() => return self.ask_later(worker),
             Some(exchange) if exchange.client.is_none() => return self.ended_for_nobody(worker),
+            // It had sent its last byte, so a clean exit takes nothing away.
+            Some(exchange)
+                if exchange.tunnel.as_ref().is_some_and(|tunnel| tunnel.worker_has_ended)
+                    && fate == Fate::Exited(Exit::Code(0)) =>
+            {
+                return self.tunnel_broke(worker);
+            }
             Some(_) => {}
         }
         let Some(exchange) = entry.exchange.take() else {
@@ -105,7 +113,7 @@ impl Reactor {
             End::Unheard | End::InHead | End::InBody | End::Whole(_) | End::Tunnel => Failure::Other,
         };
         let reason = match (end, fate) {
-            (End::Quiet, _) => Reason::ConnectFailed,
+            (End::Quiet, _) if exchange.tunnel.is_none() => Reason::ConnectFailed,
             (_, Fate::Lives) => Reason::AnswerCut,
             (_, Fate::IsEnding | Fate::Unknown | Fate::Exited(_)) => Reason::WorkerDied,
         };

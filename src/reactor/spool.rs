@@ -345,11 +345,15 @@ impl Spool {
     }
 
     /// The kernel moves the bytes from the page cache to the socket; they are not copied here.
-    fn send_file<S: AsFd>(&mut self, stream: &S, most_bytes: u64) -> io::Result<u64> {
+    fn send_file<S: Write + AsFd>(&mut self, stream: &mut S, most_bytes: u64) -> io::Result<u64> {
         let from = self.read_bytes - self.memory.len() as u64;
         let (Some(file), offset, fitting) = self.overflow.locate(from) else { return Ok(0) };
         let count = (self.overflow.bytes - from).min(fitting).min(most_bytes);
         let mut offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        #[cfg(test)]
+        if super::simulation::wire::is_scripted(stream.as_fd()) {
+            return super::simulation::wire::sendfile(stream, file, offset as u64, count);
+        }
         let sent = nix::sys::sendfile::sendfile(stream, file, Some(&mut offset), count as usize)?;
         Ok(sent as u64)
     }

@@ -61,6 +61,8 @@ impl Line {
                 assert!(is_as_sent, "request {}: its body is not as it was sent", hand.tag);
             }
             if hand.answer.as_ref().is_some_and(|answer| answer.is_tunnel) {
+                let is_as_sent = truth.tags[hand.tag].planned.behind.starts_with(&rest[length..]);
+                assert!(is_as_sent, "request {}: bytes in its tunnel that nobody sent", hand.tag);
                 break;
             }
             if !hand.is_done() {

@@ -10,9 +10,13 @@ pub struct Planned {
     pub is_http10: bool,
     pub keep_alive: bool,
     pub wants_websocket: bool,
+    /// To be refused, as it has two hosts.
+    pub is_bad: bool,
     /// Answered by the server itself, without a tag in its line.
     pub is_local: bool,
     pub body: Vec<u8>,
+    /// What its client sends behind it; into the tunnel, if it gets one.
+    pub behind: Vec<u8>,
     /// Where it stands in the script.
     pub from: usize,
     pub to: usize,
@@ -46,7 +50,6 @@ pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             _ => "GET",
         };
         let is_http10 = matches!(kind, 15 | 19);
-        // To be refused, as it has two hosts.
         let is_bad = kind == 16;
         let is_local = kind == 17;
         let wants_websocket = kind == 18;
@@ -86,11 +89,16 @@ pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             is_http10,
             keep_alive,
             wants_websocket,
+            is_bad,
             is_local,
             body,
+            behind: Vec::new(),
             from,
             to,
         });
+    }
+    for request in &mut requests {
+        request.behind = bytes[request.to..].to_vec();
     }
     (bytes, requests)
 }

@@ -164,8 +164,23 @@ impl Street {
             "worker_busy" => tag.tries.last() == Some(&Try::Busy),
             // Only a body that finds no room; an answer is never cut for want of it.
             "spool_full" => tag.tries.is_empty() && disk::was_full(),
+            // The deepest queue so far is all that is left to see of a moment when it was full.
+            "queue_full" => tag.tries.is_empty() && self.reactor.balancer.longest_queue() >= config.max_queue,
+            "queue_timeout" => {
+                tag.first_sent.is_some_and(|first| self.now >= first + config.queue_timeout)
+                    && tag.tries.last() != Some(&Try::Heard)
+            }
+            "connect_failed" => tag.tries.last() != Some(&Try::Heard),
+            "bad_response" => {
+                self.truth.answers.iter().any(|said| said.tag == number && !said.answer.is_sound)
+            }
+            "start_failed" => tag.tries.is_empty(),
+            "bad_request: host_twice" => tag.planned.is_bad,
+            // Its client has ended before it was whole.
+            "bad_request: incomplete" => client.sent < tag.planned.to && client.wire.borrow().peer_has_ended,
             "" => tag.planned.is_local || !tag.tries.is_empty(),
-            _ => true,
+            // Nothing in these histories is a cause of any other.
+            _ => false,
         };
         assert!(is_true, "request {number}: '{reason}' is not true of it");
     }
@@ -326,6 +341,11 @@ impl Street {
         assert_eq!(*of, tag, "request {tag}: another's answer");
         assert_eq!(heard.status, answer.status, "request {tag}: its status");
         if answer.is_tunnel {
+            // All that came through, and in its order; what a cut has kept back is nobody's to say.
+            assert!(
+                answer.body.starts_with(&heard.body),
+                "request {tag}: bytes that nobody said in its tunnel"
+            );
             return;
         }
         if heard.is_whole && answer.ends_with_connection && *is_hung_up {

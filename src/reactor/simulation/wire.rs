@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::LazyLock;
@@ -53,6 +54,8 @@ pub type Shared = Rc<RefCell<Wire>>;
 
 thread_local! {
     static EDGES: Cell<u64> = const { Cell::new(0) };
+    /// Calls of [`sendfile`] in this history.
+    static SENDFILES: Cell<u64> = const { Cell::new(0) };
     static PLACES: RefCell<BTreeMap<PathBuf, Place>> = const { RefCell::new(BTreeMap::new()) };
 }
 
@@ -103,6 +106,7 @@ pub fn set_room(path: &Path, room_bytes: usize) {
 pub fn forget_all() {
     PLACES.with_borrow_mut(BTreeMap::clear);
     EDGES.set(0);
+    SENDFILES.set(0);
 }
 
 impl Wire {
@@ -326,12 +330,33 @@ impl Write for UnixStream {
     }
 }
 
+/// What scripted streams have instead of a descriptor.
+static NO_DESCRIPTOR: LazyLock<File> = LazyLock::new(|| File::open("/dev/null").expect("a file"));
+
 impl AsFd for UnixStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        /// Open, and not for writing: `sendfile` refuses it, and the bytes go through `write`.
-        static NONE: LazyLock<File> = LazyLock::new(|| File::open("/dev/null").expect("a file"));
-        NONE.as_fd()
+        NO_DESCRIPTOR.as_fd()
     }
+}
+
+/// Whether a stream's descriptor stands for a wire.
+pub fn is_scripted(descriptor: BorrowedFd<'_>) -> bool {
+    descriptor.as_raw_fd() == NO_DESCRIPTOR.as_raw_fd()
+}
+
+/// As the kernel's: as many bytes of `file` as the stream takes. Now and then it has no such call, and the bytes go
+/// through `write`.
+pub fn sendfile(stream: &mut impl Write, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
+    const ONE_IN: u64 = 4;
+    let calls = SENDFILES.get();
+    SENDFILES.set(calls + 1);
+    if calls % ONE_IN == ONE_IN - 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut piece = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+    let read = file.read_at(&mut piece, offset)?;
+    // An empty write would be an end; so is a file that ends too early.
+    if read == 0 { Ok(0) } else { stream.write(&piece[..read]).map(|sent| sent as u64) }
 }
 
 impl Source for UnixStream {
