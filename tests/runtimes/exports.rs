@@ -163,6 +163,29 @@ fn exceptions_that_nobody_caught_are_the_apps_own_where_it_has_a_handler() {
     }
 }
 
+/// The contract suite tries async handlers; these are the other ways to write one.
+#[test]
+fn handlers_of_sigterm_that_end_the_process_or_were_preloaded_are_waited_for() {
+    let later = "new Promise((resolve) => setTimeout(resolve, 300)).then(() => console.log('flushed'))";
+    let exits = format!("process.once('SIGTERM', () => {{ {later}.finally(() => process.exit(0)) }})\n");
+    let returns = format!("process.on('SIGTERM', () => {later})\n");
+    let app = "export default () => new Response('hello')\n";
+    for needs in [bun(&[]), node(&[])] {
+        for (preloaded, text) in [("", exits.clone() + app), (returns.as_str(), app.to_owned())] {
+            let Some(fixture) = Fixture::empty(&needs, "app") else { return };
+            fixture.write("index.mjs", &text);
+            fixture.write("first.mjs", preloaded);
+            let mut server = fixture.server(None).args(["w:1", "--preload=./first.mjs"]).start();
+            server.wait_for_workers(1);
+            assert_eq!(server.get("/").text(), "hello");
+            assert_eq!(server.verb(["stop"]).code, 0);
+            let has_flushed =
+                |server: &mut Server| server.stdout_lines().iter().any(|line| line.contains("flushed"));
+            server.wait_until("the end of its work", has_flushed);
+        }
+    }
+}
+
 #[test]
 fn an_entry_that_listens_by_itself_is_told_how_it_would_be_served() {
     let text = "import http from 'node:http'

@@ -66,6 +66,11 @@ export function retireAgain() {
 
 const signals = new EventEmitter()
 signals.setMaxListeners(0)
+// Modules that were loaded before this one (--preload) have theirs already.
+for (const handler of process.listeners('SIGTERM')) {
+  process.removeListener('SIGTERM', handler)
+  signals.on('SIGTERM', handler)
+}
 for (const name of ['on', 'addListener', 'once', 'prependListener', 'prependOnceListener', 'off', 'removeListener']) {
   const method = process[name]
   process[name] = function (event, handler) {
