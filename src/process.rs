@@ -9,7 +9,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, signal, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigaction, signal, sigprocmask,
+};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsString;
@@ -18,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What is to be started.
 #[derive(Debug, Clone)]
@@ -303,4 +306,34 @@ pub fn exit_watch(pid: u32) -> Option<OwnedFd> {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
         i32::try_from(fd).ok().filter(|&fd| fd >= 0).map(|fd| std::os::fd::FromRawFd::from_raw_fd(fd))
     }
+}
+
+/// Where SIGTERM is written to, once somebody has asked for it.
+static TERMINATION: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_sigterm(_: libc::c_int) {
+    let errno = Errno::last_raw();
+    // SAFETY: `write` may be called in a signal's handler, and the byte lives for ever.
+    unsafe { libc::write(TERMINATION.load(Ordering::Relaxed), c"!".as_ptr().cast(), 1) };
+    Errno::set_raw(errno);
+}
+
+extern "C" fn on_sigint(_: libc::c_int) {}
+
+/// For a worker: a pipe that is readable after a SIGTERM; SIGINT is the server's business. By handlers, and not by a
+/// mask: what a request's handler starts would inherit that, and could be ended by neither.
+///
+/// # Errors
+/// There are no descriptors left.
+pub fn watch_termination() -> io::Result<io::PipeReader> {
+    let (reader, writer) = io::pipe()?;
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    TERMINATION.store(std::os::fd::IntoRawFd::into_raw_fd(writer), Ordering::Relaxed);
+    for (signal, handler) in [(Signal::SIGTERM, on_sigterm as extern "C" fn(_)), (Signal::SIGINT, on_sigint)]
+    {
+        let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: both handlers call nothing but what a signal's handler may.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(reader)
 }

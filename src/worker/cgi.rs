@@ -10,6 +10,7 @@ use crate::unnamed;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,7 +18,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -249,13 +250,18 @@ impl Script {
             let timeout = PollTimeout::try_from(LINGER).unwrap_or(PollTimeout::MAX);
             let _ = poll(&mut [PollFd::new(exit.as_fd(), PollFlags::POLLIN)], timeout);
         }
-        match self.child.try_wait()?.and_then(|status| status.signal()) {
-            Some(number) => {
-                let name = Signal::try_from(number).map_or_else(|_| number.to_string(), |it| it.to_string());
-                Err(io::Error::other(format!("the script was ended by {name}")))
+        // Looked at and not reaped: its number is still that of its group.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(self.pid()), flags) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                Err(io::Error::other(format!("the script was ended by {signal}")))
             }
-            None => Ok(()),
+            Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
     }
 
     fn into_response(mut self, head: Head) -> Response {
@@ -297,54 +303,46 @@ impl Waits {
         linger: Duration,
         heard_at: Instant,
     ) -> io::Result<[bool; 2]> {
+        // A millisecond more, since poll rounds down.
+        let linger = linger.saturating_add(Duration::from_millis(1));
+        let timeout = PollTimeout::try_from(linger).unwrap_or(PollTimeout::NONE);
+        let mut asked = vec![PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        let mut ask = |fd, flags| {
+            asked.push(PollFd::new(fd, flags));
+            asked.len() - 1
+        };
+        let exit = exit.map(|exit| ask(exit.as_fd(), PollFlags::POLLIN));
+        let client = (!self.is_alone).then(|| ask(self.connection.as_fd(), NOBODY_WAITS));
+        let leaving = self.streams_events.then(|| ask(self.leaving.fd(), PollFlags::empty()));
         loop {
-            // A millisecond more, since poll rounds down.
-            let timeout = PollTimeout::try_from(linger.saturating_add(Duration::from_millis(1)));
-            let timeout =
-                if linger == Duration::MAX { PollTimeout::NONE } else { timeout.unwrap_or(PollTimeout::MAX) };
-            let asked_of_others = if self.is_alone { PollFlags::empty() } else { NOBODY_WAITS };
-            let mut asked = vec![PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-            asked.push(match exit {
-                Some(exit) => PollFd::new(exit.as_fd(), PollFlags::POLLIN),
-                None => PollFd::new(stdout.as_fd(), PollFlags::empty()),
-            });
-            // A hang-up is told without being asked for.
-            let connection = (!self.is_alone).then(|| PollFd::new(self.connection.as_fd(), asked_of_others));
-            asked.extend(connection);
-            let leaving = self.streams_events.then(|| PollFd::new(self.leaving.fd(), PollFlags::empty()));
-            asked.extend(leaving);
             match poll(&mut asked, timeout) {
                 Err(Errno::EINTR) => continue,
                 result => result?,
             };
-            let has_ended = |at: usize| asked.get(at).is_some_and(|fd| fd.any() != Some(false));
-            // First, since a script that never stops writing has to end as well. `nix` has no name for POLLRDHUP, and
-            // answers None where it is set.
-            let is_unwanted = !self.is_alone && has_ended(2);
-            if self.streams_events && has_ended(if self.is_alone { 2 } else { 3 }) {
-                return Err(gone("this worker leaves"));
-            }
-            let found = [asked[0].any().unwrap_or(false), exit.is_some() && asked[1].any().unwrap_or(false)];
-            if is_unwanted {
-                let is_timed_out = self.read_timeout.is_some_and(|time| heard_at.elapsed() >= time);
-                if self.is_safe || self.streams_events || is_timed_out {
-                    return Err(gone("nobody waits for the answer any more"));
-                }
-                // What changes something goes on to its end.
-                self.is_alone = true;
-            }
-            return Ok(found);
+            break;
         }
+        // `nix` has no name for POLLRDHUP, and answers None where it is set.
+        let has_news = |at: Option<usize>| at.is_some_and(|at| asked[at].any() != Some(false));
+        // First, since a script that never stops writing has to end as well.
+        if has_news(leaving) {
+            return Err(gone("this worker leaves"));
+        }
+        if has_news(client) {
+            let is_timed_out = self.read_timeout.is_some_and(|time| heard_at.elapsed() >= time);
+            if self.is_safe || self.streams_events || is_timed_out {
+                return Err(gone("nobody waits for the answer any more"));
+            }
+            // What changes something goes on to its end.
+            self.is_alone = true;
+        }
+        Ok([has_news(Some(0)), has_news(exit)])
     }
 }
 
 impl Drop for Script {
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // Not reaped yet, or its number is still that of its group; after an orderly end there is usually nobody
-            // left in it.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        // Not reaped yet, so its group is still its own; after an orderly end there is usually nobody left in it.
+        let _ = killpg(self.pid(), Signal::SIGKILL);
         if let Some(guard) = &self.guard {
             guard.forget();
         }

@@ -13,9 +13,8 @@ use crate::control::{Abilities, Join, Message, Sender};
 use crate::http::request::room;
 use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
 use crate::paths::shown;
+use crate::process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{Backlog, listen};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Shutdown};
@@ -61,13 +60,7 @@ where
     F: FnMut(&mut Request<'_>) -> R + Send + 'static,
     R: IntoResponse,
 {
-    // Blocked before any thread starts, so that only this one hears of them. Ctrl-C is the server's business.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().map_err(|error| format!("signals: {error}"))?;
-    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(|error| format!("signals: {error}"))?;
+    let termination = process::watch_termination().map_err(|error| format!("signals: {error}"))?;
     let leaving = Arc::new(Leaving::new().map_err(|error| format!("a pipe: {error}"))?);
     let shared = Arc::new(Shared { handler: Mutex::new(handler), leaving });
 
@@ -78,20 +71,17 @@ where
     loop {
         let mut ready = [
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(termination.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut ready, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(format!("poll: {error}")),
         }
-        let has_signal = ready[1].any().unwrap_or(false);
+        let is_to_leave = ready[1].any().unwrap_or(false);
         if ready[0].any().unwrap_or(false) {
             accept(&listener, &shared, &mut connections);
         }
-        if has_signal
-            && let Ok(Some(signal)) = signals.read_signal()
-            && signal.ssi_signo == Signal::SIGTERM as u32
-        {
+        if is_to_leave {
             break;
         }
     }

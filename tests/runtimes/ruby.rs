@@ -64,3 +64,15 @@ run lambda { |env| [200, {}, ['hello']] }
         assert!(lines.iter().any(|line| line == word), "no {word:?} in {lines:?}");
     }
 }
+
+#[test]
+fn an_answer_without_a_valid_status_is_a_500() {
+    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    fixture.write("config.ru", "run lambda { |env| [env['QUERY_STRING'], {}, ['hello']] }\n");
+    let mut server = fixture.server(None).arg("w:1").start();
+    server.wait_for_workers(1);
+    for status in ["x", "101", "99", "1000"] {
+        assert_eq!(server.get(&format!("/?{status}")).status, 500, "{status}");
+    }
+    assert_eq!(server.get("/?299").status, 299);
+}

@@ -60,3 +60,9 @@ fn a_programs_own_words_are_defaults() {
         200
     );
 }
+
+#[test]
+fn what_a_handler_starts_has_no_signal_blocked() {
+    let server = carried(&[], &["w:1"]);
+    assert_eq!(server.get("/childs-mask").text(), "SigBlk:\t0000000000000000\n");
+}

@@ -98,6 +98,8 @@ fn answer(request: &mut Request<'_>) -> Response {
         }),
         "/panic" => panic!("told to panic"),
         "/headers" => headers(request),
+        // What a process that a handler starts has blocked.
+        "/childs-mask" => Response::text(childs_mask()),
         "/parse" => parse(request).into_response(),
         "/header" => {
             Response::text("fine").with_header("X-Given", request.parameter("value").unwrap_or_default())
@@ -179,6 +181,12 @@ fn headers(request: &Request<'_>) -> Response {
         let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(value));
     }
     Response::text(text)
+}
+
+fn childs_mask() -> String {
+    let child = std::process::Command::new("grep").args(["SigBlk", "/proc/self/status"]).output();
+    child
+        .map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A handler with `?` in it.

@@ -152,6 +152,7 @@ module Rip
     end
 
     def head(status, headers)
+      raise ArgumentError, "#{status} is no status of an answer; 200 to 999 are" unless status.between?(200, 999)
       @without_body ||= [204, 304].include?(status)
       @head << "HTTP/1.1 #{status} #{Rack::Utils::HTTP_STATUS_CODES[status]}\r\n"
       headers.each do |name, values|
