@@ -49,8 +49,8 @@ where
 
     /// Any other word of the command line: `r:1000`, `--max-body=1g`, `--json-logging`. What is wrong with it is said
     /// at the start, as if the user had typed it.
-    pub fn with(mut self, word: impl Into<String>) -> Self {
-        self.defaults.push(word.into());
+    pub fn with(mut self, argument: impl Into<String>) -> Self {
+        self.defaults.push(argument.into());
         self
     }
 

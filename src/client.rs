@@ -1,7 +1,7 @@
 //! The command line's side of the control socket: `status`, `reload`, `stop`.
 
 use crate::app;
-use crate::config::{Place, Verb};
+use crate::config::{ServerId, Verb};
 use crate::control::Message;
 use crate::names::Names;
 use crate::observe::status;
@@ -84,7 +84,7 @@ fn read_head(reader: &mut BufReader<UnixStream>) -> io::Result<u16> {
     if reader.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = line.split(' ').nth(1).and_then(|part| part.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("the server's answer is no HTTP"))?;
     while line.trim_end() != "" {
         line.clear();
@@ -104,7 +104,7 @@ pub fn is_silence(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// One line for stderr; the exit code is then 1.
-pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Result<(), String> {
+pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Result<(), String> {
     let path = match (&place.app, own_program) {
         (Some(path), _) => paths::absolute(path),
         (None, Some(program)) => program.to_path_buf(),
@@ -112,7 +112,7 @@ pub fn carry_out(verb: Verb, place: &Place, own_program: Option<&Path>) -> Resul
     };
     let names = Names::new(place, &app::name(&path));
     match verb {
-        Verb::Status { json: true, .. } => print(&Inquiry::begin(&names, "GET", "/status", "")?.rest()?),
+        Verb::Status { json: true, .. } => print(&Inquiry::begin(&names, "GET", "/status", "")?.remaining()?),
         Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names),
         Verb::Status { .. } => print(&status_table(&names)?),
         Verb::Stop => stop(&names),
@@ -142,7 +142,7 @@ impl<'a> Inquiry<'a> {
         match head.map_err(|error| inquiry.complaint(&error))? {
             200 => Ok(inquiry),
             _ => {
-                let text = inquiry.rest()?;
+                let text = inquiry.remaining()?;
                 let value: Option<Value> = serde_json::from_str(&text).ok();
                 let error = value.as_ref().and_then(|value| value["error"].as_str());
                 Err(format!("{} refuses: {}", inquiry.who(), shown(error.unwrap_or(text.trim()))))
@@ -170,7 +170,7 @@ impl<'a> Inquiry<'a> {
     }
 
     /// The whole answer.
-    fn rest(&mut self) -> Result<String, String> {
+    fn remaining(&mut self) -> Result<String, String> {
         let mut text = String::new();
         match self.reader.read_to_string(&mut text) {
             Ok(_) => Ok(text),
@@ -240,7 +240,7 @@ fn stop(names: &Names) -> Result<(), String> {
 
 fn status_table(names: &Names) -> Result<String, String> {
     let mut inquiry = Inquiry::begin(names, "GET", "/status", "")?;
-    let text = inquiry.rest()?;
+    let text = inquiry.remaining()?;
     let value: Value = serde_json::from_str(&text).map_err(|_| format!("{} gave no JSON", inquiry.who()))?;
     Ok(status::table(&value))
 }
@@ -264,8 +264,8 @@ fn watch(names: &Names) -> Result<(), String> {
     let end = loop {
         // From the top; each line clears what stood behind it, and the last one all below.
         let _ = print(&format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\r\n")));
-        let mut asked = [PollFd::new(caught.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut asked, PollTimeout::from(EVERY_MS)) {
+        let mut context = [PollFd::new(caught.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut context, PollTimeout::from(EVERY_MS)) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             Ok(_) => break Ok(()),
             Err(error) => break Err(error.to_string()),

@@ -25,6 +25,7 @@
 //! The rooms that decide are pure: they take bytes, events and the time, and give values back. Only the reactor has
 //! sockets, the clock and processes.
 
+pub mod anonymous_file;
 pub mod app;
 pub mod balancer;
 mod builder;
@@ -44,7 +45,6 @@ pub mod process;
 pub mod reactor;
 pub mod runtime;
 mod spelling;
-pub mod unnamed;
 pub mod worker;
 
 pub use builder::Server;
@@ -70,16 +70,16 @@ where
 }
 
 /// The server's command line. `carried`: this program is the app.
-pub fn command_line(carried: Option<PathBuf>) -> ExitCode {
-    command_line_with(&[], carried)
+pub fn command_line(embedded: Option<PathBuf>) -> ExitCode {
+    command_line_with(&[], embedded)
 }
 
 /// The same with words of the program's own, which give way to typed ones.
-fn command_line_with(defaults: &[String], carried: Option<PathBuf>) -> ExitCode {
+fn command_line_with(defaults: &[String], embedded: Option<PathBuf>) -> ExitCode {
     let environment = |name: &str| std::env::var(name).ok();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let arguments = config::with_defaults(defaults, arguments, &environment);
-    let command = match config::read(arguments, &environment, carried.is_some()) {
+    let command = match config::read(arguments, &environment, embedded.is_some()) {
         Ok(command) => command,
         Err(Usage(complaint)) => return complain(&paths::shown(&complaint).to_string(), 2),
     };
@@ -91,11 +91,11 @@ fn command_line_with(defaults: &[String], carried: Option<PathBuf>) -> ExitCode 
         }
         Command::Help => print(&config::help()),
         Command::Version => print(concat!("rip-server ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Ask { verb, place } => match client::carry_out(verb, &place, carried.as_deref()) {
+        Command::Ask { verb, place } => match client::carry_out(verb, &place, embedded.as_deref()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint, 1),
         },
-        Command::Serve(config) => match reactor::serve(*config, carried) {
+        Command::Serve(config) => match reactor::serve(*config, embedded) {
             Ok(code) => ExitCode::from(code),
             Err(StartError::Usage(complaint)) => complain(&complaint, 2),
             Err(StartError::Trouble(complaint)) => complain(&complaint, 1),

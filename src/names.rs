@@ -1,6 +1,6 @@
 //! What a server is called on disk: how its verbs and its workers find it.
 
-use crate::config::Place;
+use crate::config::ServerId;
 use crate::paths;
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub struct Names {
 }
 
 impl Names {
-    pub fn new(place: &Place, app: &str) -> Self {
+    pub fn new(place: &ServerId, app: &str) -> Self {
         let prefix = place.socket_prefix.clone().unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
         let dir = paths::absolute(&place.socket_dir);
         Names {
@@ -40,8 +40,9 @@ impl Names {
 
     /// Whether a folder of that name has the harnesses of a run of this server, whichever.
     pub fn is_harness_dir(&self, file: &str) -> bool {
-        let rest = file.strip_prefix(&self.prefix).and_then(|rest| rest.strip_suffix(".harness"));
-        let instance = rest.and_then(|rest| rest.strip_prefix('.'));
+        let remaining =
+            file.strip_prefix(&self.prefix).and_then(|remaining| remaining.strip_suffix(".harness"));
+        let instance = remaining.and_then(|remaining| remaining.strip_prefix('.'));
         instance.is_some_and(|instance| instance.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
@@ -51,8 +52,10 @@ impl Names {
 
     /// Whether a file of that name is the socket of a worker of ours.
     pub fn is_worker_socket(&self, file: &str) -> bool {
-        let rest = file.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('.'));
-        let numbers = rest.and_then(|rest| rest.strip_suffix(".sock")).and_then(|rest| rest.split_once('.'));
+        let remaining = file.strip_prefix(&self.prefix).and_then(|remaining| remaining.strip_prefix('.'));
+        let numbers = remaining
+            .and_then(|remaining| remaining.strip_suffix(".sock"))
+            .and_then(|remaining| remaining.split_once('.'));
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         numbers.is_some_and(|(slot, version)| is_number(slot) && is_number(version))
     }
@@ -64,7 +67,7 @@ mod tests {
 
     #[test]
     fn sockets_of_workers_are_told_from_all_else() {
-        let place = Place {
+        let place = ServerId {
             app: None,
             socket_dir: "/s".into(),
             variant: "blue".into(),

@@ -65,8 +65,8 @@ fn clean(path: &Path) -> PathBuf {
 pub struct Shown<'a>(&'a OsStr);
 
 /// See [`Shown`].
-pub fn shown<T: AsRef<OsStr> + ?Sized>(word: &T) -> Shown<'_> {
-    Shown(word.as_ref())
+pub fn shown<T: AsRef<OsStr> + ?Sized>(argument: &T) -> Shown<'_> {
+    Shown(argument.as_ref())
 }
 
 impl fmt::Display for Shown<'_> {
@@ -85,8 +85,8 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// A path or another word as a shell takes it.
-pub fn quoted<T: AsRef<OsStr> + ?Sized>(word: &T) -> String {
-    let text = word.as_ref().to_string_lossy();
+pub fn quoted<T: AsRef<OsStr> + ?Sized>(argument: &T) -> String {
+    let text = argument.as_ref().to_string_lossy();
     let is_bare = |letter: char| letter.is_ascii_alphanumeric() || "_./-,:=@%+".contains(letter);
     if !text.is_empty() && text.chars().all(is_bare) {
         text.into_owned()

@@ -79,23 +79,23 @@ impl DescriptorLimit {
 /// from 3.9 to 3.3 ms. Children start with the usual turns. A refusal, or an older kernel, leaves things as
 /// they are; so do another policy and a better niceness that somebody has chosen, which children would lose.
 pub fn ask_for_shorter_turns() {
-    let mut turns = std::mem::MaybeUninit::<libc::sched_attr>::zeroed();
+    let mut ticks = std::mem::MaybeUninit::<libc::sched_attr>::zeroed();
     let bytes = size_of::<libc::sched_attr>();
     // SAFETY: the kernel writes at most `bytes` bytes, all of which are ours; plain integers have no invalid values.
-    let (result, mut turns) = unsafe {
-        (libc::syscall(libc::SYS_sched_getattr, 0, turns.as_mut_ptr(), bytes, 0), turns.assume_init())
+    let (result, mut ticks) = unsafe {
+        (libc::syscall(libc::SYS_sched_getattr, 0, ticks.as_mut_ptr(), bytes, 0), ticks.assume_init())
     };
     if result != 0
-        || turns.sched_policy != libc::SCHED_OTHER as u32
-        || turns.sched_nice < 0
-        || turns.sched_runtime == 0
+        || ticks.sched_policy != libc::SCHED_OTHER as u32
+        || ticks.sched_nice < 0
+        || ticks.sched_runtime == 0
     {
         return;
     }
-    turns.sched_runtime -= turns.sched_runtime / 4;
-    turns.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
+    ticks.sched_runtime -= ticks.sched_runtime / 4;
+    ticks.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
     // SAFETY: the kernel only reads `turns`, which tells its own size.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const turns, 0) };
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const ticks, 0) };
 }
 
 /// Whether this process ignores a signal.
@@ -245,10 +245,10 @@ impl GuardLine {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn start_guard(word: &str) -> io::Result<GuardLine> {
+pub fn start_guard(argument: &str) -> io::Result<GuardLine> {
     let (reader, writer) = io::pipe()?;
     // A group of its own, since that of its worker is ended with it.
-    Command::new(own_path()).arg(word).stdin(reader).process_group(0).spawn()?;
+    Command::new(own_path()).arg(argument).stdin(reader).process_group(0).spawn()?;
     Ok(GuardLine(std::sync::Arc::new(writer.into())))
 }
 

@@ -49,7 +49,7 @@ impl ByHand {
     }
 
     fn listeners(&self) -> Vec<&str> {
-        self.first_line.split(' ').filter_map(|word| word.strip_prefix("http=")).collect()
+        self.first_line.split(' ').filter_map(|phrase| phrase.strip_prefix("http=")).collect()
     }
 
     fn port(&self) -> u16 {
@@ -83,8 +83,8 @@ fn assert_refused(output: &Output, code: i32, words: &[&str]) {
     assert_eq!((output.code, output.stdout.as_str()), (code, ""), "{}", output.stderr);
     assert_eq!(output.stderr.matches('\n').count(), 1, "one line: {}", output.stderr);
     assert!(output.stderr.starts_with("rip-server: "), "{}", output.stderr);
-    for word in words {
-        assert!(output.stderr.contains(word), "'{word}' is missing: {}", output.stderr);
+    for phrase in words {
+        assert!(output.stderr.contains(phrase), "'{phrase}' is missing: {}", output.stderr);
     }
 }
 
@@ -150,8 +150,8 @@ fn a_path_without_an_app_says_what_would_do() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for word in ["--help", "-h"] {
-        let help = run([word]);
+    for phrase in ["--help", "-h"] {
+        let help = run([phrase]);
         assert_eq!((help.code, help.stderr.as_str()), (0, ""));
         for token in ["w:<N", "r:<N>", "http:<", "metrics:<", "status|reload|stop"] {
             assert!(help.stdout.contains(token), "{token} is missing:\n{}", help.stdout);
@@ -173,7 +173,7 @@ fn help_and_the_readmes_table_have_the_same_flags() {
     let help = run(["--help"]).stdout;
     let in_help: BTreeSet<&str> = help.lines().filter_map(|line| flag_of(line.trim_start())).collect();
     let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `--"));
-    let cells: Vec<&str> = rows.filter_map(|row| row.strip_prefix("| ")?.split(" | ").next()).collect();
+    let cells: Vec<&str> = rows.filter_map(|info| info.strip_prefix("| ")?.split(" | ").next()).collect();
     let in_table: BTreeSet<&str> =
         cells.iter().flat_map(|cell| cell.split('`')).filter_map(flag_of).collect();
     let first_of_rows: BTreeSet<&str> = cells.iter().filter_map(|cell| flag_of(&cell[1..])).collect();
@@ -328,8 +328,8 @@ fn sockets_of_a_killed_server_are_no_obstacle() {
     };
     drop(ByHand::start(start(), dir.path()));
     assert!(dir.path().join("s/rip_server2_test-worker.ctl.sock").exists(), "SIGKILL leaves it");
-    let again = ByHand::start(start(), dir.path());
-    let mut client = Client::connect((Ipv4Addr::LOCALHOST, again.port()).into());
+    let restarted = ByHand::start(start(), dir.path());
+    let mut client = Client::connect((Ipv4Addr::LOCALHOST, restarted.port()).into());
     assert_eq!(client.get("/ping").text(), "pong");
 }
 
@@ -363,8 +363,8 @@ fn the_socket_folder_is_made_and_has_to_be_the_users_own() {
 fn a_verb_without_a_server_is_trouble() {
     let dir = folder();
     let worker = test_worker();
-    for word in ["status", "reload", "stop"] {
-        let refused = output(verb(dir.path(), word, &worker, &[]));
+    for phrase in ["status", "reload", "stop"] {
+        let refused = output(verb(dir.path(), phrase, &worker, &[]));
         assert_refused(&refused, 1, &["no server", "test-worker", "--variant"]);
     }
     let mut flag = command(dir.path());
@@ -381,8 +381,8 @@ fn verbs_find_a_server_from_any_folder() {
     let mut start = command(dir.path());
     start.arg("./shop").args(["w:1", "http:127.0.0.1:0"]).current_dir(dir.path());
     let mut server = ByHand::start(start, dir.path());
-    let ask = |word: &str, app: &str, from: &Path| {
-        let mut command = verb(dir.path(), word, Path::new(app), &[]);
+    let ask = |phrase: &str, app: &str, from: &Path| {
+        let mut command = verb(dir.path(), phrase, Path::new(app), &[]);
         command.current_dir(from);
         output(command)
     };

@@ -43,7 +43,7 @@ fn default_drain() -> Duration {
     const LAST_MOMENT: Duration = Duration::from_secs(1);
     let help = support::run(["--help"]).stdout;
     let line = help.lines().find(|line| line.contains("--drain-timeout-ms")).expect("it is in the help");
-    let default = line.rsplit_once('[').and_then(|(_, rest)| rest.split([']', ',', ' ']).next());
+    let default = line.rsplit_once('[').and_then(|(_, remaining)| remaining.split([']', ',', ' ']).next());
     let default = default.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("no default in {line}"));
     Duration::from_millis(default) + LAST_MOMENT
 }

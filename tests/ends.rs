@@ -174,8 +174,8 @@ fn a_worker_that_does_not_join_in_time_is_said_to() {
 fn request_on_its_way_on_a_quiet_connection_within_the_second_of_grace_is_served() {
     load::play_in_time("requests within the second of grace", || {
         let mut server = Server::with_test_worker(&["w:1"]);
-        let (mut used, mut fresh, mut quiet) = (server.client(), server.client(), server.client());
-        assert_eq!((used.get("/ping").status, quiet.get("/ping").status), (200, 200));
+        let (mut used, mut fresh, mut idle) = (server.client(), server.client(), server.client());
+        assert_eq!((used.get("/ping").status, idle.get("/ping").status), (200, 200));
         server.wait_until("all are accepted", |server| server.details()["clients"] == 3);
         let start = Instant::now();
         server.signal(Signal::SIGTERM);
@@ -189,7 +189,7 @@ fn request_on_its_way_on_a_quiet_connection_within_the_second_of_grace_is_served
         assert_last(&used.read_response(), "pong");
         assert_last(&fresh.read_response(), "pong");
         // Who stays quiet is closed without a word, and does not hold up the end.
-        assert_eq!(quiet.read_until_close(), (Vec::new(), Trouble::Closed));
+        assert_eq!(idle.read_until_close(), (Vec::new(), Trouble::Closed));
         assert_eq!(server.wait_exit(), 0);
         Some(())
     });
@@ -452,7 +452,7 @@ fn worker_starts_with_an_empty_mask_the_old_limit_and_no_descriptor_but_its_thre
     let soft_limit = |pid: i32| {
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process lives");
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("such a line");
-        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|phrase| phrase.parse().ok()).collect();
         (numbers[0], numbers[1])
     };
     let (soft, hard) = soft_limit(next);

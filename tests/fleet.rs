@@ -299,7 +299,7 @@ impl OneCpu {
 impl Drop for OneCpu {
     fn drop(&mut self) {
         // Its processes may be on their way out.
-        support::comes_true(support::PATIENCE, || fs::remove_dir(&self.0).is_ok());
+        support::comes_true(support::TEST_TIMEOUT, || fs::remove_dir(&self.0).is_ok());
     }
 }
 

@@ -65,10 +65,10 @@ fn a_broken_answer_is_seen_as_broken() {
     let _worker = RawWorker::join(&server, 1, cut);
     let mut client = server.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    let broken = client.read_response_within(support::PATIENCE).expect_err("it is short");
+    let broken = client.read_response_within(support::TEST_TIMEOUT).expect_err("it is short");
     assert!(matches!(broken.trouble, Trouble::Closed | Trouble::Reset));
     assert_eq!((broken.response.status, broken.response.body), (200, b"short".to_vec()));
-    assert!(Client::connect(server.address()).wire.unread().is_empty());
+    assert!(Client::connect(server.address()).wire.pending_bytes().is_empty());
 }
 
 #[test]
@@ -81,9 +81,9 @@ fn lacks_a_program() {
 #[test]
 fn a_skipped_test_is_a_line_at_the_end_and_a_failure_where_all_is_wanted() {
     let play = |all: &str| {
-        let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
-        again.args(["lacks_a_program", "--ignored", "--exact"]).env("RIP_TEST_ALL", all);
-        let output = again.output().expect("this program runs");
+        let mut second = std::process::Command::new(std::env::current_exe().expect("this program"));
+        second.args(["lacks_a_program", "--ignored", "--exact"]).env("RIP_TEST_ALL", all);
+        let output = second.output().expect("this program runs");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (passes, stderr) = play("");

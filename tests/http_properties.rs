@@ -9,10 +9,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use rip_server::http::Version;
-use rip_server::http::response::Asked;
+use rip_server::http::response::RequestContext;
 
-const ASKED: Asked =
-    Asked { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
+const CONTEXT: RequestContext =
+    RequestContext { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
 
 proptest! {
     // A failure prints its smallest input, so no file of seeds is kept.
@@ -26,7 +26,7 @@ proptest! {
         for (request, sent) in heard.requests.iter().zip(&sent) {
             prop_assert_eq!((&*request.method, &request.body), (sent.method, &sent.body));
         }
-        let last = heard.requests.last().map(|request| request.asked);
+        let last = heard.requests.last().map(|request| request.context);
         let is_over = last.is_some_and(|last| !last.keep_alive || last.wants_websocket);
         prop_assert!(is_over || heard.requests.len() == sent.len(), "{} requests", heard.requests.len());
     }
@@ -39,19 +39,19 @@ proptest! {
     }
 
     #[test]
-    fn answers_reach_the_client_alike_in_any_segmentation(sent in answer(), asked in asked(), cuts in cuts()) {
-        let passed = pass_alike(&sent.bytes, &cut(&sent.bytes, &cuts), asked);
+    fn answers_reach_the_client_alike_in_any_segmentation(sent in answer(), context in context(), cuts in cuts()) {
+        let passed = pass_alike(&sent.bytes, &cut(&sent.bytes, &cuts), context);
         if let Some(status @ 200..) = passed.status {
-            let has_body = !asked.is_head && status != 204 && status != 304;
+            let has_body = !context.is_head && status != 204 && status != 304;
             prop_assert_eq!(passed.body, if has_body { sent.body } else { Vec::new() });
         }
     }
 
     #[test]
     fn broken_answers_are_judged_alike_in_any_segmentation(
-        bytes in broken(answers(), ANSWER_SCRAPS), asked in asked(), cuts in cuts(),
+        bytes in broken(answers(), ANSWER_SCRAPS), context in context(), cuts in cuts(),
     ) {
-        pass_alike(&bytes, &cut(&bytes, &cuts), asked);
+        pass_alike(&bytes, &cut(&bytes, &cuts), context);
     }
 
     #[test]
@@ -70,9 +70,9 @@ proptest! {
 
     #[test]
     fn heads_for_clients_pass_our_own_strict_reader(
-        bytes in prop_oneof![answers(), broken(answers(), ANSWER_SCRAPS)], asked in asked(),
+        bytes in prop_oneof![answers(), broken(answers(), ANSWER_SCRAPS)], context in context(),
     ) {
-        check_answer_head(&bytes, asked);
+        check_answer_head(&bytes, context);
     }
 }
 
@@ -87,13 +87,13 @@ fn bounds_of_heads_hold_alike_in_any_segmentation() {
         read_alike(head.as_bytes(), &head.as_bytes().chunks(100).collect::<Vec<_>>());
     }
     let answer = format!("HTTP/1.1 200 {}\r\nContent-Length: 0\r\n\r\n", long(17_000));
-    pass_alike(answer.as_bytes(), &answer.as_bytes().chunks(100).collect::<Vec<_>>(), ASKED);
+    pass_alike(answer.as_bytes(), &answer.as_bytes().chunks(100).collect::<Vec<_>>(), CONTEXT);
 }
 
 #[test]
 fn a_busy_answer_is_one_whatever_is_wrong_with_its_body() {
     let answer = b"HTTP/1.1 503 B\r\nRip-Worker-Busy: 1\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n";
-    pass_alike(answer, &answer.chunks(20).collect::<Vec<_>>(), ASKED);
+    pass_alike(answer, &answer.chunks(20).collect::<Vec<_>>(), CONTEXT);
 }
 
 #[test]
@@ -240,8 +240,8 @@ fn answers() -> impl Strategy<Value = Vec<u8>> {
     answer().prop_map(|sent| sent.bytes)
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
-    any::<[bool; 4]>().prop_map(|[is_head, upgrade, is_old, keep_alive]| Asked {
+fn context() -> impl Strategy<Value = RequestContext> {
+    any::<[bool; 4]>().prop_map(|[is_head, upgrade, is_old, keep_alive]| RequestContext {
         is_head,
         wants_websocket: upgrade && !is_head && !is_old,
         version: if is_old { Version::Http10 } else { Version::Http11 },

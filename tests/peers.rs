@@ -152,8 +152,8 @@ fn request_whose_worker_dies_or_whose_client_leaves_has_one_line_that_names_the_
     let one = |path: &str, status: u16, reason: &str, pid: i32| {
         let these: Vec<&Value> = lines.iter().filter(|line| line["path"] == path).collect();
         assert_eq!(these.len(), 1, "{path}: {lines:#?}");
-        let told = (&these[0]["status"], &these[0]["reason"], &these[0]["worker"], &these[0]["pid"]);
-        assert_eq!(told, (&status.into(), &reason.into(), &0.into(), &pid.into()));
+        let reported = (&these[0]["status"], &these[0]["reason"], &these[0]["worker"], &these[0]["pid"]);
+        assert_eq!(reported, (&status.into(), &reason.into(), &0.into(), &pid.into()));
     };
     one("/die", 502, "worker_died", first);
     one("/sleep", 499, "client_gone", second);

@@ -94,8 +94,8 @@ fn verb(verb: &str, app: &Path, dir: &Path) -> Command {
 
 fn says(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(output.code, code, "{output:?}");
-    for word in words {
-        assert!(output.stderr.contains(word), "'{word}' is missing: {output:?}");
+    for phrase in words {
+        assert!(output.stderr.contains(phrase), "'{phrase}' is missing: {output:?}");
     }
     assert!(!output.stdout.contains("stopped") || code == 0, "{output:?}");
 }
@@ -188,8 +188,8 @@ fn verbs_of_another_user_say_whose_the_server_is() {
     }
     let server = Server::with_test_worker(&["w:1"]);
     fs::set_permissions(server.dir(), fs::Permissions::from_mode(0o755)).expect("it is ours");
-    for word in ["status", "reload", "stop", "--stop"] {
-        let mut command = verb(word, &test_worker(), server.dir());
+    for phrase in ["status", "reload", "stop", "--stop"] {
+        let mut command = verb(phrase, &test_worker(), server.dir());
         command.uid(STRANGER).gid(STRANGER);
         says(&output(command), 1, &["user 0", "test-worker"]);
     }
@@ -238,8 +238,8 @@ fn another_user_at_an_open_socket_is_refused_with_the_owners_name() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
     }
     fs::set_permissions(server.control_socket(), fs::Permissions::from_mode(0o666)).expect("it is ours");
-    for word in ["status", "reload", "stop"] {
-        let mut command = verb(word, &test_worker(), server.dir());
+    for phrase in ["status", "reload", "stop"] {
+        let mut command = verb(phrase, &test_worker(), server.dir());
         command.uid(STRANGER).gid(STRANGER);
         says(&output(command), 1, &["refuses", "user 0"]);
     }
@@ -521,7 +521,7 @@ fn a_start_inside_a_link_is_of_the_link() {
     command.arg(".").args(["w:1", "http:127.0.0.1:0"]).arg(sockets(dir.path()));
     let server = ByHand::start(command);
     assert!(server.first_line.contains("app=shop "), "{}", server.first_line);
-    let at = server.first_line.split("http=").nth(1).and_then(|rest| rest.split(' ').next());
+    let at = server.first_line.split("http=").nth(1).and_then(|remaining| remaining.split(' ').next());
     let at = at.expect("an address").parse().expect("an address");
     let release = || {
         let text = Client::connect(at).get("/env").text();

@@ -15,7 +15,7 @@ const THREADS: usize = 24;
 /// An answer that is due comes within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// A connection that is quiet for so long behind its last answer stays open.
-const QUIET: Duration = Duration::from_secs(1);
+const IDLE_FOR: Duration = Duration::from_secs(1);
 /// What the front end refuses with when it cannot say where the next request starts: it has to close.
 const REFUSALS_THAT_CLOSE: [u16; 7] = [400, 408, 413, 414, 431, 501, 505];
 
@@ -237,8 +237,8 @@ fn send(client: &mut Client, case: &Case, way: Way) -> bool {
         Way::AsWritten => send_with_gaps(client, &case.writes),
         Way::OneWrite => client.try_send(&all).is_ok(),
         Way::ByteByByte => {
-            let (start, rest) = all.split_at(all.len().min(SINGLE_BYTES));
-            let (middle, end) = rest.split_at(rest.len().saturating_sub(SINGLE_BYTES));
+            let (start, remaining) = all.split_at(all.len().min(SINGLE_BYTES));
+            let (middle, end) = remaining.split_at(remaining.len().saturating_sub(SINGLE_BYTES));
             let singly =
                 |client: &mut Client, bytes: &[u8]| bytes.chunks(1).all(|byte| client.try_send(byte).is_ok());
             singly(client, start) && client.try_send(middle).is_ok() && singly(client, end)
@@ -270,7 +270,7 @@ fn read_responses(
 ) -> (Vec<Response>, Trouble, Option<Response>) {
     let mut responses = Vec::new();
     loop {
-        let time = if responses.len() < expected { ANSWER_WITHIN } else { QUIET };
+        let time = if responses.len() < expected { ANSWER_WITHIN } else { IDLE_FOR };
         // Of refusals only the first can be one of a HEAD: nothing behind it is answered.
         let is_refused_head = asks_head && responses.is_empty();
         let is_bodiless = |head: &support::Head| {
@@ -280,7 +280,8 @@ fn read_responses(
             Ok(response) => responses.push(response),
             Err(broken) => {
                 let is_begun = broken.response.status != 0 || !broken.response.interim.is_empty();
-                let partial = (is_begun || !client.wire.unread().is_empty()).then_some(broken.response);
+                let partial =
+                    (is_begun || !client.wire.pending_bytes().is_empty()).then_some(broken.response);
                 return (responses, broken.trouble, partial);
             }
         }

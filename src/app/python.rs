@@ -29,8 +29,8 @@ impl fmt::Display for Target {
 
 impl Target {
     /// `None`: the word is something else.
-    pub fn parse(word: &str) -> Option<Target> {
-        let (module, attribute) = word.split_once(':')?;
+    pub fn parse(argument: &str) -> Option<Target> {
+        let (module, attribute) = argument.split_once(':')?;
         let name = attribute.strip_suffix("()").unwrap_or(attribute);
         (is_dotted(module) && is_dotted(name))
             .then(|| Target { module: module.to_owned(), attribute: Some(attribute.to_owned()) })
@@ -236,15 +236,15 @@ mod tests {
 
         fn entry(&self, dir: &str, entry: &str) -> (String, String, String) {
             let dir = self.path().join(dir);
-            self.told(find_entry(&dir, &dir.join(entry)))
+            self.reported(find_entry(&dir, &dir.join(entry)))
         }
 
-        fn target(&self, word: &str) -> Result<Found, NoApp> {
-            find_target(self.path(), &Target::parse(word).expect(word))
+        fn target(&self, argument: &str) -> Result<Found, NoApp> {
+            find_target(self.path(), &Target::parse(argument).expect(argument))
         }
 
         /// The root and the entry from the project's folder on, and the target.
-        fn told(&self, found: Result<Found, NoApp>) -> (String, String, String) {
+        fn reported(&self, found: Result<Found, NoApp>) -> (String, String, String) {
             let Found { root, entry, target } = found.expect("is found");
             let inside = |path: &Path| lossy(path.strip_prefix(self.path()).expect("inside"));
             (inside(&root), inside(&entry), target.to_string())
@@ -257,11 +257,11 @@ mod tests {
 
     #[test]
     fn a_target_is_a_module_and_what_is_in_it() {
-        for word in ["app:app", "mysite.wsgi:application", "pkg:create_app()", "a.b:c.d"] {
-            assert_eq!(Target::parse(word).map(|target| target.to_string()).as_deref(), Some(word));
+        for argument in ["app:app", "mysite.wsgi:application", "pkg:create_app()", "a.b:c.d"] {
+            assert_eq!(Target::parse(argument).map(|target| target.to_string()).as_deref(), Some(argument));
         }
-        for word in ["app", "http:5002", "w:4", "./app:app", "a..b:c", "a:b(1)", "a:", ":a", "w:2..8"] {
-            assert_eq!(Target::parse(word), None, "{word}");
+        for argument in ["app", "http:5002", "w:4", "./app:app", "a..b:c", "a:b(1)", "a:", ":a", "w:2..8"] {
+            assert_eq!(Target::parse(argument), None, "{argument}");
         }
     }
 
@@ -290,21 +290,24 @@ mod tests {
     fn a_target_is_found_in_its_project_or_its_src_or_left_to_python() {
         let project =
             Project::new(&[("shop/wsgi.py", ""), ("src/other/__init__.py", ""), ("src/other/web.py", "")]);
-        assert_eq!(project.told(project.target("shop.wsgi:app")), three("", "shop/wsgi.py", "shop.wsgi:app"));
-        assert_eq!(project.told(project.target("other:app")).1, "src/other/__init__.py");
-        assert_eq!(project.told(project.target("installed.somewhere:app")).1, "");
+        assert_eq!(
+            project.reported(project.target("shop.wsgi:app")),
+            three("", "shop/wsgi.py", "shop.wsgi:app")
+        );
+        assert_eq!(project.reported(project.target("other:app")).1, "src/other/__init__.py");
+        assert_eq!(project.reported(project.target("installed.somewhere:app")).1, "");
     }
 
     #[test]
     fn a_misspelt_module_is_told_with_the_one_that_was_meant() {
         let project = Project::new(&[("mysite/__init__.py", ""), ("mysite/wsgi.py", "")]);
-        for (word, meant) in [
+        for (argument, meant) in [
             ("mysite.wsgy:application", "mysite.wsgi:application would do"),
             ("mysit:application", "mysite:application would do"),
             ("mysit.wsgi:application", "mysite.wsgi:application would do"),
             ("mysite.nothing:application", "there is no module 'mysite.nothing'"),
         ] {
-            let complaint = project.target(word).expect_err(word).to_string();
+            let complaint = project.target(argument).expect_err(argument).to_string();
             assert!(complaint.contains(meant) && !complaint.contains('\n'), "{complaint}");
         }
     }

@@ -26,20 +26,20 @@ pub enum Decision {
 
 /// What becomes of a worker that could take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     /// The request that has waited longest.
-    Serve { client: ClientKey },
+    Dispatch { client: ClientKey },
     /// Onto the top of the stack.
-    Rest,
+    Idle,
     /// It was withdrawn meanwhile, and has now nothing to do.
-    Leave,
+    Retired,
 }
 
 #[derive(Debug)]
 pub struct Balancer {
     /// The top of the stack is the list's back.
     idle: KeyList,
-    standing: Vec<Option<Standing>>,
+    standing: Vec<Option<WorkerState>>,
     /// The head of the queue is the list's front.
     queue: KeyList,
     waiting: Vec<Waiting>,
@@ -54,7 +54,7 @@ pub struct Balancer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum WorkerState {
     Idle {
         since: Instant,
     },
@@ -134,8 +134,8 @@ impl Balancer {
     pub fn bottom(&self) -> Option<(WorkerKey, Instant)> {
         let worker = self.idle.front()?;
         match self.standing[worker] {
-            Some(Standing::Idle { since }) => Some((WorkerKey(worker), since)),
-            Some(Standing::Busy | Standing::Withdrawn) | None => None,
+            Some(WorkerState::Idle { since }) => Some((WorkerKey(worker), since)),
+            Some(WorkerState::Busy | WorkerState::Withdrawn) | None => None,
         }
     }
 }
@@ -179,36 +179,36 @@ impl Balancer {
     /// A worker has joined. It serves the request that has waited longest; else it takes its predecessor's place in
     /// the stack: below it, which leaves, or on top if that one is busy, and would come back there. Without one it
     /// goes to the bottom: the coldest is not the first.
-    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> Next {
+    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> NextStep {
         if self.standing.len() <= worker.0 {
             self.standing.resize(worker.0 + 1, None);
         }
         debug_assert!(self.standing[worker.0].is_none(), "joined twice");
         let next = match self.queue.pop_front() {
             Some(client) => {
-                self.standing[worker.0] = Some(Standing::Busy);
+                self.standing[worker.0] = Some(WorkerState::Busy);
                 self.busy += 1;
                 self.deepest = self.deepest.max(self.in_use());
-                Next::Serve { client: ClientKey(client) }
+                NextStep::Dispatch { client: ClientKey(client) }
             }
             None => {
                 let place = predecessor.and_then(|old| Some((old, (*self.standing.get(old.0)?)?)));
                 let since = match place {
-                    Some((old, Standing::Idle { since })) => {
+                    Some((old, WorkerState::Idle { since })) => {
                         self.idle.insert_before(worker.0, old.0);
                         since
                     }
-                    Some((_, Standing::Busy)) => {
+                    Some((_, WorkerState::Busy)) => {
                         self.idle.push_back(worker.0);
                         now
                     }
-                    Some((_, Standing::Withdrawn)) | None => {
+                    Some((_, WorkerState::Withdrawn)) | None => {
                         self.idle.push_front(worker.0);
                         now
                     }
                 };
-                self.standing[worker.0] = Some(Standing::Idle { since });
-                Next::Rest
+                self.standing[worker.0] = Some(WorkerState::Idle { since });
+                NextStep::Idle
             }
         };
         self.check();
@@ -216,27 +216,27 @@ impl Balancer {
     }
 
     /// A worker's answer has ended.
-    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> Next {
+    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = match self.standing.get(worker.0).copied().flatten() {
-            Some(Standing::Busy) => match self.queue.pop_front() {
+            Some(WorkerState::Busy) => match self.queue.pop_front() {
                 Some(client) => {
                     self.deepest = self.deepest.max(self.in_use());
-                    Next::Serve { client: ClientKey(client) }
+                    NextStep::Dispatch { client: ClientKey(client) }
                 }
                 None => {
                     self.busy -= 1;
-                    self.standing[worker.0] = Some(Standing::Idle { since: now });
+                    self.standing[worker.0] = Some(WorkerState::Idle { since: now });
                     self.idle.push_back(worker.0);
-                    Next::Rest
+                    NextStep::Idle
                 }
             },
-            Some(Standing::Withdrawn) => {
+            Some(WorkerState::Withdrawn) => {
                 self.remove(worker);
-                Next::Leave
+                NextStep::Retired
             }
-            Some(Standing::Idle { .. }) | None => {
+            Some(WorkerState::Idle { .. }) | None => {
                 debug_assert!(false, "released without work");
-                Next::Rest
+                NextStep::Idle
             }
         };
         self.check();
@@ -247,13 +247,13 @@ impl Balancer {
     /// with its release.
     pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
         let is_out = match self.standing.get(worker.0).copied().flatten() {
-            Some(Standing::Busy) => {
-                self.standing[worker.0] = Some(Standing::Withdrawn);
+            Some(WorkerState::Busy) => {
+                self.standing[worker.0] = Some(WorkerState::Withdrawn);
                 self.withdrawn += 1;
                 false
             }
-            Some(Standing::Withdrawn) => false,
-            Some(Standing::Idle { .. }) | None => {
+            Some(WorkerState::Withdrawn) => false,
+            Some(WorkerState::Idle { .. }) | None => {
                 self.remove(worker);
                 true
             }
@@ -263,27 +263,27 @@ impl Balancer {
     }
 
     /// A worker that was withdrawn, and not replaced after all, may have requests again.
-    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> Next {
+    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         match self.standing.get(worker.0).copied().flatten() {
             None => self.join(worker, None, now),
-            Some(Standing::Withdrawn) => {
-                self.standing[worker.0] = Some(Standing::Busy);
+            Some(WorkerState::Withdrawn) => {
+                self.standing[worker.0] = Some(WorkerState::Busy);
                 self.withdrawn -= 1;
                 self.deepest = self.deepest.max(self.in_use());
-                Next::Rest
+                NextStep::Idle
             }
-            Some(Standing::Idle { .. } | Standing::Busy) => Next::Rest,
+            Some(WorkerState::Idle { .. } | WorkerState::Busy) => NextStep::Idle,
         }
     }
 
     /// A worker is gone, whatever it did.
     pub fn remove(&mut self, worker: WorkerKey) {
         match self.standing.get_mut(worker.0).and_then(Option::take) {
-            Some(Standing::Idle { .. }) => {
+            Some(WorkerState::Idle { .. }) => {
                 self.idle.remove(worker.0);
             }
-            Some(Standing::Busy) => self.busy -= 1,
-            Some(Standing::Withdrawn) => {
+            Some(WorkerState::Busy) => self.busy -= 1,
+            Some(WorkerState::Withdrawn) => {
                 self.busy -= 1;
                 self.withdrawn -= 1;
             }
@@ -314,7 +314,7 @@ impl Balancer {
     fn take_top(&mut self) -> Option<WorkerKey> {
         // Newest first: its caches are warm, and the oldest can retire.
         let worker = self.idle.pop_back()?;
-        self.standing[worker] = Some(Standing::Busy);
+        self.standing[worker] = Some(WorkerState::Busy);
         self.busy += 1;
         self.deepest = self.deepest.max(self.in_use());
         Some(WorkerKey(worker))
@@ -356,7 +356,7 @@ mod tests {
     fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
         let mut balancer = Balancer::new(2, Duration::from_millis(300));
         for &worker in workers {
-            assert_eq!(balancer.join(worker, None, now), Next::Rest);
+            assert_eq!(balancer.join(worker, None, now), NextStep::Idle);
         }
         balancer
     }
@@ -372,10 +372,10 @@ mod tests {
         assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
         assert!(balancer.withdraw(B) && !balancer.withdraw(A));
         assert_eq!(submit(&mut balancer, 1, now), Decision::Enqueue);
-        assert_eq!(balancer.readmit(B, now), Next::Serve { client: ClientKey(1) });
-        assert_eq!(balancer.readmit(A, now), Next::Rest);
+        assert_eq!(balancer.readmit(B, now), NextStep::Dispatch { client: ClientKey(1) });
+        assert_eq!(balancer.readmit(A, now), NextStep::Idle);
         assert_eq!((balancer.in_use(), balancer.busy()), (2, 2));
-        assert_eq!(balancer.release(A, now), Next::Rest, "it stays");
+        assert_eq!(balancer.release(A, now), NextStep::Idle, "it stays");
         assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
     }
 
@@ -397,16 +397,16 @@ mod tests {
         let mut balancer = balancer_with(&[A, B], now);
         assert_eq!(order(&balancer), [B.0, A.0], "from the bottom: the coldest is not the first");
         // An idle one's.
-        assert_eq!(balancer.join(C, Some(A), later), Next::Rest);
+        assert_eq!(balancer.join(C, Some(A), later), NextStep::Idle);
         balancer.withdraw(A);
         assert_eq!(order(&balancer), [B.0, C.0]);
-        assert_eq!(balancer.join(A, Some(B), later), Next::Rest);
+        assert_eq!(balancer.join(A, Some(B), later), NextStep::Idle);
         balancer.withdraw(B);
         assert_eq!(order(&balancer), [A.0, C.0]);
         assert_eq!(balancer.bottom(), Some((A, now)), "unneeded for as long as the one before it");
         // A busy one comes back to the top.
         assert_eq!(submit(&mut balancer, 0, later), Decision::Assign { worker: C });
-        assert_eq!(balancer.join(B, Some(C), later), Next::Rest);
+        assert_eq!(balancer.join(B, Some(C), later), NextStep::Idle);
         assert_eq!(order(&balancer), [A.0, B.0]);
     }
 
@@ -419,7 +419,7 @@ mod tests {
         balancer.withdraw(A);
         submit(&mut balancer, 1, now);
         assert_eq!((balancer.in_use(), balancer.busy(), balancer.take_deepest()), (1, 2, 1));
-        assert_eq!(balancer.release(A, now), Next::Leave);
+        assert_eq!(balancer.release(A, now), NextStep::Retired);
         assert_eq!((balancer.in_use(), balancer.busy()), (1, 1));
     }
 
@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(submit(&mut balancer, 2, now), Decision::Reject);
         assert!(balancer.forget(ClientKey(0)));
         assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
-        assert_eq!(balancer.join(A, None, now), Next::Serve { client: ClientKey(1) });
+        assert_eq!(balancer.join(A, None, now), NextStep::Dispatch { client: ClientKey(1) });
     }
 
     #[test]
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: B });
         assert!(!balancer.withdraw(B));
         submit(&mut balancer, 1, now);
-        assert_eq!(balancer.release(B, now), Next::Leave);
+        assert_eq!(balancer.release(B, now), NextStep::Retired);
         assert_eq!(balancer.waiting(), 1);
     }
 
@@ -465,6 +465,6 @@ mod tests {
         let later = now + Duration::from_millis(10);
         submit(&mut balancer, 1, later);
         assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
-        assert_eq!(balancer.release(A, later), Next::Serve { client: ClientKey(0) });
+        assert_eq!(balancer.release(A, later), NextStep::Dispatch { client: ClientKey(0) });
     }
 }

@@ -9,7 +9,7 @@ pub enum Failure {
     /// No connection could be made.
     Connect,
     /// A connection that had been open before closed without one byte of the answer.
-    ClosedUnheard {
+    ClosedWithoutResponse {
         /// No byte of the request had gone out.
         nothing_sent: bool,
     },
@@ -22,11 +22,11 @@ pub enum Failure {
 /// Whether to try again (RFC 9110 §9.2.2). `tries` counts the ones made.
 pub fn may_retry(failure: Failure, tries: u8, is_idempotent: bool) -> bool {
     /// A second worker that fails alike says that the request or the app is the cause.
-    const MOST_TRIES: u8 = 2;
-    tries < MOST_TRIES
+    const MAX_TRIES: u8 = 2;
+    tries < MAX_TRIES
         && match failure {
             Failure::Busy | Failure::Connect => true,
-            Failure::ClosedUnheard { nothing_sent } => nothing_sent || is_idempotent,
+            Failure::ClosedWithoutResponse { nothing_sent } => nothing_sent || is_idempotent,
             Failure::StrayBytes => is_idempotent,
             Failure::Other => false,
         }
@@ -40,9 +40,9 @@ mod tests {
     fn a_post_is_sent_again_only_when_no_worker_can_have_seen_it() {
         assert!(may_retry(Failure::Busy, 1, false));
         assert!(may_retry(Failure::Connect, 1, false));
-        assert!(may_retry(Failure::ClosedUnheard { nothing_sent: true }, 1, false));
-        assert!(!may_retry(Failure::ClosedUnheard { nothing_sent: false }, 1, false));
-        assert!(may_retry(Failure::ClosedUnheard { nothing_sent: false }, 1, true));
+        assert!(may_retry(Failure::ClosedWithoutResponse { nothing_sent: true }, 1, false));
+        assert!(!may_retry(Failure::ClosedWithoutResponse { nothing_sent: false }, 1, false));
+        assert!(may_retry(Failure::ClosedWithoutResponse { nothing_sent: false }, 1, true));
         assert!(may_retry(Failure::StrayBytes, 1, true) && !may_retry(Failure::StrayBytes, 1, false));
         assert!(!may_retry(Failure::Other, 1, true));
     }

@@ -38,29 +38,29 @@ impl Model {
         Decision::Enqueue
     }
 
-    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) -> Next {
+    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) -> NextStep {
         if !self.waiting.is_empty() {
             self.busy.push(worker);
-            return Next::Serve { client: self.waiting.remove(0).0 };
+            return NextStep::Dispatch { client: self.waiting.remove(0).0 };
         }
         let idle_at = predecessor.and_then(|old| self.idle.iter().position(|other| *other == old));
         let is_busy = predecessor.is_some_and(|old| self.busy.contains(&old));
         let at = idle_at.unwrap_or(if is_busy { self.idle.len() } else { 0 });
         self.idle.insert(at, worker);
-        Next::Rest
+        NextStep::Idle
     }
 
-    pub fn release(&mut self, worker: WorkerKey) -> Next {
+    pub fn release(&mut self, worker: WorkerKey) -> NextStep {
         if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
             self.withdrawn.remove(at);
-            return Next::Leave;
+            return NextStep::Retired;
         }
         if !self.waiting.is_empty() {
-            return Next::Serve { client: self.waiting.remove(0).0 };
+            return NextStep::Dispatch { client: self.waiting.remove(0).0 };
         }
         self.busy.retain(|other| *other != worker);
         self.idle.push(worker);
-        Next::Rest
+        NextStep::Idle
     }
 
     /// `true`: it was idle, and is out.
@@ -77,12 +77,12 @@ impl Model {
         !is_at_work
     }
 
-    pub fn readmit(&mut self, worker: WorkerKey) -> Next {
+    pub fn readmit(&mut self, worker: WorkerKey) -> NextStep {
         if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
             self.busy.push(self.withdrawn.remove(at));
         }
         if self.everybody().contains(&worker) {
-            return Next::Rest;
+            return NextStep::Idle;
         }
         self.join(worker, None)
     }

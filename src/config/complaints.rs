@@ -7,16 +7,18 @@ use crate::spelling::near_miss;
 use std::path::Path;
 
 /// A token that may be there once: the last of two would silently win.
-pub fn once(is_given: &mut bool, token: &str, word: &str) -> Result<(), Usage> {
+pub fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(), Usage> {
     match std::mem::replace(is_given, true) {
         false => Ok(()),
-        true => Err(Usage(format!("'{word}' is there, and {token} was given before; one of them would do"))),
+        true => {
+            Err(Usage(format!("'{argument}' is there, and {token} was given before; one of them would do")))
+        }
     }
 }
 
 /// A second app, or a verb that was misspelt or put behind its app.
 pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
-    let verbs = || Verb::ALL.into_iter().map(Verb::word);
+    let verbs = || Verb::ALL.into_iter().map(Verb::code);
     if verbs().any(|verb| verb == extra) {
         return Usage(format!(
             "'{extra}' stands behind its app; rip-server {extra} {} would do",

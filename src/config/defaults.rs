@@ -4,10 +4,10 @@ use super::flags;
 use std::ffi::OsString;
 
 /// What stands for one setting: `w:`, `http:`, `--read-timeout-ms`.
-fn setting(word: &str) -> &str {
-    match word.strip_prefix("--") {
-        Some(_) => word.split('=').next().unwrap_or(word),
-        None => word.find(':').map_or(word, |colon| &word[..=colon]),
+fn setting(argument: &str) -> &str {
+    match argument.strip_prefix("--") {
+        Some(_) => argument.split('=').next().unwrap_or(argument),
+        None => argument.find(':').map_or(argument, |colon| &argument[..=colon]),
     }
 }
 
@@ -20,24 +20,25 @@ pub fn with_defaults(
 ) -> Vec<OsString> {
     const PLACE: [&str; 3] = ["--variant", "--socket-prefix", "--socket-dir"];
     let typed: Vec<String> =
-        arguments.iter().map(|word| setting(&word.to_string_lossy()).to_owned()).collect();
-    let is_verb = typed.first().is_some_and(|word| super::Verb::ALL.iter().any(|verb| verb.word() == word))
-        || typed.iter().any(|word| word == "--stop");
+        arguments.iter().map(|argument| setting(&argument.to_string_lossy()).to_owned()).collect();
+    let is_verb =
+        typed.first().is_some_and(|argument| super::Verb::ALL.iter().any(|verb| verb.code() == argument))
+            || typed.iter().any(|argument| argument == "--stop");
     let is_set = |name: &str| environment(name).is_some_and(|value| !value.is_empty());
-    let is_open = |word: &&String| {
-        let name = setting(word);
+    let is_open = |argument: &&String| {
+        let name = setting(argument);
         let in_environment = match name {
             "http:" => is_set("PORT"),
             name => flags::environment_name(name).is_some_and(is_set),
         };
         !typed.iter().any(|other| other == name) && !in_environment && (!is_verb || PLACE.contains(&name))
     };
-    let (verb, rest): (Vec<OsString>, Vec<OsString>) = match arguments.split_first() {
-        Some((first, rest)) if is_verb => (vec![first.clone()], rest.to_vec()),
+    let (verb, remaining): (Vec<OsString>, Vec<OsString>) = match arguments.split_first() {
+        Some((first, remaining)) if is_verb => (vec![first.clone()], remaining.to_vec()),
         _ => (Vec::new(), arguments),
     };
-    let ours = defaults.iter().filter(is_open).map(OsString::from);
-    verb.into_iter().chain(ours).chain(rest).collect()
+    let defaults_left = defaults.iter().filter(is_open).map(OsString::from);
+    verb.into_iter().chain(defaults_left).chain(remaining).collect()
 }
 
 #[cfg(test)]
@@ -49,7 +50,7 @@ mod tests {
         let typed = typed.split_whitespace().map(OsString::from).collect();
         let environment = |name: &str| environment.contains(&name).then(|| "1".to_owned());
         let words = with_defaults(&defaults, typed, &environment);
-        words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        words.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]

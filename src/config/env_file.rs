@@ -27,18 +27,18 @@ pub fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
 /// as it is, or in double quotes, where `\n`, `\t`, `\"` and `\\` are understood; a quoted value may have several lines.
 fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
     let mut variables = Vec::new();
-    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut remaining = text.strip_prefix('\u{feff}').unwrap_or(text);
     loop {
-        rest = rest.trim_start();
-        if rest.is_empty() {
+        remaining = remaining.trim_start();
+        if remaining.is_empty() {
             return Ok(variables);
         }
-        let (line, behind) = rest.split_once('\n').unwrap_or((rest, ""));
+        let (line, behind) = remaining.split_once('\n').unwrap_or((remaining, ""));
         if line.starts_with('#') {
-            rest = behind;
+            remaining = behind;
             continue;
         }
-        let wrong = || text[..text.len() - rest.len()].matches('\n').count() + 1;
+        let wrong = || text[..text.len() - remaining.len()].matches('\n').count() + 1;
         let assignment = line.strip_prefix("export ").unwrap_or(line);
         let (name, value) = assignment.split_once('=').ok_or_else(wrong)?;
         let name = name.trim();
@@ -50,18 +50,19 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
         let value = match value.chars().next() {
             Some(quote @ ('"' | '\'')) => {
                 // From the quote on, to the end of the text.
-                let from = rest.len() - behind.len() - usize::from(line.len() < rest.len()) - value.len();
-                let (value, end) = quoted(&rest[from + 1..], quote).ok_or_else(wrong)?;
-                let after = &rest[from + 1 + end..];
+                let from =
+                    remaining.len() - behind.len() - usize::from(line.len() < remaining.len()) - value.len();
+                let (value, end) = quoted(&remaining[from + 1..], quote).ok_or_else(wrong)?;
+                let after = &remaining[from + 1 + end..];
                 let (tail, behind) = after.split_once('\n').unwrap_or((after, ""));
                 if !(tail.trim().is_empty() || tail.trim_start().starts_with('#')) {
                     return Err(wrong());
                 }
-                rest = behind;
+                remaining = behind;
                 value
             }
             _ => {
-                rest = behind;
+                remaining = behind;
                 let comment = value.find(" #").or_else(|| value.starts_with('#').then_some(0));
                 value[..comment.unwrap_or(value.len())].trim_end().to_owned()
             }

@@ -1,6 +1,6 @@
 //! The table of flags, and how raw words become a [`Config`].
 
-use super::{Command, Config, HotReload, JavaScript, Listen, Place, Usage, Verb, complaints, words};
+use super::{Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, complaints, words};
 use crate::app::{self, Target};
 use crate::fleet::RollMode;
 use crate::paths::{self, quoted};
@@ -147,7 +147,7 @@ pub const CGI_GUARD: &str = "cgi-guard";
 const SETTINGS: [&str; 3] = ["auto", "localhost", "none"];
 
 /// A day: longer waits are mistakes.
-const MOST_MS: u64 = 24 * 60 * 60 * 1000;
+const MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the program prints for `--help`.
 pub fn help() -> String {
@@ -178,14 +178,15 @@ pub struct Raw {
 
 impl Raw {
     pub fn split(mut arguments: Vec<OsString>) -> Result<Self, Usage> {
-        let dashes = arguments.iter().position(|word| word == "--");
+        let dashes = arguments.iter().position(|argument| argument == "--");
         let command = dashes.map(|at| arguments.split_off(at).split_off(1));
         if command.as_ref().is_some_and(Vec::is_empty) {
             return Err(Usage(
                 "'--' is there, but no command behind it; -- uvicorn --uds {socket} app:app would do".into(),
             ));
         }
-        let has = |place: &str| command.iter().flatten().any(|word| word.to_string_lossy().contains(place));
+        let has =
+            |place: &str| command.iter().flatten().any(|argument| argument.to_string_lossy().contains(place));
         if has("{socket}") && has("{port}") {
             return Err(Usage(
                 "the command has both {socket} and {port}; its server listens in one place, so one of them would do".into(),
@@ -244,14 +245,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn place(&mut self) -> Result<Place, Usage> {
+    fn place(&mut self) -> Result<ServerId, Usage> {
         let socket_dir = self.text("--socket-dir")?.map(|dir| paths::absolute(dir.as_ref()));
         let variant = self.plain("--variant")?;
         let socket_prefix = self.plain("--socket-prefix")?;
         let dir = socket_dir.as_ref().map(|dir| ("--socket-dir", quoted(dir)));
         let names = [("--variant", &variant), ("--socket-prefix", &socket_prefix)];
         let names = names.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
-        Ok(Place {
+        Ok(ServerId {
             app: None,
             given: names.chain(dir).map(|(name, value)| format!("{name}={value}")).collect(),
             socket_dir: socket_dir.unwrap_or_else(|| default_socket_dir(self.environment)),
@@ -262,18 +263,18 @@ impl Reader<'_> {
 
     /// The verb among the first words, if there is one.
     fn verb(&mut self) -> Result<Option<Command>, Usage> {
-        let rest = self.flags.clone().finish();
-        let place = Place {
+        let remaining = self.flags.clone().finish();
+        let place = ServerId {
             app: None,
             socket_dir: PathBuf::new(),
             variant: String::new(),
             socket_prefix: None,
             given: Vec::new(),
         };
-        let verb = match rest.first().and_then(|word| word.to_str()) {
-            Some(CGI_WORKER) if rest.len() == 1 => return Ok(Some(Command::CgiWorker)),
-            Some(CGI_GUARD) if rest.len() == 1 => return Ok(Some(Command::CgiGuard)),
-            word => match Verb::ALL.into_iter().find(|verb| word == Some(verb.word())) {
+        let verb = match remaining.first().and_then(|argument| argument.to_str()) {
+            Some(CGI_WORKER) if remaining.len() == 1 => return Ok(Some(Command::CgiWorker)),
+            Some(CGI_GUARD) if remaining.len() == 1 => return Ok(Some(Command::CgiGuard)),
+            argument => match Verb::ALL.into_iter().find(|verb| argument == Some(verb.code())) {
                 Some(verb) => verb,
                 None => return Ok(None),
             },
@@ -283,7 +284,7 @@ impl Reader<'_> {
         Ok(Some(Command::Ask { verb, place }))
     }
 
-    fn ask(mut self, verb: Verb, mut place: Place, carries_app: bool) -> Result<Command, Usage> {
+    fn ask(mut self, verb: Verb, mut place: ServerId, carries_app: bool) -> Result<Command, Usage> {
         let verb = match verb {
             Verb::Status { .. } => {
                 Verb::Status { json: self.flags.contains("--json"), watch: self.flags.contains("--watch") }
@@ -293,17 +294,17 @@ impl Reader<'_> {
         if verb == (Verb::Status { json: true, watch: true }) {
             return Err(Usage("--json and --watch do not go together; one of them would do".into()));
         }
-        let words = self.rest("has no place behind a verb")?;
+        let words = self.remaining("has no place behind a verb")?;
         match (&words[..], carries_app) {
             ([app], false) => place.app = Some(app.into()),
             ([], true) => {}
             ([], false) => {
-                return Err(Usage(format!("which app? rip-server {} ./my-app would do", verb.word())));
+                return Err(Usage(format!("which app? rip-server {} ./my-app would do", verb.code())));
             }
             ([app, target], false) if Target::parse(target).is_some() => {
                 return Err(Usage(format!(
                     "'{target}' has no place behind a verb; rip-server {} {app} would do",
-                    verb.word()
+                    verb.code()
                 )));
             }
             ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
@@ -313,36 +314,36 @@ impl Reader<'_> {
 
     fn serve(
         mut self,
-        mut place: Place,
+        mut place: ServerId,
         command: Option<Vec<OsString>>,
         carries_app: bool,
     ) -> Result<Command, Usage> {
         let node_env = (self.environment)("NODE_ENV").unwrap_or_default();
         let is_development = matches!(node_env.as_str(), "" | "dev" | "development");
-        let word = self.word("--hot-reload")?;
-        let hot_reload = match word.as_ref().map(|word| word.text.as_str()) {
+        let argument = self.argument("--hot-reload")?;
+        let hot_reload = match argument.as_ref().map(|argument| argument.text.as_str()) {
             None if is_development => HotReload::Module,
             None | Some("none") => HotReload::None,
             Some("process") => HotReload::Process,
             Some("module") => HotReload::Module,
             Some(other) => {
-                let name = word.as_ref().map_or("--hot-reload", |word| word.name);
+                let name = argument.as_ref().map_or("--hot-reload", |argument| argument.name);
                 return Err(Usage(format!("{name} takes none, process or module, not '{other}'")));
             }
         };
-        let word = self.word("--runtime")?;
-        let javascript = match word.as_ref().map(|word| word.text.as_str()) {
+        let argument = self.argument("--runtime")?;
+        let javascript = match argument.as_ref().map(|argument| argument.text.as_str()) {
             None => JavaScript::Any,
             Some("bun") => JavaScript::Bun,
             Some("node") => JavaScript::Node,
             Some(other) => {
-                let name = word.as_ref().map_or("--runtime", |word| word.name);
+                let name = argument.as_ref().map_or("--runtime", |argument| argument.name);
                 return Err(Usage(format!("{name} takes bun or node, not '{other}'")));
             }
         };
         // Workers start in other folders than the one that it was typed in.
         let env_file = self.text("--env-file")?.map(|path| paths::absolute(path.as_ref()));
-        let roll = match self.word("--roll")? {
+        let roll = match self.argument("--roll")? {
             None => RollMode::Side,
             Some(Word { text, .. }) if text == "side" => RollMode::Side,
             Some(Word { text, .. }) if text == "serial" => RollMode::Serial,
@@ -377,10 +378,10 @@ impl Reader<'_> {
             shrink_after: Duration::from_millis(words::number(
                 "RIP_SHRINK_AFTER_MS",
                 &(self.environment)("RIP_SHRINK_AFTER_MS").unwrap_or("60000".into()),
-                1..=MOST_MS,
+                1..=MAX_MS,
             )?),
-            trust_proxy: match self.word("--trust-proxy")? {
-                Some(word) => words::trust(word.name, &word.text)?,
+            trust_proxy: match self.argument("--trust-proxy")? {
+                Some(argument) => words::trust(argument.name, &argument.text)?,
                 None => Vec::new(),
             },
             preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
@@ -396,25 +397,25 @@ impl Reader<'_> {
                 .into(),
         };
         let (mut has_workers, mut has_requests, mut has_target) = (false, false, false);
-        for word in self.rest("is given twice")? {
-            match word.split_once(':') {
+        for argument in self.remaining("is given twice")? {
+            match argument.split_once(':') {
                 Some(("w", count)) => {
                     config.workers = words::workers(count)?;
-                    complaints::once(&mut has_workers, "w:", &word)?;
+                    complaints::once(&mut has_workers, "w:", &argument)?;
                 }
                 Some(("r", count)) => {
                     config.max_requests = words::number("r:", count, 0..=u64::MAX)?;
-                    complaints::once(&mut has_requests, "r:", &word)?;
+                    complaints::once(&mut has_requests, "r:", &argument)?;
                 }
                 Some(("http", address)) => config.listen.push(words::listen("http", address)?),
                 Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
                 Some((_, what))
-                    if Target::parse(&word).is_some() && !carries_app && !SETTINGS.contains(&what) =>
+                    if Target::parse(&argument).is_some() && !carries_app && !SETTINGS.contains(&what) =>
                 {
-                    complaints::once(&mut has_target, "a target", &word)?;
-                    config.target = Target::parse(&word);
+                    complaints::once(&mut has_target, "a target", &argument)?;
+                    config.target = Target::parse(&argument);
                 }
-                Some((token, _)) if !word.contains('/') && !std::path::Path::new(&word).exists() => {
+                Some((token, _)) if !argument.contains('/') && !std::path::Path::new(&argument).exists() => {
                     let meant = near_miss(
                         &token.to_ascii_lowercase(),
                         ["w", "r", "http", "metrics", "workers", "worker", "port"].into_iter(),
@@ -426,15 +427,15 @@ impl Reader<'_> {
                         Some(_) | None => "http:5002",
                     };
                     return Err(Usage(format!(
-                        "unknown token '{word}'; w:, r:, http: and metrics: are known ({meant}?)"
+                        "unknown token '{argument}'; w:, r:, http: and metrics: are known ({meant}?)"
                     )));
                 }
                 _ if carries_app => {
-                    return Err(Usage(format!("'{word}' is one word too many: this program is the app")));
+                    return Err(Usage(format!("'{argument}' is one word too many: this program is the app")));
                 }
                 _ => match &place.app {
-                    None => place.app = Some(word.into()),
-                    Some(app) => return Err(complaints::one_app_too_many(&app.to_string_lossy(), &word)),
+                    None => place.app = Some(argument.into()),
+                    Some(app) => return Err(complaints::one_app_too_many(&app.to_string_lossy(), &argument)),
                 },
             }
         }
@@ -468,7 +469,7 @@ impl Reader<'_> {
     /// Switches take no value, which would else be taken for a flag that is left over.
     fn check_switches(&self) -> Result<(), Usage> {
         let words = self.flags.clone().finish();
-        let with_value = words.iter().filter_map(|word| word.to_str()?.split_once('='));
+        let with_value = words.iter().filter_map(|argument| argument.to_str()?.split_once('='));
         match with_value.into_iter().find(|(name, _)| is_switch(name)) {
             Some((name, value)) => {
                 Err(Usage(format!("{name} takes no value, not even '{value}'; {name} alone would do")))
@@ -479,23 +480,23 @@ impl Reader<'_> {
 
     /// What is left when all known flags are taken: free words, or a flag that nobody knows. `known`: what is wrong
     /// with one that is known.
-    fn rest(&mut self, known: &str) -> Result<Vec<String>, Usage> {
-        let rest = std::mem::replace(&mut self.flags, Arguments::from_vec(Vec::new())).finish();
+    fn remaining(&mut self, known: &str) -> Result<Vec<String>, Usage> {
+        let remaining = std::mem::replace(&mut self.flags, Arguments::from_vec(Vec::new())).finish();
         let mut words = Vec::new();
-        for word in rest {
-            let Ok(word) = word.into_string() else {
+        for argument in remaining {
+            let Ok(argument) = argument.into_string() else {
                 return Err(Usage("a word of the command line is not valid UTF-8".into()));
             };
-            if word.starts_with('-') && word != "-" {
-                return Err(left_over(&word, known));
+            if argument.starts_with('-') && argument != "-" {
+                return Err(left_over(&argument, known));
             }
-            words.push(word);
+            words.push(argument);
         }
         Ok(words)
     }
 
     /// A flag's value, else its variable's, with the name of whichever it was, for complaints.
-    fn word(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
+    fn argument(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
         let known = FLAGS.iter().find(|flag| flag.name == name);
         debug_assert!(known.is_some(), "{name} is not in the table");
         let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| match error {
@@ -511,19 +512,19 @@ impl Reader<'_> {
     }
 
     fn text(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
-        Ok(self.word(name)?.map(|word| word.text))
+        Ok(self.argument(name)?.map(|argument| argument.text))
     }
 
     /// A part of a socket's name.
     fn plain(&mut self, name: &'static str) -> Result<Option<String>, Usage> {
-        match self.word(name)? {
-            Some(word) if !word.text.chars().all(app::is_plain) => {
-                let Word { name, text } = word;
+        match self.argument(name)? {
+            Some(argument) if !argument.text.chars().all(app::is_plain) => {
+                let Word { name, text } = argument;
                 Err(Usage(format!(
                     "{name} takes letters, digits, dots, dashes and underscores, not '{text}'"
                 )))
             }
-            word => Ok(word.map(|word| word.text)),
+            argument => Ok(argument.map(|argument| argument.text)),
         }
     }
 
@@ -533,15 +534,16 @@ impl Reader<'_> {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<u64, Usage> {
-        self.word(name)?.map_or(Ok(default), |word| words::number(word.name, &word.text, range))
+        self.argument(name)?
+            .map_or(Ok(default), |argument| words::number(argument.name, &argument.text, range))
     }
 
     fn milliseconds(&mut self, name: &'static str, default: u64, least: u64) -> Result<Duration, Usage> {
-        self.number(name, default, least..=MOST_MS).map(Duration::from_millis)
+        self.number(name, default, least..=MAX_MS).map(Duration::from_millis)
     }
 
     fn size(&mut self, name: &'static str, default: u64) -> Result<u64, Usage> {
-        self.word(name)?.map_or(Ok(default), |word| words::size(word.name, &word.text))
+        self.argument(name)?.map_or(Ok(default), |argument| words::size(argument.name, &argument.text))
     }
 }
 
@@ -555,8 +557,8 @@ fn is_switch(name: &str) -> bool {
 }
 
 /// A flag that nobody has taken; `known` is what is wrong with it if there is one of that name.
-fn left_over(word: &str, known: &str) -> Usage {
-    let name = word.split('=').next().unwrap_or(word);
+fn left_over(argument: &str, known: &str) -> Usage {
+    let name = argument.split('=').next().unwrap_or(argument);
     if FLAGS.iter().any(|flag| flag.name == name) {
         return Usage(format!("{name} {known}"));
     }

@@ -33,7 +33,7 @@ pub enum Command {
     /// A verb for the server of that app.
     Ask {
         verb: Verb,
-        place: Place,
+        place: ServerId,
     },
     Help,
     Version,
@@ -52,7 +52,7 @@ pub enum Verb {
 
 /// How an app's server is found: by the app's name in the socket folder.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct ServerId {
     /// As typed; a program that carries the server has none.
     pub app: Option<PathBuf>,
     pub socket_dir: PathBuf,
@@ -102,7 +102,7 @@ pub enum HotReload {
 impl Verb {
     pub const ALL: [Verb; 3] = [Verb::Status { json: false, watch: false }, Verb::Reload, Verb::Stop];
 
-    pub const fn word(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Verb::Status { .. } => "status",
             Verb::Reload => "reload",
@@ -112,7 +112,7 @@ impl Verb {
 }
 
 impl HotReload {
-    pub const fn word(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             HotReload::None => "none",
             HotReload::Process => "process",
@@ -137,7 +137,7 @@ pub struct Workers {
 /// Everything that the server is told before it starts.
 #[derive(Debug)]
 pub struct Config {
-    pub place: Place,
+    pub place: ServerId,
     /// `-- command {socket} …`, or `{port}`
     pub command: Option<Vec<OsString>>,
     /// `pkg.mod:attr`
@@ -181,7 +181,7 @@ pub struct Config {
 impl Config {
     /// Whether the command's servers listen on ports of their own, not on Unix sockets.
     pub fn command_takes_port(&self) -> bool {
-        self.command.iter().flatten().any(|word| word.to_string_lossy().contains("{port}"))
+        self.command.iter().flatten().any(|argument| argument.to_string_lossy().contains("{port}"))
     }
 
     /// The fleet's part of it.
@@ -398,8 +398,8 @@ mod tests {
     fn what_would_be_passed_over_in_silence_is_a_complaint() {
         assert!(complaint("status app --json --watch").contains("--watch"));
         assert!(complaint("reload app -- uvicorn").contains("verb"));
-        let carried = ["--", "uvicorn"].map(OsString::from).to_vec();
-        assert!(matches!(read(carried, &|_| None, true), Err(Usage(text)) if text.contains("no command")));
+        let embedded = ["--", "uvicorn"].map(OsString::from).to_vec();
+        assert!(matches!(read(embedded, &|_| None, true), Err(Usage(text)) if text.contains("no command")));
     }
 
     #[test]

@@ -5,22 +5,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// A whole number within `range`.
-pub fn number(name: &str, word: &str, range: RangeInclusive<u64>) -> Result<u64, Usage> {
+pub fn number(name: &str, argument: &str, range: RangeInclusive<u64>) -> Result<u64, Usage> {
     let complaint = || {
         let upper = match *range.end() {
             u64::MAX => String::from("up"),
             end => format!("to {end}"),
         };
-        Usage(format!("{name} takes a number from {} {upper}, not '{word}'", range.start()))
+        Usage(format!("{name} takes a number from {} {upper}, not '{argument}'", range.start()))
     };
-    word.parse().ok().filter(|number| range.contains(number)).ok_or_else(complaint)
+    argument.parse().ok().filter(|number| range.contains(number)).ok_or_else(complaint)
 }
 
 /// Bytes, or with k, m, g for powers of 1024.
-pub fn size(name: &str, word: &str) -> Result<u64, Usage> {
+pub fn size(name: &str, argument: &str) -> Result<u64, Usage> {
     let complaint =
-        || Usage(format!("{name} takes a number of bytes, or with k, m or g as in 100m, not '{word}'"));
-    let lower = word.to_ascii_lowercase();
+        || Usage(format!("{name} takes a number of bytes, or with k, m or g as in 100m, not '{argument}'"));
+    let lower = argument.to_ascii_lowercase();
     let (digits, shift) = match lower.as_bytes().last() {
         Some(b'k') => (&lower[..lower.len() - 1], 10),
         Some(b'm') => (&lower[..lower.len() - 1], 20),
@@ -32,8 +32,8 @@ pub fn size(name: &str, word: &str) -> Result<u64, Usage> {
 }
 
 /// What stands behind `w:`: a number, `auto`, or `min..max`.
-pub fn workers(word: &str) -> Result<Workers, Usage> {
-    let complaint = |what: &str| Usage(format!("'w:{word}' {what}; w:4, w:auto or w:2..8 would do"));
+pub fn workers(argument: &str) -> Result<Workers, Usage> {
+    let complaint = |what: &str| Usage(format!("'w:{argument}' {what}; w:4, w:auto or w:2..8 would do"));
     let count = |text: &str| -> Result<usize, Usage> {
         let count: usize = text.parse().map_err(|_| complaint("is no number of workers"))?;
         if count > MAX_WORKERS {
@@ -41,11 +41,11 @@ pub fn workers(word: &str) -> Result<Workers, Usage> {
         }
         Ok(count)
     };
-    if word == "auto" {
+    if argument == "auto" {
         return Ok(cpus());
     }
-    match word.split_once("..") {
-        None => count(word).map(|count| Workers { min: count, max: count }),
+    match argument.split_once("..") {
+        None => count(argument).map(|count| Workers { min: count, max: count }),
         Some((min, max)) => {
             let workers = Workers { min: count(min)?, max: count(max)? };
             if workers.min == 0 || workers.min > workers.max {
@@ -63,18 +63,18 @@ pub fn cpus() -> Workers {
 }
 
 /// What stands behind `http:` and `metrics:`.
-pub fn listen(token: &str, word: &str) -> Result<Listen, Usage> {
+pub fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
     let port = if token == "metrics" { 9090 } else { 5002 };
     let would_do = format!("{token}:{port}, {token}:127.0.0.1:{port} or {token}:unix:/path would do");
-    let complaint = |what: &str| Usage(format!("'{token}:{word}' {what}; {would_do}"));
-    if let Some(path) = word.strip_prefix("unix:") {
+    let complaint = |what: &str| Usage(format!("'{token}:{argument}' {what}; {would_do}"));
+    if let Some(path) = argument.strip_prefix("unix:") {
         if path.is_empty() {
             return Err(complaint("names no path"));
         }
         return Ok(Listen::Unix(path.into()));
     }
-    let (address, port) = match word.rsplit_once(':') {
-        None => (None, word),
+    let (address, port) = match argument.rsplit_once(':') {
+        None => (None, argument),
         Some((address, port)) => (Some(address), port),
     };
     let port = port.parse().map_err(|_| complaint("has no port from 0 to 65535"))?;
@@ -94,9 +94,9 @@ pub fn listen(token: &str, word: &str) -> Result<Listen, Usage> {
 const MAPPED_BITS: u8 = 96;
 
 /// `addr|cidr|loopback|all,…`
-pub fn trust(name: &str, word: &str) -> Result<Vec<Trust>, Usage> {
+pub fn trust(name: &str, argument: &str) -> Result<Vec<Trust>, Usage> {
     let mut all = Vec::new();
-    for part in word.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in argument.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match part {
             "all" => all.push(Trust::All),
             "loopback" => {

@@ -1,6 +1,6 @@
 //! The client's side of a connection: from bytes to requests, one at a time.
 
-use super::{Inbox, Request};
+use super::{ReadBuffer, Request};
 use crate::http::chunked::Fault;
 use crate::http::forward::Origin;
 use crate::http::reason::Bad;
@@ -13,7 +13,7 @@ use std::time::Instant;
 pub struct Client {
     state: State,
     /// Bytes behind the request at hand.
-    pub inbox: Inbox,
+    pub read_buffer: ReadBuffer,
     /// The client has shut down its sending side.
     pub has_ended: bool,
 }
@@ -70,7 +70,7 @@ pub struct Step {
 
 impl Default for Client {
     fn default() -> Self {
-        Client { state: State::Idle, inbox: Inbox::default(), has_ended: false }
+        Client { state: State::Idle, read_buffer: ReadBuffer::default(), has_ended: false }
     }
 }
 
@@ -133,13 +133,13 @@ impl Client {
                     return self.refuse(Reason::BadRequest(Bad::RequestLine), bytes, buffer(), since);
                 }
                 match head::look(bytes, scanned) {
-                    Ok(head::Look::Whole(length)) => {
+                    Ok(head::HeadScan::Whole(length)) => {
                         self.read_head(&mut bytes[..length], origin, max_body_bytes, buffer(), since)
                     }
-                    Ok(head::Look::Partial) if self.has_ended => {
+                    Ok(head::HeadScan::Partial) if self.has_ended => {
                         self.refuse(Reason::BadRequest(Bad::Incomplete), bytes, buffer(), since)
                     }
-                    Ok(head::Look::Partial) => Step { consumed: 0, event: Event::More },
+                    Ok(head::HeadScan::Partial) => Step { consumed: 0, event: Event::More },
                     Err(bad) => self.refuse(Reason::BadRequest(bad), bytes, buffer(), since),
                 }
             }
@@ -171,13 +171,13 @@ impl Client {
 
     /// The last answer of this connection is on its way: what still comes is no request.
     pub fn linger(&mut self) {
-        self.inbox.take();
+        self.read_buffer.take();
         self.enter(State::Lingering);
     }
 
     /// Gives up a request that is still arriving, for the log line of its end.
     pub fn abandon(&mut self, buffer: Vec<u8>, now: Instant) -> Option<Request> {
-        let kept = self.inbox.take();
+        let kept = self.read_buffer.take();
         match std::mem::replace(&mut self.state, State::Lingering) {
             State::Head { since, .. } => Some(Request::refused(first_line(&kept), buffer, since)),
             State::Body { request, .. } => Some(request),
@@ -218,8 +218,8 @@ impl Client {
         buffer: Vec<u8>,
         since: Instant,
     ) -> Step {
-        let mut room = request::room();
-        let head = match RequestHead::parse(bytes, &mut room) {
+        let mut header_buffer = request::header_buffer();
+        let head = match RequestHead::parse(bytes, &mut header_buffer) {
             Ok(head) if head.fields.len() <= MAX_FIELDS => head,
             Ok(_) => {
                 return self.refuse(Reason::BadRequest(Bad::TooManyFields), bytes, buffer, since);
@@ -317,10 +317,14 @@ fn first_line(bytes: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::forward::Word;
+    use crate::http::forward::ForwardedTrust;
 
-    const ORIGIN: Origin<'_> =
-        Origin { address: "192.0.2.7", word: Word::Ignored, fresh_id: "fresh", start_us: b"1000000" };
+    const ORIGIN: Origin<'_> = Origin {
+        address: "192.0.2.7",
+        trust: ForwardedTrust::Ignored,
+        fresh_id: "fresh",
+        start_us: b"1000000",
+    };
 
     /// All that `bytes` amount to at that moment.
     fn hear(client: &mut Client, bytes: &[u8], now: Instant) -> Event {
@@ -354,7 +358,7 @@ mod tests {
             ("GET /HEAD HTTP/1.1\r\n\r\n", false),
         ] {
             let request = refused(head);
-            assert_eq!(request.asked.is_head, is_head, "{head:?}");
+            assert_eq!(request.context.is_head, is_head, "{head:?}");
         }
     }
 
@@ -370,19 +374,24 @@ mod tests {
 
     #[test]
     fn an_offer_of_a_websocket_stands_only_without_a_body() {
-        let offers = |rest: &str| {
-            let head =
-                format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{rest}");
+        let offers = |remaining: &str| {
+            let head = format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{remaining}"
+            );
             match hear(&mut Client::default(), head.as_bytes(), Instant::now()) {
                 Event::Request(request) => {
                     let worker = String::from_utf8_lossy(&request.head);
                     assert_eq!(
                         worker.contains("Upgrade: websocket"),
-                        request.asked.wants_websocket,
+                        request.context.wants_websocket,
                         "{worker}"
                     );
-                    assert_ne!(worker.contains("Content-Length"), request.asked.wants_websocket, "{worker}");
-                    request.asked.wants_websocket
+                    assert_ne!(
+                        worker.contains("Content-Length"),
+                        request.context.wants_websocket,
+                        "{worker}"
+                    );
+                    request.context.wants_websocket
                 }
                 other => panic!("{other:?} instead of a request"),
             }

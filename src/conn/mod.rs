@@ -8,11 +8,11 @@
 //! ```
 
 pub mod client;
-pub mod inbox;
+pub mod read_buffer;
 pub mod request;
 pub mod worker;
 
 pub use client::Client;
-pub use inbox::Inbox;
+pub use read_buffer::ReadBuffer;
 pub use request::Request;
 pub use worker::Worker;

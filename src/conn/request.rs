@@ -1,7 +1,7 @@
 //! A request that has been read: its head as the worker gets it, and what is still to be known of it later.
 
-use crate::http::forward::{self, Origin, Span, Word, Written};
-use crate::http::{Framing, RequestHead, Version, request::is_idempotent, response::Asked};
+use crate::http::forward::{self, ForwardedTrust, Origin, Span, Written};
+use crate::http::{Framing, RequestHead, Version, request::is_idempotent, response::RequestContext};
 use std::time::Instant;
 
 /// What the server answers by itself.
@@ -24,7 +24,7 @@ pub struct Request {
     path: Span,
     id: Span,
     client: Span,
-    pub asked: Asked,
+    pub context: RequestContext,
     pub framing: Framing,
     pub is_idempotent: bool,
     pub local: Option<Local>,
@@ -53,9 +53,9 @@ impl Request {
                 buffer.extend_from_slice(head.method.as_bytes());
                 buffer.push(b' ');
                 buffer.extend_from_slice(head.target.as_bytes());
-                let client = match origin.word {
-                    Word::Ignored => Span::default(),
-                    Word::Believed(is_proxy) => {
+                let client = match origin.trust {
+                    ForwardedTrust::Ignored => Span::default(),
+                    ForwardedTrust::Believed(is_proxy) => {
                         buffer.push(b' ');
                         forward::push_client(&mut buffer, head.fields, is_proxy, origin.address)
                     }
@@ -71,7 +71,7 @@ impl Request {
             method: Span::new(0, method_bytes),
             id,
             client,
-            asked: Asked {
+            context: RequestContext {
                 is_head: head.method == "HEAD",
                 wants_websocket: head.wants_websocket,
                 version: head.version,
@@ -87,7 +87,7 @@ impl Request {
     /// A request that was refused before it was understood: whatever its first line says, for the log.
     pub fn refused(first_line: &[u8], mut buffer: Vec<u8>, started: Instant) -> Self {
         /// More of a line that nobody understands only fills the log.
-        const MOST_BYTES: usize = 256;
+        const MAX_BYTES: usize = 256;
         buffer.clear();
         let mut parts = first_line.splitn(3, |&byte| byte == b' ');
         let method = parts.next().filter(|method| method.len() <= 32).unwrap_or(b"");
@@ -95,14 +95,14 @@ impl Request {
         let path = target.split(|&byte| byte == b'?').next().unwrap_or(b"");
         buffer.extend_from_slice(method);
         buffer.push(b' ');
-        buffer.extend_from_slice(&path[..path.len().min(MOST_BYTES)]);
+        buffer.extend_from_slice(&path[..path.len().min(MAX_BYTES)]);
         Request {
             method: Span::new(0, method.len()),
             path: Span::new(method.len() + 1, buffer.len() - method.len() - 1),
             id: Span::default(),
             client: Span::default(),
             head: buffer,
-            asked: Asked {
+            context: RequestContext {
                 // Whatever is wrong with the rest, its answer has no body (RFC 9110 §9.3.2).
                 is_head: method == b"HEAD",
                 wants_websocket: false,
@@ -128,8 +128,9 @@ impl Request {
 
     fn question(what: &[u8], buffer: Vec<u8>, now: Instant) -> Self {
         let mut request = Request::refused(b"GET /ready", buffer, now);
-        let rest = [b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: ", what, b"\r\nConnection: close\r\n\r\n"];
-        rest.iter().for_each(|part| request.head.extend_from_slice(part));
+        let remaining =
+            [b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: ", what, b"\r\nConnection: close\r\n\r\n"];
+        remaining.iter().for_each(|part| request.head.extend_from_slice(part));
         request
     }
 
@@ -142,9 +143,9 @@ impl Request {
 
     /// Ends the head, now that the body's length is known. With a body it offers no WebSocket.
     pub fn seal(&mut self, body_bytes: u64) {
-        self.asked.wants_websocket &= body_bytes == 0;
+        self.context.wants_websocket &= body_bytes == 0;
         if self.local.is_none() {
-            let wants_websocket = self.asked.wants_websocket;
+            let wants_websocket = self.context.wants_websocket;
             forward::end_request_head(&mut self.head, self.framing, wants_websocket, body_bytes);
         }
     }
@@ -155,7 +156,7 @@ impl Request {
             let mut parts = line.splitn(2, |&byte| byte == b':');
             let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let value = value.to_ascii_lowercase();
-            name.eq_ignore_ascii_case(b"accept") && value.windows(9).any(|word| word == b"text/html")
+            name.eq_ignore_ascii_case(b"accept") && value.windows(9).any(|trust| trust == b"text/html")
         })
     }
 

@@ -1,9 +1,9 @@
 //! The worker's side: from the bytes of an answer to what the client gets.
 
-use super::Inbox;
+use super::ReadBuffer;
 use crate::http::forward::{self, Onward};
 use crate::http::reason::Bad;
-use crate::http::response::{Asked, Invalid};
+use crate::http::response::{Invalid, RequestContext};
 use crate::http::{Chunked, Framing, ResponseHead, Version, head, request};
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ const STATUS_LINE: &[u8] = b"HTTP/1.";
 #[derive(Debug, Default)]
 pub struct Worker {
     state: State,
-    pub inbox: Inbox,
+    pub read_buffer: ReadBuffer,
     /// An answer came over this connection before the one at hand.
     is_used: bool,
 }
@@ -28,11 +28,11 @@ pub struct Worker {
 enum State {
     /// No request: any byte is odd.
     #[default]
-    Quiet,
+    Idle,
     /// A request was sent, and its answer's head is on its way.
-    Head { asked: Asked, scanned: head::Scanned, interims: u8, was_heard: bool },
+    Head { context: RequestContext, scanned: head::Scanned, interims: u8, was_heard: bool },
     /// The answer's body is on its way.
-    Body { source: Source, onward: Framing, keep_alive: bool },
+    Body { source: Source, downstream: Framing, keep_alive: bool },
     /// After a 101.
     Tunnel,
     /// The connection has lost its place and is used no more.
@@ -57,19 +57,19 @@ pub struct Answer {
     /// The client's connection stays open behind it.
     pub keep_alive: bool,
     /// How it is framed for the client.
-    pub onward: Framing,
+    pub downstream: Framing,
     media_type: [u8; MAX_MEDIA_TYPE_BYTES],
     media_type_bytes: usize,
 }
 
 impl Answer {
-    fn new(head: &ResponseHead<'_, '_>, onward: Onward) -> Self {
+    fn new(head: &ResponseHead<'_, '_>, downstream: Onward) -> Self {
         let mut answer = Answer {
             status: head.status,
             is_framed: head.framing != Framing::UntilClose,
             may_idle: head.is_event_stream(),
-            keep_alive: onward.keep_alive,
-            onward: onward.framing,
+            keep_alive: downstream.keep_alive,
+            downstream: downstream.framing,
             media_type: [0; MAX_MEDIA_TYPE_BYTES],
             media_type_bytes: 0,
         };
@@ -78,13 +78,13 @@ impl Answer {
     }
 
     /// An answer of the server's own.
-    pub fn ours(status: u16, media_type: &str, keep_alive: bool) -> Self {
+    pub fn local(status: u16, media_type: &str, keep_alive: bool) -> Self {
         let mut answer = Answer {
             status,
             is_framed: true,
             may_idle: false,
             keep_alive,
-            onward: Framing::Empty,
+            downstream: Framing::Empty,
             media_type: [0; MAX_MEDIA_TYPE_BYTES],
             media_type_bytes: 0,
         };
@@ -131,16 +131,16 @@ pub enum Outcome {
     /// Both connections are a tunnel from here on.
     Upgraded,
     /// Bytes that nobody asked for.
-    Unasked,
+    UnexpectedBytes,
 }
 
 /// How a worker's connection stood when it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// No request was on it.
-    Quiet,
+    Idle,
     /// Not one byte of the answer had come.
-    Unheard,
+    NoResponse,
     /// The head had not come in full.
     InHead,
     /// The end of the connection is the end of the answer: this suffix makes it whole.
@@ -160,13 +160,13 @@ impl Step {
 impl Worker {
     /// A request may be sent.
     pub fn is_quiet(&self) -> bool {
-        matches!(self.state, State::Quiet)
+        matches!(self.state, State::Idle)
     }
 
     /// Whether any byte of the answer has come.
     pub fn was_heard(&self) -> bool {
         match self.state {
-            State::Quiet => false,
+            State::Idle => false,
             State::Head { was_heard, .. } => was_heard,
             State::Body { .. } | State::Tunnel | State::Spent => true,
         }
@@ -176,24 +176,24 @@ impl Worker {
 /// Events in.
 impl Worker {
     /// A request goes out on this connection.
-    pub fn ask(&mut self, asked: Asked) {
-        self.enter(State::Head { asked, scanned: head::Scanned::default(), interims: 0, was_heard: false });
+    pub fn ask(&mut self, context: RequestContext) {
+        self.enter(State::Head { context, scanned: head::Scanned::default(), interims: 0, was_heard: false });
     }
 
     /// The client's connection is to end with this answer, if its head is not out already.
     pub fn close_client(&mut self) {
-        if let State::Head { asked, .. } = &mut self.state {
-            asked.keep_alive = false;
+        if let State::Head { context, .. } = &mut self.state {
+            context.keep_alive = false;
         }
     }
 
     /// Looks at all unread bytes. `prefix` gets what goes to the client before the data; `date` is a whole line.
     pub fn receive(&mut self, bytes: &mut [u8], date: &[u8], prefix: &mut Vec<u8>) -> Step {
         match self.state {
-            State::Quiet | State::Spent if bytes.is_empty() => Step::new(0, Outcome::Going),
-            State::Quiet | State::Spent => {
+            State::Idle | State::Spent if bytes.is_empty() => Step::new(0, Outcome::Going),
+            State::Idle | State::Spent => {
                 self.state = State::Spent;
-                Step::new(bytes.len(), Outcome::Unasked)
+                Step::new(bytes.len(), Outcome::UnexpectedBytes)
             }
             State::Head { .. } => self.receive_head(bytes, date, prefix),
             State::Body { .. } => self.receive_body(bytes, prefix),
@@ -204,11 +204,11 @@ impl Worker {
     /// The connection has ended; `is_reset`: not in an orderly way.
     pub fn end(&mut self, is_reset: bool) -> End {
         let end = match &self.state {
-            State::Quiet | State::Spent => End::Quiet,
-            State::Head { was_heard: false, .. } => End::Unheard,
+            State::Idle | State::Spent => End::Idle,
+            State::Head { was_heard: false, .. } => End::NoResponse,
             State::Head { .. } => End::InHead,
-            State::Body { source: Source::UntilClose, onward, .. } if !is_reset => {
-                End::Whole(if *onward == Framing::Chunked { b"0\r\n\r\n" } else { b"" })
+            State::Body { source: Source::UntilClose, downstream, .. } if !is_reset => {
+                End::Whole(if *downstream == Framing::Chunked { b"0\r\n\r\n" } else { b"" })
             }
             State::Body { .. } => End::InBody,
             State::Tunnel => End::Tunnel,
@@ -223,9 +223,9 @@ impl Worker {
         debug_assert!(
             matches!(
                 (&self.state, &next),
-                (Quiet, Head { .. })
-                    | (Head { .. }, Body { .. } | Tunnel | Quiet)
-                    | (Body { .. }, Quiet)
+                (Idle, Head { .. })
+                    | (Head { .. }, Body { .. } | Tunnel | Idle)
+                    | (Body { .. }, Idle)
                     | (_, Spent)
             ),
             "no way from {:?} to {next:?}",
@@ -235,10 +235,10 @@ impl Worker {
     }
 
     fn receive_head(&mut self, bytes: &mut [u8], date: &[u8], prefix: &mut Vec<u8>) -> Step {
-        let State::Head { asked, scanned, interims, was_heard } = &mut self.state else {
+        let State::Head { context, scanned, interims, was_heard } = &mut self.state else {
             return Step::new(0, Outcome::Going);
         };
-        let asked = *asked;
+        let context = *context;
         *was_heard |= !bytes.is_empty();
         if *interims == 0 && !bytes.starts_with(STATUS_LINE) && !STATUS_LINE.starts_with(bytes) {
             self.enter(State::Spent);
@@ -247,22 +247,22 @@ impl Worker {
         let mut at = 0;
         loop {
             let length = match head::look(&bytes[at..], scanned) {
-                Ok(head::Look::Whole(length)) => length,
-                Ok(head::Look::Partial) => return Step::new(at, Outcome::Going),
+                Ok(head::HeadScan::Whole(length)) => length,
+                Ok(head::HeadScan::Partial) => return Step::new(at, Outcome::Going),
                 Err(Bad::LineEnd) => return self.invalid(Invalid("a line that does not end with CR LF")),
                 Err(_) => return self.invalid(Invalid("a head or a first line beyond its bound")),
             };
             *scanned = head::Scanned::default();
-            let mut room = request::room();
-            let head = match ResponseHead::parse(&bytes[at..at + length], &mut room, asked) {
+            let mut header_buffer = request::header_buffer();
+            let head = match ResponseHead::parse(&bytes[at..at + length], &mut header_buffer, context) {
                 Ok(head) => head,
                 Err(invalid) => return self.invalid(invalid),
             };
             at += length;
-            let onward = forward::onward(&head, asked);
+            let downstream = forward::downstream(&head, context);
             if head.status == 101 {
-                forward::write_response_head(prefix, &head, asked, onward, date);
-                let answer = Answer { may_idle: true, keep_alive: false, ..Answer::new(&head, onward) };
+                forward::write_response_head(prefix, &head, context, downstream, date);
+                let answer = Answer { may_idle: true, keep_alive: false, ..Answer::new(&head, downstream) };
                 self.enter(State::Tunnel);
                 let step = Step::new(bytes.len(), Outcome::Upgraded);
                 return Step { data: at..bytes.len(), answer: Some(answer), ..step };
@@ -273,8 +273,8 @@ impl Worker {
                     return self.invalid(Invalid("more than 32 interim answers"));
                 }
                 // The 100 was the server's to send, and HTTP/1.0 knows no 1xx.
-                if head.status != 100 && asked.version == Version::Http11 {
-                    forward::write_response_head(prefix, &head, asked, onward, date);
+                if head.status != 100 && context.version == Version::Http11 {
+                    forward::write_response_head(prefix, &head, context, downstream, date);
                 }
                 continue;
             }
@@ -284,12 +284,12 @@ impl Worker {
                 Framing::Chunked => Source::Chunked(Chunked::default()),
                 Framing::UntilClose => Source::UntilClose,
             };
-            let answer = Answer::new(&head, onward);
+            let answer = Answer::new(&head, downstream);
             let (is_busy, keep_alive) = (head.is_busy, head.keep_alive);
             if !is_busy {
-                forward::write_response_head(prefix, &head, asked, onward, date);
+                forward::write_response_head(prefix, &head, context, downstream, date);
             }
-            self.enter(State::Body { source, onward: onward.framing, keep_alive });
+            self.enter(State::Body { source, downstream: downstream.framing, keep_alive });
             let step = self.receive_body(&mut bytes[at..], prefix);
             if matches!(step.outcome, Outcome::Invalid(_)) && !is_busy {
                 // Nothing of this answer has gone out, so the client can still be told.
@@ -315,10 +315,10 @@ impl Worker {
     }
 
     fn receive_body(&mut self, bytes: &mut [u8], prefix: &mut Vec<u8>) -> Step {
-        let State::Body { source, onward, keep_alive } = &mut self.state else {
+        let State::Body { source, downstream, keep_alive } = &mut self.state else {
             return Step::new(0, Outcome::Going);
         };
-        let (onward, keep_alive) = (*onward, *keep_alive);
+        let (downstream, keep_alive) = (*downstream, *keep_alive);
         let (consumed, data, ended) = match source {
             Source::Length { left } => {
                 let take = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -331,20 +331,20 @@ impl Worker {
             },
             Source::UntilClose => (bytes.len(), 0..bytes.len(), false),
         };
-        let suffix: &'static [u8] = match (onward, data.is_empty(), ended) {
+        let suffix: &'static [u8] = match (downstream, data.is_empty(), ended) {
             (Framing::Chunked, true, true) => b"0\r\n\r\n",
             (Framing::Chunked, false, true) => b"\r\n0\r\n\r\n",
             (Framing::Chunked, false, false) => b"\r\n",
             _ => b"",
         };
-        if onward == Framing::Chunked && !data.is_empty() {
+        if downstream == Framing::Chunked && !data.is_empty() {
             forward::write_chunk_size(prefix, data.len());
         }
         let mut step = Step { data, suffix, ..Step::new(consumed, Outcome::Going) };
         if ended {
             let reusable = keep_alive && consumed == bytes.len();
             self.is_used = true;
-            self.enter(if reusable { State::Quiet } else { State::Spent });
+            self.enter(if reusable { State::Idle } else { State::Spent });
             step.outcome = Outcome::Ended { reusable };
         }
         step

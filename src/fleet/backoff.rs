@@ -15,7 +15,7 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(10);
 pub struct Backoff {
     failures: u32,
     /// The wait that was last told: each is told once.
-    told: Option<Duration>,
+    reported: Option<Duration>,
 }
 
 impl Backoff {
@@ -32,7 +32,7 @@ impl Backoff {
 
     /// `true`: this wait has not been told yet. The longest one comes again and again.
     pub fn is_news(&mut self, wait: Duration) -> bool {
-        self.told.replace(wait) != Some(wait)
+        self.reported.replace(wait) != Some(wait)
     }
 
     pub fn reset(&mut self) {

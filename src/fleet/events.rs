@@ -1,7 +1,7 @@
 //! Events in. What follows is fetched with [`Fleet::next_action`].
 
 use super::roll::RollEnd;
-use super::slot::{Ending, Front, Member, Phase, Slot, Succession, Why};
+use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
 use super::{Action, Fleet, KILL_AFTER, Release, Stage};
 use crate::keys::WorkerKey;
 use std::time::Instant;
@@ -61,7 +61,7 @@ impl Fleet {
                     Front::Empty { .. } | Front::Spawning | Front::Closed => (None, why),
                 }
             }
-            _ => (None, Why::Asked),
+            _ => (None, RetireReason::RequestContext),
         };
         slot.front = Front::Held(member);
         let predecessor = old.map(|old| old.worker);
@@ -109,7 +109,7 @@ impl Fleet {
     }
 
     /// A serving worker is to be replaced. Asking twice changes nothing.
-    pub fn retire(&mut self, worker: WorkerKey, why: Why, now: Instant) {
+    pub fn retire(&mut self, worker: WorkerKey, why: RetireReason, now: Instant) {
         let Some((index, _)) = self.find(worker) else {
             return;
         };
@@ -152,10 +152,10 @@ impl Fleet {
                 self.terminate(index, worker, now + KILL_AFTER);
             }
             (Phase::Serving { .. }, Succession::Spawning { why } | Succession::Booting { why, .. }) => {
-                *why = Why::Stuck;
+                *why = RetireReason::Stuck;
             }
             (Phase::Serving { .. }, Succession::None | Succession::Wanted { .. }) => {
-                self.start_successor(index, Why::Stuck, Release::Good, now);
+                self.start_successor(index, RetireReason::Stuck, Release::Good, now);
             }
             (Phase::Booting { .. } | Phase::Killed, _) => {}
         }
@@ -168,7 +168,7 @@ impl Fleet {
             (_, Stage::Draining | Stage::Stopping) => {
                 self.actions.push_back(Action::RollEnded(RollEnd::Stopping));
             }
-            (Some(roll), Stage::Running | Stage::GivenUp) => roll.again = true,
+            (Some(roll), Stage::Running | Stage::GivenUp) => roll.starts_over = true,
             (None, Stage::Running) => self.start_roll(),
             // New code may well start.
             (None, Stage::GivenUp) => {

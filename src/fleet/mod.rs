@@ -23,7 +23,7 @@ mod slot;
 mod succession;
 
 pub use roll::RollEnd;
-pub use slot::{Ending, Member, Phase, Why};
+pub use slot::{Ending, Member, Phase, RetireReason};
 
 use crate::keys::WorkerKey;
 use roll::Roll;
@@ -41,7 +41,7 @@ pub enum Action {
     Spawn {
         slot: usize,
         version: u64,
-        why: Option<Why>,
+        why: Option<RetireReason>,
         release: Release,
     },
     /// It has joined: into its predecessor's place in the stack, else to the bottom.
@@ -111,7 +111,7 @@ pub enum Release {
     /// What the last roll that succeeded has brought; at first, what was there at the start.
     Good,
     /// What the roll that goes on brings.
-    Next,
+    New,
 }
 
 /// How a roll replaces its slots.

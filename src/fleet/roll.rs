@@ -9,7 +9,7 @@
 //! When the last successor has joined, the next release is adopted: each start uses it from then on. The roll itself
 //! lasts until the last predecessor is gone.
 
-use super::slot::{Front, Why};
+use super::slot::{Front, RetireReason};
 use super::{Action, Fleet, Release};
 use crate::keys::WorkerKey;
 use std::collections::VecDeque;
@@ -60,7 +60,7 @@ pub(super) struct Roll {
     /// Predecessors that are not gone yet.
     leaving: Vec<WorkerKey>,
     /// Another reload came: start over when the slot at hand is done.
-    pub(super) again: bool,
+    pub(super) starts_over: bool,
 }
 
 impl Roll {
@@ -108,7 +108,7 @@ impl Fleet {
             stage: RollStage::Replacing { current: None },
             joined: Vec::new(),
             leaving,
-            again: false,
+            starts_over: false,
         });
         self.actions.push_back(Action::RollBegins);
     }
@@ -127,13 +127,13 @@ impl Fleet {
                 _ if self.slots[index].may_be_replaced() => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
                     self.replacing = Some(index);
-                    return self.start_successor(index, Why::Reload, Release::Next, now);
+                    return self.start_successor(index, RetireReason::Reload, Release::New, now);
                 }
                 Front::Empty { .. } => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
                     self.replacing = Some(index);
                     self.slots[index].front = Front::Spawning;
-                    return self.spawn(index, Some(Why::Reload), Release::Next, now);
+                    return self.spawn(index, Some(RetireReason::Reload), Release::New, now);
                 }
                 Front::Spawning | Front::Held(_) => roll.pending.push_back(index),
             }
@@ -143,11 +143,14 @@ impl Fleet {
     /// Adopts the next release when all slots have it; ends the roll when all predecessors are gone.
     pub(super) fn finish_roll(&mut self) {
         let Some(roll) = &mut self.roll else { return };
-        if roll.stage == (RollStage::Replacing { current: None }) && roll.pending.is_empty() && !roll.again {
+        if roll.stage == (RollStage::Replacing { current: None })
+            && roll.pending.is_empty()
+            && !roll.starts_over
+        {
             roll.stage = RollStage::Draining;
             self.actions.push_back(Action::Adopt);
         }
-        if roll.stage == RollStage::Draining && roll.leaving.is_empty() && !roll.again {
+        if roll.stage == RollStage::Draining && roll.leaving.is_empty() && !roll.starts_over {
             let replaced = roll.replaced;
             self.end_roll(RollEnd::Done { replaced });
         }

@@ -98,7 +98,7 @@ impl World {
             match action {
                 Action::Spawn { slot, release, .. } => {
                     assert!(!self.is_stopping, "spawned after the stop");
-                    let is_next = release == Release::Next;
+                    let is_next = release == Release::New;
                     assert!(!is_next || self.has_next_release, "only a roll starts what is not proven");
                     if !self.is_kind && self.chance(8) {
                         self.fleet.spawn_failed(slot, self.now);
@@ -201,7 +201,7 @@ impl World {
         }
         let succeeding = self.fleet.slots.iter().filter(|slot| {
             matches!(slot.succession,
-                Succession::Spawning { why } | Succession::Booting { why, .. } if why != Why::Stuck)
+                Succession::Spawning { why } | Succession::Booting { why, .. } if why != RetireReason::Stuck)
         });
         assert!(succeeding.count() <= 1, "one slot at a time");
         let is_short = self.fleet.serving() == 0 && self.fleet.empty_slots().next().is_some();
@@ -237,7 +237,7 @@ impl World {
             12 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
                     self.trace.push(format!("retire {key}"));
-                    self.fleet.retire(WorkerKey(key), Why::Requests, now);
+                    self.fleet.retire(WorkerKey(key), RetireReason::Requests, now);
                 }
             }
             13 => {
@@ -478,7 +478,7 @@ fn serving(workers: usize) -> World {
 fn the_old_worker_is_withdrawn_only_after_its_successor_is_admitted() {
     let mut world = serving(1);
     let old = world.pick(|_| true).expect("one");
-    world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
+    world.fleet.retire(WorkerKey(old), RetireReason::Requests, world.now);
     world.obey();
     assert_eq!(world.alive[&old].life, Life::Admitted, "still at work while the successor boots");
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
@@ -534,7 +534,7 @@ fn a_stuck_worker_gets_no_more_requests_while_its_successor_boots() {
 fn nothing_is_done_to_a_worker_that_is_gone() {
     let mut world = serving(1);
     let old = world.pick(|_| true).expect("one");
-    world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
+    world.fleet.retire(WorkerKey(old), RetireReason::Requests, world.now);
     world.obey();
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
     world.join_as(successor, true);
@@ -554,7 +554,7 @@ fn a_worker_that_is_being_replaced_does_not_retire_for_good() {
     world.join_as(second, true);
     world.obey();
     assert!(world.fleet.may_shrink(WorkerKey(second)));
-    world.fleet.retire(WorkerKey(second), Why::Requests, world.now);
+    world.fleet.retire(WorkerKey(second), RetireReason::Requests, world.now);
     world.obey();
     assert!(!world.fleet.may_shrink(WorkerKey(second)));
 }
@@ -624,7 +624,7 @@ fn a_draining_predecessor_blocks_no_cycle() {
     let mut world = serving(2);
     for _ in 0..2 {
         let old = world.pick(|life| life == Life::Admitted).expect("one that serves");
-        world.fleet.retire(WorkerKey(old), Why::Requests, world.now);
+        world.fleet.retire(WorkerKey(old), RetireReason::Requests, world.now);
         world.obey();
         let successor = world.pick(|life| life == Life::Booting).expect("its successor boots");
         world.join_as(successor, true);

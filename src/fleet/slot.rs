@@ -6,32 +6,39 @@ use std::time::Instant;
 
 /// Why a worker is replaced. The log's and the metrics' word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RetireReason {
     /// It has served its number of requests.
     Requests,
     /// Its memory has grown beyond the bound.
     Memory,
     /// It asked for it, after its last reload say.
-    Asked,
+    RequestContext,
     /// A rolling restart.
     Reload,
     /// Its answer does not end.
     Stuck,
     /// It answered busy, or refused connections, again and again.
-    Deaf,
+    Unresponsive,
 }
 
-impl Why {
-    pub const ALL: [Why; 6] = [Why::Requests, Why::Memory, Why::Asked, Why::Reload, Why::Stuck, Why::Deaf];
+impl RetireReason {
+    pub const ALL: [RetireReason; 6] = [
+        RetireReason::Requests,
+        RetireReason::Memory,
+        RetireReason::RequestContext,
+        RetireReason::Reload,
+        RetireReason::Stuck,
+        RetireReason::Unresponsive,
+    ];
 
-    pub const fn word(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
-            Why::Requests => "requests",
-            Why::Memory => "memory",
-            Why::Asked => "asked",
-            Why::Reload => "reload",
-            Why::Stuck => "stuck",
-            Why::Deaf => "deaf",
+            RetireReason::Requests => "requests",
+            RetireReason::Memory => "memory",
+            RetireReason::RequestContext => "asked",
+            RetireReason::Reload => "reload",
+            RetireReason::Stuck => "stuck",
+            RetireReason::Unresponsive => "unresponsive",
         }
     }
 }
@@ -101,15 +108,15 @@ pub enum Succession {
     None,
     /// It is to be, when its turn comes and not before that time.
     Wanted {
-        why: Why,
+        why: RetireReason,
         not_before: Instant,
     },
     /// The successor is being spawned, or boots.
     Spawning {
-        why: Why,
+        why: RetireReason,
     },
     Booting {
-        why: Why,
+        why: RetireReason,
         successor: Member,
     },
 }
@@ -182,7 +189,8 @@ impl Slot {
     pub fn is_stuck(&self) -> bool {
         matches!(
             self.succession,
-            Succession::Spawning { why: Why::Stuck } | Succession::Booting { why: Why::Stuck, .. }
+            Succession::Spawning { why: RetireReason::Stuck }
+                | Succession::Booting { why: RetireReason::Stuck, .. }
         )
     }
 

@@ -2,7 +2,7 @@
 
 use super::backoff::{FIRST_WAIT, STABLE_AFTER};
 use super::roll::RollEnd;
-use super::slot::{Ending, Front, Member, Phase, Slot, Succession, Why};
+use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
 use super::{Action, Fleet, KILL_AFTER, Release, RollMode, Stage};
 use crate::keys::WorkerKey;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ impl Fleet {
 
     /// The next slot to be replaced: a roll's before a cycle's.
     fn open_replacement(&mut self, now: Instant) {
-        if self.roll.as_ref().is_some_and(|roll| roll.again) {
+        if self.roll.as_ref().is_some_and(|roll| roll.starts_over) {
             self.start_roll();
         }
         if !self.may_open_replacement() {
@@ -96,12 +96,18 @@ impl Fleet {
         }
     }
 
-    pub(super) fn start_successor(&mut self, index: usize, why: Why, release: Release, now: Instant) {
+    pub(super) fn start_successor(
+        &mut self,
+        index: usize,
+        why: RetireReason,
+        release: Release,
+        now: Instant,
+    ) {
         self.slots[index].succession = Succession::Spawning { why };
         self.spawn(index, Some(why), release, now);
     }
 
-    pub(super) fn spawn(&mut self, index: usize, why: Option<Why>, release: Release, now: Instant) {
+    pub(super) fn spawn(&mut self, index: usize, why: Option<RetireReason>, release: Release, now: Instant) {
         self.last_start = Some(now);
         let slot = &mut self.slots[index];
         slot.version += 1;
@@ -124,9 +130,9 @@ impl Fleet {
     }
 
     /// The successor serves: the old worker leaves; a stuck one has had its time.
-    pub(super) fn dismiss(&mut self, index: usize, old: Member, why: Why, now: Instant) {
+    pub(super) fn dismiss(&mut self, index: usize, old: Member, why: RetireReason, now: Instant) {
         self.leave(index, old, now + self.plan.drain_timeout);
-        if why == Why::Stuck {
+        if why == RetireReason::Stuck {
             self.terminate(index, old.worker, now + KILL_AFTER);
         }
     }
@@ -218,14 +224,21 @@ impl Fleet {
     }
 
     /// A successor did not make it: the old worker goes on, unless it is stuck.
-    pub(super) fn successor_failed(&mut self, index: usize, why: Why, who: Option<Member>, now: Instant) {
+    pub(super) fn successor_failed(
+        &mut self,
+        index: usize,
+        why: RetireReason,
+        who: Option<Member>,
+        now: Instant,
+    ) {
         let slot = &mut self.slots[index];
         let retry_at = now + slot.backoff.fail();
         slot.succession = match why {
-            Why::Reload | Why::Stuck => Succession::None,
-            Why::Requests | Why::Memory | Why::Asked | Why::Deaf => {
-                Succession::Wanted { why, not_before: retry_at }
-            }
+            RetireReason::Reload | RetireReason::Stuck => Succession::None,
+            RetireReason::Requests
+            | RetireReason::Memory
+            | RetireReason::RequestContext
+            | RetireReason::Unresponsive => Succession::Wanted { why, not_before: retry_at },
         };
         if self.replacing == Some(index) {
             self.replacing = None;
@@ -233,13 +246,13 @@ impl Fleet {
         if self.roll.as_ref().is_some_and(|roll| roll.is_at(index)) {
             self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|member| member.worker) });
         }
-        if why == Why::Stuck
+        if why == RetireReason::Stuck
             && let Front::Held(stuck) = self.slots[index].front
         {
             self.slots[index].front = Front::Empty { retry_at };
             self.dismiss(index, stuck, why, now);
         }
-        if why != Why::Reload {
+        if why != RetireReason::Reload {
             self.tell_wait(index, retry_at, now);
         }
     }

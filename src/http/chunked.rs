@@ -169,16 +169,16 @@ mod tests {
 
     /// Decodes in the given segmentation: the data, what was left over, or the complaint.
     fn decode(segments: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>, bool), Fault> {
-        let (mut decoder, mut data, mut rest, mut ended) =
+        let (mut decoder, mut data, mut remaining, mut ended) =
             (Chunked::default(), Vec::new(), Vec::new(), false);
         for segment in segments {
             let mut bytes = segment.to_vec();
             let decoded = decoder.decode(&mut bytes, u64::MAX)?;
             data.extend_from_slice(&bytes[decoded.data]);
-            rest.extend_from_slice(&bytes[decoded.consumed..]);
+            remaining.extend_from_slice(&bytes[decoded.consumed..]);
             ended = decoded.ended;
         }
-        Ok((data, rest, ended))
+        Ok((data, remaining, ended))
     }
 
     #[test]

@@ -15,11 +15,11 @@ pub fn is_value(value: &[u8]) -> bool {
 
 /// Takes the optional blank space (SP and HTAB, nothing else) off both ends.
 pub fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
+    while let [b' ' | b'\t', remaining @ ..] = value {
+        value = remaining;
     }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
+    while let [remaining @ .., b' ' | b'\t'] = value {
+        value = remaining;
     }
     value
 }
@@ -105,8 +105,8 @@ pub fn is_underscore_twin(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::room;
-    use super::super::response::Asked;
+    use super::super::request::header_buffer;
+    use super::super::response::RequestContext;
     use super::super::{RequestHead, ResponseHead, Version};
     use super::*;
 
@@ -114,8 +114,12 @@ mod tests {
     /// [`super::super::head::look`] has refused before.
     #[test]
     fn a_value_that_was_parsed_has_no_control_byte_at_any_place() {
-        const ASKED: Asked =
-            Asked { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
+        const CONTEXT: RequestContext = RequestContext {
+            is_head: false,
+            wants_websocket: false,
+            version: Version::Http11,
+            keep_alive: true,
+        };
         let bytes = || (0..=255u8).filter(|&byte| byte != b'\n');
         for (length, byte) in (1..=80).flat_map(|length| bytes().map(move |byte| (length, byte))) {
             for at in [0, length / 3, length / 2, length - 1] {
@@ -124,10 +128,14 @@ mod tests {
                 let head = |first: &[u8]| [first, b"\r\nHost: a\r\nX: ", &value, b"\r\n\r\n"].concat();
                 let is_fit = is_value(&value);
                 let request = head(b"GET / HTTP/1.1");
-                assert_eq!(RequestHead::parse(&request, &mut room()).is_ok(), is_fit, "{byte:#x} at {at}");
+                assert_eq!(
+                    RequestHead::parse(&request, &mut header_buffer()).is_ok(),
+                    is_fit,
+                    "{byte:#x} at {at}"
+                );
                 let answer = head(b"HTTP/1.1 200 OK");
                 assert_eq!(
-                    ResponseHead::parse(&answer, &mut room(), ASKED).is_ok(),
+                    ResponseHead::parse(&answer, &mut header_buffer(), CONTEXT).is_ok(),
                     is_fit,
                     "{byte:#x} at {at}"
                 );

@@ -1,6 +1,6 @@
 //! What crosses from one side to the other: heads serialised anew, so that nothing passes that was not read.
 
-use super::response::Asked;
+use super::response::RequestContext;
 use super::{Framing, Reason, RequestHead, ResponseHead, Version, chain, field, reason, request};
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub struct Origin<'a> {
     /// The address of who has connected as text, IPv4 as IPv4.
     pub address: &'a str,
-    pub word: Word<'a>,
+    pub trust: ForwardedTrust<'a>,
     /// A fresh request id, for requests that bring none that counts.
     pub fresh_id: &'a str,
     /// When the request's head was whole, in µs since 1970, as digits.
@@ -18,7 +18,7 @@ pub struct Origin<'a> {
 
 /// Whether what somebody says about the client behind it is believed (`--trust-proxy`).
 #[derive(Clone, Copy)]
-pub enum Word<'a> {
+pub enum ForwardedTrust<'a> {
     Ignored,
     /// A trusted proxy's; the function knows the others, whose addresses may stand in the chain.
     Believed(&'a dyn Fn(IpAddr) -> bool),
@@ -58,22 +58,22 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 /// The request line and all fields but those that hang on the body, and the final empty line: [`end_request_head`] adds
 /// these when the body's length is known.
 pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin: Origin<'_>) -> Written {
-    let is_trusted = matches!(origin.word, Word::Believed(_));
+    let is_trusted = matches!(origin.trust, ForwardedTrust::Believed(_));
     push(out, &[head.method.as_bytes(), b" ", head.target_lead.as_bytes(), head.target.as_bytes()]);
     push(out, &[b" HTTP/1.1\r\nHost: ", head.host, b"\r\n"]);
-    let mut told = Told::default();
+    let mut trusted_fields = ForwardedFields::default();
     for header in head.fields {
         let value = field::trim(header.value);
         if stops_here(head, header.name, is_trusted) {
             continue;
         }
-        if is_trusted && told.take(header.name, value) {
+        if is_trusted && trusted_fields.take(header.name, value) {
             continue;
         }
         push(out, &[header.name.as_bytes(), b": ", value, b"\r\n"]);
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
-    if told.forwarded_for {
+    if trusted_fields.forwarded_for {
         let is_chain = |header: &&httparse::Header<'_>| field::is(header.name, b"x-forwarded-for");
         for value in head.fields.iter().filter(is_chain).map(|header| field::trim(header.value)) {
             if !value.is_empty() {
@@ -84,22 +84,22 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin:
     let from = out.len();
     push(out, &[origin.address.as_bytes(), b"\r\n"]);
     let mut client = Span::new(from, origin.address.len());
-    if let Word::Believed(is_proxy) = origin.word {
+    if let ForwardedTrust::Believed(is_proxy) = origin.trust {
         out.extend_from_slice(b"Rip-Client: ");
         client = push_client(out, head.fields, is_proxy, origin.address);
         out.extend_from_slice(b"\r\n");
     }
-    if !told.proto {
+    if !trusted_fields.proto {
         out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
     }
-    if !told.host {
+    if !trusted_fields.host {
         push(out, &[b"X-Forwarded-Host: ", head.host, b"\r\n"]);
     }
-    if !told.start {
+    if !trusted_fields.start {
         // The form that New Relic, Scout and others read the queue's time from.
         push(out, &[b"X-Request-Start: t=", origin.start_us, b"\r\n"]);
     }
-    let id = told.id.unwrap_or(origin.fresh_id.as_bytes());
+    let id = trusted_fields.id.unwrap_or(origin.fresh_id.as_bytes());
     out.extend_from_slice(b"X-Request-Id: ");
     let from = out.len();
     push(out, &[id, b"\r\n"]);
@@ -135,7 +135,7 @@ pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, wants_websocket: bo
 
 /// What a trusted proxy has said already, and so is not said again.
 #[derive(Default)]
-struct Told<'b> {
+struct ForwardedFields<'b> {
     forwarded_for: bool,
     proto: bool,
     host: bool,
@@ -143,7 +143,7 @@ struct Told<'b> {
     id: Option<&'b [u8]>,
 }
 
-impl<'b> Told<'b> {
+impl<'b> ForwardedFields<'b> {
     /// Notes one field of a trusted proxy's. `true`: it is written later, in the server's own place.
     fn take(&mut self, name: &str, value: &'b [u8]) -> bool {
         if field::is(name, b"x-forwarded-for") {
@@ -202,22 +202,22 @@ pub struct Onward {
 
 /// Decides the framing towards the client: lengths stay, everything else is chunked, and HTTP/1.0 clients, who
 /// know neither chunks nor 1xx, read until the end.
-pub fn onward(head: &ResponseHead<'_, '_>, asked: Asked) -> Onward {
-    let framing = match (head.framing, asked.version) {
+pub fn downstream(head: &ResponseHead<'_, '_>, context: RequestContext) -> Onward {
+    let framing = match (head.framing, context.version) {
         (Framing::Empty, _) => Framing::Empty,
         (Framing::Length(length), _) => Framing::Length(length),
         (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
         (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
     };
-    Onward { framing, keep_alive: asked.keep_alive && framing != Framing::UntilClose }
+    Onward { framing, keep_alive: context.keep_alive && framing != Framing::UntilClose }
 }
 
 /// Serialises an answer's head for the client. `date` is a whole line, for answers that bring no valid one.
 pub fn write_response_head(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_, '_>,
-    asked: Asked,
-    onward: Onward,
+    context: RequestContext,
+    downstream: Onward,
     date: &[u8],
 ) {
     let is_interim = head.status < 200;
@@ -247,7 +247,7 @@ pub fn write_response_head(
     if !dated {
         out.extend_from_slice(date);
     }
-    let length = match onward.framing {
+    let length = match downstream.framing {
         Framing::Length(length) => Some(length),
         // A 204 has no length (RFC 9110 §8.6); HEAD and 304 may say what a GET would bring.
         Framing::Empty if head.status != 204 => head.length,
@@ -265,7 +265,7 @@ pub fn write_response_head(
     if head.status == UPGRADE_REQUIRED {
         write_wanted_upgrades(out, head.fields);
     }
-    write_connection(out, asked.version, onward.keep_alive);
+    write_connection(out, context.version, downstream.keep_alive);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -306,7 +306,7 @@ fn is_date(value: &[u8]) -> bool {
 }
 
 /// A whole answer of the server's own.
-pub struct Canned<'a> {
+pub struct LocalResponse<'a> {
     pub status: u16,
     pub content_type: &'static str,
     pub body: &'a [u8],
@@ -320,7 +320,7 @@ pub struct Canned<'a> {
     pub date: &'a [u8],
 }
 
-impl Canned<'_> {
+impl LocalResponse<'_> {
     /// Serialises head and body.
     pub fn write(&self, out: &mut Vec<u8>) {
         write_status_line(out, self.status, reason::phrase(self.status).as_bytes());
@@ -341,7 +341,7 @@ impl Canned<'_> {
 
 /// The body of a refusal: one sentence and its word, so that a person and a log can be brought together.
 pub fn refusal_body(reason: Reason) -> String {
-    format!("{}\n", reason.sentence())
+    format!("{}\n", reason.message())
 }
 
 fn write_status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
@@ -379,9 +379,9 @@ fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
 /// Decimal digits without the formatting machinery, which costs more than the rest of a small head; two a division,
 /// which halves the cost of `X-Request-Start`.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
-    const MOST_DIGITS: usize = 20;
-    let mut digits = [0u8; MOST_DIGITS];
-    let mut at = MOST_DIGITS;
+    const MAX_DIGITS: usize = 20;
+    let mut digits = [0u8; MAX_DIGITS];
+    let mut at = MAX_DIGITS;
     while number > 9 {
         let pair = (number % 100) as u8;
         number /= 100;
@@ -390,7 +390,7 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
         digits[at + 1] = b'0' + pair % 10;
     }
     // The first of an odd count, or a lone zero.
-    if number > 0 || at == MOST_DIGITS {
+    if number > 0 || at == MAX_DIGITS {
         at -= 1;
         digits[at] = b'0' + number as u8;
     }
@@ -399,15 +399,19 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::room;
+    use super::super::request::header_buffer;
     use super::*;
 
-    const STRANGER: Origin<'_> =
-        Origin { address: "192.0.2.7", word: Word::Ignored, fresh_id: "fresh", start_us: b"1000000" };
+    const STRANGER: Origin<'_> = Origin {
+        address: "192.0.2.7",
+        trust: ForwardedTrust::Ignored,
+        fresh_id: "fresh",
+        start_us: b"1000000",
+    };
 
     fn forwarded(head: &str, origin: Origin<'_>) -> String {
         let mut out = Vec::new();
-        let mut fields = room();
+        let mut fields = header_buffer();
         let head = RequestHead::parse(head.as_bytes(), &mut fields).expect("a valid head");
         let written = write_request_head(&mut out, &head, origin);
         assert!(!written.id.of(&out).is_empty());
@@ -436,7 +440,10 @@ mod tests {
         let worker = forwarded(
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
              X-Forwarded-Proto: https\r\nX-Request-Id: theirs\r\nConnection: X-Forwarded-Proto\r\n\r\n",
-            Origin { word: Word::Believed(&|address| address == IpAddr::from([2, 2, 2, 2])), ..STRANGER },
+            Origin {
+                trust: ForwardedTrust::Believed(&|address| address == IpAddr::from([2, 2, 2, 2])),
+                ..STRANGER
+            },
         );
         assert!(worker.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n"), "{worker}");
         assert!(worker.contains("Rip-Client: 1.1.1.1\r\n"), "{worker}");
@@ -464,10 +471,10 @@ mod tests {
         const HEAD: &str = "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade, X-Inner\r\nUpgrade: websocket\r\n\
              X-Inner: 1\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
         let passed = |head: &str, keep_alive, version| {
-            let asked = Asked { is_head: false, wants_websocket: false, version, keep_alive };
-            let (mut fields, mut out) = (request::room(), Vec::new());
-            let head = ResponseHead::parse(head.as_bytes(), &mut fields, asked).expect("a valid head");
-            write_response_head(&mut out, &head, asked, onward(&head, asked), b"");
+            let context = RequestContext { is_head: false, wants_websocket: false, version, keep_alive };
+            let (mut fields, mut out) = (request::header_buffer(), Vec::new());
+            let head = ResponseHead::parse(head.as_bytes(), &mut fields, context).expect("a valid head");
+            write_response_head(&mut out, &head, context, downstream(&head, context), b"");
             String::from_utf8(out).expect("text")
         };
         let upgrades = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\

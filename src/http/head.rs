@@ -5,7 +5,7 @@ use memchr::memchr;
 
 /// What a look at the beginning of a message found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum HeadScan {
     /// The head takes that many bytes, its empty line included.
     Whole(usize),
     /// More bytes are needed.
@@ -30,7 +30,7 @@ pub struct Scanned {
 /// # Errors
 /// What is too long in the first line ([`Bad::TargetTooLong`], say); [`Bad::LineEnd`] for an LF without CR before it (RFC 9112 §2.2 lets a server accept it, but two readers then
 /// disagree about where a line ends), [`Bad::HeadTooLong`]. The same in any segmentation.
-pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<Look, Bad> {
+pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<HeadScan, Bad> {
     loop {
         let found = memchr(b'\n', &bytes[scanned.bytes..]);
         // A line without an end by now is measured as one that has come whole: by what it takes at least.
@@ -44,12 +44,12 @@ pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<Look, Bad> {
         let line = &bytes[scanned.line..end];
         scanned.bytes = end;
         if found.is_none() {
-            return Ok(Look::Partial);
+            return Ok(HeadScan::Partial);
         }
         let Some(line) = line.strip_suffix(b"\r\n") else { return Err(Bad::LineEnd) };
         scanned.line = end;
         if line.is_empty() {
-            return Ok(Look::Whole(end));
+            return Ok(HeadScan::Whole(end));
         }
     }
 }
@@ -75,9 +75,9 @@ mod tests {
         let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
         let mut scanned = Scanned::default();
         for end in 0..head.len() - 4 {
-            assert_eq!(look(&head[..end], &mut scanned), Ok(Look::Partial), "{end}");
+            assert_eq!(look(&head[..end], &mut scanned), Ok(HeadScan::Partial), "{end}");
         }
-        assert_eq!(look(head, &mut scanned), Ok(Look::Whole(head.len() - 4)));
+        assert_eq!(look(head, &mut scanned), Ok(HeadScan::Whole(head.len() - 4)));
     }
 
     #[test]

@@ -12,10 +12,11 @@ pub fn check(host: &[u8]) -> Result<(), Bad> {
     if host.len() > MAX_HOST_BYTES {
         return Err(Bad::HostTooLong);
     }
-    let is_fit = if let Some(rest) = host.strip_prefix(b"[") {
-        rest.iter()
+    let is_fit = if let Some(remaining) = host.strip_prefix(b"[") {
+        remaining
+            .iter()
             .position(|&byte| byte == b']')
-            .is_some_and(|end| is_ipv6(&rest[..end]) && is_port(&rest[end + 1..]))
+            .is_some_and(|end| is_ipv6(&remaining[..end]) && is_port(&remaining[end + 1..]))
     } else {
         check_name(host)
     };
@@ -50,9 +51,9 @@ const CLASSES: [Class; 256] = {
 /// A name and perhaps a port.
 fn check_name(host: &[u8]) -> bool {
     let end = host.iter().position(|&byte| CLASSES[usize::from(byte)] != Class::Plain).unwrap_or(host.len());
-    let (name, rest) = host.split_at(end);
-    if rest.first() != Some(&b'%') {
-        return !name.is_empty() && is_port(rest) && is_name_or_ipv4(name);
+    let (name, remaining) = host.split_at(end);
+    if remaining.first() != Some(&b'%') {
+        return !name.is_empty() && is_port(remaining) && is_name_or_ipv4(name);
     }
     // Nobody needs escapes in a name, so they may cost more.
     let end = host.iter().position(|&byte| byte == b':').unwrap_or(host.len());
@@ -64,13 +65,13 @@ fn check_name(host: &[u8]) -> bool {
 /// on tables that two readers have of two years; whoever has such a name writes it as `xn--…`.
 fn unescape(name: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let [byte, behind @ ..] = rest {
-        rest = behind;
+    let mut remaining = name;
+    while let [byte, behind @ ..] = remaining {
+        remaining = behind;
         plain.push(match (CLASSES[usize::from(*byte)], behind) {
             (Class::Plain, _) => *byte,
             (Class::Escape, [high, low, behind @ ..]) => {
-                rest = behind;
+                remaining = behind;
                 let digit = |&byte: &u8| char::from(byte).to_digit(16);
                 let byte = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
                 // What is allowed unescaped, and the few that only a URL would read as something else.

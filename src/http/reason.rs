@@ -39,7 +39,7 @@ pub enum Bad {
 
 /// The reasons with all that is to be said of each, so that none is forgotten anywhere.
 macro_rules! reasons {
-    ($($(#[$about:meta])* $name:ident => ($status:literal, $word:literal, $sentence:literal),)*) => {
+    ($($(#[$about:meta])* $name:ident => ($status:literal, $code:literal, $message:literal),)*) => {
         /// Why a request ends with an answer of the server's own, or with none.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Reason {
@@ -52,10 +52,10 @@ macro_rules! reasons {
             pub const ALL: &[Reason] = &[$(Reason::$name,)* Reason::BadRequest(Bad::RequestLine)];
 
             /// The status, the word in the log, the sentence for a person.
-            const fn row(self) -> (u16, &'static str, &'static str) {
+            const fn info(self) -> (u16, &'static str, &'static str) {
                 match self {
-                    $(Reason::$name => ($status, $word, $sentence),)*
-                    Reason::BadRequest(bad) => bad.row(),
+                    $(Reason::$name => ($status, $code, $message),)*
+                    Reason::BadRequest(bad) => bad.info(),
                 }
             }
         }
@@ -82,17 +82,17 @@ reasons! {
 
 impl Reason {
     /// The log's word, without the details of a bad request.
-    pub const fn word(self) -> &'static str {
-        self.row().1
+    pub const fn code(self) -> &'static str {
+        self.info().1
     }
 
     pub const fn status(self) -> u16 {
-        self.row().0
+        self.info().0
     }
 
     /// What a person reads in the body of the refusal.
-    pub const fn sentence(self) -> &'static str {
-        self.row().2
+    pub const fn message(self) -> &'static str {
+        self.info().2
     }
 
     /// Whether the same request may well succeed a second later, so that `Retry-After: 1` goes out.
@@ -112,7 +112,7 @@ impl Reason {
 }
 
 impl Bad {
-    const fn row(self) -> (u16, &'static str, &'static str) {
+    const fn info(self) -> (u16, &'static str, &'static str) {
         use Bad::*;
         match self {
             RequestLine => (400, "request_line", "The request line is not a method, a target and HTTP/1.1."),
@@ -161,8 +161,8 @@ impl Bad {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::BadRequest(bad) => write!(f, "bad_request: {}", bad.row().1),
-            other => f.write_str(other.row().1),
+            Reason::BadRequest(bad) => write!(f, "bad_request: {}", bad.info().1),
+            other => f.write_str(other.info().1),
         }
     }
 }

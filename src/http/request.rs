@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS + OWN_FIELDS];
 
 /// Empty room for [`RequestHead::parse`] and [`super::ResponseHead::parse`].
-pub const fn room<'b>() -> Fields<'b> {
+pub const fn header_buffer<'b>() -> Fields<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS + OWN_FIELDS]
 }
 
@@ -43,9 +43,9 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     ///
     /// # Errors
     /// The [`Reason`] to refuse the request with; the connection has then lost its place.
-    pub fn parse(bytes: &'b [u8], room: &'h mut Fields<'b>) -> Result<Self, Reason> {
+    pub fn parse(bytes: &'b [u8], header_buffer: &'h mut Fields<'b>) -> Result<Self, Reason> {
         let mut parsed = httparse::Request::new(&mut []);
-        match parsed.parse_with_uninit_headers(bytes, room) {
+        match parsed.parse_with_uninit_headers(bytes, header_buffer) {
             Ok(Status::Complete(_)) => {}
             Ok(Status::Partial) => return Err(Reason::BadRequest(Bad::LineEnd)),
             Err(error) => return Err(Reason::BadRequest(explain(error, bytes))),
@@ -283,8 +283,8 @@ fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Opt
         _ if field::starts_with(target, b"https://") => "https://".len(),
         _ => return Err(BAD),
     };
-    let rest = &target[scheme_bytes..];
-    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let remaining = &target[scheme_bytes..];
+    let (host, path) = remaining.split_at(remaining.find(['/', '?']).unwrap_or(remaining.len()));
     if host.is_empty() {
         return Err(BAD);
     }
@@ -366,7 +366,9 @@ mod tests {
     use super::*;
 
     fn refusal(head: &str) -> Reason {
-        RequestHead::parse(head.as_bytes(), &mut room()).map(|head| head.method.to_owned()).unwrap_err()
+        RequestHead::parse(head.as_bytes(), &mut header_buffer())
+            .map(|head| head.method.to_owned())
+            .unwrap_err()
     }
 
     fn with(fields: &str) -> String {
@@ -397,7 +399,7 @@ mod tests {
             assert_eq!(refusal(&with(fields)), Reason::BadRequest(bad), "{fields}");
         }
         let huge = with("Content-Length: 99999999999999999999999");
-        let framing = RequestHead::parse(huge.as_bytes(), &mut room()).map(|head| head.framing);
+        let framing = RequestHead::parse(huge.as_bytes(), &mut header_buffer()).map(|head| head.framing);
         assert_eq!(framing, Ok(Framing::Length(u64::MAX)));
     }
 
@@ -450,7 +452,7 @@ mod tests {
             let is_later = lower_version(&mut head);
             let version = head
                 .strip_prefix(b"GET /HTTP/1.2 ")
-                .and_then(|rest| rest.strip_suffix(b"\r\nX: HTTP/1.3\r\n\r\n"));
+                .and_then(|remaining| remaining.strip_suffix(b"\r\nX: HTTP/1.3\r\n\r\n"));
             let version = version.expect("nothing else is touched").to_vec();
             is_later.then(|| String::from_utf8(version).expect("text"))
         };
@@ -487,7 +489,7 @@ mod tests {
 
     #[test]
     fn absolute_form_gives_its_own_host_and_an_origin_form() {
-        let mut fields = room();
+        let mut fields = header_buffer();
         let head = RequestHead::parse(b"GET http://b.example?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", &mut fields);
         let head = head.expect("absolute form is to be accepted");
         assert_eq!((head.target_lead, head.target, head.host), ("/", "?x=1", &b"b.example"[..]));
@@ -496,7 +498,9 @@ mod tests {
     #[test]
     fn only_a_whole_websocket_offer_is_an_upgrade() {
         let offers = |head: &str| {
-            RequestHead::parse(head.as_bytes(), &mut room()).map(|head| head.wants_websocket).unwrap_or(false)
+            RequestHead::parse(head.as_bytes(), &mut header_buffer())
+                .map(|head| head.wants_websocket)
+                .unwrap_or(false)
         };
         let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
         assert!(offers(&get("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket")));

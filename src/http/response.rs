@@ -24,7 +24,7 @@ pub struct ResponseHead<'h, 'b> {
 
 /// What the request behind an answer was, as far as its framing depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestContext {
     pub is_head: bool,
     pub wants_websocket: bool,
     /// The version of the client, who gets no 1xx and no chunks before 1.1.
@@ -41,10 +41,14 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
     ///
     /// # Errors
     /// [`Invalid`] with what is wrong with it, in words for the log.
-    pub fn parse(bytes: &'b [u8], room: &'h mut Fields<'b>, asked: Asked) -> Result<Self, Invalid> {
+    pub fn parse(
+        bytes: &'b [u8],
+        header_buffer: &'h mut Fields<'b>,
+        context: RequestContext,
+    ) -> Result<Self, Invalid> {
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
-        match config.parse_response_with_uninit_headers(&mut parsed, bytes, room) {
+        match config.parse_response_with_uninit_headers(&mut parsed, bytes, header_buffer) {
             Ok(Status::Complete(_)) => {}
             Ok(Status::Partial) => return Err(Invalid("an incomplete head")),
             Err(httparse::Error::Status | httparse::Error::Version) => return Err(Invalid("no status line")),
@@ -98,10 +102,10 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         if status < 100 {
             return Err(Invalid("a status below 100"));
         }
-        if status == 101 && !asked.wants_websocket {
+        if status == 101 && !context.wants_websocket {
             return Err(Invalid("a 101 that nobody asked for"));
         }
-        let framing = if asked.is_head || status < 200 || status == 204 || status == 304 {
+        let framing = if context.is_head || status < 200 || status == 204 || status == 304 {
             Framing::Empty
         } else if chunked && minor == 0 {
             return Err(Invalid("a Transfer-Encoding in HTTP/1.0"));
@@ -135,14 +139,14 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::room;
+    use super::super::request::header_buffer;
     use super::*;
 
-    const GET: Asked =
-        Asked { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
+    const GET: RequestContext =
+        RequestContext { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
 
-    fn framing(head: &str, asked: Asked) -> Result<Framing, Invalid> {
-        ResponseHead::parse(head.as_bytes(), &mut room(), asked).map(|head| head.framing)
+    fn framing(head: &str, context: RequestContext) -> Result<Framing, Invalid> {
+        ResponseHead::parse(head.as_bytes(), &mut header_buffer(), context).map(|head| head.framing)
     }
 
     #[test]
@@ -152,7 +156,7 @@ mod tests {
         assert_eq!(framing(&head("Content-Length: 5\r\nContent-Length: 5\r\n"), GET), Ok(Framing::Length(5)));
         assert_eq!(framing(&head("Transfer-Encoding: chunked\r\n"), GET), Ok(Framing::Chunked));
         assert_eq!(framing(&head(""), GET), Ok(Framing::UntilClose));
-        let head_request = Asked { is_head: true, ..GET };
+        let head_request = RequestContext { is_head: true, ..GET };
         assert_eq!(framing(&head("Content-Length: 5\r\n"), head_request), Ok(Framing::Empty));
         for bad in [
             "Content-Length: 5\r\nContent-Length: 6\r\n",
@@ -166,8 +170,8 @@ mod tests {
 
     #[test]
     fn a_connection_is_not_used_again_behind_an_answer_that_may_still_get_a_body() {
-        let head_request = Asked { is_head: true, ..GET };
-        for (status, fields, asked, keep_alive) in [
+        let head_request = RequestContext { is_head: true, ..GET };
+        for (status, fields, context, keep_alive) in [
             (200, "Content-Length: 5\r\n", head_request, false),
             (200, "Transfer-Encoding: chunked\r\n", head_request, false),
             (200, "Content-Length: 0\r\n", head_request, true),
@@ -181,7 +185,8 @@ mod tests {
             (200, "Content-Length: 5\r\n", GET, true),
         ] {
             let head = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
-            let parsed = ResponseHead::parse(head.as_bytes(), &mut room(), asked).map(|head| head.keep_alive);
+            let parsed = ResponseHead::parse(head.as_bytes(), &mut header_buffer(), context)
+                .map(|head| head.keep_alive);
             assert_eq!(parsed, Ok(keep_alive), "{status} {fields}");
         }
     }
@@ -190,6 +195,6 @@ mod tests {
     fn a_switch_that_nobody_asked_for_is_invalid() {
         let head = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
         assert!(framing(head, GET).is_err());
-        assert!(framing(head, Asked { wants_websocket: true, ..GET }).is_ok());
+        assert!(framing(head, RequestContext { wants_websocket: true, ..GET }).is_ok());
     }
 }

@@ -61,14 +61,14 @@ impl Folds {
 /// A line without what differs each time: numbers (times, pids) and addresses.
 fn print(line: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let mut rest = line;
-    while let [byte, tail @ ..] = rest {
-        rest = tail;
+    let mut remaining = line;
+    while let [byte, tail @ ..] = remaining {
+        remaining = tail;
         match byte {
             b'0' if tail.first() == Some(&b'x') => {
                 let end =
                     tail[1..].iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(tail.len() - 1);
-                rest = &tail[1 + end..];
+                remaining = &tail[1 + end..];
             }
             b'0'..=b'9' => {}
             other => hasher.write_u8(*other),
@@ -95,9 +95,9 @@ mod tests {
         let (mut folds, now) = (Folds::default(), Instant::now());
         let trace = ["Traceback at 0x7f12ab: pid 42", "  line 7, in main", "ValueError: no database"];
         assert_eq!(say(&mut folds, &trace, now), 0);
-        let again =
+        let repeated =
             ["Traceback at 0x55dead: pid 43", "  line 7, in main", "ValueError: no database", "and this"];
-        assert_eq!(say(&mut folds, &again, now), 3, "what is new is said");
+        assert_eq!(say(&mut folds, &repeated, now), 3, "what is new is said");
         folds.forget();
         assert_eq!(say(&mut folds, &trace, now), 0);
         assert_eq!(say(&mut folds, &trace, now + FORGOTTEN_AFTER), 0, "after a while it is news again");

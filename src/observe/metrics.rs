@@ -1,6 +1,6 @@
 //! Counters and histograms, and their Prometheus text. Pure: what happened comes in, text goes out.
 
-use crate::fleet::Why;
+use crate::fleet::RetireReason;
 use crate::http::Reason;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -91,7 +91,7 @@ impl Metrics {
         let class = usize::from(served.status / 100).clamp(1, 5) - 1;
         self.by_class[class] += 1;
         if let Some(reason) = served.reason {
-            *self.refusals.entry(word(reason)).or_default() += 1;
+            *self.refusals.entry(code(reason)).or_default() += 1;
         }
         self.total.observe(served.total);
         if served.reached_worker {
@@ -101,8 +101,8 @@ impl Metrics {
         self.sent_body_bytes += served.body_bytes;
     }
 
-    pub fn replaced(&mut self, why: Why) {
-        *self.replacements.entry(why.word()).or_default() += 1;
+    pub fn replaced(&mut self, why: RetireReason) {
+        *self.replacements.entry(why.code()).or_default() += 1;
     }
 
     /// `busy` workers were at work for that long.
@@ -135,8 +135,8 @@ impl Metrics {
         );
         // Each has its line from the start, so that alerts need no special case.
         for &reason in Reason::ALL {
-            let count = self.refusals.get(word(reason)).copied().unwrap_or(0);
-            text.line("rip_refusals_total", &[("reason", word(reason))], count);
+            let count = self.refusals.get(code(reason)).copied().unwrap_or(0);
+            text.line("rip_refusals_total", &[("reason", code(reason))], count);
         }
         let histograms = [
             (
@@ -244,9 +244,9 @@ impl Metrics {
             self.worker_start_failures,
         );
         text.head("rip_worker_restarts_total", "counter", "Workers that were replaced or died, by reason.");
-        for why in Why::ALL {
-            let count = self.replacements.get(why.word()).copied().unwrap_or(0);
-            text.line("rip_worker_restarts_total", &[("reason", why.word())], count);
+        for why in RetireReason::ALL {
+            let count = self.replacements.get(why.code()).copied().unwrap_or(0);
+            text.line("rip_worker_restarts_total", &[("reason", why.code())], count);
         }
         text.line("rip_worker_restarts_total", &[("reason", "crash")], self.worker_crashes);
         text.line("rip_worker_restarts_total", &[("reason", "boot_failure")], self.worker_boot_failures);
@@ -270,10 +270,10 @@ impl Metrics {
     }
 }
 
-fn word(reason: Reason) -> &'static str {
+fn code(reason: Reason) -> &'static str {
     match reason {
         Reason::BadRequest(_) => BAD_REQUEST,
-        other => other.word(),
+        other => other.code(),
     }
 }
 

@@ -195,21 +195,21 @@ fn write(launch: &Launch, id: u64) -> io::Result<Vec<u8>> {
     for count in [launch.arguments.len(), launch.environment.len(), launch.removed.len()] {
         out.extend_from_slice(&(count as u32).to_le_bytes());
     }
-    let mut word = |word: &[u8]| {
-        out.extend_from_slice(word);
+    let mut push = |argument: &[u8]| {
+        out.extend_from_slice(argument);
         out.push(0);
-        if word.contains(&0) { Err(io::Error::other("a word has a zero byte in it")) } else { Ok(()) }
+        if argument.contains(&0) { Err(io::Error::other("a word has a zero byte in it")) } else { Ok(()) }
     };
-    word(launch.program.as_os_str().as_bytes())?;
-    word(launch.dir.as_os_str().as_bytes())?;
+    push(launch.program.as_os_str().as_bytes())?;
+    push(launch.dir.as_os_str().as_bytes())?;
     for argument in &launch.arguments {
-        word(argument.as_bytes())?;
+        push(argument.as_bytes())?;
     }
     for (name, value) in &launch.environment {
-        word(&[name.as_bytes(), b"=", value.as_bytes()].concat())?;
+        push(&[name.as_bytes(), b"=", value.as_bytes()].concat())?;
     }
     for name in &launch.removed {
-        word(name.as_bytes())?;
+        push(name.as_bytes())?;
     }
     if out.len() > MAX_MESSAGE_BYTES {
         let most = MAX_MESSAGE_BYTES;
@@ -242,7 +242,8 @@ fn read(bytes: &[u8], inherited: &[(OsString, OsString)]) -> Option<Order> {
     };
     let arguments = [vec![program], take(arguments)?].concat();
     let (set, removed) = (take(set)?, take(removed)?);
-    let name_of = |word: &CString| word.as_bytes().split(|&byte| byte == b'=').next().map(<[u8]>::to_vec);
+    let name_of =
+        |argument: &CString| argument.as_bytes().split(|&byte| byte == b'=').next().map(<[u8]>::to_vec);
     let replaced: Vec<Vec<u8>> = set.iter().chain(&removed).filter_map(name_of).collect();
     let kept = inherited.iter().filter(|(name, _)| !replaced.iter().any(|other| other == name.as_bytes()));
     let kept = kept
@@ -394,7 +395,8 @@ mod tests {
         let inherited = inherited.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let bytes = write(&launch, 7).expect("it fits");
         let order = read(&bytes, &inherited).expect("it can be read");
-        let text = |words: &[CString]| words.iter().map(|word| word.to_bytes().to_vec()).collect::<Vec<_>>();
+        let text =
+            |words: &[CString]| words.iter().map(|argument| argument.to_bytes().to_vec()).collect::<Vec<_>>();
         assert_eq!((order.id, order.death_signal), (7, Signal::SIGTERM));
         assert_eq!(text(&order.arguments), [&b"/bin/app"[..], b"-x", b"", &[0xff, 0xfe]]);
         assert_eq!(text(&order.environment), [&b"HOME=/root"[..], b"A=1=2", b"B="]);
@@ -406,9 +408,9 @@ mod tests {
 
     #[test]
     fn what_no_program_can_be_given_is_refused() {
-        let launch = |word: &str| Launch {
+        let launch = |argument: &str| Launch {
             program: "/bin/app".into(),
-            arguments: vec![word.into()],
+            arguments: vec![argument.into()],
             environment: Vec::new(),
             removed: Vec::new(),
             dir: "/".into(),

@@ -3,16 +3,16 @@
 use super::entry::{ClientDeadline, Delivery, Finished, Phase, Then, Times};
 use super::spool::{Broken, Written};
 use super::token::Target;
-use super::{Reactor, TURN_BYTES};
+use super::{Reactor, TICK_BYTES};
 use crate::conn::Request;
 use crate::conn::request::Local;
 use crate::conn::worker::Answer;
-use crate::http::forward::{Canned, refusal_body};
+use crate::http::forward::{LocalResponse, refusal_body};
 use crate::http::{Framing, Reason, Version};
 use crate::keys::ClientKey;
 
 /// A whole answer of the server's own.
-struct Ours<'a> {
+struct LocalAnswer<'a> {
     status: u16,
     content_type: &'static str,
     body: &'a [u8],
@@ -34,8 +34,9 @@ impl Reactor {
                 (status, "application/json", status_body.as_bytes())
             }
         };
-        let ours = Ours { status, content_type, body, reason: None, times: Times::default(), worker: None };
-        self.answer(client, request, ours);
+        let reply =
+            LocalAnswer { status, content_type, body, reason: None, times: Times::default(), worker: None };
+        self.answer(client, request, reply);
     }
 
     /// Answers a request with a reason instead of an app's answer.
@@ -52,7 +53,7 @@ impl Reactor {
         self.answer(
             client,
             request,
-            Ours { status, content_type: "text/plain", body, reason: Some(reason), times, worker },
+            LocalAnswer { status, content_type: "text/plain", body, reason: Some(reason), times, worker },
         );
     }
 
@@ -70,7 +71,7 @@ impl Reactor {
         self.answer(
             client,
             request,
-            Ours { status, content_type, body, reason: Some(reason), times, worker: None },
+            LocalAnswer { status, content_type, body, reason: Some(reason), times, worker: None },
         );
     }
 
@@ -86,23 +87,23 @@ impl Reactor {
     }
 
     /// A whole answer of the server's own.
-    fn answer(&mut self, client: ClientKey, request: Request, ours: Ours<'_>) {
-        let Ours { status, content_type, body, reason, times, worker } = ours;
+    fn answer(&mut self, client: ClientKey, request: Request, reply: LocalAnswer<'_>) {
+        let LocalAnswer { status, content_type, body, reason, times, worker } = reply;
         let ends = reason.is_some_and(Reason::ends_connection);
-        let keep_alive = request.asked.keep_alive && !ends && !self.is_stopping();
-        let canned = Canned {
+        let keep_alive = request.context.keep_alive && !ends && !self.is_stopping();
+        let local_response = LocalResponse {
             status,
             content_type,
             body,
             retry_soon: reason.is_some_and(Reason::passes_soon),
-            is_head: request.asked.is_head,
-            version: request.asked.version,
+            is_head: request.context.is_head,
+            version: request.context.version,
             keep_alive,
             date: &self.clock.date_line,
         };
         let mut bytes = std::mem::take(&mut self.prefix);
         bytes.clear();
-        canned.write(&mut bytes);
+        local_response.write(&mut bytes);
         let delivery = match self.clients.get_mut(client.0) {
             Some(entry) => {
                 entry.body.clear();
@@ -111,10 +112,10 @@ impl Reactor {
             None => Delivery::Gone,
         };
         self.prefix = bytes;
-        let body_bytes = if request.asked.is_head { 0 } else { body.len() as u64 };
+        let body_bytes = if request.context.is_head { 0 } else { body.len() as u64 };
         // The log has no room for a charset.
         let media_type = content_type.split(';').next().unwrap_or(content_type);
-        let answer = Answer::ours(status, media_type, keep_alive);
+        let answer = Answer::local(status, media_type, keep_alive);
         let finished = Finished { request, answer, reason, body_bytes, times, worker };
         let then = if keep_alive { Then::Keep } else { Then::Close };
         self.finish(client, finished, then, delivery);
@@ -153,21 +154,22 @@ impl Reactor {
             Then::Keep => {
                 entry.phase = Phase::Reading;
                 entry.conn.answered();
-                let has_more = !entry.conn.inbox.is_empty() || entry.is_readable || entry.conn.has_ended;
-                self.quiet(client);
+                let has_more =
+                    !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.has_ended;
+                self.mark_idle(client);
                 if has_more {
-                    self.again.push(Target::Client(client));
+                    self.ready_list.push(Target::Client(client));
                 }
             }
             Then::Close => {
                 let may_still_send =
-                    !entry.conn.inbox.is_empty() || entry.is_readable || entry.conn.is_lingering();
+                    !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.is_lingering();
                 if may_still_send && !entry.conn.has_ended {
                     entry.stream.shutdown_write();
                     entry.conn.linger();
                     entry.phase = Phase::Lingering;
                     self.client_deadlines.arm(client.0, ClientDeadline::Linger, self.clock.now);
-                    self.again.push(Target::Client(client));
+                    self.ready_list.push(Target::Client(client));
                 } else {
                     self.kill_client(client);
                 }
@@ -187,7 +189,7 @@ impl Reactor {
             return;
         };
         let before = entry.out.unread_bytes();
-        match entry.out.write_to(&mut entry.stream, TURN_BYTES) {
+        match entry.out.write_to(&mut entry.stream, TICK_BYTES) {
             Ok(Written::All) => {
                 entry.out.clear();
                 self.client_has_taken_all(client);
@@ -197,8 +199,8 @@ impl Reactor {
                     self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
                     self.settle_answer(client);
                 }
-                if written == Written::TurnIsOver {
-                    self.again.push(Target::Client(client));
+                if written == Written::BudgetSpent {
+                    self.ready_list.push(Target::Client(client));
                 }
             }
             Err(Broken::Peer) => self.client_gone(client),
@@ -262,7 +264,7 @@ impl Reactor {
     }
 
     pub(super) fn log_gone_request(&mut self, client: ClientKey, request: Request, times: Times) {
-        let answer = Answer::ours(Reason::ClientGone.status(), "", false);
+        let answer = Answer::local(Reason::ClientGone.status(), "", false);
         let finished = Finished { request, answer, reason: None, body_bytes: 0, times, worker: None };
         self.log_gone(client, finished, Reason::ClientGone);
     }
@@ -277,6 +279,6 @@ impl Reactor {
 
     /// Whether a 1.0 client or an unframed body makes a plain close look like an end.
     pub(super) fn must_reset(answer: &Answer, version: Version) -> bool {
-        version == Version::Http10 || answer.onward == Framing::UntilClose
+        version == Version::Http10 || answer.downstream == Framing::UntilClose
     }
 }

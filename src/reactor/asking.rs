@@ -70,7 +70,7 @@ impl Reactor {
             Fate::Exited(_) => self.answer_was_cut(worker, Reason::WorkerDied),
             Fate::IsEnding => self.await_exit(worker, suffix, WorkerDeadline::Exit),
             // If it is dying, that will be known in a moment.
-            Fate::Unknown => self.await_exit(worker, suffix, WorkerDeadline::Rest),
+            Fate::Unknown => self.await_exit(worker, suffix, WorkerDeadline::Cooldown),
         }
     }
 
@@ -85,7 +85,7 @@ impl Reactor {
     pub(super) fn exit_did_not_come(&mut self, worker: WorkerKey, kind: WorkerDeadline) {
         let Some(suffix) = self.awaited_suffix(worker) else { return };
         match kind {
-            WorkerDeadline::Rest => self.answer_is_whole(worker, suffix),
+            WorkerDeadline::Cooldown => self.answer_is_whole(worker, suffix),
             _ => self.answer_was_cut(worker, Reason::WorkerDied),
         }
     }
@@ -186,7 +186,7 @@ impl Reactor {
             }
             (Fate::Lives | Fate::Unknown, Otherwise::Rests) | (Fate::IsEnding | Fate::Exited(_), _) => {
                 self.buffers.give_back(earlier.request.head);
-                self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, now);
+                self.worker_deadlines.arm(worker.0, WorkerDeadline::Cooldown, now);
             }
         }
     }
@@ -199,9 +199,10 @@ impl Reactor {
         };
         let is_idle_enough = answer.is_some_and(|answer| answer.status < 500);
         match (entry.exchange.as_ref().map(Exchange::state), outcome) {
-            (_, Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::Unasked | Outcome::Stray { .. }) => {
-                self.ask_later(worker)
-            }
+            (
+                _,
+                Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::UnexpectedBytes | Outcome::Stray { .. },
+            ) => self.ask_later(worker),
             (Some(ExchangeState::Probing), _) if answer.is_some() => {
                 self.drop_exchange(worker);
                 self.worker_deadlines.disarm(worker.0);
@@ -233,7 +234,7 @@ impl Reactor {
                 self.worker_deadlines.arm(worker.0, WorkerDeadline::Probe, now);
             }
             Some(ExchangeState::AskingIdle { .. }) => {
-                self.ask_deadlines.arm(worker.0, AskDeadline::Again, now);
+                self.ask_deadlines.arm(worker.0, AskDeadline::Repeat, now);
             }
             Some(
                 ExchangeState::Serving | ExchangeState::Reconnecting | ExchangeState::AwaitingExit { .. },

@@ -4,12 +4,14 @@ use super::entry::{ClientDeadline, ClientEntry, Exchange, Job, PeerState, Phase,
 use super::listen::{Accepted, Peer, is_shortage};
 use super::stream::Io;
 use super::token::{Readiness, Target};
-use super::{ACCEPT_PAUSE, MOST_A_TURN, MOST_REFUSALS_A_TURN, READ_BYTES, Reactor, TURN_BYTES, spool_room};
+use super::{
+    ACCEPT_PAUSE, MAX_PER_TICK, MAX_REFUSALS_PER_TICK, READ_BYTES, Reactor, TICK_BYTES, spool_budget,
+};
 use crate::balancer::Decision;
 use crate::conn::Request;
 use crate::conn::client::Event;
-use crate::conn::inbox::Unread;
-use crate::http::forward::{Origin, Word};
+use crate::conn::read_buffer::PendingBytes;
+use crate::http::forward::{ForwardedTrust, Origin};
 use crate::http::{Reason, Version};
 use crate::keys::ClientKey;
 use mio::Interest;
@@ -27,7 +29,7 @@ impl Reactor {
     /// Takes the connections that the kernel has ready, as many as a turn may take.
     pub(super) fn accept(&mut self, index: usize) {
         if self.take_connections(index) {
-            self.again.push(Target::Listener(index));
+            self.ready_list.push(Target::Listener(index));
         }
     }
 
@@ -36,7 +38,7 @@ impl Reactor {
         if self.accept_again.is_some() {
             return false;
         }
-        for _ in 0..MOST_A_TURN {
+        for _ in 0..MAX_PER_TICK {
             let is_near_bound = self.is_near_descriptor_bound();
             if is_near_bound && self.longest_quiet().is_none() {
                 self.pause_accepting(&"none that is quiet can make room");
@@ -91,11 +93,11 @@ impl Reactor {
             self.metrics.accept_failures += 1;
             return self.kill_client(client);
         }
-        self.quiet(client);
+        self.mark_idle(client);
     }
 
     /// A connection waits for its next request: long, but at a stop only as long as one may be on its way.
-    pub(super) fn quiet(&mut self, client: ClientKey) {
+    pub(super) fn mark_idle(&mut self, client: ClientKey) {
         let kind = if self.is_stopping() { ClientDeadline::Grace } else { ClientDeadline::Idle };
         self.client_deadlines.arm(client.0, kind, self.clock.now);
     }
@@ -104,10 +106,10 @@ impl Reactor {
     /// them, where whoever knocks has to wait: somebody who has just come, or just had an answer, may have a request
     /// on its way.
     fn longest_quiet(&self) -> Option<ClientKey> {
-        const QUIET: Duration = Duration::from_millis(100);
+        const IDLE_FOR: Duration = Duration::from_millis(100);
         let key = self.client_deadlines.oldest(ClientDeadline::Idle)?;
         let since = self.client_deadlines.due(key)? - self.config.idle_timeout;
-        (self.clock.now.duration_since(since) >= QUIET).then_some(ClientKey(key))
+        (self.clock.now.duration_since(since) >= IDLE_FOR).then_some(ClientKey(key))
     }
 
     /// Closes the connection that has been quiet for the longest time.
@@ -234,7 +236,7 @@ impl Reactor {
             | Phase::Lingering
             | Phase::Dead => return,
         };
-        let knows_interim = job.request.asked.version == Version::Http11;
+        let knows_interim = job.request.context.version == Version::Http11;
         if knows_interim
             && !entry.stream.tells_hang_up()
             && !std::mem::replace(&mut job.is_client_asked, true)
@@ -268,22 +270,22 @@ impl Reactor {
         let is_lingering = |entry: &ClientEntry| matches!(entry.phase, Phase::Lingering);
         let mut budget = match self.clients.get(client.0) {
             Some(entry) if is_lingering(entry) => READ_BYTES,
-            Some(_) | None => TURN_BYTES,
+            Some(_) | None => TICK_BYTES,
         };
         while let Some(entry) = self.clients.get_mut(client.0) {
             if !entry.is_readable || !entry.wants_bytes() || self.is_tunnel_full(client) {
                 break;
             }
             if budget == 0 {
-                self.again.push(Target::Client(client));
+                self.ready_list.push(Target::Client(client));
                 break;
             }
             let Some(entry) = self.clients.get_mut(client.0) else {
                 break;
             };
-            let most_bytes = match spool_room::readable_bytes(entry, &self.spools) {
+            let most_bytes = match spool_budget::readable_bytes(entry, &self.spools) {
                 0 => {
-                    spool_room::wait_for_file(&mut self.waiting_for_files, client, entry);
+                    spool_budget::wait_for_file(&mut self.waiting_for_files, client, entry);
                     break;
                 }
                 bytes => bytes.min(scratch.len()),
@@ -318,7 +320,7 @@ impl Reactor {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
+        let mut pending_bytes = PendingBytes::join(entry.conn.read_buffer.take(), fresh);
         while let Some(entry) = self.clients.get_mut(client.0) {
             if !entry.wants_bytes() {
                 break;
@@ -326,23 +328,33 @@ impl Reactor {
             let is_proxy = |address| self.config.trusts(Some(address));
             let origin = Origin {
                 address: &entry.address,
-                word: if entry.is_trusted { Word::Believed(&is_proxy) } else { Word::Ignored },
+                trust: if entry.is_trusted {
+                    ForwardedTrust::Believed(&is_proxy)
+                } else {
+                    ForwardedTrust::Ignored
+                },
                 fresh_id: self.ids.next(),
                 start_us: self.clock.unix_us(),
             };
             let buffer = || self.buffers.take();
-            let step = entry.conn.advance(unread.rest(), origin, self.config.max_body_bytes, buffer, now);
+            let step = entry.conn.advance(
+                pending_bytes.remaining(),
+                origin,
+                self.config.max_body_bytes,
+                buffer,
+                now,
+            );
             let is_over = match step.event {
                 Event::More => true,
                 Event::Continue => {
                     // A client that has sent its body already needs no leave.
-                    if unread.rest().len() == step.consumed {
+                    if pending_bytes.remaining().len() == step.consumed {
                         self.send(client, b"HTTP/1.1 100 Continue\r\n\r\n");
                     }
                     false
                 }
                 Event::Body(range) => {
-                    if entry.body.push(&unread.rest()[range]).is_err() {
+                    if entry.body.push(&pending_bytes.remaining()[range]).is_err() {
                         self.refuse_arriving(client, Reason::SpoolFull);
                     }
                     false
@@ -356,7 +368,7 @@ impl Reactor {
                     false
                 }
                 Event::Tunnel(range) => {
-                    self.tunnel_to_worker(client, &unread.rest()[range]);
+                    self.tunnel_to_worker(client, &pending_bytes.remaining()[range]);
                     false
                 }
                 Event::End => {
@@ -364,7 +376,7 @@ impl Reactor {
                     true
                 }
             };
-            unread.consume(step.consumed);
+            pending_bytes.consume(step.consumed);
             if is_over {
                 break;
             }
@@ -372,7 +384,7 @@ impl Reactor {
         let Some(entry) = self.clients.get_mut(client.0) else {
             return;
         };
-        entry.conn.inbox.keep(unread);
+        entry.conn.read_buffer.keep(pending_bytes);
         // The head's clock starts with its first byte, even behind a request that was answered just now; the body's
         // with each byte.
         let is_timed = self.client_deadlines.armed(client.0) == Some(ClientDeadline::Receive);
@@ -440,7 +452,7 @@ impl Reactor {
     }
 
     pub(super) fn answer_timed_out(&mut self) {
-        for _ in 0..MOST_REFUSALS_A_TURN {
+        for _ in 0..MAX_REFUSALS_PER_TICK {
             let Some(client) = self.timed_out.pop_front() else { break };
             // Some have left meanwhile.
             let still_waits =

@@ -10,7 +10,7 @@ use super::token::Target;
 use super::{Reactor, Source, StartError};
 use crate::conn::Request;
 use crate::control::{Join, Message, Sender};
-use crate::fleet::Why;
+use crate::fleet::RetireReason;
 use crate::keys::WorkerKey;
 use crate::names::Names;
 use crate::paths::{quoted, shown};
@@ -39,7 +39,7 @@ impl ControlSocket {
     pub fn bind(names: &Names, source: &Source, registry: &Registry) -> Result<Self, StartError> {
         /// A child of a server that was killed holds its sockets for as long as it takes to become a worker: what
         /// listens and breaks off without an answer is looked at again.
-        const MOST_LOOKS: usize = 3;
+        const MAX_LOOKS: usize = 3;
         let mut looks = 0;
         let mut listener = loop {
             match bind_unix(&names.control) {
@@ -48,7 +48,7 @@ impl ControlSocket {
                     looks += 1;
                     let answer = crate::client::ask(&names.control, "GET", "/status", "");
                     let breaks_off = answer.as_ref().is_err_and(|error| !crate::client::is_silence(error));
-                    if !breaks_off || looks == MOST_LOOKS {
+                    if !breaks_off || looks == MAX_LOOKS {
                         return Err(StartError::Trouble(already_running(names, source, answer.ok(), None)));
                     }
                 }
@@ -123,7 +123,7 @@ fn already_running(
     let place = &names.flags;
     let stop = match source {
         Source::Path { .. } => format!("rip-server stop {}{place}", quoted(path)),
-        Source::Own { .. } => format!("{} stop{place}", quoted(path)),
+        Source::Embedded { .. } => format!("{} stop{place}", quoted(path)),
     };
     format!("'{app}' is served already{pid}; {stop} would end that")
 }
@@ -191,9 +191,9 @@ impl Reactor {
                     entry.reloads += 1;
                 }
             }),
-            Message::Retire(sender) => {
-                self.speaker(&sender, peer_pid).map(|worker| self.fleet.retire(worker, Why::Asked, now))
-            }
+            Message::Retire(sender) => self
+                .speaker(&sender, peer_pid)
+                .map(|worker| self.fleet.retire(worker, RetireReason::RequestContext, now)),
             Message::Reload => {
                 self.follow_roll(key);
                 self.fleet.reload(now);

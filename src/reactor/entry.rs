@@ -45,7 +45,7 @@ deadline_kinds! {
         /// Another try to connect: the backlog was full.
         Connect,
         /// The end of its rest after a busy answer or a strange end.
-        Rest,
+        Cooldown,
         /// Another look whether a command answers by now.
         Probe,
         /// The exit status of a process that is ending.
@@ -57,7 +57,7 @@ deadline_kinds! {
     /// What runs beside [`WorkerDeadline::Stall`], while a worker is asked whether it is idle.
     pub enum AskDeadline {
         /// The next time that it is asked.
-        Again,
+        Repeat,
     }
 }
 
@@ -197,7 +197,7 @@ pub struct WorkerEntry {
     /// Module reloads, as it tells.
     pub reloads: u64,
     /// When its memory was last looked at, and what it was.
-    pub weighed: Option<Instant>,
+    pub rss_checked: Option<Instant>,
     pub resident_bytes: Option<u64>,
 }
 

@@ -99,21 +99,21 @@ impl Reactor {
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
-        if let (End::Quiet, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
+        if let (End::Idle, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
             return self.place_later(client, exchange.job);
         }
         let is_dying = matches!(fate, Fate::IsEnding | Fate::Exited(_));
         let failure = match end {
             // A dying process still lets the kernel accept; what it closes then was an open connection as well.
-            End::Unheard if !exchange.is_connection_new || is_dying => {
-                Failure::ClosedUnheard { nothing_sent: exchange.is_unsent() }
+            End::NoResponse if !exchange.is_connection_new || is_dying => {
+                Failure::ClosedWithoutResponse { nothing_sent: exchange.is_unsent() }
             }
             // It never had a connection to be asked on.
-            End::Quiet => Failure::Connect,
-            End::Unheard | End::InHead | End::InBody | End::Whole(_) | End::Tunnel => Failure::Other,
+            End::Idle => Failure::Connect,
+            End::NoResponse | End::InHead | End::InBody | End::Whole(_) | End::Tunnel => Failure::Other,
         };
         let reason = match (end, fate) {
-            (End::Quiet, _) if exchange.tunnel.is_none() => Reason::ConnectFailed,
+            (End::Idle, _) if exchange.tunnel.is_none() => Reason::ConnectFailed,
             (_, Fate::Lives) => Reason::AnswerCut,
             (_, Fate::IsEnding | Fate::Unknown | Fate::Exited(_)) => Reason::WorkerDied,
         };
@@ -205,7 +205,7 @@ impl Reactor {
         self.metrics.retries += 1;
         exchange.job.tries += 1;
         exchange.job.body.rewind();
-        if matches!(failure, Failure::ClosedUnheard { .. }) && self.balancer.idle() == 0 {
+        if matches!(failure, Failure::ClosedWithoutResponse { .. }) && self.balancer.idle() == 0 {
             let is_there = self.workers.get(worker.0).is_some_and(|entry| !entry.is_dead);
             // One that can be asked whether it is idle takes the request from the front of the queue when it is.
             let is_asked_first = self.workers.get(worker.0).is_some_and(|entry| entry.can_be_asked)
@@ -213,14 +213,17 @@ impl Reactor {
             match (is_there && !is_asked_first).then(|| self.is_ending(worker)) {
                 Some(Some(false)) => return self.try_same_process(worker, exchange, Duration::ZERO),
                 // Nothing tells: its end, if that is what it is, will be known in a moment.
-                Some(None) => return self.try_same_process(worker, exchange, super::REST),
+                Some(None) => return self.try_same_process(worker, exchange, super::COOLDOWN),
                 Some(Some(true)) | None => {}
             }
         }
         match failure {
             Failure::Busy => self.place(client, exchange.job),
             // Others may have died in the same moment.
-            Failure::Connect | Failure::ClosedUnheard { .. } | Failure::StrayBytes | Failure::Other => {
+            Failure::Connect
+            | Failure::ClosedWithoutResponse { .. }
+            | Failure::StrayBytes
+            | Failure::Other => {
                 self.place_later(client, exchange.job);
             }
         }
@@ -236,7 +239,7 @@ impl Reactor {
         if wait.is_zero() {
             self.start_exchange(worker);
         } else {
-            self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
+            self.worker_deadlines.arm(worker.0, WorkerDeadline::Cooldown, self.clock.now);
         }
     }
 
@@ -368,7 +371,7 @@ impl Reactor {
 
     /// Ends a client's connection so that its answer cannot look whole, behind what it is still to get.
     fn cut(&mut self, client: ClientKey, finished: Finished) {
-        let reset = Self::must_reset(&finished.answer, finished.request.asked.version);
+        let reset = Self::must_reset(&finished.answer, finished.request.context.version);
         let waits = self.clients.get(client.0).is_some_and(|waiting| !waiting.out.is_read());
         let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
         self.finish(client, finished, Then::Cut { reset }, delivery);
@@ -420,7 +423,7 @@ impl Reactor {
             self.buffers.give_back(exchange.job.request.head);
         }
         // One that rests goes on resting.
-        if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Rest) {
+        if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Cooldown) {
             self.worker_deadlines.disarm(worker.0);
             self.worker_is_free(worker);
         }
@@ -436,7 +439,7 @@ impl Reactor {
         match answer {
             None if entry.may_be_told(false) => self.end_sending(worker),
             None => {}
-            Some(answer) if matches!(answer.onward, Framing::Length(_) | Framing::Empty) => {}
+            Some(answer) if matches!(answer.downstream, Framing::Length(_) | Framing::Empty) => {}
             Some(_) => {
                 self.end_sending(worker);
                 self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
@@ -473,7 +476,7 @@ impl Reactor {
         let Some(request) = self.copy_request(worker) else {
             return;
         };
-        let answer = answer.unwrap_or(crate::conn::worker::Answer::ours(reason.status(), "", false));
+        let answer = answer.unwrap_or(crate::conn::worker::Answer::local(reason.status(), "", false));
         let finished = Finished { request, answer, reason: None, body_bytes, times, worker: culprit };
         self.log_gone(client, finished, reason);
     }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A worker's line is cut here, so that a line without an end takes no more.
-const MOST_LINE_BYTES: usize = 8 * 1024;
+const MAX_LINE_BYTES: usize = 8 * 1024;
 /// What is kept of a worker's last words on stderr, for whoever asks why it died: a stack trace, with what stands
 /// above it.
 const LAST_WORDS: usize = 24;
@@ -118,8 +118,8 @@ impl Logs {
     /// When lines must be written at the latest.
     pub fn next_flush(&self, now: Instant) -> Option<Instant> {
         // Output that tells nobody when it has room is asked again by the clock.
-        let asked = (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| now + LOG_DELAY);
-        self.lines_due.into_iter().chain(asked).min()
+        let context = (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| now + LOG_DELAY);
+        self.lines_due.into_iter().chain(context).min()
     }
 
     /// Writes what is due, without waiting for anybody.
@@ -210,7 +210,7 @@ impl Reactor {
                     self.take_output(key, &scratch[..bytes]);
                     budget = budget.saturating_sub(bytes);
                     if budget == 0 {
-                        self.again.push(Target::Pipe(key));
+                        self.ready_list.push(Target::Pipe(key));
                         break;
                     }
                 }
@@ -236,7 +236,7 @@ impl Reactor {
             from += end + 1;
         }
         partial.drain(..from);
-        if partial.len() >= MOST_LINE_BYTES {
+        if partial.len() >= MAX_LINE_BYTES {
             self.worker_line(key, &partial);
             partial.clear();
         }
@@ -266,9 +266,9 @@ impl Reactor {
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;
         };
-        let rest = std::mem::take(&mut pipe.partial);
-        if !rest.is_empty() {
-            self.worker_line(key, &rest);
+        let remaining = std::mem::take(&mut pipe.partial);
+        if !remaining.is_empty() {
+            self.worker_line(key, &remaining);
         }
         self.pipes.try_remove(key);
     }

@@ -6,7 +6,6 @@
 //! ended, `processes` starts and reaps workers, `stopping`
 //! is the end. The state that they share is in this file; what the slabs hold is in `entry`.
 
-mod again;
 mod answers;
 mod asking;
 mod buffers;
@@ -22,6 +21,7 @@ mod listen;
 mod logs;
 mod ports;
 mod processes;
+mod ready_list;
 mod releases;
 mod renewal;
 mod signals;
@@ -30,7 +30,7 @@ mod simulation;
 mod sizing;
 mod socket_dir;
 mod spool;
-mod spool_room;
+mod spool_budget;
 mod start;
 mod status;
 mod stdio;
@@ -70,18 +70,18 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use stopping::Stage;
-use token::{Readiness, Target, told};
+use token::{Readiness, Target, decode_event};
 
 /// How much is read from one connection in one turn, so that a fast sender keeps nobody waiting. Small where the
 /// reactor is simulated, so that short messages meet the bounds.
-const TURN_BYTES: usize = if cfg!(test) { 256 } else { 256 * 1024 };
+const TICK_BYTES: usize = if cfg!(test) { 256 } else { 256 * 1024 };
 /// One read; a pipe's or a Unix socket's buffer is not much larger.
 const READ_BYTES: usize = if cfg!(test) { 64 } else { 64 * 1024 };
 /// So many connections are accepted, and clients' deadlines seen to, in one turn: 1 to 2 ms of work. When thousands
 /// come or are due at once, whoever else has a request waits no longer.
-const MOST_A_TURN: usize = 128;
+const MAX_PER_TICK: usize = 128;
 /// So many answers are written, of those who waited for too long.
-const MOST_REFUSALS_A_TURN: usize = if cfg!(test) { 1 } else { 128 };
+const MAX_REFUSALS_PER_TICK: usize = if cfg!(test) { 1 } else { 128 };
 /// Events fetched at once.
 const EVENTS: usize = 1024;
 /// How long a refused client may go on sending before it is closed.
@@ -91,7 +91,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Between two tries to connect to a full backlog.
 const CONNECT_AGAIN: Duration = Duration::from_millis(5);
 /// A worker that answered busy counts as busy for so long.
-const REST: Duration = Duration::from_millis(100);
+const COOLDOWN: Duration = Duration::from_millis(100);
 /// Between two looks whether a command answers.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// Between two questions whether a worker is idle.
@@ -135,7 +135,7 @@ pub struct Reactor {
     pipes: Slab<logs::Pipe>,
     dead_clients: Vec<ClientKey>,
     dead_workers: Vec<WorkerKey>,
-    again: again::Again,
+    ready_list: ready_list::ReadyList,
     /// Who has waited for too long, and gets its answer when its turn comes.
     timed_out: VecDeque<ClientKey>,
     /// Whose second try is placed in the next turn. At most one of each client.
@@ -184,13 +184,13 @@ pub struct Reactor {
 ///
 /// # Errors
 /// [`StartError`] if it could not start; then nothing runs and nothing is left behind.
-pub fn serve(config: Config, carried: Option<PathBuf>) -> Result<u8, StartError> {
+pub fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
     let limit = process::raise_descriptor_limit();
-    let mut reactor = Reactor::start(config, carried, limit)?;
+    let mut reactor = Reactor::start(config, embedded, limit)?;
     crate::process::ask_for_shorter_turns();
     reactor.announce();
     let result = reactor.run();
-    reactor.farewell();
+    reactor.cleanup();
     result.map_err(|error| StartError::Trouble(format!("the poll loop failed: {error}")))
 }
 
@@ -214,7 +214,7 @@ impl Reactor {
     fn run(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            match self.poll.poll(&mut events, self.patience()) {
+            match self.poll.poll(&mut events, self.poll_timeout()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -222,7 +222,7 @@ impl Reactor {
             let before = self.clock.now;
             self.clock.read();
             self.metrics.busy_for(self.balancer.in_use(), self.clock.now - before);
-            self.turn(events.iter().filter_map(told));
+            self.tick(events.iter().filter_map(decode_event));
             if let Some(code) = self.exit {
                 return Ok(code);
             }
@@ -230,7 +230,7 @@ impl Reactor {
     }
 
     /// One turn of the loop.
-    fn turn(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
+    fn tick(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
         self.take_started();
         self.settle_spools();
         let second_tries = std::mem::take(&mut self.second_tries);
@@ -265,8 +265,8 @@ impl Reactor {
                 Target::Spawner => self.hear_spawner(),
             }
         }
-        let again = self.again.take();
-        for &target in &again {
+        let ready_list = self.ready_list.take();
+        for &target in &ready_list {
             match target {
                 Target::Client(client) => self.resume_client(client),
                 Target::Worker(worker) => self.resume_worker(worker),
@@ -282,7 +282,7 @@ impl Reactor {
                 | Target::Spawner => {}
             }
         }
-        self.again.give_back(again);
+        self.ready_list.give_back(ready_list);
         self.advance_control();
         self.expire();
         if self.has_ended_children {
@@ -292,16 +292,16 @@ impl Reactor {
         self.go_on_stopping();
         self.perform_fleet_actions();
         self.answer_failed_start();
-        self.bury();
+        self.remove_closed();
         self.spools.end_tick(self.clock.now);
         self.logs.flush(self.clock.now);
     }
 
     /// How long `poll` may sleep. Counted from the turn's one look at the clock: a deadline can be late by the time
     /// that one turn takes.
-    fn patience(&self) -> Option<Duration> {
+    fn poll_timeout(&self) -> Option<Duration> {
         let has_ready =
-            self.has_ended_children || !self.again.is_empty() || self.control.connections.has_ready();
+            self.has_ended_children || !self.ready_list.is_empty() || self.control.connections.has_ready();
         let has_spools_to_do = self.wants_files_now() || self.spools.has_leaving_files();
         let has_answers_due = !self.timed_out.is_empty() || !self.second_tries.is_empty();
         if has_ready || has_spools_to_do || has_answers_due || self.has_to_tell_failure() {
@@ -333,7 +333,7 @@ impl Reactor {
     /// All deadlines that are due, in one turn; where each costs a system call, as many as a turn may take.
     fn expire(&mut self) {
         let now = self.clock.now;
-        for _ in 0..MOST_A_TURN {
+        for _ in 0..MAX_PER_TICK {
             let Some((key, kind)) = self.client_deadlines.expire(now) else { break };
             self.client_is_due(ClientKey(key), kind);
         }
@@ -343,7 +343,7 @@ impl Reactor {
         while let Some((key, kind)) = self.control_deadlines.expire(now) {
             self.control_is_due(key, kind);
         }
-        while let Some((key, AskDeadline::Again)) = self.ask_deadlines.expire(now) {
+        while let Some((key, AskDeadline::Repeat)) = self.ask_deadlines.expire(now) {
             self.ask_again(WorkerKey(key));
         }
         while let Some(client) = self.balancer.expire(now) {
@@ -355,7 +355,7 @@ impl Reactor {
         if self.fleet.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.fleet.tick(now);
         }
-        if self.accept_again.is_some_and(|again| again <= now) {
+        if self.accept_again.is_some_and(|retry_at| retry_at <= now) {
             self.accept_again = None;
             if self.is_stopping() {
                 self.stop_listening();
@@ -372,7 +372,7 @@ impl Reactor {
     }
 
     /// Closed entries leave the slabs only now, so that no key is used again inside one batch of events.
-    fn bury(&mut self) {
+    fn remove_closed(&mut self) {
         for client in self.dead_clients.drain(..) {
             self.client_deadlines.disarm(client.0);
             self.clients.try_remove(client.0);
@@ -385,7 +385,7 @@ impl Reactor {
         self.remove_closed_control();
     }
 
-    fn farewell(&mut self) {
+    fn cleanup(&mut self) {
         self.logs.finish();
     }
 }

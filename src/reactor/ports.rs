@@ -102,8 +102,8 @@ fn uid_in(tables: &str, address: SocketAddr) -> Option<u32> {
 
 /// As the kernel prints addresses: words of 32 bits in the machine's order.
 fn hexadecimal(octets: &[u8]) -> String {
-    let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
-    octets.chunks(4).map(|bytes| format!("{:08X}", word(bytes).to_be())).collect()
+    let group = |bytes: &[u8]| bytes.iter().fold(0, |group, byte| group << 8 | u32::from(*byte));
+    octets.chunks(4).map(|bytes| format!("{:08X}", group(bytes).to_be())).collect()
 }
 
 /// Where a server of this machine may listen that was told nothing but a port.

@@ -6,10 +6,10 @@ use super::ports;
 use super::token::Target;
 use super::{Reactor, process};
 use crate::app::Runtime;
-use crate::balancer::Next;
+use crate::balancer::NextStep;
 use crate::conn::{self, Request};
 use crate::control::{Abilities, Join};
-use crate::fleet::{Action, Ending, Phase, Release, RollEnd, Why};
+use crate::fleet::{Action, Ending, Phase, Release, RetireReason, RollEnd};
 use crate::keys::WorkerKey;
 use crate::observe::folds::BootOutput;
 use crate::paths::shown;
@@ -27,7 +27,7 @@ use std::path::PathBuf;
 pub(super) struct Start {
     slot: usize,
     version: u64,
-    why: Option<Why>,
+    why: Option<RetireReason>,
     endpoint: Endpoint,
     is_command: bool,
     /// For complaints.
@@ -103,7 +103,7 @@ impl Reactor {
     }
 
     /// Asks for a process; the answer comes with [`Reactor::take_started`].
-    fn spawn(&mut self, slot: usize, version: u64, why: Option<Why>, release: Release) {
+    fn spawn(&mut self, slot: usize, version: u64, why: Option<RetireReason>, release: Release) {
         match self.begin_start(slot, version, why, release) {
             Ok(start) => self.starts.push(start),
             Err(complaint) => self.start_failed(slot, complaint),
@@ -122,7 +122,7 @@ impl Reactor {
         &mut self,
         slot: usize,
         version: u64,
-        why: Option<Why>,
+        why: Option<RetireReason>,
         release: Release,
     ) -> Result<Start, String> {
         let app = self.releases.app(release)?;
@@ -215,7 +215,7 @@ impl Reactor {
                 self.pipes.remove(key);
             }
         }
-        let after = why.map(|why| format!(", successor after {}", why.word())).unwrap_or_default();
+        let after = why.map(|why| format!(", successor after {}", why.code())).unwrap_or_default();
         log::info!("{}: started, generation {version}{after}", self.label(worker));
         self.metrics.worker_starts += 1;
         if let Some(why) = why {
@@ -260,7 +260,7 @@ impl Reactor {
             is_withheld: false,
             exit: None,
             reloads: 0,
-            weighed: None,
+            rss_checked: None,
             resident_bytes: None,
         }
     }
@@ -324,7 +324,7 @@ impl Reactor {
         if self.is_withheld_at_once(worker) {
             return;
         }
-        if let Next::Serve { client } = self.balancer.join(worker, predecessor, self.clock.now)
+        if let NextStep::Dispatch { client } = self.balancer.join(worker, predecessor, self.clock.now)
             && let Some(job) = self.take_job(client)
         {
             self.assign(worker, client, job);

@@ -50,8 +50,8 @@ impl Releases {
     /// Why there is no app, as it was when its roll began.
     pub(super) fn app(&self, release: Release) -> Result<App, String> {
         let found = match (release, &self.next) {
-            (Release::Next, Some(next)) => next,
-            (Release::Next, None) | (Release::Good, _) => &self.good,
+            (Release::New, Some(next)) => next,
+            (Release::New, None) | (Release::Good, _) => &self.good,
         };
         found.as_ref().map(|found| found.app.clone()).map_err(Clone::clone)
     }
@@ -102,7 +102,7 @@ mod tests {
         let mut releases = Releases::new(Ok(one.clone()));
         releases.begin(Ok(two.clone()));
         assert_eq!(
-            (releases.app(Release::Good), releases.app(Release::Next)),
+            (releases.app(Release::Good), releases.app(Release::New)),
             (Ok(one.clone()), Ok(two.clone()))
         );
         releases.end();

@@ -3,8 +3,8 @@
 
 use super::entry::{Origin, Phase, Times};
 use super::watch::{Limit, Watch};
-use super::{MOST_REFUSALS_A_TURN, Reactor, Source};
-use crate::balancer::Next;
+use super::{MAX_REFUSALS_PER_TICK, Reactor, Source};
+use crate::balancer::NextStep;
 use crate::config::HotReload;
 use crate::conn::Request;
 use crate::fleet;
@@ -25,7 +25,7 @@ pub struct Renewal {
     /// How the last start failed, until a worker joins.
     pub failure: Option<String>,
     /// The bound that was told of, once.
-    told: Option<Limit>,
+    reported: Option<Limit>,
 }
 
 /// Workers with the old code get nothing.
@@ -72,8 +72,8 @@ impl Reactor {
 
     /// Once for each bound.
     fn tell_unseen(&mut self, limit: Limit, path: &Path) {
-        if self.renewal.told != Some(limit) {
-            self.renewal.told = Some(limit);
+        if self.renewal.reported != Some(limit) {
+            self.renewal.reported = Some(limit);
             log::warn!("hot reload: changes below '{}' go unseen: {limit}", shown(path));
         }
     }
@@ -146,7 +146,7 @@ impl Reactor {
         };
         let name = match &self.source {
             Source::Path { .. } => first.strip_prefix(&watch.app.dir).unwrap_or(first),
-            Source::Own { .. } => first,
+            Source::Embedded { .. } => first,
         };
         let name = if name == Path::new("") { first } else { name };
         let name = shown(name).to_string();
@@ -232,7 +232,7 @@ impl Reactor {
             if !self.may_serve(worker) || self.is_ending(worker) == Some(true) {
                 continue;
             }
-            if let Next::Serve { client } = self.balancer.readmit(worker, self.clock.now)
+            if let NextStep::Dispatch { client } = self.balancer.readmit(worker, self.clock.now)
                 && let Some(job) = self.take_job(client)
             {
                 self.assign(worker, client, job);
@@ -293,8 +293,8 @@ impl Reactor {
     /// A worker has ended before it had joined.
     pub(super) fn note_failed_start(&mut self, worker: WorkerKey, how: String) {
         let Some(entry) = self.workers.get(worker.0) else { return };
-        let words = entry.last_words.iter().map(|word| format!("\n  {word}"));
-        self.renewal.failure = Some(words.fold(how, |text, word| text + &word));
+        let words = entry.last_words.iter().map(|line| format!("\n  {line}"));
+        self.renewal.failure = Some(words.fold(how, |text, line| text + &line));
     }
 
     pub(super) fn has_failed_to_start(&self) -> bool {
@@ -307,7 +307,7 @@ impl Reactor {
             return;
         }
         let waiting = self.clients.iter().filter(|(_, entry)| matches!(entry.phase, Phase::Queued(_)));
-        let waiting: Vec<usize> = waiting.map(|(key, _)| key).take(MOST_REFUSALS_A_TURN).collect();
+        let waiting: Vec<usize> = waiting.map(|(key, _)| key).take(MAX_REFUSALS_PER_TICK).collect();
         for client in waiting.into_iter().map(ClientKey) {
             self.balancer.forget(client);
             if let Some(job) = self.take_job(client) {

@@ -3,7 +3,7 @@
 
 use super::entry::Origin;
 use super::{Reactor, process};
-use crate::fleet::Why;
+use crate::fleet::RetireReason;
 use crate::keys::WorkerKey;
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ impl Reactor {
     }
 
     /// Has a worker replaced that has grown too heavy. Looked at after an answer.
-    pub(super) fn weigh(&mut self, worker: WorkerKey) {
+    pub(super) fn check_rss(&mut self, worker: WorkerKey) {
         let (most_bytes, now) = (self.config.max_memory_bytes, self.clock.now);
         if most_bytes == 0 {
             return;
@@ -96,17 +96,17 @@ impl Reactor {
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
         };
-        let was_just_weighed = entry.weighed.is_some_and(|at| now.duration_since(at) < WEIGH_EVERY);
+        let was_just_weighed = entry.rss_checked.is_some_and(|at| now.duration_since(at) < WEIGH_EVERY);
         if was_just_weighed || !matches!(entry.origin, Origin::Slot { .. }) {
             return;
         }
-        entry.weighed = Some(now);
+        entry.rss_checked = Some(now);
         match process::resident_bytes(entry.pid) {
             Some(bytes) => {
                 entry.resident_bytes = Some(bytes);
                 if bytes > most_bytes {
                     log::info!("{}: {} MiB resident, above --max-memory", self.label(worker), bytes >> 20);
-                    self.fleet.retire(worker, Why::Memory, now);
+                    self.fleet.retire(worker, RetireReason::Memory, now);
                 }
             }
             None => {

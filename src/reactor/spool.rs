@@ -33,7 +33,7 @@ pub enum Written {
     /// The peer takes no more now; an event will tell.
     PeerIsFull,
     /// As much as a turn may take; no event will tell.
-    TurnIsOver,
+    BudgetSpent,
 }
 
 /// There is no room for these bytes: the disk, `--max-spool` or the memfds' bound is used up.
@@ -172,8 +172,8 @@ impl Spool {
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
         match self.push_where_room_is(bytes, Need::May) {
             (_, Some(NoRoom::Full)) => Err(Full),
-            (rest, Some(NoRoom::TickIsOver) | None) => {
-                self.keep_in_tail(rest);
+            (remaining, Some(NoRoom::TickIsOver) | None) => {
+                self.keep_in_tail(remaining);
                 Ok(())
             }
         }
@@ -181,8 +181,8 @@ impl Spool {
 
     /// Adds bytes, all of them. What finds no room waits in memory, so whoever writes must then be held back.
     pub fn push_all(&mut self, bytes: &[u8]) {
-        let (rest, _) = self.push_where_room_is(bytes, Need::Must);
-        self.keep_in_tail(rest);
+        let (remaining, _) = self.push_where_room_is(bytes, Need::Must);
+        self.keep_in_tail(remaining);
     }
 
     /// Looks again for room for what waits in memory for want of it.
@@ -191,8 +191,8 @@ impl Spool {
         if !self.tail.is_empty() && is_unread {
             let tail = std::mem::take(&mut self.tail);
             self.budget.give_memory_back(tail.len());
-            let (rest, why) = self.push_where_room_is(&tail, need);
-            self.keep_in_tail(rest);
+            let (remaining, why) = self.push_where_room_is(&tail, need);
+            self.keep_in_tail(remaining);
             if why == Some(NoRoom::TickIsOver) {
                 return Settled::TickIsOver;
             }
@@ -220,7 +220,7 @@ impl Spool {
         let mut left = bytes;
         while !left.is_empty() {
             match self.push_to_file(left, need) {
-                Ok(rest) => left = rest,
+                Ok(remaining) => left = remaining,
                 Err(why) => return (left, Some(why)),
             }
         }
@@ -239,7 +239,7 @@ impl Spool {
         }
         let Some(last) = self.overflow.segments.back_mut() else { return Err(NoRoom::Full) };
         let fitting = usize::try_from(SEGMENT_BYTES - last.bytes).unwrap_or(usize::MAX).min(bytes.len());
-        let (piece, rest) = bytes.split_at(fitting);
+        let (piece, remaining) = bytes.split_at(fitting);
         match (self.budget.append(last, piece), need) {
             (Err(NoRoom::Full), Need::Must) => {
                 // Memory stands in for the folder, and the folder for memory when it has room again.
@@ -259,7 +259,7 @@ impl Spool {
             (appended, _) => appended?,
         }
         self.overflow.bytes += piece.len() as u64;
-        Ok(rest)
+        Ok(remaining)
     }
 
     /// Reads again from the start.
@@ -318,7 +318,7 @@ impl Spool {
         let bound = self.read_bytes.saturating_add(most_bytes as u64);
         while !self.is_read() {
             if self.read_bytes >= bound {
-                return Ok(Written::TurnIsOver);
+                return Ok(Written::BudgetSpent);
             }
             let memory = self.unread_in_memory();
             let memory_is_read = memory.is_empty();
@@ -401,13 +401,13 @@ mod tests {
     }
 
     fn read_back(spool: &mut Spool) -> Vec<u8> {
-        let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let (mut near, mut far) = UnixStream::pair().expect("a pair");
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
-            theirs.read_to_end(&mut all).map(|_| all)
+            far.read_to_end(&mut all).map(|_| all)
         });
-        while spool.write_to(&mut ours, 70_000).expect("written") != Written::All {}
-        drop(ours);
+        while spool.write_to(&mut near, 70_000).expect("written") != Written::All {}
+        drop(near);
         reader.join().expect("no panic").expect("read")
     }
 
@@ -436,7 +436,7 @@ mod tests {
         let mut spool = Spool::new(&budget);
         spool.push(&[b'x'; 10_000]).expect("room");
         let mut out = File::create("/dev/null").expect("a sink");
-        assert_eq!(spool.write_to(&mut out, 4096), Ok(Written::TurnIsOver));
+        assert_eq!(spool.write_to(&mut out, 4096), Ok(Written::BudgetSpent));
         assert!(spool.unread_bytes() < 10_000 && !spool.is_read());
         while spool.write_to(&mut out, 4096) != Ok(Written::All) {}
     }
@@ -450,11 +450,11 @@ mod tests {
             spool.push(part).expect("room");
             budget.end_tick(Instant::now());
         }
-        let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
-        ours.set_nonblocking(true).expect("an option");
-        assert_eq!(spool.write_to(&mut ours, usize::MAX), Ok(Written::PeerIsFull));
+        let (mut near, mut far) = UnixStream::pair().expect("a pair");
+        near.set_nonblocking(true).expect("an option");
+        assert_eq!(spool.write_to(&mut near, usize::MAX), Ok(Written::PeerIsFull));
         let sent_bytes = BYTES as u64 - spool.unread_bytes();
-        drop((spool, ours));
+        drop((spool, near));
         let mut files = 0;
         while budget.has_leaving_files() {
             budget.end_tick(Instant::now());
@@ -462,7 +462,7 @@ mod tests {
         }
         assert_eq!(files, 6, "five whole ones and the rest");
         let mut read = Vec::new();
-        theirs.read_to_end(&mut read).expect("read");
+        far.read_to_end(&mut read).expect("read");
         assert_eq!(read.len() as u64, sent_bytes);
         assert!(read.iter().all(|byte| *byte == b'x'), "its pages are lent to whoever reads");
     }

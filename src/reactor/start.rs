@@ -1,6 +1,5 @@
 //! The start: what the server is called, where its app comes from, and everything that can refuse.
 
-use super::again::Again;
 use super::buffers::Buffers;
 use super::clock::{self, Clock, Ids};
 use super::control::connections::ControlDeadline;
@@ -8,6 +7,7 @@ use super::entry::{AskDeadline, ClientDeadline, WorkerDeadline};
 use super::groups::Groups;
 use super::listen::{self, Listener, MAX_PATH_BYTES};
 use super::ports::Ports;
+use super::ready_list::ReadyList;
 use super::releases::Releases;
 use super::renewal::Renewal;
 use super::socket_dir::{self, NameLock};
@@ -15,7 +15,7 @@ use super::spool::SpoolBudget;
 use super::stopping::Stage;
 use super::token::Target;
 use super::{
-    ASK_EVERY, Balancer, CONNECT_AGAIN, EXIT_WAIT, GRACE, LINGER, PROBE_EVERY, READ_BYTES, REST, Reactor,
+    ASK_EVERY, Balancer, CONNECT_AGAIN, COOLDOWN, EXIT_WAIT, GRACE, LINGER, PROBE_EVERY, READ_BYTES, Reactor,
     control, descriptors, logs, signals, sizing,
 };
 use crate::app::{self, App, Wanted};
@@ -51,7 +51,7 @@ pub enum Source {
     Path { path: PathBuf, wanted: Wanted },
     /// This program is the app. It runs in the folder that it was started in, whatever a symlink on the way leads to
     /// by then.
-    Own { program: PathBuf, dir: PathBuf },
+    Embedded { program: PathBuf, dir: PathBuf },
 }
 
 /// Why the server could not start.
@@ -68,7 +68,7 @@ impl Source {
     pub(super) fn path(&self) -> &Path {
         match self {
             Source::Path { path, .. } => path,
-            Source::Own { program, .. } => program,
+            Source::Embedded { program, .. } => program,
         }
     }
 
@@ -77,7 +77,7 @@ impl Source {
     pub(super) fn find(&self) -> Result<App, String> {
         match self {
             Source::Path { path, wanted } => App::find(path, wanted).map_err(|no_app| no_app.to_string()),
-            Source::Own { program, dir } => Ok(App {
+            Source::Embedded { program, dir } => Ok(App {
                 name: app::name(program),
                 dir: dir.clone(),
                 entry: program.clone(),
@@ -109,14 +109,14 @@ pub(super) struct Run {
 impl Reactor {
     pub(super) fn start(
         config: Config,
-        carried: Option<PathBuf>,
+        embedded: Option<PathBuf>,
         limit: DescriptorLimit,
     ) -> Result<Self, StartError> {
         let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
-        let source = match (carried, &config.place.app) {
+        let source = match (embedded, &config.place.app) {
             (Some(program), _) => {
                 let dir = paths::current_dir().unwrap_or_else(|| PathBuf::from("/"));
-                Source::Own { program, dir }
+                Source::Embedded { program, dir }
             }
             (None, Some(path)) => {
                 let wanted = match (&config.command, &config.target) {
@@ -192,12 +192,12 @@ impl Reactor {
                 WorkerDeadline::Idle => config.idle_timeout,
                 WorkerDeadline::Stall => config.drain_timeout,
                 WorkerDeadline::Connect => CONNECT_AGAIN,
-                WorkerDeadline::Rest => REST,
+                WorkerDeadline::Cooldown => COOLDOWN,
                 WorkerDeadline::Probe => PROBE_EVERY,
                 WorkerDeadline::Exit => EXIT_WAIT,
             }),
             ask_deadlines: Deadlines::new(|kind| match kind {
-                AskDeadline::Again => ASK_EVERY,
+                AskDeadline::Repeat => ASK_EVERY,
             }),
             control_deadlines: Deadlines::new(|kind| match kind {
                 ControlDeadline::Idle | ControlDeadline::Take => config.idle_timeout,
@@ -237,7 +237,7 @@ impl Reactor {
             pipes: Slab::new(),
             dead_clients: Vec::new(),
             dead_workers: Vec::new(),
-            again: Again::default(),
+            ready_list: ReadyList::default(),
             timed_out: VecDeque::new(),
             scratch: vec![0; READ_BYTES],
             prefix: Vec::new(),

@@ -17,14 +17,14 @@ impl Reactor {
 
     fn summary(&self) -> (u16, Value) {
         let joined = self.serving_workers();
-        let (status, word) = match (joined, self.control.was_ever_healthy) {
+        let (status, health) = match (joined, self.control.was_ever_healthy) {
             (0, false) => (503, "starting"),
             (0, true) => (503, "degraded"),
             (_, _) => (200, "healthy"),
         };
         let port = self.listeners.iter().find_map(Listener::port);
         let value = json!({
-            "status": word,
+            "status": health,
             "app": self.names.app,
             "workers": joined,
             "ports": {"http": port},
@@ -95,7 +95,7 @@ impl Reactor {
             "deepest": self.balancer.longest_queue(),
             "longestMs": self.longest_wait.as_millis() as u64,
         });
-        value["hotReload"] = self.config.hot_reload.word().into();
+        value["hotReload"] = self.config.hot_reload.code().into();
         value["needed"] = json!({"workers": self.needed_workers(), "of": self.needed_of()});
         value["starting"] = self.starts.len().into();
         value["waitingSlots"] = self.waiting_slots().into();

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 /// What waits for a reader that does not read; beyond it, lines are dropped and counted.
-const MOST_WAITING_BYTES: usize = 1024 * 1024;
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// At most so much in one write where a write might block: POSIX promises that a pipe that polls writable takes it.
 const PIPE_BYTES: usize = 4096;
 
@@ -59,7 +59,7 @@ enum Way {
     File(File),
     Socket(OwnedFd),
     /// A description of our own, non-blocking, watched by the reactor.
-    Own(File),
+    Embedded(File),
     /// Shared with others, so asked before each write.
     Shared(OwnedFd),
     /// Its reader has gone: what is for it is dropped and counted.
@@ -81,7 +81,7 @@ impl Output {
                     .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
                     .open(format!("/proc/self/fd/{number}"));
                 match own {
-                    Ok(own) => Way::Own(own),
+                    Ok(own) => Way::Embedded(own),
                     Err(_) => Way::Shared(file.into()),
                 }
             }
@@ -111,7 +111,7 @@ impl Output {
     /// Watches it for room, where that can be watched; registered once, edge-triggered.
     pub fn register(&self, registry: &Registry, token: Token) {
         let fd = match &self.way {
-            Way::Own(file) => file.as_raw_fd(),
+            Way::Embedded(file) => file.as_raw_fd(),
             Way::Socket(fd) => fd.as_raw_fd(),
             Way::File(_) | Way::Shared(_) | Way::Gone | Way::Closed => return,
         };
@@ -138,7 +138,7 @@ impl Output {
         if matches!(self.way, Way::Closed) || lines.is_empty() {
             return;
         }
-        let is_full = self.waiting.len() + lines.len() > MOST_WAITING_BYTES;
+        let is_full = self.waiting.len() + lines.len() > MAX_WAITING_BYTES;
         if is_full || matches!(self.way, Way::Gone) {
             self.count_dropped(lines);
         } else {
@@ -170,7 +170,7 @@ impl Output {
     pub fn flush(&mut self) {
         while !self.waiting.is_empty() && !self.is_full {
             let result = match &mut self.way {
-                Way::File(file) | Way::Own(file) => file.write(&self.waiting),
+                Way::File(file) | Way::Embedded(file) => file.write(&self.waiting),
                 Way::Socket(fd) => {
                     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
                     send(fd.as_raw_fd(), &self.waiting, flags).map_err(io::Error::from)
@@ -222,12 +222,12 @@ impl Output {
     /// These lines are lost, later ones may not be. The rest of a line that was begun waits, so that the next one
     /// does not continue it.
     fn lose(&mut self, error: io::Error) {
-        let rest = if self.is_in_line {
+        let remaining = if self.is_in_line {
             memchr::memchr(b'\n', &self.waiting).map_or(self.waiting.len(), |end| end + 1)
         } else {
             0
         };
-        let lost = self.waiting.split_off(rest);
+        let lost = self.waiting.split_off(remaining);
         self.count_dropped(&lost);
         if matches!(self.health, Health::Well) {
             self.health = Health::Failing(error);
@@ -236,9 +236,9 @@ impl Output {
 }
 
 fn write_if_ready(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    let mut asked = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut asked, PollTimeout::ZERO)?;
-    let answer = asked[0].revents().unwrap_or(PollFlags::empty());
+    let mut context = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut context, PollTimeout::ZERO)?;
+    let answer = context[0].revents().unwrap_or(PollFlags::empty());
     if !answer.intersects(PollFlags::POLLOUT | PollFlags::POLLERR | PollFlags::POLLHUP) {
         return Err(io::ErrorKind::WouldBlock.into());
     }

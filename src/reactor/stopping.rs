@@ -108,9 +108,9 @@ impl Reactor {
         for (_, entry) in &mut self.workers {
             entry.conn.close_client();
         }
-        let quiet: Vec<usize> =
+        let idle: Vec<usize> =
             self.clients.iter().filter(|(_, entry)| entry.conn.is_idle()).map(|(key, _)| key).collect();
-        for key in quiet {
+        for key in idle {
             self.client_deadlines.arm(key, ClientDeadline::Grace, now);
         }
     }

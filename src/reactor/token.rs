@@ -17,7 +17,7 @@ pub struct Readiness {
 }
 
 /// One event's target with what it tells; `None`: of nobody's token.
-pub fn told(event: &Event) -> Option<(Target, Readiness)> {
+pub fn decode_event(event: &Event) -> Option<(Target, Readiness)> {
     let readiness = Readiness {
         is_readable: event.is_readable(),
         is_writable: event.is_writable(),

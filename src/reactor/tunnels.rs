@@ -8,7 +8,7 @@ use super::token::Target;
 use crate::keys::{ClientKey, WorkerKey};
 
 /// What a tunnel holds of what the worker has not taken; more is left with the client.
-const MOST_WAITING_BYTES: u64 = 64 * 1024;
+const MAX_WAITING_BYTES: u64 = 64 * 1024;
 
 impl Reactor {
     /// The worker has answered 101. What both sides have sent already goes along.
@@ -25,7 +25,7 @@ impl Reactor {
             Some((client, entry)) => {
                 entry.conn.upgraded();
                 entry.phase = Phase::Tunnel { worker };
-                self.again.push(Target::Client(client));
+                self.ready_list.push(Target::Client(client));
             }
             None => self.cut_tunnel(worker),
         }
@@ -55,16 +55,16 @@ impl Reactor {
         let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
         exchange
             .and_then(|exchange| exchange.tunnel.as_ref())
-            .is_some_and(|tunnel| tunnel.out.unread_bytes() >= MOST_WAITING_BYTES)
+            .is_some_and(|tunnel| tunnel.out.unread_bytes() >= MAX_WAITING_BYTES)
     }
 
     pub(super) fn tunnel_has_room(&mut self, worker: WorkerKey) {
         let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
         if let Some(exchange) = exchange
             && let (Some(tunnel), Some(client)) = (&exchange.tunnel, exchange.client)
-            && tunnel.out.unread_bytes() < MOST_WAITING_BYTES
+            && tunnel.out.unread_bytes() < MAX_WAITING_BYTES
         {
-            self.again.push(Target::Client(client));
+            self.ready_list.push(Target::Client(client));
         }
     }
 

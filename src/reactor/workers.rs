@@ -8,18 +8,18 @@ use super::entry::{
 use super::spool::{Broken, Written};
 use super::stream::{Io, attempt};
 use super::token::{Readiness, Target};
-use super::{Reactor, TURN_BYTES, spool_room};
-use crate::balancer::Next;
-use crate::conn::inbox::Unread;
+use super::{Reactor, TICK_BYTES, spool_budget};
+use crate::balancer::NextStep;
+use crate::conn::read_buffer::PendingBytes;
 use crate::conn::worker::{End, Outcome};
-use crate::fleet::Why;
+use crate::fleet::RetireReason;
 use crate::http::Reason;
 use crate::keys::{ClientKey, WorkerKey};
 use mio::Interest;
 use std::io::{IoSlice, Read, Write};
 
 /// A worker that answered busy so often in a row is replaced.
-const MOST_BUSY_ANSWERS: u8 = 10;
+const MAX_BUSY_ANSWERS: u8 = 10;
 
 /// A piece of an answer of up to so many bytes is copied behind its head: a copy of a page costs less than handing
 /// the kernel a vector.
@@ -30,7 +30,7 @@ impl Reactor {
     pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, mut job: Job) {
         let now = self.clock.now;
         if self.is_stopping() {
-            job.request.asked.keep_alive = false;
+            job.request.context.keep_alive = false;
         }
         let Some(entry) = self.workers.get_mut(worker.0) else {
             return;
@@ -79,7 +79,7 @@ impl Reactor {
         if exchange.is_reconnecting() {
             exchange.enter(ExchangeState::Serving);
         }
-        entry.conn.ask(exchange.job.request.asked);
+        entry.conn.ask(exchange.job.request.context);
         // Of a worker that is asked whether it is idle the stall's clock runs.
         if !exchange.is_asking_idle() {
             self.worker_deadlines.arm(worker.0, WorkerDeadline::Read, now);
@@ -101,11 +101,11 @@ impl Reactor {
             let head = &exchange.job.request.head[exchange.head_sent_bytes..];
             let body = exchange.job.body.memory();
             if head.is_empty() && body.is_empty() {
-                match exchange.job.body.write_to(stream, TURN_BYTES) {
+                match exchange.job.body.write_to(stream, TICK_BYTES) {
                     Ok(Written::All) => {}
                     Ok(Written::PeerIsFull) => is_full = true,
-                    Ok(Written::TurnIsOver) => {
-                        self.again.push(Target::Worker(worker));
+                    Ok(Written::BudgetSpent) => {
+                        self.ready_list.push(Target::Worker(worker));
                         break;
                     }
                     Err(Broken::Peer) => exchange.sending = Sending::Ended,
@@ -135,10 +135,10 @@ impl Reactor {
             && !is_full
             && exchange.sending != Sending::Ended
         {
-            match tunnel.out.write_to(stream, TURN_BYTES) {
+            match tunnel.out.write_to(stream, TICK_BYTES) {
                 Ok(Written::All) => tunnel.out.clear(),
                 Ok(Written::PeerIsFull) => is_full = true,
-                Ok(Written::TurnIsOver) => self.again.push(Target::Worker(worker)),
+                Ok(Written::BudgetSpent) => self.ready_list.push(Target::Worker(worker)),
                 Err(Broken::Peer | Broken::Spool) => exchange.sending = Sending::Ended,
             }
         }
@@ -199,7 +199,7 @@ impl Reactor {
 
     pub(super) fn read_worker(&mut self, worker: WorkerKey) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut budget = TURN_BYTES;
+        let mut budget = TICK_BYTES;
         while let Some(entry) = self.workers.get_mut(worker.0) {
             // Held back, or a tunnel whose worker has sent its last byte.
             let tunnel = entry.exchange.as_ref().and_then(|exchange| exchange.tunnel.as_ref());
@@ -208,7 +208,7 @@ impl Reactor {
             }
             let Some(stream) = &mut entry.stream else { break };
             if budget == 0 {
-                self.again.push(Target::Worker(worker));
+                self.ready_list.push(Target::Worker(worker));
                 break;
             }
             match attempt(|| stream.read(&mut scratch)) {
@@ -242,8 +242,8 @@ impl Reactor {
         };
         let mut prefix = std::mem::take(&mut self.prefix);
         prefix.clear();
-        let mut unread = Unread::join(entry.conn.inbox.take(), fresh);
-        let step = entry.conn.receive(unread.rest(), &self.clock.date_line, &mut prefix);
+        let mut pending_bytes = PendingBytes::join(entry.conn.read_buffer.take(), fresh);
+        let step = entry.conn.receive(pending_bytes.remaining(), &self.clock.date_line, &mut prefix);
         let mut delivery = Delivery::Sent;
         let mut client = None;
         if let Some(exchange) = &mut entry.exchange {
@@ -257,7 +257,7 @@ impl Reactor {
             && let Some(waiting) = self.clients.get_mut(client.0)
             && !matches!(step.outcome, Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::Stray { .. })
         {
-            let data = &unread.rest()[step.data.clone()];
+            let data = &pending_bytes.remaining()[step.data.clone()];
             delivery = if data.len() <= JOINED_BYTES {
                 prefix.extend_from_slice(data);
                 prefix.extend_from_slice(step.suffix);
@@ -271,7 +271,7 @@ impl Reactor {
                 exchange.is_held_back = waiting.out.is_at_bound();
                 let is_tick_over = self.spools.is_tick_over();
                 if exchange.is_held_back && is_tick_over {
-                    spool_room::wait_for_file(&mut self.waiting_for_files, client, waiting);
+                    spool_budget::wait_for_file(&mut self.waiting_for_files, client, waiting);
                 }
                 if exchange.is_held_back && (!is_tick_over || self.spools.lacks_descriptors()) {
                     self.metrics.hold_backs += 1;
@@ -281,8 +281,8 @@ impl Reactor {
                 }
             }
         }
-        unread.consume(step.consumed);
-        entry.conn.inbox.keep(unread);
+        pending_bytes.consume(step.consumed);
+        entry.conn.read_buffer.keep(pending_bytes);
         self.prefix = prefix;
         if entry.exchange.as_ref().is_some_and(Exchange::is_question) {
             return self.question_answered(worker, step.answer, step.outcome);
@@ -314,7 +314,7 @@ impl Reactor {
                     self.delivery_failed(worker, delivery);
                 }
             }
-            Outcome::Unasked => {
+            Outcome::UnexpectedBytes => {
                 log::warn!("{}: bytes that nobody asked for; the connection is closed", self.label(worker));
                 self.close_connection(worker);
             }
@@ -369,17 +369,17 @@ impl Reactor {
             return self.balancer.remove(worker);
         }
         if entry.request_limit.is_some_and(|limit| entry.requests >= limit) {
-            self.fleet.retire(worker, Why::Requests, now);
+            self.fleet.retire(worker, RetireReason::Requests, now);
         }
-        self.weigh(worker);
+        self.check_rss(worker);
         match self.balancer.release(worker, now) {
-            Next::Serve { client } => {
+            NextStep::Dispatch { client } => {
                 if let Some(job) = self.take_job(client) {
                     self.assign(worker, client, job);
                 }
             }
-            Next::Rest => {}
-            Next::Leave => match self.workers.get(worker.0).map(|entry| entry.origin) {
+            NextStep::Idle => {}
+            NextStep::Retired => match self.workers.get(worker.0).map(|entry| entry.origin) {
                 Some(Origin::Outside { .. }) => self.forget_worker(worker),
                 Some(Origin::Slot { .. }) | None => {
                     // One that was told to end waits for this.
@@ -395,7 +395,7 @@ impl Reactor {
             return;
         };
         entry.busy_streak = entry.busy_streak.saturating_add(1);
-        let is_deaf = entry.busy_streak >= MOST_BUSY_ANSWERS;
+        let is_unresponsive = entry.busy_streak >= MAX_BUSY_ANSWERS;
         let Some(exchange) = entry.exchange.take() else {
             return;
         };
@@ -404,9 +404,9 @@ impl Reactor {
         }
         log::warn!("{}: answered busy", self.label(worker));
         // It counts as busy for a while, so that nobody meets it again at once.
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Rest, self.clock.now);
-        if is_deaf {
-            self.fleet.retire(worker, Why::Deaf, self.clock.now);
+        self.worker_deadlines.arm(worker.0, WorkerDeadline::Cooldown, self.clock.now);
+        if is_unresponsive {
+            self.fleet.retire(worker, RetireReason::Unresponsive, self.clock.now);
         }
         self.try_again(worker, exchange, crate::balancer::Failure::Busy, Reason::WorkerBusy);
     }
@@ -422,13 +422,13 @@ impl Reactor {
         }
         self.close_connection(worker);
         match end {
-            End::Quiet => {
+            End::Idle => {
                 debug_assert!(self.workers.get(worker.0).is_none_or(|entry| entry.exchange.is_none()));
                 if self.is_ending(worker) == Some(true) {
                     self.take_out(worker);
                 }
             }
-            End::Unheard | End::InHead | End::InBody => self.ended_early(worker, end),
+            End::NoResponse | End::InHead | End::InBody => self.ended_early(worker, end),
             End::Whole(suffix) => self.ended_with_connection(worker, suffix),
             End::Tunnel => self.tunnel_broke(worker),
         }
@@ -447,7 +447,7 @@ impl Reactor {
             WorkerDeadline::Read | WorkerDeadline::Idle => self.answer_is_late(worker),
             WorkerDeadline::Stall => self.answer_does_not_end(worker),
             WorkerDeadline::Connect => self.start_exchange(worker),
-            WorkerDeadline::Rest | WorkerDeadline::Exit => match &entry.exchange {
+            WorkerDeadline::Cooldown | WorkerDeadline::Exit => match &entry.exchange {
                 None => self.worker_is_free(worker),
                 Some(exchange) => match exchange.state() {
                     ExchangeState::AwaitingExit { .. } => self.exit_did_not_come(worker, kind),

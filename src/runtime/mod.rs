@@ -151,7 +151,7 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         ("RIP_SOCKET_PREFIX".into(), identity.prefix.into()),
         ("RIP_CONCURRENCY".into(), CONCURRENCY.to_string().into()),
         ("RIP_MAX_STREAMS".into(), MAX_STREAMS.to_string().into()),
-        ("RIP_HOT_RELOAD".into(), config.hot_reload.word().into()),
+        ("RIP_HOT_RELOAD".into(), config.hot_reload.code().into()),
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
         ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
     ];
@@ -192,9 +192,9 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
 fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
     let socket = identity.socket.to_string_lossy();
     let port = identity.port.map(|port| port.to_string()).unwrap_or_default();
-    let mut words = config.command.iter().flatten().map(|word| match word.to_str() {
+    let mut words = config.command.iter().flatten().map(|argument| match argument.to_str() {
         Some(text) => OsString::from(text.replace("{socket}", &socket).replace("{port}", &port)),
-        None => word.clone(),
+        None => argument.clone(),
     });
     let program = PathBuf::from(words.next().unwrap_or_default());
     let found = if program.components().count() > 1 {

@@ -4,9 +4,9 @@
 use super::outlet::{Leaving, NOBODY_WAITS, gone};
 use super::request::{Request, percent_decoded};
 use super::response::Response;
+use crate::anonymous_file;
 use crate::http::field;
 use crate::process::{self, GuardLine};
-use crate::unnamed;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
@@ -114,7 +114,7 @@ impl Cgi {
 /// The whole body as a file: a script may read it when and as slowly as it likes.
 fn request_body(request: &mut Request<'_>) -> io::Result<File> {
     let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-    let (mut file, _) = unnamed::open(&folder)?;
+    let (mut file, _) = anonymous_file::open(&folder)?;
     io::copy(request.body(), &mut file)?;
     file.rewind()?;
     Ok(file)
@@ -127,7 +127,7 @@ struct Script {
     /// Readable when it has exited; missing where the kernel has no such thing, and then only its stdout tells.
     exit: Option<OwnedFd>,
     /// What was read beyond the head.
-    rest: Vec<u8>,
+    remaining: Vec<u8>,
     /// Its last sign of life.
     heard_at: Instant,
     has_exited: bool,
@@ -179,7 +179,7 @@ impl Script {
             exit: process::exit_watch(child.id()),
             child,
             stdout,
-            rest: Vec::new(),
+            remaining: Vec::new(),
             heard_at: Instant::now(),
             has_exited: false,
             waits: Waits {
@@ -200,7 +200,7 @@ impl Script {
         let mut buffer = [0; 4096];
         loop {
             if let Some((end, from)) = end_of_head(&bytes) {
-                self.rest = bytes.split_off(from);
+                self.remaining = bytes.split_off(from);
                 bytes.truncate(end);
                 return Head::parse(&bytes);
             }
@@ -269,13 +269,13 @@ impl Script {
         let length = head.field("content-length").and_then(field::decimal);
         let mut response = Response::new(status);
         for (name, value) in head.fields {
-            if !["status", "content-length"].iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            if !["status", "content-length"].iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
                 response = response.with_header(name, value);
             }
         }
         self.waits.streams_events = response.streams_events();
         let write = move |out: &mut dyn Write| {
-            out.write_all(&std::mem::take(&mut self.rest))?;
+            out.write_all(&std::mem::take(&mut self.remaining))?;
             let mut buffer = [0; 64 * 1024];
             loop {
                 match self.read(&mut buffer)? {
@@ -306,23 +306,23 @@ impl Waits {
         // A millisecond more, since poll rounds down.
         let linger = linger.saturating_add(Duration::from_millis(1));
         let timeout = PollTimeout::try_from(linger).unwrap_or(PollTimeout::NONE);
-        let mut asked = vec![PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        let mut context = vec![PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
         let mut ask = |fd, flags| {
-            asked.push(PollFd::new(fd, flags));
-            asked.len() - 1
+            context.push(PollFd::new(fd, flags));
+            context.len() - 1
         };
         let exit = exit.map(|exit| ask(exit.as_fd(), PollFlags::POLLIN));
         let client = (!self.is_alone).then(|| ask(self.connection.as_fd(), NOBODY_WAITS));
         let leaving = self.streams_events.then(|| ask(self.leaving.fd(), PollFlags::empty()));
         loop {
-            match poll(&mut asked, timeout) {
+            match poll(&mut context, timeout) {
                 Err(Errno::EINTR) => continue,
                 result => result?,
             };
             break;
         }
         // `nix` has no name for POLLRDHUP, and answers None where it is set.
-        let has_news = |at: Option<usize>| at.is_some_and(|at| asked[at].any() != Some(false));
+        let has_news = |at: Option<usize>| at.is_some_and(|at| context[at].any() != Some(false));
         // First, since a script that never stops writing has to end as well.
         if has_news(leaving) {
             return Err(gone("this worker leaves"));
@@ -354,7 +354,7 @@ impl Head {
     fn parse(bytes: &[u8]) -> io::Result<Head> {
         let bad = |what: &str| io::Error::other(format!("{what} in its head"));
         let code = |value: &[u8]| {
-            let digits = value.split(|&byte| byte == b' ').find(|word| !word.is_empty())?;
+            let digits = value.split(|&byte| byte == b' ').find(|part| !part.is_empty())?;
             field::decimal(digits)
                 .and_then(|code| u16::try_from(code).ok())
                 .filter(|code| (200..1000).contains(code))
@@ -363,9 +363,9 @@ impl Head {
         let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         for (number, line) in lines.filter(|line| !line.is_empty()).enumerate() {
             // A script that writes whole answers ("nph").
-            if let (0, Some(rest)) = (number, line.strip_prefix(b"HTTP/")) {
-                let at = memchr::memchr(b' ', rest).unwrap_or(rest.len());
-                head.status = Some(code(&rest[at..]).ok_or_else(|| bad("no status code"))?);
+            if let (0, Some(remaining)) = (number, line.strip_prefix(b"HTTP/")) {
+                let at = memchr::memchr(b' ', remaining).unwrap_or(remaining.len());
+                head.status = Some(code(&remaining[at..]).ok_or_else(|| bad("no status code"))?);
                 continue;
             }
             let colon = memchr::memchr(b':', line).ok_or_else(|| bad("a line without a colon"))?;

@@ -44,19 +44,19 @@ impl Outlet<'_> {
     /// # Errors
     /// Nobody waits any more; or, for an event stream, this worker leaves.
     pub(super) fn check(&self, streams_events: bool) -> io::Result<()> {
-        let mut asked = [
+        let mut context = [
             PollFd::new(self.stream.as_fd(), NOBODY_WAITS),
             PollFd::new(self.leaving.fd(), PollFlags::empty()),
         ];
-        match poll(&mut asked, PollTimeout::ZERO) {
+        match poll(&mut context, PollTimeout::ZERO) {
             Ok(0) | Err(_) => return Ok(()),
             Ok(_) => {}
         }
         // `nix` has no name for POLLRDHUP, and answers None where it is set.
-        if asked[0].any() != Some(false) {
+        if context[0].any() != Some(false) {
             return Err(gone("nobody waits for the answer any more"));
         }
-        if streams_events && asked[1].any() != Some(false) {
+        if streams_events && context[1].any() != Some(false) {
             return Err(gone("this worker leaves"));
         }
         Ok(())

@@ -211,7 +211,7 @@ impl Response {
         for (name, value) in &self.fields {
             if name.eq_ignore_ascii_case("content-length") {
                 announced = field::decimal(value);
-            } else if !OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            } else if !OURS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
                 head.extend_from_slice(name.as_bytes());
                 head.extend_from_slice(b": ");
                 head.extend_from_slice(value);

@@ -10,7 +10,7 @@ use super::request::{Body, Request};
 use super::response::Response;
 use crate::client;
 use crate::control::{Abilities, Join, Message, Sender};
-use crate::http::request::room;
+use crate::http::request::header_buffer;
 use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
 use crate::paths::shown;
 use crate::process;
@@ -190,7 +190,7 @@ where
     let Some(bytes) = read_head(reader)? else {
         return Ok(false);
     };
-    let mut fields = room();
+    let mut fields = header_buffer();
     let head =
         RequestHead::parse(&bytes, &mut fields).map_err(|reason| io::Error::other(reason.to_string()))?;
     let left_bytes = match head.framing {
@@ -199,26 +199,26 @@ where
         Framing::Chunked | Framing::UntilClose => return Err(io::Error::other("the server sends lengths")),
     };
     let is_head = head.method == "HEAD";
-    let ours = Ours::take(&head);
+    let server_fields = ServerFields::take(&head);
     let fields = head.fields.iter().filter(|field| !is_ours(field.name));
     let mut request = Request {
         method: head.method.to_owned(),
         target: head.target.to_owned(),
         fields: fields.map(|field| (field.name.to_owned(), field.value.to_vec())).collect(),
         body: Body { source: reader, left_bytes },
-        client: ours.client,
+        client: server_fields.client,
         connection: stream,
         leaving: &shared.leaving,
     };
     let mut outlet = Outlet { stream, leaving: &shared.leaving };
-    let probe = ours.probe.filter(|_| request.path() == "/ready");
+    let probe = server_fields.probe.filter(|_| request.path() == "/ready");
     if probe == Some(Probe::Loaded) {
         Response::text("ok").send(&mut outlet, is_head, false)?;
         return Ok(true);
     }
     // Held until the answer is written in full: a stream is the handler's work as well.
-    let mut turn = turn_of(&shared.handler);
-    let response = match &mut turn {
+    let mut lock = turn_of(&shared.handler);
+    let response = match &mut lock {
         None => Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1"),
         Some(_) if probe == Some(Probe::Idle) => Response::text("ok"),
         Some(handler) => call(&mut **handler, &mut request),
@@ -249,17 +249,17 @@ enum Probe {
 }
 
 /// What the server adds for the worker alone.
-struct Ours {
+struct ServerFields {
     probe: Option<Probe>,
     client: Option<IpAddr>,
 }
 
 fn is_ours(name: &str) -> bool {
-    ["rip-probe", "rip-client"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
+    ["rip-probe", "rip-client"].iter().any(|server_fields| name.eq_ignore_ascii_case(server_fields))
 }
 
-impl Ours {
-    fn take(head: &RequestHead<'_, '_>) -> Ours {
+impl ServerFields {
+    fn take(head: &RequestHead<'_, '_>) -> ServerFields {
         let value = |name: &str| {
             let field = head.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
             std::str::from_utf8(field.value).ok()
@@ -267,7 +267,7 @@ impl Ours {
         let probe = value("rip-probe").map(|kind| if kind == "idle" { Probe::Idle } else { Probe::Loaded });
         // The server's own word where a trusted proxy has connected; else it is who has.
         let client = value("rip-client").or_else(|| value("x-forwarded-for"));
-        Ours { probe, client: client.and_then(|address| address.parse().ok()) }
+        ServerFields { probe, client: client.and_then(|address| address.parse().ok()) }
     }
 }
 
@@ -316,11 +316,11 @@ fn complain(request: &Request<'_>, what: &str) {
 /// A whole head, or nothing where the connection ended before one. The server's own fields come on top of a
 /// client's head at its bounds, so twice those will do.
 fn read_head(reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Vec<u8>>> {
-    const MOST_BYTES: u64 = MAX_HEAD_BYTES as u64 * 2;
+    const MAX_BYTES: u64 = MAX_HEAD_BYTES as u64 * 2;
     let mut bytes = Vec::new();
     loop {
-        let room = MOST_BYTES.saturating_sub(bytes.len() as u64);
-        let line = reader.by_ref().take(room).read_until(b'\n', &mut bytes)?;
+        let left_bytes = MAX_BYTES.saturating_sub(bytes.len() as u64);
+        let line = reader.by_ref().take(left_bytes).read_until(b'\n', &mut bytes)?;
         match &bytes[bytes.len() - line..] {
             [] if bytes.is_empty() => return Ok(None),
             [] => return Err(io::ErrorKind::UnexpectedEof.into()),

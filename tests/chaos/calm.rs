@@ -3,7 +3,7 @@
 use crate::audit::Evidence;
 use crate::clients::Player;
 use crate::load::{Event, children, descriptors, events, files_in, workers};
-use crate::support::{PATIENCE, Server, Signal, comes_true, is_alive};
+use crate::support::{Server, Signal, TEST_TIMEOUT, comes_true, is_alive};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -52,15 +52,15 @@ pub fn look(
     times.sort();
     let median = times.get(times.len() / 2).copied().unwrap_or_default();
     // The worker that worked last works next, and those that nobody needs sleep.
-    let asked: BTreeSet<String> = player.asks[asked_before..].iter().map(|ask| ask.path()).collect();
+    let context: BTreeSet<String> = player.asks[asked_before..].iter().map(|ask| ask.path()).collect();
     let mut pids = BTreeSet::new();
-    let is_logged = comes_true(PATIENCE, || {
+    let is_logged = comes_true(TEST_TIMEOUT, || {
         let lines = crate::tools::access_lines(server);
         let of_these =
-            lines.iter().filter(|line| line["path"].as_str().is_some_and(|path| asked.contains(path)));
+            lines.iter().filter(|line| line["path"].as_str().is_some_and(|path| context.contains(path)));
         let all: Vec<i64> = of_these.filter_map(|line| line["pid"].as_i64()).collect();
         pids = all.iter().copied().collect();
-        all.len() == asked.len()
+        all.len() == context.len()
     });
     let replaced = started(server) - pids_before;
     if !is_logged || pids.len() > 1 + replaced {
@@ -149,8 +149,8 @@ pub fn faults_of_metrics(server: &Server, evidence: &Evidence) -> Vec<String> {
         let class = format!("rip_requests_total{{status=\"{}xx\"}}", line.status / 100);
         *expected.entry(class).or_default() += 1;
         if !line.reason.is_empty() {
-            let word = line.reason.split(':').next().unwrap_or_default();
-            *expected.entry(format!("rip_refusals_total{{reason=\"{word}\"}}")).or_default() += 1;
+            let phrase = line.reason.split(':').next().unwrap_or_default();
+            *expected.entry(format!("rip_refusals_total{{reason=\"{phrase}\"}}")).or_default() += 1;
         }
         *expected.entry("rip_sent_body_bytes_total".into()).or_default() += line.length;
     }
@@ -174,7 +174,7 @@ pub fn faults_of_the_end(server: &mut Server) -> Vec<String> {
     if code != 0 {
         faults.push(format!("the server's exit code is {code}"));
     }
-    if !comes_true(PATIENCE, || !workers.iter().any(|&pid| is_alive(pid))) {
+    if !comes_true(TEST_TIMEOUT, || !workers.iter().any(|&pid| is_alive(pid))) {
         faults.push("workers outlive the server".into());
     }
     let files = [files_in(&server.socket_dir()), files_in(&server.spool_dir())].concat();

@@ -383,13 +383,14 @@ impl Player {
             // The worker sees the end, and ends too.
             _ => {
                 let is_half_closed = wire.half_close().is_ok();
-                let (rest, trouble) = wire.read_to_end(Instant::now() + ANSWER_WITHIN);
+                let (remaining, trouble) = wire.read_to_end(Instant::now() + ANSWER_WITHIN);
                 if !is_half_closed || trouble != Trouble::Closed {
                     let is_late = trouble == Trouble::TimedOut;
                     let fault = is_late.then(|| "the tunnel did not end".to_owned());
                     return Outcome::Cut { status: 101, fault };
                 }
-                let fault = (!rest.is_empty()).then(|| format!("{} bytes that nobody said", rest.len()));
+                let fault =
+                    (!remaining.is_empty()).then(|| format!("{} bytes that nobody said", remaining.len()));
                 return Outcome::Answered { status: 101, fault };
             }
         }

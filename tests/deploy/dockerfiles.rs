@@ -45,16 +45,16 @@ impl Dockerfile {
         let text = example(file);
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             assert!(!line.ends_with('\\'), "{file}: this parser knows no continued lines: {line}");
-            let (word, rest) = line.split_once(' ').unwrap_or_else(|| panic!("{file}: {line}"));
-            if word == "FROM" {
-                let (base, name) = match rest.split_once(" AS ") {
+            let (phrase, remaining) = line.split_once(' ').unwrap_or_else(|| panic!("{file}: {line}"));
+            if phrase == "FROM" {
+                let (base, name) = match remaining.split_once(" AS ") {
                     Some((base, name)) => (base, Some(name.to_owned())),
-                    None => (rest, None),
+                    None => (remaining, None),
                 };
                 stages.push(Stage { base: base.to_owned(), name, instructions: Vec::new() });
             } else {
-                let stage = stages.last_mut().unwrap_or_else(|| panic!("{file}: {word} before FROM"));
-                stage.instructions.push((word.to_owned(), rest.to_owned()));
+                let stage = stages.last_mut().unwrap_or_else(|| panic!("{file}: {phrase} before FROM"));
+                stage.instructions.push((phrase.to_owned(), remaining.to_owned()));
             }
         }
         Dockerfile { file: file.to_owned(), stages }
@@ -71,13 +71,16 @@ impl Dockerfile {
 }
 
 impl Stage {
-    fn all(&self, word: &str) -> impl Iterator<Item = &str> {
-        self.instructions.iter().filter(move |(other, _)| other == word).map(|(_, rest)| rest.as_str())
+    fn all(&self, phrase: &str) -> impl Iterator<Item = &str> {
+        self.instructions
+            .iter()
+            .filter(move |(other, _)| other == phrase)
+            .map(|(_, remaining)| remaining.as_str())
     }
 
-    fn one(&self, word: &str) -> &str {
-        let all: Vec<&str> = self.all(word).collect();
-        assert_eq!(all.len(), 1, "{word} of the stage from {}: {all:?}", self.base);
+    fn one(&self, phrase: &str) -> &str {
+        let all: Vec<&str> = self.all(phrase).collect();
+        assert_eq!(all.len(), 1, "{phrase} of the stage from {}: {all:?}", self.base);
         all[0]
     }
 
@@ -91,10 +94,11 @@ impl Stage {
     }
 
     /// The words of an instruction in its JSON form, the only one that needs no shell in the image.
-    pub fn words(&self, word: &str) -> Vec<String> {
-        let rest = self.one(word);
-        let list = &rest[rest.find('[').unwrap_or_else(|| panic!("{word} {rest}: not in JSON"))..];
-        serde_json::from_str(list).unwrap_or_else(|error| panic!("{word} {rest}: {error}"))
+    pub fn words(&self, phrase: &str) -> Vec<String> {
+        let remaining = self.one(phrase);
+        let list =
+            &remaining[remaining.find('[').unwrap_or_else(|| panic!("{phrase} {remaining}: not in JSON"))..];
+        serde_json::from_str(list).unwrap_or_else(|error| panic!("{phrase} {remaining}: {error}"))
     }
 
     /// Lays out what the stage's COPYs take from the context, as far as that is this repository.
@@ -115,12 +119,12 @@ impl Stage {
     }
 }
 
-fn copy(rest: &str) -> Copy {
-    let mut words: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
+fn copy(remaining: &str) -> Copy {
+    let mut words: Vec<String> = remaining.split_whitespace().map(str::to_owned).collect();
     let from = words[0].strip_prefix("--from=").map(str::to_owned);
     words.drain(..usize::from(from.is_some()));
     let target = words.pop().expect("a target");
-    assert!(!words.is_empty(), "COPY {rest}: no source");
+    assert!(!words.is_empty(), "COPY {remaining}: no source");
     Copy { from, sources: words, target }
 }
 
@@ -143,7 +147,7 @@ pub fn words(line: &str) -> Vec<&str> {
 
 /// What stands behind a flag.
 fn value<'a>(words: &[&'a str], flag: &str) -> Option<&'a str> {
-    words.iter().position(|word| *word == flag).map(|at| words[at + 1])
+    words.iter().position(|phrase| *phrase == flag).map(|at| words[at + 1])
 }
 
 #[test]
@@ -278,11 +282,11 @@ fn hello() -> PathBuf {
 
 /// All words of a command but for where to listen.
 pub fn with_words(mut server: ServerBuilder, words: impl IntoIterator<Item = String>) -> ServerBuilder {
-    for word in words {
-        server = match word.split_once(':') {
+    for phrase in words {
+        server = match phrase.split_once(':') {
             Some(("http", _)) => server,
             Some(("metrics", _)) => server.arg("metrics:127.0.0.1:0"),
-            _ => server.arg(word),
+            _ => server.arg(phrase),
         };
     }
     server

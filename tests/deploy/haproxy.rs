@@ -4,7 +4,7 @@
 use super::{example, find_program};
 use crate::support::skip::skip;
 use crate::support::wire::Wire;
-use crate::support::{Client, PATIENCE, Response, Server, Signal, comes_true, test_worker, wait_until};
+use crate::support::{Client, Response, Server, Signal, TEST_TIMEOUT, comes_true, test_worker, wait_until};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -60,7 +60,7 @@ impl HaProxy {
     /// Waits until HAProxy says so of a server.
     fn wait_for_state(&self, server: &str, state: &str) {
         let is_so = || self.state(server).is_some_and(|found| found == state);
-        assert!(comes_true(PATIENCE, is_so), "{server} is not {state}; HAProxy said:\n{}", self.log());
+        assert!(comes_true(TEST_TIMEOUT, is_so), "{server} is not {state}; HAProxy said:\n{}", self.log());
     }
 
     /// `UP`, `DOWN`, or on the way from one to the other.
@@ -68,9 +68,9 @@ impl HaProxy {
         const STATUS_COLUMN: usize = 17;
         let mut wire = Wire::tcp(self.statistics).ok()?;
         wire.write(b"GET /;csv HTTP/1.1\r\nHost: a\r\n\r\n").ok()?;
-        let text = Client { wire }.read_response_within(PATIENCE).ok()?.text();
-        let row = text.lines().find(|row| row.starts_with(&format!("servers,{server},")))?;
-        row.split(',').nth(STATUS_COLUMN).map(str::to_owned)
+        let text = Client { wire }.read_response_within(TEST_TIMEOUT).ok()?.text();
+        let info = text.lines().find(|info| info.starts_with(&format!("servers,{server},")))?;
+        info.split(',').nth(STATUS_COLUMN).map(str::to_owned)
     }
 
     fn log(&self) -> String {
@@ -167,7 +167,8 @@ impl Load {
         let length = body.len();
         let head = format!("{what} HTTP/1.1\r\nHost: a\r\n{close}Content-Length: {length}\r\n\r\n");
         client.try_send(head + body).map_err(|error| context(&error))?;
-        let response = client.read_response_within(PATIENCE).map_err(|broken| context(&broken.trouble))?;
+        let response =
+            client.read_response_within(TEST_TIMEOUT).map_err(|broken| context(&broken.trouble))?;
         match (response.status, response.text().as_str()) {
             (200, BODY) => Ok((client, response)),
             (status, text) => Err(context(&format!("{status} {text}"))),

@@ -34,7 +34,7 @@ fn of_kind<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
 
 fn words(container: &Value) -> Vec<String> {
     let words = container["args"].as_array().expect("args");
-    words.iter().map(|word| word.as_str().expect("a word in quotes or without").to_owned()).collect()
+    words.iter().map(|phrase| phrase.as_str().expect("a word in quotes or without").to_owned()).collect()
 }
 
 #[test]
@@ -50,8 +50,8 @@ fn the_manifests_parts_name_each_other() {
     let port = |name: &str| ports.iter().find(|port| port["name"] == name).map(|port| &port["containerPort"]);
     assert!(port(service["spec"]["ports"][0]["targetPort"].as_str().expect("a name")).is_some());
     for name in ["http", "metrics"] {
-        let word = format!("{name}:{}", port(name).unwrap_or_else(|| panic!("no port {name}")));
-        assert!(words(container).contains(&word), "{word}");
+        let phrase = format!("{name}:{}", port(name).unwrap_or_else(|| panic!("no port {name}")));
+        assert!(words(container).contains(&phrase), "{phrase}");
     }
     let annotations = &template["metadata"]["annotations"];
     let metrics = port("metrics").expect("a port").to_string();
@@ -73,8 +73,9 @@ fn a_pod_is_ready_when_a_worker_is_and_has_time_to_end() {
     }
     let seconds = |value: &Value| Duration::from_secs(value.as_u64().expect("seconds"));
     let waits = seconds(&container["lifecycle"]["preStop"]["sleep"]["seconds"]);
-    let flag = words(container).iter().find_map(|word| {
-        word.strip_prefix("--drain-timeout-ms=")
+    let flag = words(container).iter().find_map(|phrase| {
+        phrase
+            .strip_prefix("--drain-timeout-ms=")
             .map(|ms| Duration::from_millis(ms.parse().expect("a number")))
     });
     let drains = default_drain().max(flag.unwrap_or_default() + Duration::from_secs(1));

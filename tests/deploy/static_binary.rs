@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-const MOST_BYTES: u64 = 3_000_000;
+const MAX_BYTES: u64 = 3_000_000;
 /// The Dockerfile's user.
 const NOBODY: &str = "65532:65532";
 
@@ -107,8 +107,8 @@ impl Jailed {
             let exit = child.try_wait().expect("a child can be waited for");
             assert_eq!(exit, None, "the server ended: {}", stderr());
             let text = std::fs::read_to_string(&log).expect("the file");
-            let word = text.split_whitespace().find_map(|word| word.strip_prefix("http="));
-            address = word.filter(|_| text.contains('\n')).and_then(|word| word.parse().ok());
+            let phrase = text.split_whitespace().find_map(|phrase| phrase.strip_prefix("http="));
+            address = phrase.filter(|_| text.contains('\n')).and_then(|phrase| phrase.parse().ok());
             address.is_some()
         });
         let jailed = Jailed { child, dir, address: address.expect("an address") };
@@ -162,7 +162,7 @@ fn the_static_binary_is_small() {
     let Some(binary) = binary() else { return };
     let bytes = binary.metadata().expect("it is there").len();
     eprintln!("the static binary has {bytes} bytes");
-    assert!(bytes <= MOST_BYTES, "{bytes} bytes");
+    assert!(bytes <= MAX_BYTES, "{bytes} bytes");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn the_unit_hardens_nothing_that_workers_need() {
         assert!(values(key).is_empty(), "{key} would break workers or their sockets");
     }
     for family in ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"] {
-        assert!(value("RestrictAddressFamilies").split(' ').any(|word| word == family), "{family}");
+        assert!(value("RestrictAddressFamilies").split(' ').any(|phrase| phrase == family), "{family}");
     }
 }
 

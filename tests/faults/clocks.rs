@@ -79,8 +79,8 @@ fn a_clock_that_leaps_ends_what_waited_once_and_service_goes_on() {
         "/held" => holding.pass(request),
         _ => Answer::ok("pong"),
     });
-    let mut quiet = server.client();
-    assert_eq!(quiet.get("/ping").text(), "pong");
+    let mut idle = server.client();
+    assert_eq!(idle.get("/ping").text(), "pong");
     let mut begun = server.client();
     begun.send("POST /begun HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nshort");
     let mut at_work = asking(&server, "/held");
@@ -92,7 +92,7 @@ fn a_clock_that_leaps_ends_what_waited_once_and_service_goes_on() {
     let _ = server.client();
     assert_eq!((at_work.read_response().status, waiting.read_response().status), (504, 504));
     assert_eq!(begun.read_response().status, 408);
-    assert_eq!(quiet.read_until_close().0, b"");
+    assert_eq!(idle.read_until_close().0, b"");
     gate.open();
     assert_eq!(server.get("/ping").text(), "pong");
     server.wait_until("the worker is idle", |server| metric(server, "rip_workers{state=\"idle\"}") == 1.0);

@@ -12,7 +12,7 @@
 mod plan;
 
 use nix::libc::{self, c_char, c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
-use plan::{Call, PAGE_WORDS, Place, Rule, What};
+use plan::{Call, PAGE_WORDS, Rule, ServerId, What};
 use std::mem::{transmute, zeroed};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,12 +29,12 @@ static PLAN: OnceLock<Plan> = OnceLock::new();
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
 /// Descriptors above it are left alone.
-const MOST_DESCRIPTORS: usize = 4096;
+const MAX_DESCRIPTORS: usize = 4096;
 /// What each descriptor is, as far as it has been asked: 0, or a [`Place`]'s number and 1.
-static PLACES: [AtomicU8; MOST_DESCRIPTORS] = [const { AtomicU8::new(0) }; MOST_DESCRIPTORS];
+static PLACES: [AtomicU8; MAX_DESCRIPTORS] = [const { AtomicU8::new(0) }; MAX_DESCRIPTORS];
 /// How each is watched: epoll's descriptor and the events, and the token. 0: not at all.
-static WATCHED: [AtomicU64; MOST_DESCRIPTORS] = [const { AtomicU64::new(0) }; MOST_DESCRIPTORS];
-static TOKENS: [AtomicU64; MOST_DESCRIPTORS] = [const { AtomicU64::new(0) }; MOST_DESCRIPTORS];
+static WATCHED: [AtomicU64; MAX_DESCRIPTORS] = [const { AtomicU64::new(0) }; MAX_DESCRIPTORS];
+static TOKENS: [AtomicU64; MAX_DESCRIPTORS] = [const { AtomicU64::new(0) }; MAX_DESCRIPTORS];
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -54,7 +54,7 @@ extern "C" fn start() {
         // SAFETY: there is one thread so far.
         unsafe { libc::unsetenv(name.as_ptr()) };
     }
-    let (rules, seed) = plan::parse(&text).unwrap_or_else(|word| fail(&format!("no rule: {word}")));
+    let (rules, seed) = plan::parse(&text).unwrap_or_else(|phrase| fail(&format!("no rule: {phrase}")));
     let page = map(&page).unwrap_or_else(|error| fail(&format!("{page}: {error}")));
     page[PAGE_WORDS - 1].store(1, Relaxed);
     let _ = PLAN.set(Plan { rules, seed, page });
@@ -81,7 +81,7 @@ fn map(path: &str) -> std::io::Result<&'static [AtomicU64]> {
 }
 
 /// What happens to this call, if something does, with a random number.
-fn strike(call: Call, place: impl Fn() -> Place) -> Option<(What, u64)> {
+fn strike(call: Call, place: impl Fn() -> ServerId) -> Option<(What, u64)> {
     let plan = PLAN.get()?;
     if IS_CHILD.load(Relaxed) {
         return None;
@@ -121,26 +121,26 @@ macro_rules! next {
 }
 
 fn slot(fd: c_int) -> Option<usize> {
-    usize::try_from(fd).ok().filter(|fd| *fd < MOST_DESCRIPTORS)
+    usize::try_from(fd).ok().filter(|fd| *fd < MAX_DESCRIPTORS)
 }
 
 /// What a descriptor is; asked once.
-fn place_of(fd: c_int) -> Place {
-    const ALL: [Place; 9] = [
-        Place::Any,
-        Place::Client,
-        Place::Control,
-        Place::Worker,
-        Place::Spool,
-        Place::Stdout,
-        Place::Stderr,
-        Place::Pipe,
-        Place::Kernel,
+fn place_of(fd: c_int) -> ServerId {
+    const ALL: [ServerId; 9] = [
+        ServerId::Any,
+        ServerId::Client,
+        ServerId::Control,
+        ServerId::Worker,
+        ServerId::Spool,
+        ServerId::Stdout,
+        ServerId::Stderr,
+        ServerId::Pipe,
+        ServerId::Kernel,
     ];
-    let Some(slot) = slot(fd) else { return Place::Other };
+    let Some(slot) = slot(fd) else { return ServerId::Other };
     let known = PLACES[slot].load(Relaxed);
     if known > 0 {
-        return ALL.get(usize::from(known) - 1).copied().unwrap_or(Place::Other);
+        return ALL.get(usize::from(known) - 1).copied().unwrap_or(ServerId::Other);
     }
     // SAFETY: errno is libc's own.
     let errno = unsafe { *libc::__errno_location() };
@@ -151,19 +151,19 @@ fn place_of(fd: c_int) -> Place {
     place
 }
 
-fn classify(fd: c_int) -> Place {
-    let Some(stat) = status(fd) else { return Place::Other };
+fn classify(fd: c_int) -> ServerId {
+    let Some(stat) = status(fd) else { return ServerId::Other };
     let is_same = |other: c_int| {
         status(other).is_some_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino))
     };
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFSOCK => classify_socket(fd),
-        _ if is_same(1) => Place::Stdout,
-        _ if is_same(2) => Place::Stderr,
-        libc::S_IFREG if stat.st_nlink == 0 => Place::Spool,
-        libc::S_IFIFO => Place::Pipe,
-        0 => Place::Kernel,
-        _ => Place::Other,
+        _ if is_same(1) => ServerId::Stdout,
+        _ if is_same(2) => ServerId::Stderr,
+        libc::S_IFREG if stat.st_nlink == 0 => ServerId::Spool,
+        libc::S_IFIFO => ServerId::Pipe,
+        0 => ServerId::Kernel,
+        _ => ServerId::Other,
     }
 }
 
@@ -175,7 +175,7 @@ fn status(fd: c_int) -> Option<libc::stat> {
     }
 }
 
-fn classify_socket(fd: c_int) -> Place {
+fn classify_socket(fd: c_int) -> ServerId {
     type Ask = unsafe extern "C" fn(c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> c_int;
     let name = |ask: Ask| {
         // SAFETY: a plain structure that the kernel fills, as long as it is said to be.
@@ -186,24 +186,24 @@ fn classify_socket(fd: c_int) -> Place {
         }
     };
     match name(libc::getsockname) {
-        Some((address, _)) if i32::from(address.sun_family) != libc::AF_UNIX => Place::Client,
+        Some((address, _)) if i32::from(address.sun_family) != libc::AF_UNIX => ServerId::Client,
         Some((address, length)) if length > 2 => match path_place(&address) {
-            Place::Worker => Place::Client,
+            ServerId::Worker => ServerId::Client,
             place => place,
         },
         Some(_) => match name(libc::getpeername) {
             Some((address, length)) if length > 2 => path_place(&address),
-            _ => Place::Other,
+            _ => ServerId::Other,
         },
-        None => Place::Other,
+        None => ServerId::Other,
     }
 }
 
 /// The control socket, or a worker's.
-fn path_place(address: &libc::sockaddr_un) -> Place {
+fn path_place(address: &libc::sockaddr_un) -> ServerId {
     let path: Vec<u8> =
         address.sun_path.iter().map(|byte| *byte as u8).take_while(|byte| *byte > 0).collect();
-    if path.ends_with(b".ctl.sock") { Place::Control } else { Place::Worker }
+    if path.ends_with(b".ctl.sock") { ServerId::Control } else { ServerId::Worker }
 }
 
 /// Has epoll tell of a descriptor again, if there is something to tell.
@@ -343,7 +343,7 @@ unsafe extern "C" fn sendmsg(fd: c_int, message: *const libc::msghdr, flags: c_i
 }
 
 /// A call that is done, or fails as a whole.
-fn whole(call: Call, place: impl Fn() -> Place, run: impl FnOnce() -> c_int) -> c_int {
+fn whole(call: Call, place: impl Fn() -> ServerId, run: impl FnOnce() -> c_int) -> c_int {
     match strike(call, place) {
         Some((What::Fail(code), _)) => {
             set_errno(code);
@@ -379,7 +379,7 @@ unsafe extern "C" fn connect(fd: c_int, address: *const libc::sockaddr, length: 
         // SAFETY: the caller's address, of the family that it says.
         unsafe {
             let is_unix = i32::from((*address).sa_family) == libc::AF_UNIX;
-            if is_unix { path_place(&*address.cast::<libc::sockaddr_un>()) } else { Place::Other }
+            if is_unix { path_place(&*address.cast::<libc::sockaddr_un>()) } else { ServerId::Other }
         }
     };
     // SAFETY: the caller's call.
@@ -390,14 +390,14 @@ unsafe extern "C" fn connect(fd: c_int, address: *const libc::sockaddr, length: 
 unsafe extern "C" fn socket(family: c_int, kind: c_int, protocol: c_int) -> c_int {
     let next = next!(c"socket", fn(c_int, c_int, c_int) -> c_int);
     // SAFETY: the caller's call.
-    whole(Call::Socket, || Place::Any, || unsafe { next(family, kind, protocol) })
+    whole(Call::Socket, || ServerId::Any, || unsafe { next(family, kind, protocol) })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fork() -> libc::pid_t {
     let next = next!(c"fork", fn() -> libc::pid_t);
     // SAFETY: the caller's call.
-    let pid = whole(Call::Fork, || Place::Any, || unsafe { next() });
+    let pid = whole(Call::Fork, || ServerId::Any, || unsafe { next() });
     if pid == 0 {
         IS_CHILD.store(true, Relaxed);
     }
@@ -413,7 +413,7 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> 
         let path = unsafe { std::ffi::CStr::from_ptr(path) }.to_bytes();
         let is_spool = flags & libc::O_TMPFILE == libc::O_TMPFILE
             || path.windows(11).any(|window| window == b".rip-spool-");
-        if is_spool { Place::Spool } else { Place::Other }
+        if is_spool { ServerId::Spool } else { ServerId::Other }
     };
     // SAFETY: the caller's call.
     whole(Call::Open, place, || unsafe { next(path, flags, mode) })
@@ -423,14 +423,14 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> 
 unsafe extern "C" fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
     let next = next!(c"memfd_create", fn(*const c_char, c_uint) -> c_int);
     // SAFETY: the caller's call.
-    whole(Call::Memfd, || Place::Spool, || unsafe { next(name, flags) })
+    whole(Call::Memfd, || ServerId::Spool, || unsafe { next(name, flags) })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pipe2(ends: *mut c_int, flags: c_int) -> c_int {
     let next = next!(c"pipe2", fn(*mut c_int, c_int) -> c_int);
     // SAFETY: the caller's call.
-    whole(Call::Pipe, || Place::Any, || unsafe { next(ends, flags) })
+    whole(Call::Pipe, || ServerId::Any, || unsafe { next(ends, flags) })
 }
 
 #[unsafe(no_mangle)]
@@ -474,7 +474,7 @@ unsafe extern "C" fn epoll_wait(
 ) -> c_int {
     let next = next!(c"epoll_wait", fn(c_int, *mut libc::epoll_event, c_int, c_int) -> c_int);
     // SAFETY: the caller's call.
-    whole(Call::Wait, || Place::Any, || unsafe { next(epoll, events, most, timeout_ms) })
+    whole(Call::Wait, || ServerId::Any, || unsafe { next(epoll, events, most, timeout_ms) })
 }
 
 #[unsafe(no_mangle)]
@@ -487,7 +487,7 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::time
         libc::CLOCK_MONOTONIC => Call::Monotonic,
         _ => return result,
     };
-    if let Some((What::AheadMs(ms), _)) = strike(call, || Place::Any) {
+    if let Some((What::AheadMs(ms), _)) = strike(call, || ServerId::Any) {
         // SAFETY: the kernel has just filled it.
         let time = unsafe { &mut *time };
         let ns =

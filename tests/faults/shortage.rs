@@ -24,7 +24,7 @@ fn accepting_goes_on_by_itself_after_each_kind_of_trouble() {
         return;
     }
     /// Who has been quiet for so long may be closed to make room.
-    const QUIET: Duration = Duration::from_millis(130);
+    const IDLE_FOR: Duration = Duration::from_millis(130);
     // The last two lack nothing, but accepting again at once would only meet them again.
     let kinds = [
         ("EMFILE", true),
@@ -47,21 +47,21 @@ fn accepting_goes_on_by_itself_after_each_kind_of_trouble() {
     });
     for (index, (error, is_shortage)) in kinds.into_iter().enumerate() {
         let held = format!("/held/{error}");
-        let mut quiet = server.client();
-        assert_eq!(quiet.get("/ping").text(), "pong");
+        let mut idle = server.client();
+        assert_eq!(idle.get("/ping").text(), "pong");
         let since = Instant::now();
         let mut at_work = asking(&server, &held);
         wait_for_load(&mut server, 1, 0);
-        server.wait_until("it is quiet", |_| since.elapsed() > QUIET);
+        server.wait_until("it is quiet", |_| since.elapsed() > IDLE_FOR);
         faults.turn_one(&rules[index], true);
         assert_eq!(server.get("/ping").text(), "pong", "{error}");
         assert_eq!(metric(&server, PAUSES), (index + 1) as f64, "{error}");
         gate.open_for(&held);
         assert_eq!(at_work.read_response().status, 200, "{error}: a request at work is untouched");
         if is_shortage {
-            assert_eq!(quiet.read_until_close().0, b"", "{error}");
+            assert_eq!(idle.read_until_close().0, b"", "{error}");
         } else {
-            assert_eq!(quiet.get("/ping").text(), "pong", "{error}: nothing is to be won by its end");
+            assert_eq!(idle.get("/ping").text(), "pong", "{error}: nothing is to be won by its end");
         }
     }
     faults.assert_all_struck();
@@ -83,7 +83,7 @@ fn verbs_and_scrapers_that_found_no_descriptor_are_answered_a_little_later() {
     let mut server = patient(test_worker()).args(["w:1", "metrics:127.0.0.1:0"]).start_under(&faults);
     server.wait_for_workers(1);
     let stdout = server.stdout_lines();
-    let scraped = stdout[0].split(' ').find_map(|word| word.strip_prefix("metrics=")?.parse().ok());
+    let scraped = stdout[0].split(' ').find_map(|phrase| phrase.strip_prefix("metrics=")?.parse().ok());
     let scraped = scraped.expect("a listener for metrics");
     faults.turn_one(rules[0], true);
     assert_eq!(server.control("GET", "/status", "").status, 200);

@@ -2,7 +2,7 @@
 
 use crate::load::{children, descriptors};
 use crate::support::{
-    Client, Faults, PATIENCE, Response, Server, ServerBuilder, Signal, Trouble, test_worker, wait_until,
+    Client, Faults, Response, Server, ServerBuilder, Signal, TEST_TIMEOUT, Trouble, test_worker, wait_until,
 };
 use crate::tools::{asking, patient};
 use serde_json::Value;
@@ -57,16 +57,23 @@ pub enum Expect {
 }
 
 /// One request, and the body of its right answer.
-struct Asked {
+struct RequestContext {
     id: String,
     bytes: Vec<u8>,
     answer: Vec<u8>,
 }
 
-impl Asked {
-    fn new(id: String, method: &str, target: &str, fields: &str, body: &[u8], answer: Vec<u8>) -> Asked {
+impl RequestContext {
+    fn new(
+        id: String,
+        method: &str,
+        target: &str,
+        fields: &str,
+        body: &[u8],
+        answer: Vec<u8>,
+    ) -> RequestContext {
         let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\n{fields}\r\n");
-        Asked { id, bytes: [head.as_bytes(), body].concat(), answer }
+        RequestContext { id, bytes: [head.as_bytes(), body].concat(), answer }
     }
 }
 
@@ -87,11 +94,11 @@ fn chunked(body: &[u8], most: usize) -> Vec<u8> {
 }
 
 /// What one connection asks, in order; the rows are pipelined.
-fn scene(client: usize, round: usize) -> Vec<Vec<Asked>> {
+fn scene(client: usize, round: usize) -> Vec<Vec<RequestContext>> {
     let mut count = 0;
     let mut ask = |method: &str, target: &str, fields: &str, body: &[u8], answer: Vec<u8>| {
         count += 1;
-        Asked::new(format!("c{client}r{round}n{count}"), method, target, fields, body, answer)
+        RequestContext::new(format!("c{client}r{round}n{count}"), method, target, fields, body, answer)
     };
     let (large, small) = (body(LARGE), body(3000));
     let length = |body: &[u8]| format!("Content-Length: {}\r\n", body.len());
@@ -174,30 +181,30 @@ fn load(server: &Server, round: usize) -> Outcome {
     })
 }
 
-fn play(address: std::net::SocketAddr, rows: Vec<Vec<Asked>>, outcome: &mut Outcome) {
+fn play(address: std::net::SocketAddr, rows: Vec<Vec<RequestContext>>, outcome: &mut Outcome) {
     let mut kept: Option<Client> = None;
-    for row in rows {
+    for info in rows {
         let mut client = kept.take().unwrap_or_else(|| Client::connect(address));
-        let bytes = row.iter().map(|asked| &asked.bytes[..]).collect::<Vec<_>>().concat();
+        let bytes = info.iter().map(|context| &context.bytes[..]).collect::<Vec<_>>().concat();
         // A refusal may come before all is sent, and stand there to be read.
         let _ = client.try_send(bytes);
         let mut is_open = true;
-        for asked in row {
+        for context in info {
             if !is_open {
-                outcome.lost.push(asked.id);
+                outcome.lost.push(context.id);
                 continue;
             }
-            match client.read_response_within(PATIENCE) {
+            match client.read_response_within(TEST_TIMEOUT) {
                 Ok(response) => {
                     is_open = response.header("connection") != Some("close");
-                    outcome.judge(asked, &response);
+                    outcome.judge(context, &response);
                 }
                 Err(broken) => {
                     is_open = false;
                     match broken.trouble {
-                        Trouble::Closed | Trouble::Reset => outcome.lost.push(asked.id),
+                        Trouble::Closed | Trouble::Reset => outcome.lost.push(context.id),
                         // What hangs once would hang for long in each of what follows.
-                        trouble => return outcome.wrong.push(format!("{}: {trouble:?}", asked.id)),
+                        trouble => return outcome.wrong.push(format!("{}: {trouble:?}", context.id)),
                     }
                 }
             }
@@ -207,15 +214,15 @@ fn play(address: std::net::SocketAddr, rows: Vec<Vec<Asked>>, outcome: &mut Outc
 }
 
 impl Outcome {
-    fn judge(&mut self, asked: Asked, response: &Response) {
+    fn judge(&mut self, context: RequestContext, response: &Response) {
         match response.status {
-            200 if response.body == asked.answer => self.right.push(asked.id),
-            502..=504 => self.refused.push((asked.id, response.status)),
+            200 if response.body == context.answer => self.right.push(context.id),
+            502..=504 => self.refused.push((context.id, response.status)),
             status => self.wrong.push(format!(
                 "{}: {status} with {} bytes for {}",
-                asked.id,
+                context.id,
                 response.body.len(),
-                asked.answer.len()
+                context.answer.len()
             )),
         }
     }

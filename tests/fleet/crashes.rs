@@ -55,7 +55,11 @@ fn waits_are_told_once_a_step_in_the_log_and_in_status() {
     server.wait_until("four steps are told", |server| load::has_line(server, "the next start is in 800ms"));
     for step in ["100ms", "200ms", "400ms", "800ms"] {
         let line = format!("the next start is in {step}");
-        assert_eq!(server.stderr_lines().iter().filter(|told| told.ends_with(&line)).count(), 1, "{step}");
+        assert_eq!(
+            server.stderr_lines().iter().filter(|reported| reported.ends_with(&line)).count(),
+            1,
+            "{step}"
+        );
     }
     let mut waiting = serde_json::Value::Null;
     server.wait_until("it waits", |server| {

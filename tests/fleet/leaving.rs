@@ -215,8 +215,8 @@ fn nothing_that_a_wrapper_started_outlives_its_worker() {
 #[test]
 fn what_takes_no_notice_of_sigterm_is_killed_a_second_later() {
     let dir = tempfile::tempdir().expect("a folder");
-    let deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)";
-    let Some(mut server) = with_wrappers(dir.path(), deaf) else { return };
+    let unresponsive = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)";
+    let Some(mut server) = with_wrappers(dir.path(), unresponsive) else { return };
     assert_eq!(server.verb(["reload"]).code, 0);
     server.wait_until("the old ones are gone", |_| {
         children_noted(dir.path()).into_iter().filter(|&pid| is_alive(pid)).count() == 2

@@ -160,8 +160,8 @@ pub fn with_all(check: impl Fn(&Language, &EditedApp) + Sync) {
 }
 
 impl Language {
-    pub fn source(&self, word: &str) -> String {
-        self.template.replace("IMPORT", "").replace("WORD", &format!("'{word}'"))
+    pub fn source(&self, phrase: &str) -> String {
+        self.template.replace("IMPORT", "").replace("WORD", &format!("'{phrase}'"))
     }
 
     /// Its word is in another file.
@@ -169,8 +169,8 @@ impl Language {
         self.template.replace("IMPORT", self.import).replace("WORD", "word")
     }
 
-    pub fn part_source(&self, word: &str) -> String {
-        self.part_template.replace("WORD", &format!("'{word}'"))
+    pub fn part_source(&self, phrase: &str) -> String {
+        self.part_template.replace("WORD", &format!("'{phrase}'"))
     }
 
     /// An app whose word is `one`.
@@ -191,7 +191,7 @@ pub struct EditedApp {
 /// What the app answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    pub word: String,
+    pub phrase: String,
     pub pid: String,
 }
 
@@ -229,6 +229,6 @@ pub fn ask(server: &Server) -> Answer {
     let response = server.get("/");
     assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr_text());
     let text = response.text();
-    let (word, pid) = text.split_once(' ').unwrap_or_else(|| panic!("no word and process: {text}"));
-    Answer { word: word.to_owned(), pid: pid.to_owned() }
+    let (phrase, pid) = text.split_once(' ').unwrap_or_else(|| panic!("no word and process: {text}"));
+    Answer { phrase: phrase.to_owned(), pid: pid.to_owned() }
 }

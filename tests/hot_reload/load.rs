@@ -12,14 +12,14 @@ const BETWEEN_EDITS: Duration = Duration::from_millis(150);
 const CLIENTS: usize = 4;
 
 /// Asks on one connection until all is over; anything but a 200 is told.
-fn ask_on(address: SocketAddr, is_over: &AtomicBool, asked: &AtomicU32) -> Option<String> {
+fn ask_on(address: SocketAddr, is_over: &AtomicBool, context: &AtomicU32) -> Option<String> {
     let mut client = Client::connect(address);
     while !is_over.load(Relaxed) {
         let response = client.get("/");
         if response.status != 200 {
             return Some(format!("{} {}", response.status, response.text()));
         }
-        asked.fetch_add(1, Relaxed);
+        context.fetch_add(1, Relaxed);
     }
     None
 }
@@ -42,11 +42,11 @@ fn loses_nothing(language: &Language, app: &EditedApp) {
     let patient = ["--queue-timeout-ms=30000", "--read-timeout-ms=30000"];
     let mut server: Server = app.builder(&["--hot-reload=module", "w:2"]).args(patient).start();
     server.wait_for_workers(2);
-    let (is_over, has_failed, asked) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
+    let (is_over, has_failed, context) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
     let address = server.address();
     let failures: Vec<String> = thread::scope(|scope| {
         let ask = || {
-            let failure = ask_on(address, &is_over, &asked);
+            let failure = ask_on(address, &is_over, &context);
             has_failed.fetch_or(failure.is_some(), Relaxed);
             failure
         };
@@ -59,9 +59,9 @@ fn loses_nothing(language: &Language, app: &EditedApp) {
             .collect()
     });
     assert!(failures.is_empty(), "{failures:?}\n{}", server.stderr_text());
-    assert!(asked.load(Relaxed) > 0);
+    assert!(context.load(Relaxed) > 0);
     let last = format!("edit{}", EDITS - 1);
-    wait_until("the last edit", || ask(&server).word == last);
+    wait_until("the last edit", || ask(&server).phrase == last);
 }
 
 #[test]

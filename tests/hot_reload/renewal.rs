@@ -27,11 +27,11 @@ fn replacements(server: &Server) -> usize {
 fn the_first_request_after_an_edit_of_an_import_gets_the_new_code() {
     with_all(|language, app| {
         let server = importing(language, app, &["w:3"]);
-        assert_eq!(ask(&server).word, "one", "{}", language.name);
-        for word in ["two", "three"] {
-            app.fixture.write(language.part, &language.part_source(word));
+        assert_eq!(ask(&server).phrase, "one", "{}", language.name);
+        for phrase in ["two", "three"] {
+            app.fixture.write(language.part, &language.part_source(phrase));
             for _ in 0..6 {
-                assert_eq!(ask(&server).word, word, "{}: never the old one again", language.name);
+                assert_eq!(ask(&server).phrase, phrase, "{}: never the old one again", language.name);
             }
         }
     });
@@ -43,7 +43,7 @@ fn a_request_waits_for_the_new_code_longer_than_for_a_worker() {
         let server = importing(language, app, &["w:1", "--queue-timeout-ms=50"]);
         let slow = format!("import time; time.sleep(0.7)\n{}", language.part_source("two"));
         app.fixture.write(language.part, &slow);
-        assert_eq!(ask(&server).word, "two");
+        assert_eq!(ask(&server).phrase, "two");
     });
 }
 
@@ -51,12 +51,12 @@ fn a_request_waits_for_the_new_code_longer_than_for_a_worker() {
 fn a_broken_import_leaves_the_old_code_at_work_until_it_is_mended() {
     with(&[&WSGI], |language, app| {
         let mut server = importing(language, app, &["w:1"]);
-        assert_eq!(ask(&server).word, "one");
+        assert_eq!(ask(&server).phrase, "one");
         app.fixture.write(language.part, "word = (\n");
-        assert_eq!(ask(&server).word, "one", "the last good one goes on");
+        assert_eq!(ask(&server).phrase, "one", "the last good one goes on");
         server.wait_until("the reason is told", |server| server.stderr_text().contains("reload stopped"));
         app.fixture.write(language.part, &language.part_source("two"));
-        assert_eq!(ask(&server).word, "two");
+        assert_eq!(ask(&server).phrase, "two");
     });
 }
 
@@ -64,13 +64,13 @@ fn a_broken_import_leaves_the_old_code_at_work_until_it_is_mended() {
 fn code_that_was_replaced_does_not_come_back_when_the_next_is_broken() {
     with(&[&WSGI], |language, app| {
         let server = importing(language, app, &["w:4"]);
-        for word in ["two", "three"] {
-            app.fixture.write(language.part, &language.part_source(word));
+        for phrase in ["two", "three"] {
+            app.fixture.write(language.part, &language.part_source(phrase));
             // Answered by the first of the new ones; the others are still to be replaced.
-            assert_eq!(ask(&server).word, word);
+            assert_eq!(ask(&server).phrase, phrase);
             app.fixture.write(language.part, "word = (\n");
             for _ in 0..5 {
-                assert_eq!(ask(&server).word, word);
+                assert_eq!(ask(&server).phrase, phrase);
             }
         }
     });
@@ -82,7 +82,7 @@ fn the_boot_timeout_bounds_the_wait_for_new_code() {
         let server = importing(language, app, &["w:1", "--boot-timeout-ms=1500"]);
         app.fixture.write(language.part, "import time\ntime.sleep(60)\n");
         let since = Instant::now();
-        assert_eq!(ask(&server).word, "one", "the old one goes on");
+        assert_eq!(ask(&server).phrase, "one", "the old one goes on");
         assert!(since.elapsed() >= Duration::from_millis(1000), "{:?}", since.elapsed());
     });
 }
@@ -157,26 +157,26 @@ fn a_loop_is_named_once_and_slowed_down() {
 fn an_app_whose_folder_is_replaced_is_watched_on() {
     with(&[&WSGI], |language, app| {
         let mut server = importing(language, app, &["w:1"]);
-        assert_eq!(ask(&server).word, "one");
+        assert_eq!(ask(&server).phrase, "one");
         let (own, beside) = (app.fixture.file("."), app.fixture.dir().join("beside"));
         let own = own.canonicalize().expect("a path");
-        let fill = |folder: &std::path::Path, word: &str| {
+        let fill = |folder: &std::path::Path, phrase: &str| {
             fs::create_dir_all(folder.join("lib")).expect("folders");
-            fs::write(folder.join(language.part), language.part_source(word)).expect("a part");
+            fs::write(folder.join(language.part), language.part_source(phrase)).expect("a part");
             fs::write(folder.join(language.entry), language.importing_source()).expect("an entry");
         };
         // As a deploy does it.
         fill(&beside, "two");
         fs::rename(&own, app.fixture.dir().join("old")).expect("renamed");
         fs::rename(&beside, &own).expect("renamed");
-        wait_until("the new folder's word", || ask(&server).word == "two");
+        wait_until("the new folder's word", || ask(&server).phrase == "two");
         // As a checkout does it: the workers still live in the one that is removed.
         fs::remove_dir_all(&own).expect("removed");
         fill(&own, "three");
         server.wait_until("the next one's", |server| server.get("/").text().starts_with("three"));
         // It is still watched.
         app.fixture.write(language.part, &language.part_source("four"));
-        assert_eq!(ask(&server).word, "four");
+        assert_eq!(ask(&server).phrase, "four");
     });
 }
 
@@ -208,7 +208,7 @@ fn an_app_that_does_not_start_is_waited_for_and_says_why() {
         );
         assert!(page.text().contains("<pre") && page.text().contains(language.entry), "{}", page.text());
         app.edit(&language.source("mended"));
-        assert_eq!(ask(&server).word, "mended", "{name}: at once");
+        assert_eq!(ask(&server).phrase, "mended", "{name}: at once");
     });
 }
 
@@ -216,7 +216,7 @@ fn an_app_that_does_not_start_is_waited_for_and_says_why() {
 fn a_mended_app_is_noticed_at_once_and_not_after_the_wait() {
     with(&[&WSGI], |language, app| {
         let mut server = importing(language, app, &["w:1"]);
-        assert_eq!(ask(&server).word, "one");
+        assert_eq!(ask(&server).phrase, "one");
         app.edit(language.failing);
         // The worker that serves goes on; its successors do not start.
         let pid = ask(&server).pid.parse().expect("a pid");
@@ -230,7 +230,7 @@ fn a_mended_app_is_noticed_at_once_and_not_after_the_wait() {
             server.stderr_text().matches("before it had joined").count() >= 4
         });
         app.edit(&language.source("mended"));
-        assert_eq!(ask(&server).word, "mended");
+        assert_eq!(ask(&server).phrase, "mended");
     });
 }
 

@@ -21,16 +21,16 @@ fn a_change_in_an_imported_file_replaces_the_workers() {
         app.edit(&language.importing_source());
         let mut server = app.serve(&[]);
         let before = ask(&server);
-        assert_eq!(before.word, "one", "{}", language.name);
+        assert_eq!(before.phrase, "one", "{}", language.name);
         app.fixture.write(language.part, &language.part_source("two"));
-        wait_until(&format!("{}: the new word", language.name), || ask(&server).word == "two");
+        wait_until(&format!("{}: the new word", language.name), || ask(&server).phrase == "two");
         says_changed(&mut server, language.part);
         let between = ask(&server);
         assert_ne!(between.pid, before.pid, "{}", language.name);
         // As careful editors save.
         app.fixture.write("part.new", &language.part_source("three"));
         fs::rename(app.fixture.file("part.new"), app.fixture.file(language.part)).expect("renamed");
-        wait_until(&format!("{}: the last word", language.name), || ask(&server).word == "three");
+        wait_until(&format!("{}: the last word", language.name), || ask(&server).phrase == "three");
     });
 }
 
@@ -42,10 +42,10 @@ fn files_and_folders_that_appear_later_count() {
         fs::create_dir(app.fixture.file("lib")).expect("a folder for what is imported");
         app.fixture.write(language.part, &language.part_source("two"));
         app.edit(&language.importing_source());
-        wait_until(&format!("{}: the new word", language.name), || ask(&server).word == "two");
+        wait_until(&format!("{}: the new word", language.name), || ask(&server).phrase == "two");
         // Its folder was not there when the server began to watch.
         app.fixture.write(language.part, &language.part_source("three"));
-        wait_until(&format!("{}: the last word", language.name), || ask(&server).word == "three");
+        wait_until(&format!("{}: the last word", language.name), || ask(&server).phrase == "three");
         says_changed(&mut server, language.part);
     });
 }
@@ -65,7 +65,7 @@ fn a_folder_that_is_renamed_into_place_counts() {
         fs::write(new.join(name), language.part_source("two")).expect("a new part");
         fs::rename(&lib, app.fixture.dir().join("old")).expect("the old folder goes");
         fs::rename(&new, &lib).expect("the new one comes");
-        wait_until(&format!("{}: the new word", language.name), || ask(&server).word == "two");
+        wait_until(&format!("{}: the new word", language.name), || ask(&server).phrase == "two");
     });
 }
 
@@ -102,9 +102,9 @@ fn answer(server: &Server) -> String {
 #[test]
 fn a_change_in_a_commands_sources_replaces_its_workers() {
     let Some(fixture) = Fixture::empty(&node(&[]), "app") else { return };
-    let source = |word: &str| {
+    let source = |phrase: &str| {
         format!(
-            "require('node:http').createServer((req, res) => res.end('{word}')).listen(process.argv[2])\n"
+            "require('node:http').createServer((req, res) => res.end('{phrase}')).listen(process.argv[2])\n"
         )
     };
     fixture.write("server.js", &source("one"));
@@ -120,11 +120,11 @@ fn a_change_in_a_commands_sources_replaces_its_workers() {
 #[test]
 fn a_cgi_script_is_new_at_each_request() {
     let fixture = Fixture::empty(&Needs::programs(&[]), "app").expect("a shell is everywhere");
-    let script = |word: &str| format!("#!/bin/sh\necho Content-Type: text/plain\necho\nprintf {word}\n");
-    let replace = |word: &str| {
+    let script = |phrase: &str| format!("#!/bin/sh\necho Content-Type: text/plain\necho\nprintf {phrase}\n");
+    let replace = |phrase: &str| {
         use std::os::unix::fs::PermissionsExt;
         let new = fixture.file("index.new");
-        fs::write(&new, script(word)).expect("a script");
+        fs::write(&new, script(phrase)).expect("a script");
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("executable");
         fs::rename(new, fixture.file("index.sh")).expect("renamed");
     };
@@ -150,7 +150,7 @@ plugin({
   },
 })
 ";
-    let source = |word: &str| format!("export default () -> new Response('{word}')\n");
+    let source = |phrase: &str| format!("export default () -> new Response('{phrase}')\n");
     fixture.write("compiler.ts", compiler);
     fixture.write("bunfig.toml", "preload = ['./compiler.ts']\n");
     fixture.write("index.rip", &source("one"));
@@ -163,9 +163,9 @@ plugin({
 
 #[test]
 fn an_edit_of_what_registers_itself_in_the_process_is_served_by_a_new_one() {
-    let source = |word: &str, answer: &str| {
+    let source = |phrase: &str, answer: &str| {
         let once = "if (globalThis.isRegistered) throw new Error('registered already')\nglobalThis.isRegistered = true\n";
-        format!("{once}export default {}\n", answer.replace("WORD", word))
+        format!("{once}export default {}\n", answer.replace("WORD", phrase))
     };
     let fetch = "() => new Response('WORD')";
     let listener = "(req, res) => { res.end('WORD') }";

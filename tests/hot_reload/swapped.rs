@@ -10,15 +10,15 @@ use std::time::{Duration, Instant, SystemTime};
 const SHOWN_AFTER: Duration = Duration::from_millis(200);
 
 /// Asks until `word` is answered; whatever was asked [`SHOWN_AFTER`] the edit must be.
-fn shows(server: &Server, word: &str, language: &Language) -> Answer {
+fn shows(server: &Server, phrase: &str, language: &Language) -> Answer {
     let edited = Instant::now();
     loop {
         let is_due = edited.elapsed() >= SHOWN_AFTER;
         let answer = ask(server);
-        if answer.word == word {
+        if answer.phrase == phrase {
             return answer;
         }
-        assert!(!is_due, "{}: {answer:?}, not {word}\n{}", language.name, server.stderr_text());
+        assert!(!is_due, "{}: {answer:?}, not {phrase}\n{}", language.name, server.stderr_text());
     }
 }
 
@@ -39,10 +39,10 @@ fn in_place(check: impl Fn(&Language, &EditedApp, &mut Server) + Sync) {
 fn a_change_shows_on_a_request_200_ms_later() {
     in_place(|language, app, server| {
         let before = ask(server);
-        assert_eq!(before.word, "one", "{}", language.name);
-        for word in ["two", "three", "four"] {
-            app.edit(&language.source(word));
-            let after = shows(server, word, language);
+        assert_eq!(before.phrase, "one", "{}", language.name);
+        for phrase in ["two", "three", "four"] {
+            app.edit(&language.source(phrase));
+            let after = shows(server, phrase, language);
             assert_eq!(after.pid, before.pid, "{}: swapped in place", language.name);
         }
     });
@@ -52,9 +52,9 @@ fn a_change_shows_on_a_request_200_ms_later() {
 fn a_new_file_that_is_renamed_over_the_entry_counts() {
     in_place(|language, app, server| {
         let before = ask(server);
-        for word in ["two", "three"] {
-            app.replace(&language.source(word));
-            assert_eq!(shows(server, word, language).pid, before.pid, "{}", language.name);
+        for phrase in ["two", "three"] {
+            app.replace(&language.source(phrase));
+            assert_eq!(shows(server, phrase, language).pid, before.pid, "{}", language.name);
         }
     });
 }
@@ -64,9 +64,9 @@ fn edits_of_one_size_within_one_second_count() {
     in_place(|language, app, server| {
         ask(server);
         let second = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
-        for (milliseconds, word) in [(100, "aaa"), (200, "bbb"), (300, "ccc")] {
+        for (milliseconds, phrase) in [(100, "aaa"), (200, "bbb"), (300, "ccc")] {
             let file = app.fixture.file("entry.new");
-            fs::write(&file, language.source(word)).expect("a new file");
+            fs::write(&file, language.source(phrase)).expect("a new file");
             let time = second + Duration::from_millis(milliseconds);
             File::options()
                 .append(true)
@@ -74,7 +74,7 @@ fn edits_of_one_size_within_one_second_count() {
                 .and_then(|file| file.set_modified(time))
                 .expect("a time");
             fs::rename(&file, app.entry()).expect("renamed over the entry");
-            shows(server, word, language);
+            shows(server, phrase, language);
         }
     });
 }
@@ -84,19 +84,19 @@ fn an_entry_that_is_a_symlink_is_followed() {
     with_all(|language, app| {
         let releases = app.fixture.dir().join("releases");
         fs::create_dir(&releases).expect("a folder beside the app");
-        let release = |word: &str| {
-            let file = releases.join(format!("{word}-{}", language.entry));
-            fs::write(&file, language.source(word)).expect("a release");
+        let release = |phrase: &str| {
+            let file = releases.join(format!("{phrase}-{}", language.entry));
+            fs::write(&file, language.source(phrase)).expect("a release");
             file
         };
-        let point_at = |word: &str| {
+        let point_at = |phrase: &str| {
             let link = app.fixture.file("link");
-            symlink(release(word), &link).expect("a link");
+            symlink(release(phrase), &link).expect("a link");
             fs::rename(&link, app.entry()).expect("renamed over the entry");
         };
         point_at("first");
         let mut server = app.serve(&[]);
-        assert_eq!(ask(&server).word, "first", "{}", language.name);
+        assert_eq!(ask(&server).phrase, "first", "{}", language.name);
         fs::write(releases.join(format!("first-{}", language.entry)), language.source("edited"))
             .expect("an edit");
         shows(&server, "edited", language);
@@ -165,7 +165,7 @@ fn an_edit_that_one_process_cannot_load_twice_is_served_by_a_new_one() {
         let server = app.serve(&[]);
         let before = ask(&server);
         app.edit(&format!("{registers}{}", language.source("two")));
-        wait_until("the edit", || ask(&server).word == "two");
+        wait_until("the edit", || ask(&server).phrase == "two");
         assert_ne!(ask(&server).pid, before.pid, "{}", language.name);
         assert!(server.stderr_text().contains("Duplicated"), "{}", server.stderr_text());
     });
@@ -188,14 +188,14 @@ fn a_worker_is_replaced_after_its_last_reload() {
     with_all(|language, app| {
         let server = app.serve(&["--max-reloads=3"]);
         let first = ask(&server);
-        for word in ["two", "three"] {
-            app.edit(&language.source(word));
-            assert_eq!(shows(&server, word, language).pid, first.pid, "{}", language.name);
+        for phrase in ["two", "three"] {
+            app.edit(&language.source(phrase));
+            assert_eq!(shows(&server, phrase, language).pid, first.pid, "{}", language.name);
         }
         app.edit(&language.source("four"));
         shows(&server, "four", language);
         wait_until("another process", || ask(&server).pid != first.pid);
-        assert_eq!(ask(&server).word, "four", "{}", language.name);
+        assert_eq!(ask(&server).phrase, "four", "{}", language.name);
     });
 }
 
@@ -214,7 +214,7 @@ fn process_and_none_watch_nothing() {
             assert!(!comes_true(SHOWN_AFTER, || ask(&server) != before), "{} with {mode}", language.name);
             // By hand it still goes.
             assert_eq!(server.verb(["reload"]).code, 0, "{}", server.stderr_text());
-            assert_eq!(ask(&server).word, "two", "{} with {mode}", language.name);
+            assert_eq!(ask(&server).phrase, "two", "{} with {mode}", language.name);
         }
     });
 }
@@ -222,7 +222,7 @@ fn process_and_none_watch_nothing() {
 #[test]
 fn module_is_the_default_in_development_alone() {
     with(&[&NODE, &WSGI], |language, app| {
-        for (environment, word) in
+        for (environment, phrase) in
             [(None, "two"), (Some(""), "two"), (Some("dev"), "two"), (Some("production"), "one")]
         {
             app.edit(&language.source("one"));
@@ -235,8 +235,8 @@ fn module_is_the_default_in_development_alone() {
             server.wait_for_workers(1);
             ask(&server);
             app.edit(&language.source("two"));
-            comes_true(SHOWN_AFTER, || ask(&server).word == "two");
-            assert_eq!(ask(&server).word, word, "{} with NODE_ENV {environment:?}", language.name);
+            comes_true(SHOWN_AFTER, || ask(&server).phrase == "two");
+            assert_eq!(ask(&server).phrase, phrase, "{} with NODE_ENV {environment:?}", language.name);
         }
     });
 }

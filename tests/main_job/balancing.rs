@@ -53,7 +53,7 @@ fn of_workers_freed_one_after_another_the_last_is_asked_next() {
     }
     assert_eq!(freed.iter().collect::<HashSet<_>>().len(), 4, "each had one: {freed:?}");
     // Taken from the stack one after another: the other way round.
-    let mut again: Vec<_> = (0..4)
+    let mut second: Vec<_> = (0..4)
         .map(|index| {
             let client = asking(&server, &format!("/again{index}"));
             wait_for_load(&mut server, index + 1, 0);
@@ -61,7 +61,7 @@ fn of_workers_freed_one_after_another_the_last_is_asked_next() {
         })
         .collect();
     gate.open();
-    let taken: Vec<String> = again.iter_mut().map(|client| client.read_response().text()).collect();
+    let taken: Vec<String> = second.iter_mut().map(|client| client.read_response().text()).collect();
     freed.reverse();
     assert_eq!(taken, freed);
 }
@@ -119,9 +119,9 @@ fn a_queued_request_gets_504_at_its_deadline_and_is_never_dispatched() {
     let (gate, workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
-    let asked = Instant::now();
+    let context = Instant::now();
     let late = asking(&server, "/late").read_response();
-    let waited = asked.elapsed();
+    let waited = context.elapsed();
     assert_eq!(late.status, 504);
     assert!(waited >= DEADLINE, "too early: {waited:?}");
     assert!(waited < DEADLINE + Duration::from_secs(5), "far too late: {waited:?}");

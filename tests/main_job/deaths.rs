@@ -2,7 +2,7 @@
 //! pool is whole again.
 
 use crate::support::{
-    Answer, Client, PATIENCE, RawWorker, Server, Then, Trouble, is_alive, test_worker, wait_until,
+    Answer, Client, RawWorker, Server, TEST_TIMEOUT, Then, Trouble, is_alive, test_worker, wait_until,
 };
 use crate::tools::{
     asking, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
@@ -127,7 +127,7 @@ fn a_worker_that_dies_after_the_head_cuts_the_connection() {
     server.wait_for_workers(1);
     let pid: i32 = server.get("/pid").text().parse().expect("a pid");
     let mut client = asking(&server, "/die-after-head");
-    let broken = client.read_response_within(crate::support::PATIENCE).expect_err("its end never came");
+    let broken = client.read_response_within(crate::support::TEST_TIMEOUT).expect_err("its end never came");
     assert_eq!((broken.response.status, broken.response.body), (200, b"the last words".to_vec()));
     assert!(matches!(broken.trouble, Trouble::Closed | Trouble::Reset), "{:?}", broken.trouble);
     let line = line_of(&mut server, "/die-after-head");
@@ -192,7 +192,7 @@ fn the_human_log_names_the_culprit_too() {
         let lines = server.stdout_lines();
         lines
             .iter()
-            .any(|line| ["POST /die → 502", "worker_died", &named].iter().all(|word| line.contains(word)))
+            .any(|line| ["POST /die → 502", "worker_died", &named].iter().all(|phrase| line.contains(phrase)))
     });
 }
 
@@ -251,7 +251,7 @@ fn an_answer_that_ends_with_its_worker_is_whole_only_if_that_has_exited_0() {
         let reason = if is_whole { Value::Null } else { "worker_died".into() };
         let mut client = server.client();
         client.send(crate::tools::get(&format!("/open?then={then}")));
-        let response = client.read_response_within(PATIENCE);
+        let response = client.read_response_within(TEST_TIMEOUT);
         assert_eq!(response.is_ok(), is_whole, "{then}: {response:?}");
         let body = response.map_or_else(|broken| broken.response.body, |response| response.body);
         assert_eq!(body, b"some", "{then}");

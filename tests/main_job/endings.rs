@@ -33,7 +33,7 @@ fn sigterm_finishes_what_is_at_work_and_what_waits() {
         let response = client.read_response();
         assert_eq!((response.status, response.text().as_str()), (200, "slept"));
         assert_eq!(response.header("connection"), Some("close"));
-        assert!(matches!(client.read_until_close(), (rest, Trouble::Closed) if rest.is_empty()));
+        assert!(matches!(client.read_until_close(), (remaining, Trouble::Closed) if remaining.is_empty()));
     }
     assert_eq!(server.wait_exit(), 0);
     assert_nothing_is_left(&server, &pids);
@@ -63,17 +63,17 @@ fn sigint_and_stop_end_like_sigterm() {
 #[test]
 fn a_quiet_connection_does_not_hold_up_a_stop() {
     let mut server = server(&["w:1"]);
-    let mut quiet = server.client();
-    assert_eq!(quiet.get("/ping").text(), "pong");
+    let mut idle = server.client();
+    assert_eq!(idle.get("/ping").text(), "pong");
     let mut silent = server.client();
     assert_eq!(server.get("/server").text(), "ok", "so the silent one was accepted");
     server.signal(Signal::SIGTERM);
-    let asked = Instant::now();
+    let context = Instant::now();
     assert_eq!(server.wait_exit(), 0);
     // A second each; the drain timeout is 60.
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    for client in [&mut quiet, &mut silent] {
-        assert!(matches!(client.read_until_close(), (rest, Trouble::Closed) if rest.is_empty()));
+    assert!(context.elapsed() < Duration::from_secs(10), "{:?}", context.elapsed());
+    for client in [&mut idle, &mut silent] {
+        assert!(matches!(client.read_until_close(), (remaining, Trouble::Closed) if remaining.is_empty()));
     }
 }
 
@@ -86,13 +86,13 @@ fn what_is_not_done_by_the_drain_timeout_is_refused_as_stopping() {
     let mut waiting = asking(&server, "/waiting");
     wait_for_load(&mut server, 1, 1);
     let pids = server.worker_pids();
-    let asked = Instant::now();
+    let context = Instant::now();
     server.signal(Signal::SIGTERM);
     for client in [&mut at_work, &mut waiting] {
         let response = client.read_response();
         assert_eq!((response.status, response.header("connection")), (503, Some("close")));
     }
-    assert!(asked.elapsed() >= DRAIN, "too early: {:?}", asked.elapsed());
+    assert!(context.elapsed() >= DRAIN, "too early: {:?}", context.elapsed());
     assert_eq!(server.wait_exit(), 0);
     assert_nothing_is_left(&server, &pids);
     let line = line_of(&mut server, "/sleep");

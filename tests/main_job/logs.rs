@@ -40,13 +40,13 @@ fn only_get_and_head_of_these_paths_are_the_servers_own() {
 #[test]
 fn status_tells_healthy_degraded_and_starting() {
     let server = patient_without_workers(&[]);
-    let word = || {
+    let phrase = || {
         let response = server.get("/status");
         (response.status, response.json()["status"].as_str().unwrap_or_default().to_owned())
     };
-    assert_eq!(word(), (503, "starting".into()));
+    assert_eq!(phrase(), (503, "starting".into()));
     let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
-    assert_eq!(word(), (200, "healthy".into()));
+    assert_eq!(phrase(), (200, "healthy".into()));
     let status = server.get("/status");
     assert_eq!(status.header("content-type"), Some("application/json"));
     let status = status.json();
@@ -54,7 +54,7 @@ fn status_tells_healthy_degraded_and_starting() {
     assert_eq!(status["ports"]["http"], server.address().port());
     assert!(status["uptime"].is_number());
     worker.quit();
-    assert_eq!(word(), (503, "degraded".into()));
+    assert_eq!(phrase(), (503, "degraded".into()));
     wait_until("a line of its end", || server.stderr_text().contains("): gone"));
 }
 
@@ -62,8 +62,8 @@ fn status_tells_healthy_degraded_and_starting() {
 fn assert_stamp(stamp: &str) {
     let words: Vec<&str> = stamp.split_whitespace().collect();
     let [date, time, zone, total, worker] = words[..] else { panic!("not five words: {stamp}") };
-    let shape = |word: &str| -> String {
-        word.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect()
+    let shape = |phrase: &str| -> String {
+        phrase.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect()
     };
     assert_eq!((shape(date).as_str(), shape(time).as_str()), ("0000-00-00", "00:00:00.000"), "{stamp}");
     assert!(["+0000", "-0000"].contains(&shape(zone).as_str()), "{stamp}");
@@ -88,8 +88,8 @@ fn human_lines_are_as_documented() {
             line.map(|line| found = line).is_some()
         });
         let stamp = found.strip_prefix('[').and_then(|line| line.split_once("] "));
-        let (stamp, rest) = stamp.unwrap_or_else(|| panic!("no stamp: {found}"));
-        assert_eq!(rest, expected);
+        let (stamp, remaining) = stamp.unwrap_or_else(|| panic!("no stamp: {found}"));
+        assert_eq!(remaining, expected);
         assert_stamp(stamp);
     }
     // Secrets travel in queries.

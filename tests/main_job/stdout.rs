@@ -1,6 +1,6 @@
 //! Nobody reads what the server writes, or nobody can any more: it serves on, and what is dropped is counted.
 
-use crate::support::{Client, PATIENCE, comes_true, server_program, test_worker, wait_until};
+use crate::support::{Client, TEST_TIMEOUT, comes_true, server_program, test_worker, wait_until};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io::{PipeReader, PipeWriter, Read};
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ impl Piped {
             let exit = self.child.try_wait().expect("a child can be waited for");
             assert_eq!(exit, None, "the server ended: {}", self.stderr());
             let text = self.stderr();
-            address = text.split_whitespace().find_map(|word| word.strip_prefix("http=")?.parse().ok());
+            address = text.split_whitespace().find_map(|phrase| phrase.strip_prefix("http=")?.parse().ok());
             address.is_some()
         });
         address.expect("an address")
@@ -87,7 +87,7 @@ fn a_pipe_that_nobody_reads_stops_nobody_and_dropped_lines_are_counted() {
     server.serve_many();
     // Lines are written a moment later.
     assert!(
-        comes_true(PATIENCE, || server.dropped_lines() > 0),
+        comes_true(TEST_TIMEOUT, || server.dropped_lines() > 0),
         "nothing was dropped: is the test too small?"
     );
     // Somebody reads again: what waited comes whole, and the count of the rest is told.
@@ -104,14 +104,14 @@ fn a_pipe_that_nobody_reads_stops_nobody_and_dropped_lines_are_counted() {
         }
         text.lines().count()
     });
-    let mut told = 0;
+    let mut reported = 0;
     wait_until("the count on stderr", || {
         let text = server.stderr();
         let line = text.lines().find(|line| line.contains("dropped"));
-        let number = line.and_then(|line| line.split(' ').find_map(|word| word.parse::<usize>().ok()));
-        number.map(|number| told = number).is_some()
+        let number = line.and_then(|line| line.split(' ').find_map(|phrase| phrase.parse::<usize>().ok()));
+        number.map(|number| reported = number).is_some()
     });
-    assert_eq!(server.dropped_lines(), told as u64);
+    assert_eq!(server.dropped_lines(), reported as u64);
     let mut client = Client::connect(server.address());
     assert_eq!(client.get("/ping").text(), "pong");
     let mut control = Client::connect_unix(&server.control_socket());
@@ -121,7 +121,7 @@ fn a_pipe_that_nobody_reads_stops_nobody_and_dropped_lines_are_counted() {
     // All writers have to be gone for the reader to see the end.
     let (_, writer) = std::io::pipe().expect("a pipe");
     drop(std::mem::replace(&mut server.shared, writer));
-    assert_eq!(counted.join().expect("every line parses") + told, REQUESTS + 2);
+    assert_eq!(counted.join().expect("every line parses") + reported, REQUESTS + 2);
 }
 
 #[test]
@@ -135,7 +135,11 @@ fn a_stdout_that_was_closed_stops_nobody() {
     // Told once, counted for ever, and nothing piles up.
     server.serve_many();
     wait_until("the word on stderr", || server.stderr().contains("stdout has no reader any more"));
-    assert!(comes_true(PATIENCE, || server.dropped_lines() >= REQUESTS as u64), "{}", server.dropped_lines());
+    assert!(
+        comes_true(TEST_TIMEOUT, || server.dropped_lines() >= REQUESTS as u64),
+        "{}",
+        server.dropped_lines()
+    );
     assert_eq!(server.stderr().matches("no reader").count(), 1, "{}", server.stderr());
     assert_eq!(server.child.try_wait().expect("a child can be waited for"), None, "it goes on");
 }
@@ -163,5 +167,9 @@ fn a_full_disk_under_the_log_stops_nobody() {
     let (stdout, shared) = std::io::pipe().expect("a pipe");
     let mut server = Piped { child, dir, stdout, shared };
     server.serve_many();
-    assert!(comes_true(PATIENCE, || server.dropped_lines() >= REQUESTS as u64), "{}", server.dropped_lines());
+    assert!(
+        comes_true(TEST_TIMEOUT, || server.dropped_lines() >= REQUESTS as u64),
+        "{}",
+        server.dropped_lines()
+    );
 }

@@ -13,8 +13,8 @@ fn assert_refused(output: &Output, words: &[&str]) {
     assert_eq!(output.stdout, "", "nothing is started");
     assert_eq!(output.stderr.matches('\n').count(), 1, "one line: {}", output.stderr);
     assert!(output.stderr.starts_with("rip-server: "), "{}", output.stderr);
-    for word in words {
-        assert!(output.stderr.contains(word), "'{word}' is missing: {}", output.stderr);
+    for phrase in words {
+        assert!(output.stderr.contains(phrase), "'{phrase}' is missing: {}", output.stderr);
     }
 }
 
@@ -75,8 +75,8 @@ fn listening_on(place: &str) -> Output {
 fn a_port_in_use_names_its_holder() {
     let holder = Server::with_test_worker(&["w:1"]);
     let (address, pid) = (holder.address(), format!("pid {}", holder.pid()));
-    for word in ["http", "metrics"] {
-        let refused = listening_on(&format!("{word}:{address}"));
+    for phrase in ["http", "metrics"] {
+        let refused = listening_on(&format!("{phrase}:{address}"));
         assert_refused(&refused, &[&format!("port {}", address.port()), "in use", &pid, "would do"]);
         assert_eq!(refused.code, 1);
     }

@@ -16,12 +16,12 @@ pub fn parse(text: &str) -> Samples {
     let mut families: BTreeSet<&str> = BTreeSet::new();
     let (mut helped, mut family, mut kind) = ("", "", "");
     for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, help) = rest.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
+        if let Some(remaining) = line.strip_prefix("# HELP ") {
+            let (name, help) = remaining.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
             assert!(!help.is_empty() && families.insert(name), "{line}");
             helped = name;
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            (family, kind) = rest.split_once(' ').unwrap_or_else(|| panic!("no type: {line}"));
+        } else if let Some(remaining) = line.strip_prefix("# TYPE ") {
+            (family, kind) = remaining.split_once(' ').unwrap_or_else(|| panic!("no type: {line}"));
             assert_eq!(family, helped, "HELP stands before TYPE: {line}");
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(kind == "counter", family.ends_with("_total"), "counters end with _total: {line}");

@@ -15,8 +15,8 @@ const LONG_MS: u64 = 60_000;
 fn metrics_address(server: &Server) -> SocketAddr {
     let lines = server.stdout_lines();
     let first = lines.first().expect("the line at the start");
-    let word = first.split(' ').find_map(|word| word.strip_prefix("metrics="));
-    word.and_then(|at| at.parse().ok()).unwrap_or_else(|| panic!("no metrics= in: {first}"))
+    let phrase = first.split(' ').find_map(|phrase| phrase.strip_prefix("metrics="));
+    phrase.and_then(|at| at.parse().ok()).unwrap_or_else(|| panic!("no metrics= in: {first}"))
 }
 
 /// What the control socket tells, which counts itself nowhere.
@@ -41,7 +41,7 @@ fn assert_grows(server: &Server, before: &Samples, expected: &[(&str, f64)]) {
         found = expected.iter().map(|(name, _)| (*name, grown(before, &after, name))).collect();
         found == expected
     };
-    let holds = crate::support::comes_true(crate::support::PATIENCE / 4, is_so);
+    let holds = crate::support::comes_true(crate::support::TEST_TIMEOUT / 4, is_so);
     assert!(holds, "grown: {found:#?}, expected: {expected:#?}");
 }
 
@@ -79,7 +79,7 @@ fn every_metric_of_the_readme_is_there_from_the_start() {
     let samples = samples(&server);
     let readme =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a README");
-    let is_name = |word: &&str| word.starts_with("rip_") && !word.starts_with("rip_<");
+    let is_name = |phrase: &&str| phrase.starts_with("rip_") && !phrase.starts_with("rip_<");
     let names: Vec<&str> = readme
         .lines()
         .filter(|line| line.starts_with("| `rip_"))
@@ -287,7 +287,7 @@ fn lines_that_nobody_reads_are_counted() {
     let mut client = server.client();
     for _ in 0..200 {
         client.send_request("GET", &target, "", b"");
-        let answer = client.read_response_within(crate::support::PATIENCE);
+        let answer = client.read_response_within(crate::support::TEST_TIMEOUT);
         assert!(answer.as_ref().is_ok_and(|answer| answer.status == 404), "{answer:?}");
     }
     server.wait_until("dropped lines", |server| samples(server)["rip_log_lines_dropped_total"] > 0.0);
@@ -309,7 +309,7 @@ fn scrapers_that_stay_give_way_to_younger_ones() {
         client
     };
     let mut scrapers: Vec<Client> = (0..SCRAPERS).map(ask).collect();
-    assert!(scrapers[0].is_closed_within(crate::support::PATIENCE), "the oldest one");
+    assert!(scrapers[0].is_closed_within(crate::support::TEST_TIMEOUT), "the oldest one");
     assert_eq!(scrapers[SCRAPERS - 1].get("/metrics").status, 200, "the youngest one");
     assert_eq!(server.get("/ping").text(), "pong");
 }
@@ -323,7 +323,7 @@ fn scrapers_that_come_all_at_once_give_way_to_the_youngest_too() {
     server.signal(Signal::SIGSTOP);
     let mut scrapers: Vec<Client> = (0..SCRAPERS).map(|_| Client::connect(address)).collect();
     server.signal(Signal::SIGCONT);
-    assert!(scrapers[0].is_closed_within(crate::support::PATIENCE), "the oldest one");
+    assert!(scrapers[0].is_closed_within(crate::support::TEST_TIMEOUT), "the oldest one");
     for scraper in &mut scrapers[SCRAPERS / 2..] {
         assert_eq!(scraper.get("/metrics").status, 200, "a young one");
     }
@@ -341,10 +341,10 @@ fn what_is_no_http_is_refused_at_the_metrics_port() {
 
 /// Sends as many requests as the server takes within a while, and reads nothing.
 fn pipeline(client: &mut Client, request: &str) {
-    const MOST_REQUESTS: usize = 50_000;
+    const MAX_REQUESTS: usize = 50_000;
     client.wire.write_within(Duration::from_millis(300));
     let many = request.repeat(50);
-    let _ = (0..MOST_REQUESTS / 50).find(|_| client.try_send(&many).is_err());
+    let _ = (0..MAX_REQUESTS / 50).find(|_| client.try_send(&many).is_err());
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn idle_connections_of_operators_are_closed_and_bounded() {
     let mut scraper = Client::connect(metrics_address(&server));
     assert_eq!(scraper.get("/metrics").status, 200);
     for client in operators.iter_mut().chain(&mut scrapers).chain([&mut scraper]) {
-        assert!(client.is_closed_within(crate::support::PATIENCE), "an idle connection stays open");
+        assert!(client.is_closed_within(crate::support::TEST_TIMEOUT), "an idle connection stays open");
     }
 }
 

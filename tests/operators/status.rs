@@ -37,14 +37,14 @@ impl Table {
         Table { rows, text }
     }
 
-    fn row(&self, slot: &str, generation: &str) -> Option<&[String]> {
-        self.rows.iter().find(|row| row[0] == slot && row[1] == generation).map(Vec::as_slice)
+    fn info(&self, slot: &str, generation: &str) -> Option<&[String]> {
+        self.rows.iter().find(|info| info[0] == slot && info[1] == generation).map(Vec::as_slice)
     }
 
     fn cell(&self, slot: &str, generation: &str, title: &str) -> &str {
         let column = COLUMNS.iter().position(|other| *other == title).expect("a column");
-        let row = self.row(slot, generation);
-        &row.unwrap_or_else(|| panic!("no row {slot} of generation {generation}:\n{}", self.text))[column]
+        let info = self.info(slot, generation);
+        &info.unwrap_or_else(|| panic!("no row {slot} of generation {generation}:\n{}", self.text))[column]
     }
 
     fn has_line(&self, words: &str) -> bool {
@@ -118,8 +118,8 @@ fn the_table_counts_requests_and_tells_the_last_exit() {
     });
     let table = Table::of(&server);
     assert_eq!(table.rows.len(), 1, "{}", table.text);
-    let row = &table.rows[0];
-    assert_eq!((row[4].as_str(), row[8].as_str()), ("0", "SIGKILL"), "{}", table.text);
+    let info = &table.rows[0];
+    assert_eq!((info[4].as_str(), info[8].as_str()), ("0", "SIGKILL"), "{}", table.text);
 }
 
 #[test]
@@ -146,12 +146,12 @@ fn a_worker_that_finishes_while_its_successor_serves_is_seen_leaving() {
     assert_eq!(server.control("POST", "/control", r#"{"op":"retire","workerId":0}"#).status, 200);
     server.wait_until("its successor", |server| {
         let table = Table::of(server);
-        table.rows.len() == 2 && table.rows.iter().any(|row| row[3] == "idle")
+        table.rows.len() == 2 && table.rows.iter().any(|info| info[3] == "idle")
     });
     let table = Table::of(&server);
     let leaving: Vec<&Vec<String>> =
-        table.rows.iter().filter(|row| row[1] == "1" && row[3].starts_with("leaving")).collect();
-    assert!(matches!(leaving[..], [row] if row[3].ends_with("GET /sleep")), "{}", table.text);
+        table.rows.iter().filter(|info| info[1] == "1" && info[3].starts_with("leaving")).collect();
+    assert!(matches!(leaving[..], [info] if info[3].ends_with("GET /sleep")), "{}", table.text);
 }
 
 #[test]
@@ -166,8 +166,8 @@ fn a_worker_whose_answer_does_not_end_is_seen_stuck() {
         let mut is_stuck = false;
         server.wait_until("it is stuck, or gone by now", |server| {
             let table = Table::of(server);
-            is_stuck = table.row("0", "1").is_some_and(|row| row[3].starts_with("stuck"));
-            is_stuck || table.row("0", "1").is_none()
+            is_stuck = table.info("0", "1").is_some_and(|info| info[3].starts_with("stuck"));
+            is_stuck || table.info("0", "1").is_none()
         });
         is_stuck.then_some(())
     });
@@ -195,7 +195,7 @@ fn json_says_the_same_as_the_control_socket() {
     let output = server.verb(["status", "--json"]);
     assert_eq!((output.code, output.stderr.as_str()), (0, ""));
     assert_eq!(output.stdout.matches('\n').count(), 1, "one line: {}", output.stdout);
-    let (mut said, mut told): (Value, Value) =
+    let (mut said, mut reported): (Value, Value) =
         (serde_json::from_str(&output.stdout).expect("JSON"), server.details());
     assert_eq!(
         (&said["app"], &said["status"], &said["workers"]),
@@ -208,14 +208,14 @@ fn json_says_the_same_as_the_control_socket() {
         assert!(worker.as_object().is_some_and(|worker| worker.contains_key("lastExit")), "{worker}");
     }
     // What may change between two looks.
-    for value in [&mut said, &mut told] {
+    for value in [&mut said, &mut reported] {
         value["uptime"] = 0.into();
         for worker in value["workerList"].as_array_mut().expect("a list") {
             worker["ageSeconds"] = 0.into();
             worker["rssBytes"] = 0.into();
         }
     }
-    assert_eq!(said, told);
+    assert_eq!(said, reported);
 }
 
 #[test]

@@ -89,9 +89,9 @@ fn watched() -> Server {
 }
 
 /// What stands behind a word up to the line's end.
-fn line_behind<'a>(seen: &'a str, word: &str) -> &'a str {
-    let at = seen.rfind(word).unwrap_or_else(|| panic!("no '{word}' in {seen:?}"));
-    seen[at + word.len()..].lines().next().unwrap_or_default().trim()
+fn line_behind<'a>(seen: &'a str, phrase: &str) -> &'a str {
+    let at = seen.rfind(phrase).unwrap_or_else(|| panic!("no '{phrase}' in {seen:?}"));
+    seen[at + phrase.len()..].lines().next().unwrap_or_default().trim()
 }
 
 #[track_caller]

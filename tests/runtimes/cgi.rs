@@ -149,7 +149,7 @@ fn a_path_with_a_nul_is_refused_and_an_asterisk_is_no_path() {
 #[test]
 fn credentials_are_passed_to_a_script_only_if_that_is_wanted() {
     let fields = "Authorization: Basic c2VjcmV0\r\nProxy-Authorization: Basic c2VjcmV0\r\n";
-    let told = |arguments: &[&str]| {
+    let reported = |arguments: &[&str]| {
         let (_fixture, server) = cgi(arguments);
         let mut client = server.client();
         client.send_request("GET", "/env", fields, b"");
@@ -157,6 +157,6 @@ fn credentials_are_passed_to_a_script_only_if_that_is_wanted() {
         let lines = text.lines().filter(|line| line.contains("c2VjcmV0") || line.contains("PASS_AUTH"));
         lines.map(str::to_owned).collect::<Vec<String>>()
     };
-    assert_eq!(told(&[]), Vec::<String>::new());
-    assert_eq!(told(&["--cgi-pass-auth"]), ["HTTP_AUTHORIZATION=Basic c2VjcmV0"]);
+    assert_eq!(reported(&[]), Vec::<String>::new());
+    assert_eq!(reported(&["--cgi-pass-auth"]), ["HTTP_AUTHORIZATION=Basic c2VjcmV0"]);
 }

@@ -1,7 +1,7 @@
 //! What every runtime must do, asked of its app (`tests/apps/README.md`) through the server.
 
 use super::fixture::{Fixture, Needs};
-use super::support::{Broken, Client, PATIENCE, Response, Server, Signal, Trouble, is_alive};
+use super::support::{Broken, Client, Response, Server, Signal, TEST_TIMEOUT, Trouble, is_alive};
 use std::time::{Duration, Instant};
 
 /// An app and what can be asked of it.
@@ -32,7 +32,7 @@ pub enum Exceptions {
     /// The framework answers and prints a trace, which does not have the request's id.
     Framework,
     /// The framework answers and prints no trace.
-    Told,
+    ForwardedFields,
     /// A script that ends without an answer has no trace either.
     Script,
 }
@@ -108,10 +108,10 @@ impl App {
         let (exceptions, entry) = (self.exceptions, self.entry.unwrap_or_default());
         server.wait_until("the exception on stderr", |server| {
             let text = server.stderr_text();
-            let has_trace =
-                matches!(exceptions, Exceptions::Told | Exceptions::Script) || has_frame(&text, entry);
-            let has_id =
-                matches!(exceptions, Exceptions::Told | Exceptions::Framework) || text.contains(REQUEST_ID);
+            let has_trace = matches!(exceptions, Exceptions::ForwardedFields | Exceptions::Script)
+                || has_frame(&text, entry);
+            let has_id = matches!(exceptions, Exceptions::ForwardedFields | Exceptions::Framework)
+                || text.contains(REQUEST_ID);
             text.contains("told to fail") && has_trace && has_id
         });
     }
@@ -171,7 +171,7 @@ fn gated(server: &Server, fixture: &Fixture, path: &str) -> Result<Response, Box
     client.send_request("GET", &format!("{path}?gate={}", gate.display()), "", b"");
     read_until(&mut client, "first");
     std::fs::write(&gate, "").expect("the gate opens");
-    client.read_response_within(PATIENCE)
+    client.read_response_within(TEST_TIMEOUT)
 }
 
 fn streams(server: &Server, fixture: &Fixture) {
@@ -256,9 +256,9 @@ fn shows_traces(server: &Server) {
 /// Reads without taking.
 pub fn read_until(client: &mut Client, text: &str) {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !String::from_utf8_lossy(client.wire.unread()).contains(text) {
+    while !String::from_utf8_lossy(client.wire.pending_bytes()).contains(text) {
         let came = client.wire.fill(deadline);
-        let unread = String::from_utf8_lossy(client.wire.unread()).into_owned();
-        came.unwrap_or_else(|trouble| panic!("no {text:?} ({trouble:?}): {unread}"));
+        let pending_bytes = String::from_utf8_lossy(client.wire.pending_bytes()).into_owned();
+        came.unwrap_or_else(|trouble| panic!("no {text:?} ({trouble:?}): {pending_bytes}"));
     }
 }

@@ -33,7 +33,7 @@ fn puma_serves_as_a_command() {
     App {
         needs: Needs { programs: &["ruby", "puma"], ..ruby(&["rack", "puma"]) },
         command: &["puma", "-q", "-e", "production", "-b", "unix://{socket}"],
-        exceptions: Exceptions::Told,
+        exceptions: Exceptions::ForwardedFields,
         leavers: Leavers::Replaced,
         ..app("rack", ruby(&[]))
     }

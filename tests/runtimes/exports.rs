@@ -120,7 +120,8 @@ fn bun_serves_pages_that_are_imported() {
     server.wait_for_workers(1);
     let page = server.get("/anywhere").text();
     assert!(page.contains("<h1>hello</h1>"), "{page}\n{}", server.stderr_text());
-    let script = page.split_once("src=\"").and_then(|(_, rest)| rest.split('"').next()).expect("a script");
+    let script =
+        page.split_once("src=\"").and_then(|(_, remaining)| remaining.split('"').next()).expect("a script");
     assert!(server.get(script).text().contains("console.log(\"typed\")"));
 }
 
@@ -347,7 +348,7 @@ fn what_the_compiler_says_of_an_edit_is_for_browsers_and_all_others_get_the_last
 
 #[test]
 fn an_edit_of_static_routes_shows_without_a_handler_that_is_asked() {
-    let source = |word: &str| format!("export default {{ routes: {{ '/': new Response('{word}') }} }}\n");
+    let source = |phrase: &str| format!("export default {{ routes: {{ '/': new Response('{phrase}') }} }}\n");
     let Some(fixture) = Fixture::empty(&bun(&[]), "app") else { return };
     fixture.write("index.ts", &source("one"));
     let mut server = fixture.server(None).env("NODE_ENV", "").arg("w:1").start();

@@ -60,8 +60,8 @@ run lambda { |env| [200, {}, ['hello']] }
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), 0, "{}", server.stderr_text());
     let lines = server.stdout_lines();
-    for word in ["[worker 0] flushed", "[worker 0] left"] {
-        assert!(lines.iter().any(|line| line == word), "no {word:?} in {lines:?}");
+    for phrase in ["[worker 0] flushed", "[worker 0] left"] {
+        assert!(lines.iter().any(|line| line == phrase), "no {phrase:?} in {lines:?}");
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::support::{Server, test_worker};
 
-fn carried(environment: &[(&str, &str)], arguments: &[&str]) -> Server {
+fn embedded(environment: &[(&str, &str)], arguments: &[&str]) -> Server {
     let builder = Server::carried_by(test_worker()).args(arguments);
     environment.iter().fold(builder, |builder, (name, value)| builder.env(name, *value)).start()
 }
 
 #[test]
 fn an_error_by_question_mark_is_a_500_with_a_line_and_one_with_a_status_is_an_answer() {
-    let mut server = carried(&[], &["w:1"]);
+    let mut server = embedded(&[], &["w:1"]);
     let get = |server: &Server, target| {
         let response = server.get(target);
         (response.status, response.text())
@@ -20,13 +20,13 @@ fn an_error_by_question_mark_is_a_500_with_a_line_and_one_with_a_status_is_an_an
     server.wait_until("the error on stderr", |server| {
         server.stderr_text().contains("GET /parse: invalid digit found in string (request ")
     });
-    let shown = carried(&[("NODE_ENV", "development")], &["w:1", "--hot-reload=none"]);
+    let shown = embedded(&[("NODE_ENV", "development")], &["w:1", "--hot-reload=none"]);
     assert_eq!(get(&shown, "/parse?number=x"), (500, "invalid digit found in string\n".into()));
 }
 
 #[test]
 fn a_field_that_is_not_valid_is_a_500_that_names_it() {
-    let mut server = carried(&[], &["w:1"]);
+    let mut server = embedded(&[], &["w:1"]);
     let given = server.get("/header?value=gr%C3%BC%C3%9Fe+x");
     assert_eq!((given.status, given.header("x-given")), (200, Some("gr\u{c3}\u{bc}\u{c3}\u{9f}e x")));
     assert_eq!(server.get("/header?value=a%0d%0aX-Evil:+b").status, 500);
@@ -37,7 +37,7 @@ fn a_field_that_is_not_valid_is_a_500_that_names_it() {
 
 #[test]
 fn a_handler_knows_its_client_the_requests_id_and_decoded_parameters() {
-    let server = carried(&[], &["w:1", "--trust-proxy=loopback"]);
+    let server = embedded(&[], &["w:1", "--trust-proxy=loopback"]);
     let mut client = server.client();
     let fields = "X-Forwarded-For: 203.0.113.9, 198.51.100.4\r\nX-Request-Id: seven\r\n";
     client.send_request("GET", "/told?n%C3%A4me=a+b%2Bc", fields, b"");
@@ -49,20 +49,20 @@ fn a_handler_knows_its_client_the_requests_id_and_decoded_parameters() {
 #[test]
 fn a_programs_own_words_are_defaults() {
     let defaults = ("TEST_DEFAULTS", "w:3 --max-body=5");
-    let server = carried(&[defaults], &[]);
+    let server = embedded(&[defaults], &[]);
     assert_eq!(server.announced_workers(), 3);
     assert_eq!(server.client().post("/echo", b"123456").status, 413);
-    let server = carried(&[defaults], &["w:1", "--max-body=10"]);
+    let server = embedded(&[defaults], &["w:1", "--max-body=10"]);
     assert_eq!(server.announced_workers(), 1);
     assert_eq!(server.client().post("/echo", b"123456").status, 200);
     assert_eq!(
-        carried(&[defaults, ("RIP_MAX_BODY", "6")], &[]).client().post("/echo", b"123456").status,
+        embedded(&[defaults, ("RIP_MAX_BODY", "6")], &[]).client().post("/echo", b"123456").status,
         200
     );
 }
 
 #[test]
 fn what_a_handler_starts_has_no_signal_blocked() {
-    let server = carried(&[], &["w:1"]);
+    let server = embedded(&[], &["w:1"]);
     assert_eq!(server.get("/childs-mask").text(), "SigBlk:\t0000000000000000\n");
 }

@@ -84,8 +84,8 @@ fn helper(server: &mut Server) -> i32 {
     let mut pid = None;
     server.wait_until("the helper's pid", |server| {
         let text = server.stderr_text();
-        pid = text.split_once("ticks come from ").and_then(|(_, rest)| {
-            let digits = rest.split('\n').next()?;
+        pid = text.split_once("ticks come from ").and_then(|(_, remaining)| {
+            let digits = remaining.split('\n').next()?;
             digits.parse().ok()
         });
         pid.is_some()
@@ -112,7 +112,7 @@ fn a_cgi_script_ends_when_its_time_is_up() {
     let never = fixture.dir().join("never");
     let mut client = server.client();
     client.send_request("GET", &format!("/stream?gate={}", never.display()), "", b"");
-    let broken = client.read_response_within(super::support::PATIENCE);
+    let broken = client.read_response_within(super::support::TEST_TIMEOUT);
     assert_eq!(broken.expect_err("half an answer").response.text(), "first\n");
     let log = |server: &mut Server| server.stdout_lines().join("\n");
     server.wait_until("the access line", |server| log(server).contains("GET /stream"));

@@ -1,6 +1,6 @@
 //! Few descriptors: the oldest quiet connection makes room, and where none is quiet, accepting pauses and goes on.
 
-use crate::support::{Client, PATIENCE, RawWorker, Server, Signal, comes_true, test_worker};
+use crate::support::{Client, RawWorker, Server, Signal, TEST_TIMEOUT, comes_true, test_worker};
 use crate::tools::{Gate, asking, kill_9, server_behind, settled_lines, wait_for_load, word_on_stderr};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn still_serves(client: &mut Client) -> bool {
     if client.try_send("GET /again HTTP/1.1\r\nHost: a\r\n\r\n").is_err() {
         return false;
     }
-    let Err(broken) = client.read_response_within(PATIENCE) else { return true };
+    let Err(broken) = client.read_response_within(TEST_TIMEOUT) else { return true };
     assert_eq!(broken.response.status, 0, "a quiet connection is closed without a word");
     false
 }
@@ -90,14 +90,14 @@ fn a_burst_beyond_the_bound_loses_no_request() {
     let clients: Vec<Client> = clients.collect();
     server.signal(Signal::SIGCONT);
     let is_served =
-        |mut client: Client| client.read_response_within(PATIENCE).is_ok_and(|it| it.status == 200);
+        |mut client: Client| client.read_response_within(TEST_TIMEOUT).is_ok_and(|it| it.status == 200);
     let served = clients.into_iter().map(is_served).filter(|is_served| *is_served).count();
     assert_eq!((served, worker.request_count()), (BURST, BURST));
 }
 
 fn still_serves_server(client: &mut Client) -> bool {
     client.try_send("GET /server HTTP/1.1\r\nHost: a\r\n\r\n").is_ok()
-        && client.read_response_within(PATIENCE).is_ok()
+        && client.read_response_within(TEST_TIMEOUT).is_ok()
 }
 
 /// Connections in the middle of a head: not quiet, so none of them may be closed to make room.
@@ -124,7 +124,7 @@ fn exhaust(server: &mut Server) -> Vec<Client> {
 fn cpu_ticks(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
     let behind_name = stat.rsplit(") ").next().unwrap_or_default();
-    let words: Vec<u64> = behind_name.split(' ').map(|word| word.parse().unwrap_or(0)).collect();
+    let words: Vec<u64> = behind_name.split(' ').map(|phrase| phrase.parse().unwrap_or(0)).collect();
     words[11] + words[12]
 }
 
@@ -144,9 +144,9 @@ fn without_descriptors_accepting_pauses_and_goes_on_by_itself() {
     // Those that were accepted are served; as they go, the others are accepted, and nobody is lost.
     for (index, client) in begun.drain(..).enumerate() {
         let mut client = client;
-        let rest = client.try_send("Host: a\r\nConnection: close\r\n\r\n");
-        let status = client.read_response_within(PATIENCE).map(|response| response.status);
-        assert_eq!((rest.is_ok(), status.ok()), (true, Some(200)), "client {index}");
+        let remaining = client.try_send("Host: a\r\nConnection: close\r\n\r\n");
+        let status = client.read_response_within(TEST_TIMEOUT).map(|response| response.status);
+        assert_eq!((remaining.is_ok(), status.ok()), (true, Some(200)), "client {index}");
     }
     assert_eq!(waiting.read_response().status, 200);
     assert_eq!(server.get("/new").status, 200);
@@ -210,7 +210,8 @@ fn a_limit_that_is_too_low_is_refused_with_the_number_that_would_do() {
         assert_eq!(output.stdout, "");
         let line = output.stderr.trim();
         assert!(!line.contains('\n') && line.contains(&format!("may have {descriptors} ")), "{line}");
-        let would_do = line.split("ulimit -n ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let would_do =
+            line.split("ulimit -n ").nth(1).and_then(|remaining| remaining.split(' ').next()?.parse().ok());
         let would_do: u64 = would_do.unwrap_or_else(|| panic!("no number: {line}"));
         // One less would not, and that many do.
         assert_eq!(run_under(would_do - 1, &[&words]).code, 1);

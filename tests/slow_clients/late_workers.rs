@@ -1,6 +1,6 @@
 //! Workers that do not answer in time: the client is told, and the worker gets nothing before its answer has ended.
 
-use crate::support::{Answer, PATIENCE, RawWorker, Server, Then, is_alive, test_worker};
+use crate::support::{Answer, RawWorker, Server, TEST_TIMEOUT, Then, is_alive, test_worker};
 use crate::tools::{Gate, asking, line_of, patient, patient_without_workers, wait_for_load, word_on_stderr};
 use std::time::{Duration, Instant};
 
@@ -52,9 +52,9 @@ fn a_worker_that_closes_while_its_handler_runs_on_is_asked_until_it_is_idle() {
     assert_eq!(server.get("/leave?ms=800").status, 504);
     assert_eq!(server.get("/overlaps").text(), "0", "the next request waits for the handler's end");
     assert!(begun.elapsed() >= Duration::from_millis(1100), "{:?}", begun.elapsed());
-    let asked: u64 = server.get("/asked").text().parse().expect("a number");
+    let context: u64 = server.get("/asked").text().parse().expect("a number");
     // At once, and then every 50 ms; fewer on a machine that is slow.
-    assert!((2..=18).contains(&asked), "{asked}");
+    assert!((2..=18).contains(&context), "{context}");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn an_answer_that_stalls_is_cut() {
         Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort").then(Then::Hang)
     });
     let mut client = asking(&server, "/stalls");
-    let broken = client.read_response_within(PATIENCE).expect_err("its end never came");
+    let broken = client.read_response_within(TEST_TIMEOUT).expect_err("its end never came");
     assert_eq!((broken.response.status, broken.response.body), (200, b"short".to_vec()));
     let line = line_of(&mut server, "/stalls");
     assert_eq!(

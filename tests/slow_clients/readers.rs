@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// More than all socket buffers on the way hold.
 const LARGE_BYTES: usize = 60_000_000;
-const MOST_KIB: u64 = 20 * 1024;
+const MAX_KIB: u64 = 20 * 1024;
 
 fn server(words: &[&str]) -> Server {
     let mut server = patient(test_worker()).args(["w:1", "--json"]).args(words).start();
@@ -36,7 +36,7 @@ fn a_client_that_never_reads_holds_no_worker_and_no_memory_and_is_cut() {
     assert_eq!(server.get("/ping").text(), "pong");
     assert!(open_spools(&server) > 0, "the answer waits in files");
     assert!(!has_named_spools(&server), "it was unlinked at once");
-    assert!(server.rss_kib() < MOST_KIB, "{} KiB", server.rss_kib());
+    assert!(server.rss_kib() < MAX_KIB, "{} KiB", server.rss_kib());
     assert!(lines_of(&server, "/bytes").is_empty(), "it is not over yet");
 
     let line = line_of(&mut server, "/bytes");
@@ -93,7 +93,7 @@ fn many_clients_that_never_read_leave_memory_flat() {
         details["workerList"][0]["requests"] == GREEDY && details["queue"]["now"] == 0
     });
     assert_eq!(server.get("/ping").text(), "pong");
-    assert!(server.rss_kib() < MOST_KIB, "{} KiB", server.rss_kib());
+    assert!(server.rss_kib() < MAX_KIB, "{} KiB", server.rss_kib());
     // Each of them gets all of it, once it reads.
     for mut client in greedy {
         assert_eq!(client.read_response().body.len(), 8_000_000);

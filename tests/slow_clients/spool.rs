@@ -109,8 +109,8 @@ fn assert_holds_back_and_cuts_nothing(server: &mut Server, folder_says: &[&str])
     assert_eq!(metric(server, "rip_refusals_total{reason=\"spool_full\"}"), 0.0);
     for said in folder_says {
         let lines = server.stderr_lines();
-        let told: Vec<&String> = lines.iter().filter(|line| line.contains(said)).collect();
-        assert_eq!(told.len(), 1, "'{said}' once: {lines:#?}");
+        let reported: Vec<&String> = lines.iter().filter(|line| line.contains(said)).collect();
+        assert_eq!(reported.len(), 1, "'{said}' once: {lines:#?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Answers that come piece by piece: each passes at once, quiet ones go on, and whoever leaves sets the worker free.
 
 use crate::support::wire::Wire;
-use crate::support::{Answer, Client, Head, PATIENCE, RawWorker, Server, Then, Trouble, test_worker};
+use crate::support::{Answer, Client, Head, RawWorker, Server, TEST_TIMEOUT, Then, Trouble, test_worker};
 use crate::tools::{asking, join_askable, line_of, patient, patient_without_workers, wait_for_load};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ struct Streamer {
 const IDLE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn streaming_worker(server: &Server) -> Streamer {
-    let (pieces, told) = mpsc::channel::<&'static str>();
+    let (pieces, reported) = mpsc::channel::<&'static str>();
     let (notice, noticed) = mpsc::channel();
-    let told = std::sync::Arc::new(std::sync::Mutex::new(told));
+    let reported = std::sync::Arc::new(std::sync::Mutex::new(reported));
     join_askable(server, 1, move |mut wire: Wire, head: Head| {
         if head.header("rip-probe") == Some("idle") {
             let _ = wire.write(IDLE);
@@ -33,8 +33,8 @@ fn streaming_worker(server: &Server) -> Streamer {
             let _ = wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother");
             return;
         }
-        let told = told.lock().expect("no panic holds the lock");
-        while let Ok(piece) = told.recv_timeout(PATIENCE) {
+        let reported = reported.lock().expect("no panic holds the lock");
+        while let Ok(piece) = reported.recv_timeout(TEST_TIMEOUT) {
             if piece.is_empty() {
                 break;
             }
@@ -44,7 +44,7 @@ fn streaming_worker(server: &Server) -> Streamer {
         }
         // It looks for the end of its connection, as a runtime does that can.
         let trouble = loop {
-            if let Err(trouble) = wire.fill(Instant::now() + PATIENCE) {
+            if let Err(trouble) = wire.fill(Instant::now() + TEST_TIMEOUT) {
                 break trouble;
             }
         };
@@ -118,7 +118,7 @@ fn a_client_that_leaves_a_stream_frees_its_worker() {
     // Nobody half-closes an event stream: not one more event is needed.
     worker.say("");
     // The worker is told; when it ends its answer, it is free.
-    let noticed = worker.noticed.recv_timeout(PATIENCE).expect("the worker is told");
+    let noticed = worker.noticed.recv_timeout(TEST_TIMEOUT).expect("the worker is told");
     assert_eq!(noticed, Trouble::Closed);
     assert_eq!(server.get("/next").text(), "other");
     let line = line_of(&mut server, "/stream");
@@ -136,7 +136,7 @@ fn a_client_that_leaves_before_the_head_frees_its_worker() {
     assert_eq!(line_of(&mut server, "/stream")["reason"], "client_gone");
     // It is told before it has said a word.
     worker.say("");
-    assert_eq!(worker.noticed.recv_timeout(PATIENCE), Ok(Trouble::Closed));
+    assert_eq!(worker.noticed.recv_timeout(TEST_TIMEOUT), Ok(Trouble::Closed));
     assert_eq!(server.get("/next").text(), "other");
 }
 
@@ -148,7 +148,7 @@ fn a_silent_event_stream_that_is_closed_sets_its_worker_free_at_once_a_hundred_t
         _ => {
             // One event, then silence until the worker is told.
             let _ = wire.write(format!("{HEAD}data: 1\n\n").as_bytes());
-            let _ = wire.fill(Instant::now() + PATIENCE);
+            let _ = wire.fill(Instant::now() + TEST_TIMEOUT);
         }
     });
     let begun = Instant::now();
@@ -157,7 +157,7 @@ fn a_silent_event_stream_that_is_closed_sets_its_worker_free_at_once_a_hundred_t
         assert_eq!(client.read_head().status(), Ok(200));
         assert_comes_at_once(&mut client, "9\r\ndata: 1\n\n\r\n");
     }
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TEST_TIMEOUT, "{:?}", begun.elapsed());
     let lines = crate::tools::settled_lines(&mut server);
     let gone = |line: &&serde_json::Value| line["status"] == 499 && line["reason"] == "client_gone";
     server.wait_until("all their lines", |server| {
@@ -208,7 +208,7 @@ fn a_request_whose_client_resets_is_given_to_its_worker_in_full_before_the_end()
     join_askable(&server, 1, move |mut wire: Wire, head: Head| {
         if head.start_line.starts_with("POST ") {
             holding.wait();
-            let _ = sender.send(wire.read_to_end(Instant::now() + PATIENCE));
+            let _ = sender.send(wire.read_to_end(Instant::now() + TEST_TIMEOUT));
         } else {
             let _ = wire.write(IDLE);
         }
@@ -220,7 +220,7 @@ fn a_request_whose_client_resets_is_given_to_its_worker_in_full_before_the_end()
     client.reset();
     assert_eq!(line_of(&mut server, "/upload")["reason"], "client_gone");
     gate.wait();
-    let (body, trouble) = read.recv_timeout(PATIENCE).expect("the worker reads to the end");
+    let (body, trouble) = read.recv_timeout(TEST_TIMEOUT).expect("the worker reads to the end");
     assert_eq!((body.len(), trouble), (BYTES, Trouble::Closed));
 }
 
@@ -258,7 +258,7 @@ fn events_may_be_quiet_for_longer_than_the_read_timeout() {
     assert_eq!(server.get("/events").text(), "beforeafter");
     // Anything else may not.
     let mut client = asking(&server, "/text");
-    let broken = client.read_response_within(PATIENCE).expect_err("it was cut");
+    let broken = client.read_response_within(TEST_TIMEOUT).expect_err("it was cut");
     assert_eq!((broken.response.status, broken.response.body), (200, b"before".to_vec()));
 }
 
@@ -270,7 +270,7 @@ fn events_may_not_be_quiet_for_longer_than_the_idle_timeout() {
         RawWorker::join(&server, 1, |_| Answer::bytes(format!("{HEAD}data: 1\n\n")).then(Then::Hang));
     let begun = Instant::now();
     let mut client = asking(&server, "/stream");
-    assert!(client.is_closed_within(PATIENCE));
+    assert!(client.is_closed_within(TEST_TIMEOUT));
     assert!(begun.elapsed() >= TIMEOUT, "too early: {:?}", begun.elapsed());
     assert_eq!(line_of(&mut server, "/stream")["reason"], "read_timeout");
 }

@@ -16,7 +16,7 @@ fn assert_timed_out(client: &mut Client) {
     let response = client.read_response();
     assert_eq!((response.status, response.header("connection")), (408, Some("close")));
     assert!(!response.body.is_empty(), "a sentence for people");
-    assert!(client.is_closed_within(crate::support::PATIENCE));
+    assert!(client.is_closed_within(crate::support::TEST_TIMEOUT));
 }
 
 #[test]

@@ -98,10 +98,10 @@ impl FieldRules {
 
 /// Bytes for people: escaped, and not too many of them.
 pub fn excerpt(bytes: &[u8]) -> String {
-    const MOST_BYTES: usize = 200;
-    let shown = bytes[..bytes.len().min(MOST_BYTES)].escape_ascii();
-    let rest = bytes.len().saturating_sub(MOST_BYTES);
-    if rest == 0 { format!("\"{shown}\"") } else { format!("\"{shown}\" and {rest} bytes more") }
+    const MAX_BYTES: usize = 200;
+    let shown = bytes[..bytes.len().min(MAX_BYTES)].escape_ascii();
+    let remaining = bytes.len().saturating_sub(MAX_BYTES);
+    if remaining == 0 { format!("\"{shown}\"") } else { format!("\"{shown}\" and {remaining} bytes more") }
 }
 
 /// Plays everything in a few threads, and panics with the list of what failed. Each thread has a `Stage` of its own

@@ -1,6 +1,6 @@
 //! A client that says on the wire exactly what a test wants said.
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 use super::message::Response;
 use super::wire::{Broken, Trouble, Wire};
 use std::io;
@@ -61,7 +61,7 @@ impl Client {
 
     /// A whole response, as it is due.
     pub fn read_response(&mut self) -> Response {
-        self.read_response_within(PATIENCE).unwrap_or_else(|broken| {
+        self.read_response_within(TEST_TIMEOUT).unwrap_or_else(|broken| {
             let Broken { trouble, response } = *broken;
             panic!("no whole response ({trouble:?}): {} {}", response.status, response.text())
         })
@@ -70,7 +70,7 @@ impl Client {
     /// The answer to a HEAD: no body, whatever the head says.
     pub fn read_response_to_head(&mut self) -> Response {
         self.wire
-            .read_response(Instant::now() + PATIENCE, |_| true)
+            .read_response(Instant::now() + TEST_TIMEOUT, |_| true)
             .unwrap_or_else(|broken| panic!("no response to the HEAD: {:?}", broken.trouble))
     }
 
@@ -83,20 +83,20 @@ impl Client {
     /// Only a response's head, its body left unread. Bodies are then to be had as raw bytes.
     pub fn read_head(&mut self) -> super::Head {
         self.wire
-            .read_head(Instant::now() + PATIENCE)
+            .read_head(Instant::now() + TEST_TIMEOUT)
             .unwrap_or_else(|trouble| panic!("no head: {trouble:?}"))
     }
 
     /// Raw bytes.
     pub fn read_exactly(&mut self, count: usize) -> Vec<u8> {
         self.wire
-            .read_exactly(count, Instant::now() + PATIENCE)
+            .read_exactly(count, Instant::now() + TEST_TIMEOUT)
             .unwrap_or_else(|trouble| panic!("not {count} bytes: {trouble:?}"))
     }
 
     /// All raw bytes up to the end of the connection, and how it ended.
     pub fn read_until_close(&mut self) -> (Vec<u8>, Trouble) {
-        let (bytes, trouble) = self.wire.read_to_end(Instant::now() + PATIENCE);
+        let (bytes, trouble) = self.wire.read_to_end(Instant::now() + TEST_TIMEOUT);
         assert_ne!(trouble, Trouble::TimedOut, "the connection was not closed; {} bytes came", bytes.len());
         (bytes, trouble)
     }

@@ -30,25 +30,25 @@ impl Faults {
     pub fn for_later(rules: &str) -> Faults {
         let seed = match plan::parse(rules) {
             Ok((_, seed)) => seed,
-            Err(word) => panic!("no rule: {word}"),
+            Err(phrase) => panic!("no rule: {phrase}"),
         };
         let page = NamedTempFile::new().expect("a temporary file");
         page.as_file().set_len(plan::PAGE_BYTES as u64).expect("a file can be made longer");
-        let rules = rules.split_whitespace().filter(|word| !word.starts_with("seed=")).map(str::to_owned);
+        let rules = rules.split_whitespace().filter(|phrase| !phrase.starts_with("seed=")).map(str::to_owned);
         Faults { rules: rules.collect(), seed, page }
     }
 
     /// All rules hold from now on.
     pub fn turn_on(&self) {
-        self.turn(1);
+        self.switch(1);
     }
 
     /// None holds any more.
     pub fn turn_off(&self) {
-        self.turn(0);
+        self.switch(0);
     }
 
-    fn turn(&self, on: u64) {
+    fn switch(&self, on: u64) {
         for index in 0..self.rules.len() {
             self.write(index * plan::WORDS + plan::IS_ON, on);
         }
@@ -85,14 +85,14 @@ impl Faults {
         index.unwrap_or_else(|| panic!("{rule} is none of {:?}", self.rules))
     }
 
-    fn read(&self, word: usize) -> u64 {
+    fn read(&self, phrase: usize) -> u64 {
         let mut bytes = [0; 8];
-        self.page().read_exact_at(&mut bytes, word as u64 * 8).expect("the page can be read");
+        self.page().read_exact_at(&mut bytes, phrase as u64 * 8).expect("the page can be read");
         u64::from_ne_bytes(bytes)
     }
 
-    fn write(&self, word: usize, value: u64) {
-        self.page().write_all_at(&value.to_ne_bytes(), word as u64 * 8).expect("the page can be written");
+    fn write(&self, phrase: usize, value: u64) {
+        self.page().write_all_at(&value.to_ne_bytes(), phrase as u64 * 8).expect("the page can be written");
     }
 
     fn page(&self) -> &File {

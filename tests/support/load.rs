@@ -3,7 +3,7 @@
 
 #![allow(dead_code)]
 
-use crate::support::{Client, PATIENCE, Response, Server, comes_true, test_worker, wait_until};
+use crate::support::{Client, Response, Server, TEST_TIMEOUT, comes_true, test_worker, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -138,7 +138,7 @@ fn exchange(client: &mut Client, target: &str, keeps: bool) -> Result<Response, 
     let close = if keeps { "" } else { "Connection: close\r\n" };
     let sent = client.try_send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{close}\r\n"));
     sent.map_err(|error| format!("not sent (kept: {keeps}): {error}"))?;
-    let response = client.read_response_within(PATIENCE);
+    let response = client.read_response_within(TEST_TIMEOUT);
     let response = response.map_err(|broken| format!("no answer (kept: {keeps}): {:?}", broken.trouble))?;
     match response.status {
         200 => Ok(response),
@@ -219,8 +219,8 @@ fn event(line: &str) -> Option<Event> {
     if what.starts_with("joined") {
         return Some(Event::Joined { slot, pid });
     }
-    let (exit, rest) = what.split_once("after ")?;
-    let requests = rest.split_once(" requests and ")?.0.parse().ok()?;
+    let (exit, remaining) = what.split_once("after ")?;
+    let requests = remaining.split_once(" requests and ")?.0.parse().ok()?;
     Some(Event::Ended { slot, pid, exit: exit.replace("ended", "").trim().to_owned(), requests })
 }
 
@@ -334,8 +334,8 @@ fn all_children(pid: i32) -> Vec<(i32, String)> {
     let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_child = |child: i32| -> Option<(i32, String)> {
         let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
-        let (name, rest) = stat.rsplit_once(") ")?;
-        let parent: i32 = rest.split(' ').nth(1)?.parse().ok()?;
+        let (name, remaining) = stat.rsplit_once(") ")?;
+        let parent: i32 = remaining.split(' ').nth(1)?.parse().ok()?;
         (parent == pid).then(|| (child, name.split_once('(').unwrap_or_default().1.to_owned()))
     };
     all.filter_map(is_child).collect()

@@ -37,8 +37,8 @@ impl Head {
     }
 
     pub fn status(&self) -> Result<u16, Trouble> {
-        let word = self.start_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
-        let status = word.and_then(|word| word.parse().ok()).filter(|status| *status >= 100);
+        let phrase = self.start_line.strip_prefix("HTTP/1.1 ").and_then(|remaining| remaining.get(..3));
+        let status = phrase.and_then(|phrase| phrase.parse().ok()).filter(|status| *status >= 100);
         status.ok_or_else(|| Trouble::Malformed(format!("the status line {:?}", self.start_line)))
     }
 

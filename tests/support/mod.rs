@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -48,7 +48,7 @@ pub fn test_worker() -> PathBuf {
 
 /// Waits until `condition` holds. For a server use [`Server::wait_until`], which tells what the server said.
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
-    assert!(comes_true(PATIENCE, condition), "waited {} s in vain: {what}", PATIENCE.as_secs());
+    assert!(comes_true(TEST_TIMEOUT, condition), "waited {} s in vain: {what}", TEST_TIMEOUT.as_secs());
 }
 
 /// Whether `condition` holds within `time`.
@@ -90,7 +90,7 @@ pub fn is_alive(pid: i32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
     };
-    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    let state = stat.rsplit(") ").next().and_then(|remaining| remaining.chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 

@@ -248,7 +248,7 @@ fn converse(shared: &Shared, wire: &mut Wire, connection: usize) {
         let request = match read_request(shared, wire, connection) {
             Ok(request) => request,
             Err(trouble) => {
-                let left = wire.unread();
+                let left = wire.pending_bytes();
                 if !left.is_empty() || !matches!(trouble, Trouble::Closed | Trouble::Reset) {
                     let fault =
                         format!("connection {connection}: {trouble:?} behind {:?}", super::latin1(left));

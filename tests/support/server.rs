@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::message::Response;
-use super::{PATIENCE, Signal};
+use super::{Signal, TEST_TIMEOUT};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
@@ -177,8 +177,8 @@ impl Server {
             assert!(line.is_some() || !server.has_exited(), "the server ended:\n{}", server.stderr_text());
             line.is_some()
         });
-        for word in line.unwrap_or_default().split(' ') {
-            match word.split_once('=') {
+        for phrase in line.unwrap_or_default().split(' ') {
+            match phrase.split_once('=') {
                 Some(("app", name)) => self.app = name.to_owned(),
                 Some(("http", at)) => self.listeners.push(at.to_owned()),
                 Some(("workers", count)) => self.workers = count.parse().expect("a number of workers"),
@@ -189,8 +189,13 @@ impl Server {
 
     /// Waits until `condition` holds; what the server said on stderr is printed if it does not.
     pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&mut Server) -> bool) {
-        let holds = super::comes_true(PATIENCE, || condition(self));
-        assert!(holds, "waited {} s in vain: {what}\nstderr:\n{}", PATIENCE.as_secs(), self.stderr_text());
+        let holds = super::comes_true(TEST_TIMEOUT, || condition(self));
+        assert!(
+            holds,
+            "waited {} s in vain: {what}\nstderr:\n{}",
+            TEST_TIMEOUT.as_secs(),
+            self.stderr_text()
+        );
     }
 
     /// The name of the app.

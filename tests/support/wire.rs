@@ -166,8 +166,8 @@ impl Wire {
             let left_ms = left.as_nanos().div_ceil(1_000_000);
             let left_ms = PollTimeout::try_from(left_ms).expect("a wait of a test");
             // POLLHUP and POLLERR are told without being asked for.
-            let mut asked = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
-            match poll(&mut asked, left_ms) {
+            let mut context = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+            match poll(&mut context, left_ms) {
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return true,
@@ -213,7 +213,7 @@ impl Wire {
     }
 
     /// What was read and belongs to no message yet.
-    pub fn unread(&self) -> &[u8] {
+    pub fn pending_bytes(&self) -> &[u8] {
         &self.buffer[self.taken..]
     }
 
@@ -351,9 +351,9 @@ impl Wire {
 
     fn expect_line(&mut self, deadline: Instant) -> Result<String, Trouble> {
         loop {
-            let end = self.unread().windows(2).position(|window| window == b"\r\n");
+            let end = self.pending_bytes().windows(2).position(|window| window == b"\r\n");
             if let Some(end) = end {
-                let line = super::latin1(&self.unread()[..end]);
+                let line = super::latin1(&self.pending_bytes()[..end]);
                 self.taken += end + 2;
                 return Ok(line);
             }

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use crate::support::wire::Wire;
-use crate::support::{Answer, Client, Head, PATIENCE, Server, ServerBuilder, WorkerRequest};
+use crate::support::{Answer, Client, Head, Server, ServerBuilder, TEST_TIMEOUT, WorkerRequest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub fn settled_lines(server: &mut Server) -> Vec<Value> {
 
 /// Waits for the one line on stderr that has all of these words in it.
 pub fn word_on_stderr(server: &mut Server, words: &[&str]) -> String {
-    let has_all = |line: &String| words.iter().all(|word| line.contains(word));
+    let has_all = |line: &String| words.iter().all(|phrase| line.contains(phrase));
     server.wait_until(&format!("a line with {words:?}"), |server| server.stderr_lines().iter().any(has_all));
     server.stderr_lines().into_iter().find(has_all).unwrap_or_default()
 }
@@ -95,7 +95,7 @@ impl Gate {
         let holds = |opened: &mut Opened| !opened.is_open && !opened.targets.contains(&request.target);
         let opened = opened.lock().expect("no panic holds the lock");
         let (opened, time) =
-            changed.wait_timeout_while(opened, PATIENCE, holds).expect("no panic holds the lock");
+            changed.wait_timeout_while(opened, TEST_TIMEOUT, holds).expect("no panic holds the lock");
         drop(opened);
         assert!(!time.timed_out(), "{} waited in vain at the gate", request.target);
         Answer::ok(&request.worker.to_string())
@@ -175,7 +175,7 @@ fn join_saying(
             let converse = converse.clone();
             std::thread::spawn(move || {
                 // A connection that ends without a request is none of the test's business.
-                if let Ok(head) = wire.read_head(Instant::now() + PATIENCE * 3) {
+                if let Ok(head) = wire.read_head(Instant::now() + TEST_TIMEOUT * 3) {
                     converse(wire, head);
                 }
             });

@@ -56,11 +56,14 @@ fn the_start_of_a_request_is_told_in_microseconds() {
     let now_us = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros();
     let before = now_us();
     let head = seen(&mut server.client(), &worker, "X-Request-Start: t=1\r\n");
-    let told =
+    let reported =
         head.header("x-request-start").and_then(|value| value.strip_prefix("t=")?.parse::<u128>().ok());
-    let told = told.unwrap_or_else(|| panic!("no start in {head:?}"));
+    let reported = reported.unwrap_or_else(|| panic!("no start in {head:?}"));
     // The clock is read once a turn, so it may be a little behind.
-    assert!((before - 1_000_000..=now_us()).contains(&told), "{told} is not between {before} and now");
+    assert!(
+        (before - 1_000_000..=now_us()).contains(&reported),
+        "{reported} is not between {before} and now"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! After a 101 both connections only pass bytes on, until they end.
 
 use crate::support::wire::Wire;
-use crate::support::{Client, Head, PATIENCE, Server, Signal, Trouble};
+use crate::support::{Client, Head, Server, Signal, TEST_TIMEOUT, Trouble};
 use crate::tools::{
     access_lines, asking, join_with_connection, line_of, lines_of, patient_without_workers, wait_for_load,
 };
@@ -33,13 +33,13 @@ fn tunnel(server: &Server, tunnels: &mpsc::Receiver<(Wire, Head)>) -> (Client, W
     let mut client = server.client();
     client.send(UPGRADE);
     assert_eq!(client.read_head().status(), Ok(101));
-    let (worker, _) = tunnels.recv_timeout(PATIENCE).expect("the worker has the other end");
+    let (worker, _) = tunnels.recv_timeout(TEST_TIMEOUT).expect("the worker has the other end");
     (client, worker)
 }
 
 #[track_caller]
 fn read(wire: &mut Wire, count: usize) -> Vec<u8> {
-    wire.read_exactly(count, Instant::now() + PATIENCE).expect("the bytes come")
+    wire.read_exactly(count, Instant::now() + TEST_TIMEOUT).expect("the bytes come")
 }
 
 /// Bytes of every value, none of them a frame.
@@ -56,13 +56,13 @@ fn an_upgrade_is_passed_on_and_its_answer_passed_back() {
     let head = client.read_head();
     assert_eq!(head.status(), Ok(101));
     assert_eq!(head.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    let (_worker, asked) = tunnels.recv_timeout(PATIENCE).expect("the worker is asked");
-    for head in [&head, &asked] {
+    let (_worker, context) = tunnels.recv_timeout(TEST_TIMEOUT).expect("the worker is asked");
+    for head in [&head, &context] {
         assert!(head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")));
         assert!(head.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")));
     }
-    assert_eq!(asked.header("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
-    assert!(asked.has("x-forwarded-for"));
+    assert_eq!(context.header("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
+    assert!(context.has("x-forwarded-for"));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn bytes_behind_the_heads_go_along() {
     client.send(format!("{UPGRADE}early bytes"));
     assert_eq!(client.read_head().status(), Ok(101));
     assert_eq!(client.read_exactly(10), b"a greeting");
-    let (mut worker, _) = tunnels.recv_timeout(PATIENCE).expect("the worker has the other end");
+    let (mut worker, _) = tunnels.recv_timeout(TEST_TIMEOUT).expect("the worker has the other end");
     assert_eq!(read(&mut worker, 11), b"early bytes");
     // What looks like a request is none any more.
     client.send("GET /inside HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -114,7 +114,7 @@ fn the_clients_end_is_passed_on_and_the_worker_may_still_speak() {
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     client.send("the last words");
     client.half_close();
-    let (bytes, trouble) = worker.read_to_end(Instant::now() + PATIENCE);
+    let (bytes, trouble) = worker.read_to_end(Instant::now() + TEST_TIMEOUT);
     assert_eq!((bytes.as_slice(), trouble), (&b"the last words"[..], Trouble::Closed));
     worker.write(b"a late answer").expect("the server takes it");
     assert_eq!(client.read_exactly(13), b"a late answer");
@@ -130,11 +130,11 @@ fn the_workers_end_is_passed_on_and_the_client_may_still_speak() {
     worker.write(b"the last words").expect("the server takes it");
     worker.half_close().expect("a connection");
     assert_eq!(client.read_exactly(14), b"the last words");
-    assert!(client.is_closed_within(PATIENCE), "its end is passed on");
+    assert!(client.is_closed_within(TEST_TIMEOUT), "its end is passed on");
     client.send("a late answer");
-    assert_eq!(worker.read_exactly(13, Instant::now() + PATIENCE), Ok(b"a late answer".to_vec()));
+    assert_eq!(worker.read_exactly(13, Instant::now() + TEST_TIMEOUT), Ok(b"a late answer".to_vec()));
     client.half_close();
-    assert_eq!(worker.fill(Instant::now() + PATIENCE), Err(Trouble::Closed));
+    assert_eq!(worker.fill(Instant::now() + TEST_TIMEOUT), Err(Trouble::Closed));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_client_that_breaks_away_frees_the_worker() {
     let tunnels = tunnel_worker(&server, "");
     let (client, mut worker) = tunnel(&server, &tunnels);
     client.reset();
-    assert!(worker.fill(Instant::now() + PATIENCE).is_err(), "the worker is told");
+    assert!(worker.fill(Instant::now() + TEST_TIMEOUT).is_err(), "the worker is told");
     assert_eq!(server.get("/next").text(), "other");
     assert_eq!(line_of(&mut server, "/tunnel")["status"], 101);
 }
@@ -191,7 +191,7 @@ fn a_closed_tunnel_frees_its_worker_when_that_has_ended_and_says_that_it_is_idle
     crate::tools::join_askable(&server, 1, move |mut wire: Wire, head: Head| {
         if head.start_line.starts_with("GET /tunnel ") {
             wire.write(SWITCHED.as_bytes()).expect("the server takes it");
-            let _ = sender.send(wire.read_to_end(Instant::now() + PATIENCE));
+            let _ = sender.send(wire.read_to_end(Instant::now() + TEST_TIMEOUT));
         } else {
             let _ = wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
@@ -207,7 +207,7 @@ fn a_closed_tunnel_frees_its_worker_when_that_has_ended_and_says_that_it_is_idle
         } else {
             drop(client);
         }
-        let (bytes, trouble) = ends.recv_timeout(PATIENCE).expect("the worker is told");
+        let (bytes, trouble) = ends.recv_timeout(TEST_TIMEOUT).expect("the worker is told");
         assert_eq!(trouble, Trouble::Closed);
         assert!(reset || bytes == b"the last words", "everything came before the end");
         assert_eq!(server.get("/next").text(), "ok");
@@ -224,10 +224,10 @@ fn a_tunnel_outlives_the_read_timeout_but_not_the_idle_timeout() {
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     let begun = Instant::now();
     // Bytes either way keep it.
-    let mut quiet = begun;
+    let mut idle = begun;
     for from_client in [true, false, true, false, true, false] {
         assert!(!client.is_closed_within(Duration::from_millis(500)), "neither side has been quiet for long");
-        quiet = Instant::now();
+        idle = Instant::now();
         if from_client {
             client.send("x");
             assert_eq!(read(&mut worker, 1), b"x");
@@ -237,9 +237,9 @@ fn a_tunnel_outlives_the_read_timeout_but_not_the_idle_timeout() {
         }
     }
     assert!(begun.elapsed() > TIMEOUT);
-    assert!(client.is_closed_within(PATIENCE));
-    assert!(quiet.elapsed() >= TIMEOUT, "too early: {:?}", quiet.elapsed());
-    assert!(worker.fill(Instant::now() + PATIENCE).is_err(), "both sides end");
+    assert!(client.is_closed_within(TEST_TIMEOUT));
+    assert!(idle.elapsed() >= TIMEOUT, "too early: {:?}", idle.elapsed());
+    assert!(worker.fill(Instant::now() + TEST_TIMEOUT).is_err(), "both sides end");
     assert_eq!(line_of(&mut server, "/tunnel")["status"], 101);
 }
 
@@ -249,16 +249,16 @@ fn a_tunnel_goes_on_in_a_drain_and_is_cut_at_its_deadline() {
     let mut server = patient_without_workers(&["--drain-timeout-ms=3000", "--json"]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
-    let asked = Instant::now();
+    let context = Instant::now();
     server.signal(Signal::SIGTERM);
     server.wait_until("the drain", |server| server.stderr_text().contains("stopping"));
     client.send("still there?");
     assert_eq!(read(&mut worker, 12), b"still there?");
     worker.write(b"yes").expect("the server takes it");
     assert_eq!(client.read_exactly(3), b"yes");
-    assert!(client.is_closed_within(PATIENCE));
-    assert!(worker.fill(Instant::now() + PATIENCE).is_err());
-    assert!(asked.elapsed() >= DRAIN, "too early: {:?}", asked.elapsed());
+    assert!(client.is_closed_within(TEST_TIMEOUT));
+    assert!(worker.fill(Instant::now() + TEST_TIMEOUT).is_err());
+    assert!(context.elapsed() >= DRAIN, "too early: {:?}", context.elapsed());
     assert_eq!(server.wait_exit(), 0);
     assert_eq!(line_of(&mut server, "/tunnel")["status"], 101);
 }

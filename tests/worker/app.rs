@@ -37,7 +37,7 @@ fn main() -> ExitCode {
             let defaults = variable("TEST_DEFAULTS");
             defaults
                 .split_whitespace()
-                .fold(rip_server::Server::new(answer), |all, word| all.with(word))
+                .fold(rip_server::Server::new(answer), |all, phrase| all.with(phrase))
                 .run()
         }
     }

@@ -88,11 +88,11 @@ fn pieces(path: &Path, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-struct Own;
+struct Embedded;
 
 fn fail(kind: &str) -> ! {
     match kind {
-        "own" => std::panic::panic_any(Own),
+        "own" => std::panic::panic_any(Embedded),
         "kill" => super::die(),
         _ => panic!("told to fail"),
     }

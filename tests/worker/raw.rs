@@ -21,7 +21,7 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length:
 
 static AT_WORK: AtomicUsize = AtomicUsize::new(0);
 static OVERLAPS: AtomicUsize = AtomicUsize::new(0);
-static ASKED: AtomicUsize = AtomicUsize::new(0);
+static CONTEXT: AtomicUsize = AtomicUsize::new(0);
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
 pub fn serve(version: &str) -> ExitCode {
@@ -61,7 +61,7 @@ fn converse(stream: UnixStream) {
     let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
     while let Some((target, probe)) = read_request(&mut reader) {
         if let Some(probe) = probe {
-            let number = ASKED.fetch_add(1, SeqCst);
+            let number = CONTEXT.fetch_add(1, SeqCst);
             let answer = match probe.as_str() {
                 "idle" if AT_WORK.load(SeqCst) == 0 => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
                 "1" if number == 2 => &b"HTTP/1.1 404 Not Found\r\n\r\nand so on"[..],
@@ -135,7 +135,7 @@ fn answer(mut stream: &UnixStream, reader: &mut BufReader<UnixStream>, target: &
     let text = match path {
         "/overlaps" => OVERLAPS.load(SeqCst).to_string(),
         "/was-told" => TOLD.load(SeqCst).to_string(),
-        "/asked" => ASKED.load(SeqCst).to_string(),
+        "/asked" => CONTEXT.load(SeqCst).to_string(),
         _ => std::process::id().to_string(),
     };
     let length = text.len();

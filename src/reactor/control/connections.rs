@@ -10,13 +10,13 @@
 use super::super::listen::Accepted;
 use super::super::stream::{Io, Stream, attempt};
 use super::super::token::{Readiness, Target};
-use super::super::{MOST_A_TURN, Reactor};
+use super::super::{MAX_PER_TICK, Reactor};
 use crate::conn::client::Event;
-use crate::conn::inbox::Unread;
+use crate::conn::read_buffer::PendingBytes;
 use crate::conn::{self, Request};
 use crate::deadlines::deadline_kinds;
 use crate::http::Reason;
-use crate::http::forward::{Canned, Origin, Word};
+use crate::http::forward::{ForwardedTrust, LocalResponse, Origin};
 use mio::Interest;
 use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::{Value, json};
@@ -214,7 +214,7 @@ impl Connection {
 impl Reactor {
     /// Takes the control connections that the kernel has ready, as many as a tick may take.
     pub(in crate::reactor) fn accept_control(&mut self) {
-        for _ in 0..MOST_A_TURN {
+        for _ in 0..MAX_PER_TICK {
             if self.control.connections.is_at_bound(self.share_of_descriptors(8, MAX_CONTROL)) {
                 let idle = self.control.connections.idle_control().filter(|key| self.has_been_idle(*key));
                 let Some(idle) = idle else {
@@ -245,7 +245,7 @@ impl Reactor {
             };
             self.watch_control(stream, peer);
         }
-        self.again.push(Target::ControlListener);
+        self.ready_list.push(Target::ControlListener);
     }
 
     /// Where descriptors are few, operators' connections have no more than a share of them.
@@ -262,7 +262,7 @@ impl Reactor {
 
     /// Takes connections of those who ask for metrics alone.
     pub(in crate::reactor) fn accept_scraper(&mut self, index: usize) {
-        for _ in 0..MOST_A_TURN {
+        for _ in 0..MAX_PER_TICK {
             let Some(listener) = self.metrics_listeners.get(index) else { return };
             let stream = match listener.accept() {
                 Accepted::Peer(stream, _) => stream,
@@ -277,7 +277,7 @@ impl Reactor {
             }
             self.watch_control(stream, ControlPeer::Scraper);
         }
-        self.again.push(Target::MetricsListener(index));
+        self.ready_list.push(Target::MetricsListener(index));
     }
 
     pub(in crate::reactor) fn watch_control(&mut self, mut stream: Stream, peer: ControlPeer) {
@@ -366,20 +366,20 @@ impl Reactor {
         let now = self.clock.now;
         let Some(connection) = self.control.connections.get_mut(key) else { return false };
         let mut has_request = false;
-        let mut unread = Unread::join(connection.conn.inbox.take(), fresh);
-        let origin = Origin { address: "", word: Word::Ignored, fresh_id: "", start_us: b"" };
+        let mut pending_bytes = PendingBytes::join(connection.conn.read_buffer.take(), fresh);
+        let origin = Origin { address: "", trust: ForwardedTrust::Ignored, fresh_id: "", start_us: b"" };
         while let Some(connection) = self.control.connections.get_mut(key).filter(|other| other.is_reading())
         {
             let bound = MAX_BODY_BYTES as u64;
-            let step = connection.conn.advance(unread.rest(), origin, bound, Vec::new, now);
+            let step = connection.conn.advance(pending_bytes.remaining(), origin, bound, Vec::new, now);
             match step.event {
                 Event::More | Event::Tunnel(_) => {
-                    unread.consume(step.consumed);
+                    pending_bytes.consume(step.consumed);
                     break;
                 }
                 Event::End => self.close_control(key),
                 Event::Continue => connection.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
-                Event::Body(range) => connection.body.extend_from_slice(&unread.rest()[range]),
+                Event::Body(range) => connection.body.extend_from_slice(&pending_bytes.remaining()[range]),
                 Event::Refused(reason, request) => {
                     connection.body = Vec::new();
                     self.refuse_control(key, &request, reason);
@@ -391,10 +391,10 @@ impl Reactor {
                     self.handle_control(key, &request, &body);
                 }
             }
-            unread.consume(step.consumed);
+            pending_bytes.consume(step.consumed);
         }
         let Some(connection) = self.control.connections.get_mut(key) else { return has_request };
-        connection.conn.inbox.keep(unread);
+        connection.conn.read_buffer.keep(pending_bytes);
         let is_timed = self.control_deadlines.armed(key) == Some(ControlDeadline::Receive);
         let has_begun = connection.conn.is_receiving() && !is_timed;
         if connection.phase == Phase::Reading && (has_begun || connection.conn.is_in_body()) {
@@ -440,8 +440,9 @@ impl Reactor {
     fn answer_taken(&mut self, key: usize, then: Then) {
         let now = self.clock.now;
         let Some(connection) = self.control.connections.get_mut(key) else { return };
-        let may_still_send =
-            !connection.conn.inbox.is_empty() || connection.is_readable || connection.conn.is_lingering();
+        let may_still_send = !connection.conn.read_buffer.is_empty()
+            || connection.is_readable
+            || connection.conn.is_lingering();
         match then {
             Then::Keep => {
                 connection.phase = Phase::Reading;
@@ -505,7 +506,7 @@ impl Reactor {
         for key in connections.closed.drain(..) {
             connections.slab.try_remove(key);
             if std::mem::take(&mut connections.is_full) {
-                self.again.push(Target::ControlListener);
+                self.ready_list.push(Target::ControlListener);
             }
         }
     }
@@ -520,7 +521,7 @@ impl Reactor {
 
     /// What is behind a refused request is none.
     fn refuse_control(&mut self, key: usize, request: &Request, reason: Reason) {
-        let error = json!({"ok": false, "error": reason.sentence()});
+        let error = json!({"ok": false, "error": reason.message()});
         self.respond(key, request, reason.status(), &error);
         self.flush_control(key);
     }
@@ -535,19 +536,19 @@ impl Reactor {
     ) {
         let Some(connection) = self.control.connections.get_mut(key) else { return };
         debug_assert_eq!(connection.phase, Phase::Reading, "one answer at a time");
-        let keep_alive = request.asked.keep_alive && !connection.conn.is_lingering();
+        let keep_alive = request.context.keep_alive && !connection.conn.is_lingering();
         connection.phase = Phase::Answering(if keep_alive { Then::Keep } else { Then::Close });
-        let canned = Canned {
+        let local_response = LocalResponse {
             status,
             content_type,
             body,
             retry_soon: false,
-            is_head: request.asked.is_head,
-            version: request.asked.version,
+            is_head: request.context.is_head,
+            version: request.context.version,
             keep_alive,
             date: &self.clock.date_line,
         };
-        canned.write(&mut connection.out);
+        local_response.write(&mut connection.out);
     }
 
     /// Answers with a line for each step of the rolling restart, and one for its end.

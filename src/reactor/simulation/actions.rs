@@ -40,7 +40,7 @@ pub enum Action {
     /// A client connects; `script` seeds what it will send, `room` is how much it takes unread.
     Arrive {
         script: u32,
-        room: usize,
+        capacity: usize,
     },
     /// It sends the next bytes of its script.
     Send {
@@ -98,7 +98,7 @@ pub enum Action {
     /// It takes some of the request, and has room for so much.
     Listen {
         worker: usize,
-        room: usize,
+        capacity: usize,
     },
     /// Its backlog is full, or has room again.
     Backlog {
@@ -132,13 +132,13 @@ pub enum Action {
     /// A source of the app changes, and requests wait for the new code.
     Edit,
     Reload {
-        room: usize,
+        capacity: usize,
     },
     /// Somebody pipelines requests for metrics and other pages.
     Pages {
         is_scraper: bool,
         count: usize,
-        room: usize,
+        capacity: usize,
     },
     /// The folder for temporary files gets worse, or well again.
     SetDisk {
@@ -170,7 +170,7 @@ pub enum Action {
         client: usize,
     },
     /// One turn of the loop; the events come in this order.
-    Turn {
+    Tick {
         rotation: usize,
     },
 }
@@ -210,7 +210,7 @@ pub fn history(seed: u64, steps: usize) -> Vec<Action> {
         let action = next(&mut random, is_calm);
         actions.push(action);
         if random.below(4) < 3 {
-            actions.push(Action::Turn { rotation: random.below(4) });
+            actions.push(Action::Tick { rotation: random.below(4) });
         }
     }
     actions
@@ -225,8 +225,8 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
     let style = random.below(STYLES);
     match random.below(if is_calm { 78 } else { 114 }) {
         0..=9 => {
-            let room = if random.chance(3) { random.below(300) } else { 100_000 };
-            Arrive { script: random.below(1 << 30) as u32, room }
+            let capacity = if random.chance(3) { random.below(300) } else { 100_000 };
+            Arrive { script: random.below(1 << 30) as u32, capacity }
         }
         10..=24 => Send { client, bytes },
         25..=29 => Take { client, bytes: random.below(400) },
@@ -246,17 +246,17 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         79..=80 => Leave { client },
         81..=82 => Reset { client },
         83..=84 => HangUp { worker },
-        85..=86 => Listen { worker, room: if random.chance(2) { 24 + random.below(200) } else { ALL } },
+        85..=86 => Listen { worker, capacity: if random.chance(2) { 24 + random.below(200) } else { ALL } },
         87..=88 => Backlog { worker, is_full: random.below(3) > 0 },
         89..=91 => Crash { worker, is_late: random.chance(2), death: Death::draw(random) },
         92 => Quit { worker },
         93..=94 => Retire { worker },
         95 => FailSpawns { count: 1 + random.below(3) as u8 },
         96 if random.chance(2) => Edit,
-        96 => Reload { room: if random.chance(2) { random.below(200) } else { ALL } },
+        96 => Reload { capacity: if random.chance(2) { random.below(200) } else { ALL } },
         106..=107 => {
-            let room = if random.chance(2) { random.below(400) } else { 100_000 };
-            Pages { is_scraper: random.chance(2), count: 1 + random.below(12), room }
+            let capacity = if random.chance(2) { random.below(400) } else { 100_000 };
+            Pages { is_scraper: random.chance(2), count: 1 + random.below(12), capacity }
         }
         108..=109 => OperatorTakes { operator: random.below(6), bytes: random.below(3000) },
         111..=113 => {

@@ -1,6 +1,6 @@
 //! The folder for temporary files, on its good and bad days. Stands where the spools have `crate::unnamed`.
 
-use crate::unnamed;
+use crate::anonymous_file;
 use nix::errno::Errno;
 use std::cell::Cell;
 use std::fs::File;
@@ -58,18 +58,18 @@ fn no_space() -> io::Error {
 pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     match DISK.get() {
         Disk::Full | Disk::FullFolder => Err(no_space()),
-        Disk::Works | Disk::NearlyFull(_) => unnamed::open(folder),
+        Disk::Works | Disk::NearlyFull(_) => anonymous_file::open(folder),
         Disk::NoDescriptors => {
             WAS_FULL.set(true);
             LACKED_DESCRIPTORS.set(true);
             Err(Errno::EMFILE.into())
         }
-        Disk::Missing => unnamed::open(Path::new("/nonexistent")),
+        Disk::Missing => anonymous_file::open(Path::new("/nonexistent")),
     }
 }
 
 pub fn open_in_memory() -> io::Result<File> {
-    unnamed::open_in_memory()
+    anonymous_file::open_in_memory()
 }
 
 pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -78,5 +78,5 @@ pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         Disk::NearlyFull(writes) => DISK.set(Disk::NearlyFull(writes - 1)),
         Disk::Works | Disk::FullFolder | Disk::Missing | Disk::NoDescriptors => {}
     }
-    unnamed::write(file, bytes, offset)
+    anonymous_file::write(file, bytes, offset)
 }

@@ -3,29 +3,29 @@
 
 use super::life::{Client, Life, Worker};
 use super::line::Line;
-use super::street::Street;
 use super::wire;
+use super::world::World;
 use super::{disk, process};
 use crate::control::Message;
 use crate::process::Exit;
 
 /// Long enough for every deadline and each backoff of the histories.
-const MOST_ROUNDS: usize = 400;
+const MAX_ROUNDS: usize = 400;
 
-impl Street {
+impl World {
     /// Clients send and take, workers join and answer, those that are told to end do so.
     pub fn settle(&mut self) {
         disk::set(disk::Disk::Works);
         process::table(|table| table.failing_spawns = 0);
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             if self.reactor.exit.is_some() || self.is_quiet() {
                 return;
             }
             self.be_kind();
-            self.rest();
+            self.remaining();
             if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
                 self.now = self.now.max(due);
-                self.turn(0);
+                self.tick(0);
             }
         }
         panic!("does not come to rest");
@@ -39,7 +39,7 @@ impl Street {
             }
             let client = &mut self.clients[at];
             let mut wire = client.wire.borrow_mut();
-            wire.set_room(1 << 20);
+            wire.set_capacity(1 << 20);
             if !wire.take(usize::MAX).is_empty() {
                 client.took_at = self.now;
             }
@@ -48,7 +48,7 @@ impl Street {
             match self.workers[at].life {
                 Life::Ended => continue,
                 Life::Booting => self.join(at),
-                Life::Joined | Life::Told => {}
+                Life::Joined | Life::ForwardedFields => {}
             }
             wire::set_backlog(&self.workers[at].socket, false);
             self.workers[at].listen(usize::MAX);
@@ -56,7 +56,7 @@ impl Street {
             self.say(at, usize::MAX);
             self.workers[at].running.clear();
             let is_done = self.workers[at].hand().is_none_or(|hand| hand.is_done());
-            if self.workers[at].life == Life::Told && is_done {
+            if self.workers[at].life == Life::ForwardedFields && is_done {
                 self.end_process(at, Exit::Code(0));
                 self.reaps_soon();
             }
@@ -64,14 +64,14 @@ impl Street {
     }
 
     fn has_kindness_left(&self) -> bool {
-        let asked = |worker: &Worker| {
+        let context = |worker: &Worker| {
             let in_hand = |line: &Line| line.hand.as_ref().is_some_and(|hand| !hand.is_done());
-            matches!(worker.life, Life::Booting | Life::Told)
+            matches!(worker.life, Life::Booting | Life::ForwardedFields)
                 || !worker.running.is_empty()
                 || worker.lines.iter().any(in_hand)
         };
         let can_send = self.clients.iter().any(Client::can_send);
-        can_send || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(asked)
+        can_send || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(context)
     }
 
     /// Nobody waits for anything, and the fleet is whole.
@@ -97,15 +97,15 @@ impl Street {
         if self.reactor.exit.is_none() && !std::mem::replace(&mut self.is_stop_told, true) {
             self.tell(&Message::Stop, 0);
         }
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             if self.reactor.exit.is_some() {
                 break;
             }
             self.be_kind();
-            self.rest();
+            self.remaining();
             if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
                 self.now = self.now.max(due);
-                self.turn(0);
+                self.tick(0);
             }
         }
         let reactor = &self.reactor;

@@ -1,7 +1,7 @@
 //! A look inside the reactor after each turn: its rooms must agree with each other, and with the street.
 
 use super::life::Life;
-use super::street::Street;
+use super::world::World;
 use crate::http::Framing;
 use crate::keys::{ClientKey, WorkerKey};
 use crate::reactor::entry::{Exchange, Phase, Sending, WorkerDeadline};
@@ -16,7 +16,7 @@ pub struct Keys {
     workers: BTreeMap<usize, i32>,
 }
 
-impl Street {
+impl World {
     pub fn keys(&self) -> Keys {
         let clients = self.clients.iter().enumerate().filter_map(|(at, client)| {
             let wire = client.wire.borrow();
@@ -92,7 +92,7 @@ impl Street {
                 );
             } else if reactor.balancer.is_at_work(worker) {
                 at_work += 1;
-                let rests = reactor.worker_deadlines.armed(key) == Some(WorkerDeadline::Rest);
+                let rests = reactor.worker_deadlines.armed(key) == Some(WorkerDeadline::Cooldown);
                 assert!(entry.exchange.is_some() || rests, "worker {key}: busy with nothing");
             }
         }
@@ -126,9 +126,10 @@ impl Street {
                     && entry.exchange.as_ref().is_some_and(|exchange| exchange.client.is_some())
             });
             let may_idle = hand.answer.as_ref().is_some_and(|answer| answer.may_idle);
-            let patience = if may_idle { reactor.config.idle_timeout } else { reactor.config.read_timeout };
+            let poll_timeout =
+                if may_idle { reactor.config.idle_timeout } else { reactor.config.read_timeout };
             assert!(
-                !waits || now < line.touched + patience,
+                !waits || now < line.touched + poll_timeout,
                 "request {}: its answer is late, and nobody minds",
                 hand.tag
             );
@@ -150,7 +151,7 @@ impl Street {
             };
             let Some(entry) = reactor.clients.get(key.0) else { continue };
             let config = &reactor.config;
-            let (state, patience) = match &entry.phase {
+            let (state, poll_timeout) = match &entry.phase {
                 Phase::Reading if entry.conn.is_receiving() => ("receiving", config.client_timeout),
                 Phase::Reading => ("quiet", config.idle_timeout),
                 Phase::Finishing { .. } => ("taking", config.idle_timeout),
@@ -166,11 +167,11 @@ impl Street {
                 | Phase::Dead => continue,
             };
             let due = reactor.client_deadlines.due(key.0);
-            let is_bound = due.is_some_and(|due| due <= self.now + patience);
+            let is_bound = due.is_some_and(|due| due <= self.now + poll_timeout);
             assert!(is_bound, "client {}: {state}, without a deadline of that", key.0);
             // At a stop, quiet ones get a moment anew; and an answer may have come long after the last byte.
             let is_known = reactor.stage == Stage::Running && state != "taking";
-            let is_late = is_known && self.now >= client.active_at + patience;
+            let is_late = is_known && self.now >= client.active_at + poll_timeout;
             assert!(!is_late, "client {}: {state}, and its time is over", key.0);
         }
         for (key, entry) in &reactor.workers {
@@ -223,7 +224,10 @@ impl Street {
                     "client {at}: has left its tunnel, and its worker is not told"
                 );
             }
-            assert!(entry.out.is_read() || wire.room() == 0, "client {at}: has room, and its answer waits");
+            assert!(
+                entry.out.is_read() || wire.capacity() == 0,
+                "client {at}: has room, and its answer waits"
+            );
         }
         for (key, entry) in &reactor.workers {
             let Some(worker) = self.workers.iter().find(|worker| worker.pid == entry.pid.as_raw()) else {
@@ -239,19 +243,19 @@ impl Street {
             if let Some(exchange) = exchange {
                 let is_ended = exchange.sending == Sending::Ended;
                 let is_out = exchange.is_sent() || is_ended || exchange.is_reconnecting();
-                assert!(is_out || wire.room() == 0, "worker {key}: has room, and its request waits");
+                assert!(is_out || wire.capacity() == 0, "worker {key}: has room, and its request waits");
                 let is_lost = is_ended && exchange.client.is_some() && !wire.peer_has_ended;
                 assert!(!is_lost || exchange.tunnel.is_some(), "worker {key}: its request can go nowhere");
                 let ends_by_itself = exchange
                     .answer
-                    .is_some_and(|answer| matches!(answer.onward, Framing::Length(_) | Framing::Empty));
+                    .is_some_and(|answer| matches!(answer.downstream, Framing::Length(_) | Framing::Empty));
                 let is_owed_the_end = exchange.client.is_none()
                     && exchange.is_sent()
                     && !exchange.is_question()
                     && !ends_by_itself
                     && entry.may_be_told(exchange.answer.is_some());
                 assert!(
-                    !is_owed_the_end || exchange.sending == Sending::Ended || wire.room() == 0,
+                    !is_owed_the_end || exchange.sending == Sending::Ended || wire.capacity() == 0,
                     "worker {key}: nobody waits for its answer, and it is not told"
                 );
                 let waits = exchange.client.and_then(|client| reactor.clients.get(client.0));

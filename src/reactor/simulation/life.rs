@@ -2,10 +2,10 @@
 
 use super::actions::Action;
 use super::line::{Hand, Line};
+use super::oracle::{Oracle, Said};
 use super::script::{self, Planned};
-use super::street::Street;
-use super::truth::{Said, Truth};
 use super::wire::{self, Kind, Shared, UnixStream, Wire};
+use super::world::World;
 use super::{disk, process, tell};
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::process::Exit;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// More clients than that only make a history slow.
-const MOST_CLIENTS: usize = 24;
+const MAX_CLIENTS: usize = 24;
 
 pub struct Client {
     pub wire: Shared,
@@ -61,17 +61,17 @@ pub enum Life {
     Booting,
     Joined,
     /// It has been told to end.
-    Told,
+    ForwardedFields,
     Ended,
 }
 
-impl Street {
+impl World {
     pub fn act(&mut self, action: Action) {
         if self.reactor.exit.is_some() {
             return;
         }
         match action {
-            Action::Arrive { script, room } => self.arrive(script, room),
+            Action::Arrive { script, capacity } => self.arrive(script, capacity),
             Action::Send { client, bytes } => {
                 if let Some(client) = pick(client, self.clients.len(), |at| self.clients[at].can_send()) {
                     self.send(client, bytes);
@@ -118,19 +118,19 @@ impl Street {
                     self.answer(worker, style, size);
                     self.say(worker, bytes);
                     if !is_at_once {
-                        self.turn(0);
+                        self.tick(0);
                     }
                     if let Some(death) = dies {
                         self.end_process(worker, death.exit());
                         self.reaps_soon();
                     } else {
-                        self.workers[worker].hang_up(&mut self.truth);
+                        self.workers[worker].hang_up(&mut self.oracle);
                     }
                 }
             }
             Action::HangUp { worker } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| !worker.lines.is_empty()) {
-                    self.workers[worker].hang_up(&mut self.truth);
+                    self.workers[worker].hang_up(&mut self.oracle);
                 }
             }
             Action::Finish { worker } => {
@@ -138,10 +138,10 @@ impl Street {
                     self.workers[worker].running.clear();
                 }
             }
-            Action::Listen { worker, room } => {
+            Action::Listen { worker, capacity } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
-                    self.truth.has_little_room |= room != usize::MAX;
-                    self.workers[worker].listen(room);
+                    self.oracle.has_little_room |= capacity != usize::MAX;
+                    self.workers[worker].listen(capacity);
                 }
             }
             Action::Backlog { worker, is_full } => {
@@ -183,8 +183,8 @@ impl Street {
             }
             Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
             Action::Edit => self.reactor.renew(false),
-            Action::Reload { room } => self.ask_for_reload(room),
-            Action::Pages { is_scraper, count, room } => self.ask_for_pages(is_scraper, count, room),
+            Action::Reload { capacity } => self.ask_for_reload(capacity),
+            Action::Pages { is_scraper, count, capacity } => self.ask_for_pages(is_scraper, count, capacity),
             Action::SetDisk { disk } => disk::set(disk),
             Action::OperatorTakes { operator, bytes } => self.operator_takes(operator, bytes),
             Action::OperatorLeaves { operator } => self.operator_leaves(operator),
@@ -196,29 +196,29 @@ impl Street {
             Action::Sleep { ms } => self.sleep_until(self.now + Duration::from_millis(ms as u64)),
             Action::Lag { ms } => {
                 self.now += Duration::from_millis(ms as u64);
-                self.turn(0);
+                self.tick(0);
             }
             Action::Edge { is_early } => {
-                self.rest();
+                self.remaining();
                 if let Some(due) = self.reactor.next_deadline() {
                     let early = Duration::from_nanos(u64::from(is_early));
                     self.now = self.now.max(due - early);
-                    self.turn(0);
+                    self.tick(0);
                 }
             }
             Action::CloseEdge { client } => {
-                self.rest();
+                self.remaining();
                 if let Some(due) = self.reactor.next_deadline() {
                     self.now = self.now.max(due);
                     if let Some(client) = pick(client, self.clients.len(), |at| self.clients[at].can_send()) {
                         self.send(client, usize::MAX);
                     }
                     self.hears_clients_later = true;
-                    self.turn(0);
+                    self.tick(0);
                     self.hears_clients_later = false;
                 }
             }
-            Action::Turn { rotation } => self.turn(rotation),
+            Action::Tick { rotation } => self.tick(rotation),
         }
     }
 
@@ -236,16 +236,16 @@ impl Street {
         pick(number, self.workers.len(), |at| fits(&self.workers[at]))
     }
 
-    fn arrive(&mut self, seed: u32, room: usize) {
-        if self.clients.len() >= MOST_CLIENTS || self.reactor.listeners.is_empty() {
+    fn arrive(&mut self, seed: u32, capacity: usize) {
+        if self.clients.len() >= MAX_CLIENTS || self.reactor.listeners.is_empty() {
             return;
         }
-        let (script, requests) = script::script(seed, self.truth.tags.len());
+        let (script, requests) = script::script(seed, self.oracle.tags.len());
         for request in &requests {
-            self.truth.expect(request, self.clients.len());
+            self.oracle.expect(request, self.clients.len());
         }
         let kind = if seed.is_multiple_of(4) { Kind::Unix } else { Kind::Tcp };
-        let wire = Wire::new(kind, room);
+        let wire = Wire::new(kind, capacity);
         self.knocking.borrow_mut().push_back(wire.clone());
         self.has_knocked = true;
         self.clients.push(Client {
@@ -268,7 +268,7 @@ impl Street {
         let to = client.sent.saturating_add(bytes).min(client.script.len());
         tell(|| format!("  client {at}: {}", client.script[client.sent..to].escape_ascii()));
         for request in client.requests.iter().filter(|request| (client.sent..to).contains(&request.from)) {
-            self.truth.tags[request.tag].first_sent = Some(self.now);
+            self.oracle.tags[request.tag].first_sent = Some(self.now);
         }
         client.wire.borrow_mut().send(&client.script[client.sent..to]);
         client.sent = to;
@@ -277,7 +277,7 @@ impl Street {
 
     /// Makes up the answer of a worker's request in hand.
     pub fn answer(&mut self, at: usize, style: usize, size: usize) {
-        let number = self.truth.answers.len();
+        let number = self.oracle.answers.len();
         for line in &self.workers[at].lines {
             line.wire.borrow_mut().take(usize::MAX);
         }
@@ -285,10 +285,10 @@ impl Street {
         if hand.answer.is_some() {
             return;
         }
-        let tag = &self.truth.tags[hand.tag];
+        let tag = &self.oracle.tags[hand.tag];
         let answer = script::compose(style, size, number, &tag.planned);
         tell(|| format!("  answer {number} to request {}: {}", hand.tag, answer.bytes.escape_ascii()));
-        self.truth.answers.push(Said {
+        self.oracle.answers.push(Said {
             tag: hand.tag,
             answer: answer.clone(),
             is_all: false,
@@ -311,7 +311,7 @@ impl Street {
         }
         let Some(answer) = &hand.answer else { return };
         if line.wire.borrow().peer_has_ended {
-            self.truth.answers[answer.number].is_hung_up = true;
+            self.oracle.answers[answer.number].is_hung_up = true;
         }
         let mut to = hand.said.saturating_add(bytes).min(answer.bytes.len());
         if to + answer.surplus_bytes >= answer.bytes.len() {
@@ -320,7 +320,7 @@ impl Street {
         line.wire.borrow_mut().send(&answer.bytes[hand.said..to]);
         hand.said = to;
         let is_all = to == answer.bytes.len();
-        self.truth.said(answer.number, to, self.now);
+        self.oracle.said(answer.number, to, self.now);
         if is_all && answer.closes {
             let mut wire = line.wire.borrow_mut();
             wire.take(usize::MAX);
@@ -330,8 +330,8 @@ impl Street {
             } else {
                 wire.close()
             }
-            self.truth.tags[hand.tag].was_closed_on = true;
-            self.truth.answers[answer.number].is_hung_up = true;
+            self.oracle.tags[hand.tag].was_closed_on = true;
+            self.oracle.answers[answer.number].is_hung_up = true;
         }
     }
 
@@ -378,15 +378,15 @@ impl Street {
         for line in &worker.lines {
             let is_unread = !line.wire.borrow().to_server.is_empty();
             if let Some(last) = line.last.filter(|_| is_unread) {
-                self.truth.tags[last].was_died_on = true;
+                self.oracle.tags[last].was_died_on = true;
             }
             let Some(hand) = &line.hand else { continue };
-            self.truth.tags[hand.tag].was_died_on = true;
+            self.oracle.tags[hand.tag].was_died_on = true;
             if let Some(answer) = hand.answer.as_ref().filter(|_| !line.wire.borrow().peer_has_ended) {
-                self.truth.answers[answer.number].died = Some(exit);
+                self.oracle.answers[answer.number].died = Some(exit);
             }
         }
-        worker.hang_up(&mut self.truth);
+        worker.hang_up(&mut self.oracle);
         wire::leave(&worker.socket);
         process::table(|table| table.end(worker.pid, exit));
     }
@@ -397,7 +397,7 @@ impl Street {
             let Some(started) = process::table(|table| table.alive.get(&pid).cloned()) else { continue };
             // A wrapper, whose child may take no notice of SIGTERM.
             if pid % 4 == 0 {
-                let child = process::Offspring { group: pid, is_told: false, is_deaf: pid % 8 == 0 };
+                let child = process::Offspring { group: pid, is_told: false, is_unresponsive: pid % 8 == 0 };
                 process::table(|table| table.children.push(child));
             }
             self.workers.push(Worker {
@@ -426,7 +426,7 @@ impl Street {
     pub fn take_signals(&mut self) {
         let has_ended = process::table(|table| {
             let before = table.children.len();
-            table.children.retain(|child| child.is_deaf || !child.is_told);
+            table.children.retain(|child| child.is_unresponsive || !child.is_told);
             table.children.len() < before
         });
         if has_ended {
@@ -445,7 +445,7 @@ impl Street {
                 self.end_process(at, Exit::Signal(Signal::SIGKILL));
                 self.reaps_in = 1;
             } else {
-                self.workers[at].life = Life::Told;
+                self.workers[at].life = Life::ForwardedFields;
             }
         }
     }
@@ -484,7 +484,7 @@ impl Worker {
 
     /// Told to end, with nothing in hand.
     fn may_go(&self) -> bool {
-        self.life == Life::Told && !self.is_asked() && !self.is_speaking()
+        self.life == Life::ForwardedFields && !self.is_asked() && !self.is_speaking()
     }
 
     /// What it says when it is probed. A command is there with any answer, but it may say first that it is busy; a
@@ -492,7 +492,7 @@ impl Worker {
     pub fn probe_answer(&self) -> &'static [u8] {
         let is_busy = match self.life {
             Life::Booting => self.probes == 0 && self.closes_when_told,
-            Life::Joined | Life::Told | Life::Ended => !self.running.is_empty(),
+            Life::Joined | Life::ForwardedFields | Life::Ended => !self.running.is_empty(),
         };
         match is_busy {
             true => {
@@ -504,7 +504,7 @@ impl Worker {
     }
 
     /// A runtime that cannot keep a connection which the server has shut; its handler runs on.
-    pub fn close_what_is_shut(&mut self, truth: &mut Truth) {
+    pub fn close_what_is_shut(&mut self, oracle: &mut Oracle) {
         if !self.closes_when_told {
             return;
         }
@@ -514,39 +514,39 @@ impl Worker {
             if wire.server_has_ended && !wire.peer_has_ended {
                 self.running.push(hand.tag);
                 wire.close();
-                truth.tags[hand.tag].was_closed_on = true;
+                oracle.tags[hand.tag].was_closed_on = true;
                 if let Some(answer) = &hand.answer {
-                    truth.answers[answer.number].is_hung_up |= !wire.is_reset;
+                    oracle.answers[answer.number].is_hung_up |= !wire.is_reset;
                 }
             }
         }
     }
 
     /// Closes its connection; an end in good order, if it has read all that it was sent. Its handler may run on.
-    fn hang_up(&mut self, truth: &mut Truth) {
+    fn hang_up(&mut self, oracle: &mut Oracle) {
         for line in &mut self.lines {
             let mut wire = line.wire.borrow_mut();
             if self.life != Life::Ended
                 && let Some(hand) = &line.hand
             {
-                truth.tags[hand.tag].was_closed_on = true;
+                oracle.tags[hand.tag].was_closed_on = true;
                 if !wire.peer_has_ended && hand.is_handled() && self.closes_when_told {
                     self.running.push(hand.tag);
                 }
             }
             wire.close();
             if let Some(answer) = line.hand.as_ref().and_then(|hand| hand.answer.as_ref()) {
-                truth.answers[answer.number].is_hung_up |= !wire.is_reset;
+                oracle.answers[answer.number].is_hung_up |= !wire.is_reset;
             }
         }
     }
 
-    pub fn listen(&mut self, room: usize) {
-        wire::set_room(&self.socket, room);
+    pub fn listen(&mut self, capacity: usize) {
+        wire::set_capacity(&self.socket, capacity);
         for line in &mut self.lines {
             let mut wire = line.wire.borrow_mut();
-            wire.take(room);
-            wire.set_room(room);
+            wire.take(capacity);
+            wire.set_capacity(capacity);
         }
     }
 }

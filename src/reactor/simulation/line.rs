@@ -1,8 +1,8 @@
 //! One connection to a worker, as the worker reads it.
 
+use super::oracle::Oracle;
 use super::reader;
 use super::script::Answer;
-use super::truth::Truth;
 use super::wire::Shared;
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ impl Line {
 
     /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
     /// are handed back.
-    pub fn read(&mut self, truth: &Truth, now: Instant, probe_answer: &[u8]) -> Vec<usize> {
+    pub fn read(&mut self, oracle: &Oracle, now: Instant, probe_answer: &[u8]) -> Vec<usize> {
         let mut fresh = Vec::new();
         if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
             self.touched = now;
@@ -44,8 +44,8 @@ impl Line {
         }
         let wire = self.wire.borrow();
         loop {
-            let rest = &wire.written[self.parsed..];
-            let Some(found) = reader::request(rest) else { break };
+            let remaining = &wire.written[self.parsed..];
+            let Some(found) = reader::request(remaining) else { break };
             let Some(hand) = &mut self.hand else {
                 fresh.push(found.tag);
                 let is_behind_another = self.last.replace(found.tag).is_some();
@@ -54,28 +54,29 @@ impl Line {
                 self.hand = Some(Hand { tag, began, is_behind_another, answer, said, is_checked });
                 continue;
             };
-            let Some(length) = found.bytes.filter(|&length| rest.len() >= length) else { break };
+            let Some(length) = found.bytes.filter(|&length| remaining.len() >= length) else { break };
             if !hand.is_checked {
                 hand.is_checked = true;
-                let is_as_sent = rest[length - found.body_bytes..length] == truth.tags[hand.tag].planned.body;
+                let is_as_sent =
+                    remaining[length - found.body_bytes..length] == oracle.tags[hand.tag].planned.body;
                 assert!(is_as_sent, "request {}: its body is not as it was sent", hand.tag);
             }
             if hand.answer.as_ref().is_some_and(|answer| answer.is_tunnel) {
-                let is_as_sent = truth.tags[hand.tag].planned.behind.starts_with(&rest[length..]);
+                let is_as_sent = oracle.tags[hand.tag].planned.behind.starts_with(&remaining[length..]);
                 assert!(is_as_sent, "request {}: bytes in its tunnel that nobody sent", hand.tag);
                 break;
             }
             if !hand.is_done() {
                 let tag = hand.tag;
                 assert!(
-                    rest.len() == length,
+                    remaining.len() == length,
                     "request {tag}: another one before the last byte of its answer"
                 );
                 break;
             }
             let may_have_late_body = hand.answer.as_ref().is_some_and(|answer| answer.may_have_late_body);
             assert!(
-                rest.len() == length || !may_have_late_body,
+                remaining.len() == length || !may_have_late_body,
                 "behind request {}: another one, where a body may still come",
                 hand.tag
             );

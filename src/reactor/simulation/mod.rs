@@ -21,25 +21,25 @@ mod inside;
 mod life;
 mod line;
 mod operators;
+mod oracle;
 pub mod order;
 pub mod process;
 mod reader;
 mod script;
 mod shadow;
-mod street;
-mod truth;
 pub mod wire;
+mod world;
 
 use actions::{Action, history};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use street::Street;
+use world::World;
 
 /// Of each history; more short ones find more than a few long ones.
 const STEPS: usize = 40;
 /// A failing history is played so often, at most, on the search for a shorter one.
-const MOST_TRIES: usize = 3000;
+const MAX_TRIES: usize = 3000;
 
 thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
@@ -57,16 +57,16 @@ fn tell(line: impl FnOnce() -> String) {
 }
 
 fn play(seed: u64, actions: &[Action]) {
-    let mut street = Street::new(seed);
+    let mut world = World::new(seed);
     for &action in actions {
         tell(|| format!("{action:?}"));
-        street.act(action);
+        world.act(action);
     }
     tell(|| "from here on everything works".to_owned());
-    street.settle();
-    street.check_answers();
-    street.stop();
-    street.check_answers();
+    world.settle();
+    world.check_answers();
+    world.stop();
+    world.check_answers();
 }
 
 /// Why a history fails, if it does.
@@ -88,9 +88,9 @@ fn kind(failure: &str) -> String {
 fn shrink(seed: u64, first: &str, mut actions: Vec<Action>) -> Vec<Action> {
     let mut tries = 0;
     let mut chunk = actions.len().div_ceil(2);
-    while chunk > 0 && tries < MOST_TRIES {
+    while chunk > 0 && tries < MAX_TRIES {
         let (mut from, before) = (0, actions.len());
-        while from < actions.len() && tries < MOST_TRIES {
+        while from < actions.len() && tries < MAX_TRIES {
             let to = (from + chunk).min(actions.len());
             let shorter = [&actions[..from], &actions[to..]].concat();
             tries += 1;

@@ -1,8 +1,8 @@
 //! Whoever asks for metrics, for status or for a reload, and reads slowly or not at all.
 
 use super::reader;
-use super::street::Street;
 use super::wire::{Kind, Shared, UnixStream, Wire};
+use super::world::World;
 use crate::control::Message;
 use crate::reactor::control::connections::{Connection, ControlPeer};
 use crate::reactor::stopping::Stage;
@@ -30,9 +30,9 @@ enum AsksFor {
     Reload,
 }
 
-impl Street {
+impl World {
     /// Somebody pipelines so many requests at once; `room` is how much it takes unread.
-    pub fn ask_for_pages(&mut self, is_scraper: bool, count: usize, room: usize) {
+    pub fn ask_for_pages(&mut self, is_scraper: bool, count: usize, capacity: usize) {
         if self.operators.len() >= MAX_OPERATORS {
             return;
         }
@@ -50,18 +50,18 @@ impl Street {
             };
             text.extend_from_slice(request.as_bytes());
         }
-        self.operate(kind, peer, &text, AsksFor::Pages(count), room);
+        self.operate(kind, peer, &text, AsksFor::Pages(count), capacity);
     }
 
-    pub fn ask_for_reload(&mut self, room: usize) {
+    pub fn ask_for_reload(&mut self, capacity: usize) {
         let body = Message::Reload.to_json();
         let length = body.len();
         let text = format!("POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
-        self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, room);
+        self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, capacity);
     }
 
-    fn operate(&mut self, kind: Kind, peer: ControlPeer, text: &[u8], asks_for: AsksFor, room: usize) {
-        let wire = Wire::new(kind, room);
+    fn operate(&mut self, kind: Kind, peer: ControlPeer, text: &[u8], asks_for: AsksFor, capacity: usize) {
+        let wire = Wire::new(kind, capacity);
         self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), peer);
         wire.borrow_mut().send(text);
         self.operators.push(Operator {
@@ -91,7 +91,7 @@ impl Street {
     /// Takes all that there is, from now on.
     pub fn operators_are_kind(&mut self) {
         for at in 0..self.operators.len() {
-            self.operators[at].wire.borrow_mut().set_room(1 << 20);
+            self.operators[at].wire.borrow_mut().set_capacity(1 << 20);
             self.operator_takes(at, usize::MAX);
         }
     }
@@ -100,7 +100,7 @@ impl Street {
     pub fn check_operators(&mut self) {
         for (key, connection) in self.reactor.control.connections.iter() {
             // Of a head or body that is arriving there may be more.
-            let inbox_bytes = connection.conn.inbox.len();
+            let inbox_bytes = connection.conn.read_buffer.len();
             let is_bounded = connection.conn.is_receiving() || inbox_bytes <= Connection::MAX_INBOX_BYTES;
             assert!(is_bounded, "operator {key}: {inbox_bytes} bytes unread");
             let answers = connection.out.windows(9).filter(|window| window == b"HTTP/1.1 ").count();
@@ -136,7 +136,7 @@ impl Street {
     pub fn check_operators_rest(&self) {
         for (at, operator) in self.operators.iter().enumerate() {
             let wire = operator.wire.borrow();
-            let has_room = wire.room() > 0 && !wire.is_peer_gone && !wire.is_server_gone;
+            let has_room = wire.capacity() > 0 && !wire.is_peer_gone && !wire.is_server_gone;
             let is_owed = matches!(operator.asks_for, AsksFor::Pages(_)) && !self.has_all(at);
             assert!(!has_room || !is_owed, "operator {at}: has room, and its answers wait");
         }

@@ -2,7 +2,7 @@
 //! has `crate::balancer::Balancer`.
 
 use crate::balancer::simulation::Model;
-use crate::balancer::{self, Decision, Next};
+use crate::balancer::{self, Decision, NextStep};
 use crate::keys::{ClientKey, WorkerKey};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl Balancer {
         decision
     }
 
-    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> Next {
+    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> NextStep {
         let next = self.real.join(worker, predecessor, now);
         assert_eq!(
             next,
@@ -60,7 +60,7 @@ impl Balancer {
         next
     }
 
-    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> Next {
+    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = self.real.release(worker, now);
         assert_eq!(
             next,
@@ -78,7 +78,7 @@ impl Balancer {
         is_out
     }
 
-    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> Next {
+    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = self.real.readmit(worker, now);
         assert_eq!(next, self.model.readmit(worker), "readmitted: as a joined one, or it goes on");
         self.check();

@@ -43,7 +43,7 @@ pub struct Offspring {
     /// SIGTERM has come.
     pub is_told: bool,
     /// It takes no notice of SIGTERM.
-    pub is_deaf: bool,
+    pub is_unresponsive: bool,
 }
 
 /// What a worker finds in its environment.
@@ -182,7 +182,7 @@ pub fn kill_group(pid: Pid) {
     check_leader(pid);
     table(|table| {
         for child in table.children.iter_mut().filter(|child| child.group == pid.as_raw()) {
-            (child.is_told, child.is_deaf) = (true, false);
+            (child.is_told, child.is_unresponsive) = (true, false);
         }
     });
     signal(pid, true);

@@ -44,12 +44,12 @@ pub struct Heard {
 /// All final answers in `bytes`; `is_head` tells which are to `HEAD`. `is_closed`: in an orderly way.
 pub fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -> Vec<Heard> {
     let mut all = Vec::new();
-    let mut rest = bytes;
-    while let Some((head, behind)) = split(rest) {
+    let mut remaining = bytes;
+    while let Some((head, behind)) = split(remaining) {
         let status = std::str::from_utf8(&head[9..12]).ok().and_then(|text| text.parse().ok());
         let status: u16 =
             status.unwrap_or_else(|| panic!("no status: {:?}", head.escape_ascii().to_string()));
-        rest = behind;
+        remaining = behind;
         if (100..200).contains(&status) && status != 101 {
             continue;
         }
@@ -66,41 +66,41 @@ pub fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -
         if is_head(all.len()) || matches!(status, 204 | 304) {
             // No body, whatever the head says.
         } else if field(head, "transfer-encoding").is_some() {
-            (heard.body, heard.is_whole, rest) = chunks(rest);
+            (heard.body, heard.is_whole, remaining) = chunks(remaining);
         } else if let Some(length) = number("content-length") {
-            let there = length.min(rest.len());
-            heard.body = rest[..there].to_vec();
+            let there = length.min(remaining.len());
+            heard.body = remaining[..there].to_vec();
             heard.is_whole = there == length;
-            rest = &rest[there..];
+            remaining = &remaining[there..];
         } else {
-            heard.body = rest.to_vec();
+            heard.body = remaining.to_vec();
             heard.ends_with_connection = true;
             heard.is_whole = is_closed;
-            rest = b"";
+            remaining = b"";
         }
         all.push(heard);
     }
     all
 }
 
-fn chunks(mut rest: &[u8]) -> (Vec<u8>, bool, &[u8]) {
+fn chunks(mut remaining: &[u8]) -> (Vec<u8>, bool, &[u8]) {
     let mut body = Vec::new();
     loop {
-        let Some(line_end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
+        let Some(line_end) = remaining.windows(2).position(|pair| pair == b"\r\n") else {
             return (body, false, b"");
         };
-        let size = std::str::from_utf8(&rest[..line_end]).ok();
+        let size = std::str::from_utf8(&remaining[..line_end]).ok();
         let size = size.and_then(|text| usize::from_str_radix(text, 16).ok()).expect("a chunk's size");
-        let data = &rest[line_end + 2..];
+        let data = &remaining[line_end + 2..];
         if data.len() < size + 2 {
             body.extend_from_slice(&data[..size.min(data.len())]);
             return (body, false, b"");
         }
         assert_eq!(&data[size..size + 2], b"\r\n", "a chunk ends with its size");
         body.extend_from_slice(&data[..size]);
-        rest = &data[size + 2..];
+        remaining = &data[size + 2..];
         if size == 0 {
-            return (body, true, rest);
+            return (body, true, remaining);
         }
     }
 }

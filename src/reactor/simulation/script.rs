@@ -140,11 +140,11 @@ pub struct Answer {
 }
 
 /// An answer in one of [`super::actions::STYLES`] ways to the request `tag`. `number` is the answer's own.
-pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Answer {
-    let tag = asked.tag;
+pub fn compose(style: usize, size: usize, number: usize, context: &Planned) -> Answer {
+    let tag = context.tag;
     // Those who ask for a tunnel mostly get one.
-    let style = if asked.wants_websocket && !style.is_multiple_of(4) { 18 } else { style };
-    let is_head = asked.method == "HEAD";
+    let style = if context.wants_websocket && !style.is_multiple_of(4) { 18 } else { style };
+    let is_head = context.method == "HEAD";
     let sound = Answer { status: 200, is_sound: true, ..Answer::default() };
     let mut body = pattern('a', number, size);
     let head = |status: &str, fields: &str| {
@@ -216,7 +216,7 @@ pub fn compose(style: usize, size: usize, number: usize, asked: &Planned) -> Ans
             }
             Answer { bytes, head_bytes, may_idle: true, ..sound }
         }
-        18 if asked.wants_websocket => {
+        18 if context.wants_websocket => {
             let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
             let bytes = head("101 Switching Protocols", fields);
             let head_bytes = bytes.len();

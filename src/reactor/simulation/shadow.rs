@@ -3,21 +3,21 @@
 
 use super::inside::Keys;
 use super::line::Line;
+use super::oracle::{LogLine, Said, Try};
 use super::script::Planned;
-use super::street::Street;
-use super::truth::{LogLine, Said, Try};
 use super::wire::Kind;
+use super::world::World;
 use super::{disk, process, reader, tell, wire};
 use crate::http::Version;
 use crate::process::Exit;
 use crate::reactor::entry::{Exchange, Phase};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
-use crate::reactor::{GRACE, REST};
+use crate::reactor::{COOLDOWN, GRACE};
 use serde_json::Value;
 use std::time::Instant;
 
-impl Street {
+impl World {
     /// Who is in the queue, and will be heard in this turn to have closed its side. Before that, or behind another
     /// request, a half-close is no departure.
     pub fn note_departures(&mut self) {
@@ -29,7 +29,7 @@ impl Street {
                 Some(Target::Client(key)) => {
                     matches!(
                         self.reactor.clients.get(key.0).map(|entry| &entry.phase),
-                        Some(Phase::Queued(job)) if job.request.asked.version == Version::Http11
+                        Some(Phase::Queued(job)) if job.request.context.version == Version::Http11
                     ) && wire.is_peer_gone
                 }
                 _ => false,
@@ -44,7 +44,7 @@ impl Street {
             client.note_activity(now);
             // What it had sent before is looked at now.
             let target = client.wire.borrow().token.and_then(Target::of);
-            if target.is_some_and(|target| self.reactor.again.contains(&target)) {
+            if target.is_some_and(|target| self.reactor.ready_list.contains(&target)) {
                 client.active_at = now;
             }
         }
@@ -79,10 +79,10 @@ impl Street {
             worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
             let probe_answer = worker.probe_answer();
             for line in &mut worker.lines {
-                let fresh = line.read(&self.truth, now, probe_answer);
+                let fresh = line.read(&self.oracle, now, probe_answer);
                 // A second try that may not wait any more goes to the process that has just closed, without a question.
                 let may_wait = |tag: &&usize| {
-                    let first_sent = self.truth.tags[**tag].first_sent;
+                    let first_sent = self.oracle.tags[**tag].first_sent;
                     first_sent.is_some_and(|first_sent| now < first_sent + queue_timeout)
                 };
                 let is_single = worker.running.is_empty() || !worker.speaks_second;
@@ -95,9 +95,9 @@ impl Street {
             }
             let parted = worker.lines.iter().filter(|line| line.wire.borrow().is_server_gone);
             for tag in parted.filter_map(|line| line.last) {
-                self.truth.tags[tag].was_parted = true;
+                self.oracle.tags[tag].was_parted = true;
             }
-            worker.close_what_is_shut(&mut self.truth);
+            worker.close_what_is_shut(&mut self.oracle);
             worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
             assert!(worker.lines.len() <= 1, "worker {}: two connections", worker.pid);
             for line in &mut worker.lines {
@@ -110,7 +110,7 @@ impl Street {
         let clock = self.clock();
         for (tag, pid) in tried {
             tell(|| format!("  {clock}: worker {pid} gets request {tag}"));
-            self.truth.tried(tag, now);
+            self.oracle.tried(tag, now);
         }
     }
 
@@ -123,11 +123,11 @@ impl Street {
             let status = value["status"].as_u64().expect("a status");
             let reason = value["reason"].as_str().unwrap_or_default().to_owned();
             let Some(tag) = reader::tag(value["path"].as_str().unwrap_or_default()) else {
-                self.truth.unnamed.push(status);
+                self.oracle.anonymous_file.push(status);
                 continue;
             };
             self.check_reason(tag, &reason);
-            let tag = &mut self.truth.tags[tag];
+            let tag = &mut self.oracle.tags[tag];
             let line = LogLine { status, reason };
             assert!(
                 tag.line.is_none(),
@@ -141,7 +141,7 @@ impl Street {
 
     /// A reason may stand in the log only where it is true.
     fn check_reason(&self, number: usize, reason: &str) {
-        let tag = &self.truth.tags[number];
+        let tag = &self.oracle.tags[number];
         let config = &self.reactor.config;
         let client = &self.clients[tag.client];
         let is_running = self.reactor.stage == Stage::Running;
@@ -151,15 +151,15 @@ impl Street {
             "read_timeout" => tag.tries.is_empty() || tag.pause(self.now) >= config.read_timeout,
             "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
             "stopping" => !is_running || (tag.was_parted && self.had_its_drain(tag.first_tried)),
-            "worker_died" => tag.was_died_on || self.truth.has_little_room || knows_little,
-            "answer_cut" => tag.was_closed_on || self.truth.has_little_room,
+            "worker_died" => tag.was_died_on || self.oracle.has_little_room || knows_little,
+            "answer_cut" => tag.was_closed_on || self.oracle.has_little_room,
             "client_gone" => {
                 let wire = client.wire.borrow();
-                let is_deaf = self.now >= client.took_at + config.idle_timeout;
+                let is_unresponsive = self.now >= client.took_at + config.idle_timeout;
                 // A FIN alone is a departure from nothing but a stream.
-                let has_left = wire.peer_has_ended && self.truth.is_stream(number);
+                let has_left = wire.peer_has_ended && self.oracle.is_stream(number);
                 let has_hung_up = wire.is_peer_gone && wire.kind == Kind::Unix;
-                wire.is_reset || has_left || has_hung_up || is_deaf || !is_running
+                wire.is_reset || has_left || has_hung_up || is_unresponsive || !is_running
             }
             "worker_busy" => tag.tries.last() == Some(&Try::Busy),
             // Only a body that finds no room; an answer is never cut for want of it.
@@ -172,7 +172,7 @@ impl Street {
             }
             "connect_failed" => tag.tries.last() != Some(&Try::Heard),
             "bad_response" => {
-                self.truth.answers.iter().any(|said| said.tag == number && !said.answer.is_sound)
+                self.oracle.answers.iter().any(|said| said.tag == number && !said.answer.is_sound)
             }
             "start_failed" => tag.tries.is_empty(),
             "bad_request: host_twice" => tag.planned.is_bad,
@@ -193,7 +193,7 @@ impl Street {
                 self.clients[at].is_closed = true;
                 let begins = self.begins();
                 for request in &self.clients[at].requests {
-                    self.truth.tags[request.tag].is_forsaken = !begins.contains(&request.tag);
+                    self.oracle.tags[request.tag].is_forsaken = !begins.contains(&request.tag);
                 }
                 self.check_close(at);
             }
@@ -230,9 +230,9 @@ impl Street {
         let has_last = asked_for_it
             || heard.last().is_some_and(|last| last.closes || !last.is_whole || last.ends_with_connection);
         let is_running = self.reactor.stage == Stage::Running;
-        let patience = if is_running { self.reactor.config.idle_timeout } else { GRACE };
+        let poll_timeout = if is_running { self.reactor.config.idle_timeout } else { GRACE };
         let was_refused = client.requests.iter().any(|request| {
-            self.truth.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
+            self.oracle.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
         });
         // Who has only half-closed waits for its answers.
         let sent = client.requests.iter().filter(|request| client.sent >= request.to).count();
@@ -244,8 +244,8 @@ impl Street {
             || was_refused
             || heard.iter().any(|heard| heard.status == 101)
             || matches!(self.reactor.stage, Stage::Ending { .. })
-            || (wire.room() == 0 && self.now >= client.took_at + self.reactor.config.idle_timeout)
-            || (self.now >= client.sent_at + patience && wire.to_server.is_empty());
+            || (wire.capacity() == 0 && self.now >= client.took_at + self.reactor.config.idle_timeout)
+            || (self.now >= client.sent_at + poll_timeout && wire.to_server.is_empty());
         assert!(
             has_cause,
             "client {at}: its connection was closed without a cause: {heard:?}, touched {:?} ago",
@@ -267,7 +267,7 @@ impl Street {
     /// backlog is full.
     fn had_its_drain(&self, began: Option<Instant>) -> bool {
         let config = &self.reactor.config;
-        let drain = config.drain_timeout - config.connect_timeout - REST;
+        let drain = config.drain_timeout - config.connect_timeout - COOLDOWN;
         began.is_some_and(|began| self.now >= began + drain)
     }
 
@@ -277,14 +277,14 @@ impl Street {
         let config = &self.reactor.config;
         // Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
         // backlog is full.
-        let drain = config.drain_timeout - config.connect_timeout - REST;
+        let drain = config.drain_timeout - config.connect_timeout - COOLDOWN;
         let is_over = matches!(self.reactor.stage, Stage::Ending { .. })
             || self.reactor.exit.is_some()
             || is_kill
             || worker.drains;
         for line in &worker.lines {
             let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
-            let began = self.truth.tags[hand.tag].first_tried.unwrap_or(hand.began);
+            let began = self.oracle.tags[hand.tag].first_tried.unwrap_or(hand.began);
             let had_its_time = self.now >= began + drain;
             assert!(is_over || had_its_time, "request {}: its worker is replaced under it", hand.tag);
         }
@@ -308,7 +308,7 @@ impl Street {
             let has_given_up = self.reactor.exit == Some(1);
             let mut is_owed = goes_on && is_there && !has_given_up;
             for (index, request) in client.requests.iter().enumerate() {
-                let tag = &self.truth.tags[request.tag];
+                let tag = &self.oracle.tags[request.tag];
                 let is_sent = client.sent >= request.to && !request.is_local;
                 let was_answered = heard.len() > index;
                 let is_due = !tag.tries.is_empty();
@@ -326,18 +326,18 @@ impl Street {
 
     fn check_answer(&self, request: &Planned, heard: &reader::Heard) {
         let tag = request.tag;
-        let line = self.truth.tags[tag].line.as_ref();
+        let line = self.oracle.tags[tag].line.as_ref();
         let Some(number) = heard.number else {
             let status = u64::from(heard.status);
             let is_ours = match line {
                 Some(line) => line.status == status || line.status == 499,
-                None => [status, 499].iter().any(|status| self.truth.unnamed.contains(status)),
+                None => [status, 499].iter().any(|status| self.oracle.anonymous_file.contains(status)),
             };
             assert!(is_ours, "request {tag}: {heard:?} and the line {line:?}");
             return;
         };
         assert_eq!(heard.tag, Some(tag), "request {tag}: another's answer");
-        let Said { tag: of, answer, is_all, is_hung_up, died, .. } = &self.truth.answers[number];
+        let Said { tag: of, answer, is_all, is_hung_up, died, .. } = &self.oracle.answers[number];
         assert_eq!(*of, tag, "request {tag}: another's answer");
         assert_eq!(heard.status, answer.status, "request {tag}: its status");
         if answer.is_tunnel {

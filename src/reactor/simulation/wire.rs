@@ -56,12 +56,12 @@ thread_local! {
     static EDGES: Cell<u64> = const { Cell::new(0) };
     /// Calls of [`sendfile`] in this history.
     static SENDFILES: Cell<u64> = const { Cell::new(0) };
-    static PLACES: RefCell<BTreeMap<PathBuf, Place>> = const { RefCell::new(BTreeMap::new()) };
+    static PLACES: RefCell<BTreeMap<PathBuf, ServerId>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// A socket's path, and who listens there.
 #[derive(Debug)]
-struct Place {
+struct ServerId {
     is_backlog_full: bool,
     /// Of connections that are made from now on.
     room_bytes: usize,
@@ -70,7 +70,7 @@ struct Place {
 
 /// Somebody listens at `path` from now on.
 pub fn listen_at(path: &Path) {
-    let place = Place { is_backlog_full: false, room_bytes: usize::MAX, waiting: Vec::new() };
+    let place = ServerId { is_backlog_full: false, room_bytes: usize::MAX, waiting: Vec::new() };
     PLACES.with_borrow_mut(|places| places.insert(path.to_path_buf(), place));
 }
 
@@ -95,7 +95,7 @@ pub fn set_backlog(path: &Path, is_full: bool) {
 }
 
 /// How much connections to `path` hold that are made from now on.
-pub fn set_room(path: &Path, room_bytes: usize) {
+pub fn set_capacity(path: &Path, room_bytes: usize) {
     PLACES.with_borrow_mut(|places| {
         if let Some(place) = places.get_mut(path) {
             place.room_bytes = room_bytes;
@@ -185,7 +185,7 @@ impl Wire {
         taken
     }
 
-    pub fn set_room(&mut self, room_bytes: usize) {
+    pub fn set_capacity(&mut self, room_bytes: usize) {
         let has_grown = room_bytes > self.room_bytes;
         self.room_bytes = room_bytes;
         self.tell_room(has_grown);
@@ -193,13 +193,13 @@ impl Wire {
 
     fn tell_room(&mut self, has_grown: bool) {
         let is_told = self.watches_room && (self.lacked_room || self.kind == Kind::Unix);
-        if has_grown && is_told && self.room() > 0 {
+        if has_grown && is_told && self.capacity() > 0 {
             self.lacked_room = false;
             self.mark();
         }
     }
 
-    pub fn room(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.room_bytes.saturating_sub(self.from_server.len())
     }
 
@@ -213,7 +213,7 @@ impl Wire {
         let is_read_closed = self.peer_has_ended || self.is_reset;
         let readiness = Readiness {
             is_readable: !self.to_server.is_empty() || is_read_closed,
-            is_writable: self.watches_room && (self.room() > 0 || self.is_peer_gone),
+            is_writable: self.watches_room && (self.capacity() > 0 || self.is_peer_gone),
             is_read_closed,
             is_write_closed: is_hung_up,
             is_error: self.is_reset,
@@ -309,7 +309,7 @@ impl Write for UnixStream {
             wire.mark();
             return Ok(all);
         }
-        let count = all.min(wire.room());
+        let count = all.min(wire.capacity());
         wire.lacked_room |= count < all;
         if count == 0 && all > 0 {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -369,7 +369,7 @@ impl Source for UnixStream {
         wire.token = Some(token);
         wire.watches_room = interests.is_writable();
         let is_ready =
-            !wire.to_server.is_empty() || wire.peer_has_ended || wire.watches_room && wire.room() > 0;
+            !wire.to_server.is_empty() || wire.peer_has_ended || wire.watches_room && wire.capacity() > 0;
         if is_ready {
             wire.mark();
         }

@@ -1,9 +1,9 @@
 //! What all spools share: the folder for their files, and the bounds on memory, on disk, and on the work of one tick.
 
-#[cfg(test)]
-use crate::reactor::simulation::disk as unnamed;
 #[cfg(not(test))]
-use crate::unnamed;
+use crate::anonymous_file;
+#[cfg(test)]
+use crate::reactor::simulation::disk as anonymous_file;
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -92,12 +92,12 @@ impl Trouble {
     }
 
     /// At the end of a tick: what is to be told.
-    fn tell(&mut self, now: Instant) -> Option<Told> {
+    fn tell(&mut self, now: Instant) -> Option<ForwardedFields> {
         let has_gone_well = std::mem::take(&mut self.has_gone_well);
         match (self.met.take(), self.last) {
             (Some(text), None) => {
                 self.last = Some(now);
-                Some(Told::Trouble(text))
+                Some(ForwardedFields::Trouble(text))
             }
             (Some(_), Some(_)) => {
                 self.last = Some(now);
@@ -105,7 +105,7 @@ impl Trouble {
             }
             (None, Some(last)) if has_gone_well && now.duration_since(last) >= WELL_AFTER => {
                 self.last = None;
-                Some(Told::IsWell)
+                Some(ForwardedFields::IsWell)
             }
             (None, _) => None,
         }
@@ -113,7 +113,7 @@ impl Trouble {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum ForwardedFields {
     Trouble(String),
     IsWell,
 }
@@ -191,17 +191,19 @@ impl SpoolBudget {
         }
         let folder = crate::paths::shown(&self.folder);
         match self.folder_trouble.borrow_mut().tell(now) {
-            Some(Told::Trouble(error)) => log::warn!(
+            Some(ForwardedFields::Trouble(error)) => log::warn!(
                 "the temporary folder '{folder}' cannot be used: {error}; up to 64 MiB of bodies and answers wait in memory instead (TMPDIR names another folder)"
             ),
-            Some(Told::IsWell) => log::info!("the temporary folder '{folder}' can be used again"),
+            Some(ForwardedFields::IsWell) => log::info!("the temporary folder '{folder}' can be used again"),
             None => {}
         }
         match self.room_trouble.borrow_mut().tell(now) {
-            Some(Told::Trouble(error)) => log::warn!(
+            Some(ForwardedFields::Trouble(error)) => log::warn!(
                 "no room for temporary files in '{folder}': {error}; up to 64 MiB of answers wait in memory, then slow clients keep their workers waiting; large request bodies get 503"
             ),
-            Some(Told::IsWell) => log::info!("there is room for temporary files in '{folder}' again"),
+            Some(ForwardedFields::IsWell) => {
+                log::info!("there is room for temporary files in '{folder}' again")
+            }
             None => {}
         }
     }
@@ -211,7 +213,7 @@ impl SpoolBudget {
         if self.memfd_bytes.get() >= MAX_MEMFD_BYTES {
             return Err(NoRoom::Full);
         }
-        let file = unnamed::open_in_memory().map_err(|error| self.is_full(&error))?;
+        let file = anonymous_file::open_in_memory().map_err(|error| self.is_full(&error))?;
         self.files.set(self.files.get() + 1);
         Ok(Segment { file, start, bytes: 0, is_memfd: true })
     }
@@ -225,7 +227,7 @@ impl SpoolBudget {
             return Err(self.bound_is_reached());
         }
         self.files_left.set(self.files_left.get() - 1);
-        let opened = unnamed::open(&self.folder).map_err(|error| {
+        let opened = anonymous_file::open(&self.folder).map_err(|error| {
             let full = self.is_full(&error);
             self.lacks_descriptors.set(lacks_descriptors(&error));
             if self.lacks_descriptors.get() {
@@ -260,7 +262,7 @@ impl SpoolBudget {
         if after > bound {
             return Err(self.bound_is_reached());
         }
-        unnamed::write(&segment.file, bytes, segment.bytes).map_err(|error| self.is_full(&error))?;
+        anonymous_file::write(&segment.file, bytes, segment.bytes).map_err(|error| self.is_full(&error))?;
         self.room_trouble.borrow_mut().has_gone_well = true;
         segment.bytes += bytes.len() as u64;
         held.set(after);
@@ -307,14 +309,14 @@ mod tests {
         assert_eq!(trouble.tell(at(0)), None);
         trouble.meet(|| "full".to_owned());
         trouble.meet(|| "fuller".to_owned());
-        assert_eq!(trouble.tell(at(0)), Some(Told::Trouble("full".to_owned())));
+        assert_eq!(trouble.tell(at(0)), Some(ForwardedFields::Trouble("full".to_owned())));
         trouble.meet(|| "full".to_owned());
         assert_eq!(trouble.tell(at(5)), None, "it was told");
         trouble.has_gone_well = true;
         assert_eq!(trouble.tell(at(14)), None, "a moment of room is no recovery");
         trouble.has_gone_well = true;
-        assert_eq!(trouble.tell(at(15)), Some(Told::IsWell));
+        assert_eq!(trouble.tell(at(15)), Some(ForwardedFields::IsWell));
         trouble.meet(|| "full again".to_owned());
-        assert_eq!(trouble.tell(at(16)), Some(Told::Trouble("full again".to_owned())));
+        assert_eq!(trouble.tell(at(16)), Some(ForwardedFields::Trouble("full again".to_owned())));
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Nothing more has come for so long: the change is whole.
-const QUIET: Duration = Duration::from_millis(30);
+const IDLE_FOR: Duration = Duration::from_millis(30);
 /// A change that goes on and on is acted on after this.
 const MAX_SETTLE: Duration = Duration::from_millis(500);
 /// Paths that are remembered of one change; of more than that, all counts.
@@ -66,7 +66,7 @@ impl Changes {
     /// When the change at hand is to be acted on.
     pub fn due(&self) -> Option<Instant> {
         let Settling { since, last, .. } = self.settling.as_ref()?;
-        let settled = (*last + QUIET).min(*since + MAX_SETTLE);
+        let settled = (*last + IDLE_FOR).min(*since + MAX_SETTLE);
         Some(self.pace.not_before().map_or(settled, |not_before| settled.max(not_before)))
     }
 
@@ -129,13 +129,13 @@ pub fn json_modules(text: &[u8]) -> Vec<String> {
         if text[close] != quote {
             continue;
         }
-        let Ok(word) = std::str::from_utf8(&text[open + 1..close]) else { continue };
+        let Ok(name) = std::str::from_utf8(&text[open + 1..close]) else { continue };
         if is_imported(&text[..open]) {
             from = close + 1;
-            let last = word.rsplit('/').next().unwrap_or(word);
+            let last = name.rsplit('/').next().unwrap_or(name);
             let may_be_json = last.ends_with(".json") || !last.contains('.');
-            if word.starts_with('.') && may_be_json {
-                modules.push(word.to_owned());
+            if name.starts_with('.') && may_be_json {
+                modules.push(name.to_owned());
             } else if last.ends_with(".json") {
                 // By an alias, which only the bundler knows: its name has to do.
                 modules.push(last.to_owned());
@@ -152,7 +152,7 @@ fn is_imported(before: &[u8]) -> bool {
     if end > 0 && before[end - 1] == b'(' {
         end = trim(&before[..end - 1]);
     }
-    ["from", "import", "require"].iter().any(|word| before[..end].ends_with(word.as_bytes()))
+    ["from", "import", "require"].iter().any(|name| before[..end].ends_with(name.as_bytes()))
 }
 
 #[cfg(test)]
@@ -189,25 +189,25 @@ mod tests {
     fn a_loop_is_told_once_and_slowed_down_until_it_is_over() {
         let (mut changes, start) = (Changes::default(), Instant::now());
         let mut now = start;
-        let mut told = 0;
+        let mut reported = 0;
         let mut times = Vec::new();
         while now < start + Duration::from_secs(60) {
             changes.touch("a.js".into(), now);
             now = changes.due().expect("something is to be done");
             assert!(changes.take(now).is_some());
-            told += usize::from(changes.replaced(now));
+            reported += usize::from(changes.replaced(now));
             times.push(now);
         }
-        assert_eq!(told, 1);
+        assert_eq!(reported, 1);
         assert!(times.len() < 20, "{} replacements in a minute", times.len());
         assert!(changes.is_slowed(now));
         // A minute later an edit counts at once.
         now += Duration::from_secs(60);
         assert!(!changes.is_slowed(now));
         changes.touch("a.js".into(), now);
-        assert_eq!(changes.due(), Some(now + QUIET));
-        assert!(!changes.replaced(now + QUIET));
-        assert!(!changes.is_slowed(now + QUIET));
+        assert_eq!(changes.due(), Some(now + IDLE_FOR));
+        assert!(!changes.replaced(now + IDLE_FOR));
+        assert!(!changes.is_slowed(now + IDLE_FOR));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum Call {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ServerId {
     Any,
     Client,
     Control,
@@ -67,7 +67,7 @@ enum When {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    pub place: Place,
+    pub place: ServerId,
     pub call: Call,
     pub what: What,
     when: When,
@@ -90,16 +90,16 @@ const CALLS: [(&str, Call); 14] = [
     ("monotonic", Call::Monotonic),
 ];
 
-const PLACES: [(&str, Place); 9] = [
-    ("any", Place::Any),
-    ("client", Place::Client),
-    ("control", Place::Control),
-    ("worker", Place::Worker),
-    ("spool", Place::Spool),
-    ("stdout", Place::Stdout),
-    ("stderr", Place::Stderr),
-    ("pipe", Place::Pipe),
-    ("kernel", Place::Kernel),
+const PLACES: [(&str, ServerId); 9] = [
+    ("any", ServerId::Any),
+    ("client", ServerId::Client),
+    ("control", ServerId::Control),
+    ("worker", ServerId::Worker),
+    ("spool", ServerId::Spool),
+    ("stdout", ServerId::Stdout),
+    ("stderr", ServerId::Stderr),
+    ("pipe", ServerId::Pipe),
+    ("kernel", ServerId::Kernel),
 ];
 
 const ERRORS: [(&str, i32); 18] = [
@@ -130,10 +130,10 @@ const ERRORS: [(&str, i32); 18] = [
 pub fn parse(text: &str) -> Result<(Vec<Rule>, u64), String> {
     let mut seed = 1;
     let mut rules = Vec::new();
-    for word in text.split_whitespace() {
-        match word.strip_prefix("seed=") {
-            Some(number) => seed = number.parse().map_err(|_| word.to_owned())?,
-            None => rules.push(Rule::parse(word).ok_or(word)?),
+    for phrase in text.split_whitespace() {
+        match phrase.strip_prefix("seed=") {
+            Some(number) => seed = number.parse().map_err(|_| phrase.to_owned())?,
+            None => rules.push(Rule::parse(phrase).ok_or(phrase)?),
         }
     }
     Ok((rules, seed))
@@ -144,10 +144,10 @@ fn look_up<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
 }
 
 impl Rule {
-    fn parse(word: &str) -> Option<Rule> {
-        let (place_and_call, rest) = word.split_once('=')?;
+    fn parse(phrase: &str) -> Option<Rule> {
+        let (place_and_call, remaining) = phrase.split_once('=')?;
         let (place, call) = place_and_call.split_once('.')?;
-        let (what, when) = rest.split_at(rest.find(['%', '@', '~']).unwrap_or(rest.len()));
+        let (what, when) = remaining.split_at(remaining.find(['%', '@', '~']).unwrap_or(remaining.len()));
         let what = match what {
             "one" => What::OneByte,
             "short" => What::Short,
@@ -166,8 +166,8 @@ impl Rule {
         (is_clock == matches!(what, What::AheadMs(_))).then_some(rule)
     }
 
-    pub fn is_for(&self, call: Call, place: Place) -> bool {
-        self.call == call && (self.place == Place::Any || self.place == place)
+    pub fn is_for(&self, call: Call, place: ServerId) -> bool {
+        self.call == call && (self.place == ServerId::Any || self.place == place)
     }
 
     /// Whether it strikes at its `nth` call, counted from 1. `lot` is a random number.
@@ -185,10 +185,10 @@ impl When {
     fn parse(text: &str) -> Option<When> {
         let positive = |text: &str| text.parse().ok().filter(|number| *number > 0);
         match (text.get(..1), text.get(1..)) {
-            (Some("%"), Some(rest)) => positive(rest).map(When::Each),
-            (Some("~"), Some(rest)) => positive(rest).map(When::OneIn),
-            (Some("@"), Some(rest)) => {
-                let (first, count) = rest.split_once('x').unwrap_or((rest, "1"));
+            (Some("%"), Some(remaining)) => positive(remaining).map(When::Each),
+            (Some("~"), Some(remaining)) => positive(remaining).map(When::OneIn),
+            (Some("@"), Some(remaining)) => {
+                let (first, count) = remaining.split_once('x').unwrap_or((remaining, "1"));
                 Some(When::From { first: positive(first)?, count: positive(count)? })
             }
             _ => text.is_empty().then_some(When::Always),

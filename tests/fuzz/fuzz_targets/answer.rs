@@ -3,15 +3,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use rip_server::http::Version;
-use rip_server::http::response::Asked;
+use rip_server::http::response::RequestContext;
 use rip_server_fuzz::{check_answer_head, pass_alike};
 
 fuzz_target!(|input: (u16, [bool; 4], &[u8])| {
     let (at, [is_head, wants_websocket, is_old, keep_alive], bytes) = input;
     let version = if is_old { Version::Http10 } else { Version::Http11 };
     let wants_websocket = wants_websocket && !is_head && !is_old;
-    let asked = Asked { is_head, wants_websocket, version, keep_alive };
+    let context = RequestContext { is_head, wants_websocket, version, keep_alive };
     let (before, behind) = bytes.split_at(bytes.len().min(at.into()));
-    pass_alike(bytes, &[before, behind], asked);
-    check_answer_head(bytes, asked);
+    pass_alike(bytes, &[before, behind], context);
+    check_answer_head(bytes, context);
 });

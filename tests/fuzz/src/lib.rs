@@ -2,14 +2,14 @@
 //! meaning does not depend on segments, and that what goes out is what our own strict readers take.
 
 use rip_server::conn::client::Event;
-use rip_server::conn::inbox::Unread;
+use rip_server::conn::read_buffer::PendingBytes;
 use rip_server::conn::request::Local;
 use rip_server::conn::worker::{Answer, End, Outcome};
 use rip_server::conn::{Client, Request, Worker};
 use rip_server::http::chunked::Fault;
-use rip_server::http::forward::{self, Origin, Word};
-use rip_server::http::request::room;
-use rip_server::http::response::Asked;
+use rip_server::http::forward::{self, ForwardedTrust, Origin};
+use rip_server::http::request::header_buffer;
+use rip_server::http::response::RequestContext;
 use rip_server::http::{
     Chunked, Framing, MAX_FIELDS, Reason, RequestHead, ResponseHead, Version, field, head,
 };
@@ -19,8 +19,12 @@ use std::time::Instant;
 /// More than the bodies here have, so that only announced sizes go beyond it.
 pub const MAX_BODY_BYTES: u64 = 1 << 20;
 const DATE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-const ORIGIN: Origin<'_> =
-    Origin { address: "192.0.2.7", word: Word::Believed(&is_proxy), fresh_id: "fresh", start_us: b"1000000" };
+const ORIGIN: Origin<'_> = Origin {
+    address: "192.0.2.7",
+    trust: ForwardedTrust::Believed(&is_proxy),
+    fresh_id: "fresh",
+    start_us: b"1000000",
+};
 
 fn is_proxy(address: IpAddr) -> bool {
     address.is_loopback() || address == IpAddr::from([192, 0, 2, 7])
@@ -42,7 +46,7 @@ pub struct Heard {
 pub struct Whole {
     pub method: String,
     pub body: Vec<u8>,
-    pub asked: Asked,
+    pub context: RequestContext,
     path: String,
     id: String,
     framing: Framing,
@@ -66,9 +70,9 @@ fn read(segments: &[&[u8]]) -> Heard {
         let mut fresh = segment.to_vec();
         // What stands behind a request is looked at when that has been answered, as in the reactor.
         while let Some(request) = feed(&mut client, &mut fresh, &mut heard, &mut body) {
-            match request.asked {
-                Asked { wants_websocket: true, .. } => client.upgraded(),
-                Asked { keep_alive: true, .. } => client.answered(),
+            match request.context {
+                RequestContext { wants_websocket: true, .. } => client.upgraded(),
+                RequestContext { keep_alive: true, .. } => client.answered(),
                 _ => client.linger(),
             }
             let target = request.head.split(|&byte| byte == b' ').nth(1).expect("a target");
@@ -79,7 +83,7 @@ fn read(segments: &[&[u8]]) -> Heard {
             heard.requests.push(Whole {
                 method: text(request.method()),
                 body: std::mem::take(&mut body),
-                asked: request.asked,
+                context: request.context,
                 path: text(request.path()),
                 id: text(request.id()),
                 framing: request.framing,
@@ -97,22 +101,23 @@ fn read(segments: &[&[u8]]) -> Heard {
 
 /// As the reactor's: steps until a request is whole or more bytes are needed.
 fn feed(client: &mut Client, fresh: &mut [u8], heard: &mut Heard, body: &mut Vec<u8>) -> Option<Request> {
-    let mut unread = Unread::join(client.inbox.take(), fresh);
+    let mut pending_bytes = PendingBytes::join(client.read_buffer.take(), fresh);
     let (mut request, mut is_over) = (None, false);
     while !is_over {
-        let step = client.advance(unread.rest(), ORIGIN, MAX_BODY_BYTES, Vec::new, Instant::now());
+        let step =
+            client.advance(pending_bytes.remaining(), ORIGIN, MAX_BODY_BYTES, Vec::new, Instant::now());
         match step.event {
             Event::More => is_over = true,
             Event::Continue => heard.continues += 1,
-            Event::Body(range) => body.extend_from_slice(&unread.rest()[range]),
+            Event::Body(range) => body.extend_from_slice(&pending_bytes.remaining()[range]),
             Event::Request(whole) => (request, is_over) = (Some(whole), true),
             Event::Refused(reason, _) => heard.refused = Some(reason),
-            Event::Tunnel(range) => heard.tunnel.extend_from_slice(&unread.rest()[range]),
+            Event::Tunnel(range) => heard.tunnel.extend_from_slice(&pending_bytes.remaining()[range]),
             Event::End => is_over = true,
         }
-        unread.consume(step.consumed);
+        pending_bytes.consume(step.consumed);
     }
-    client.inbox.keep(unread);
+    client.read_buffer.keep(pending_bytes);
     request
 }
 
@@ -134,23 +139,23 @@ pub struct Passed {
 }
 
 /// What is passed on of an answer in one piece, which is what is passed on of it in `pieces`, and byte by byte.
-pub fn pass_alike(bytes: &[u8], pieces: &[&[u8]], asked: Asked) -> Passed {
-    let whole = pass(&[bytes], asked);
-    assert_eq!(pass(pieces, asked), whole, "in {} pieces", pieces.len());
-    assert_eq!(pass(&bytes.chunks(1).collect::<Vec<_>>(), asked), whole, "byte by byte");
+pub fn pass_alike(bytes: &[u8], pieces: &[&[u8]], context: RequestContext) -> Passed {
+    let whole = pass(&[bytes], context);
+    assert_eq!(pass(pieces, context), whole, "in {} pieces", pieces.len());
+    assert_eq!(pass(&bytes.chunks(1).collect::<Vec<_>>(), context), whole, "byte by byte");
     whole
 }
 
-fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
+fn pass(segments: &[&[u8]], context: RequestContext) -> Passed {
     let mut worker = Worker::default();
-    worker.ask(asked);
+    worker.ask(context);
     let (mut sent, mut body, mut outcome) = (Vec::new(), Vec::new(), Outcome::Going);
     let mut answer: Option<Answer> = None;
     for segment in segments.iter().filter(|segment| !segment.is_empty()) {
         let mut fresh = segment.to_vec();
-        let mut unread = Unread::join(worker.inbox.take(), &mut fresh);
+        let mut pending_bytes = PendingBytes::join(worker.read_buffer.take(), &mut fresh);
         let mut prefix = Vec::new();
-        let step = worker.receive(unread.rest(), DATE, &mut prefix);
+        let step = worker.receive(pending_bytes.remaining(), DATE, &mut prefix);
         outcome = match (outcome, step.outcome) {
             // What comes behind an answer, at once or later, takes the connection out of use.
             (Outcome::Ended { .. }, _) => Outcome::Ended { reusable: false },
@@ -163,20 +168,20 @@ fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
             // What had gone out before depends on the segments; that this is no answer does not.
             return Passed { status: None, body: Vec::new(), outcome, end: None, heads: String::new() };
         }
-        let data = &unread.rest()[step.data];
+        let data = &pending_bytes.remaining()[step.data];
         sent.extend([&prefix, data, step.suffix].concat());
         body.extend_from_slice(data);
         answer = answer.or(step.answer);
-        unread.consume(step.consumed);
-        worker.inbox.keep(unread);
+        pending_bytes.consume(step.consumed);
+        worker.read_buffer.keep(pending_bytes);
     }
     let end = (!matches!(outcome, Outcome::Ended { .. })).then(|| worker.end(false));
     if let Some(End::Whole(suffix)) = end {
         sent.extend_from_slice(suffix);
     }
     let is_whole = matches!((outcome, end), (Outcome::Ended { .. }, _) | (_, Some(End::Whole(_))));
-    let framed = sent.split_off(heads_bytes(&sent, asked));
-    match answer.map(|answer| answer.onward) {
+    let framed = sent.split_off(heads_bytes(&sent, context));
+    match answer.map(|answer| answer.downstream) {
         // A whole body decodes to what the worker said; a cut one has no end.
         Some(Framing::Chunked) => {
             assert_eq!(decode_naively(&framed), is_whole.then(|| (body.clone(), framed.len())));
@@ -190,7 +195,7 @@ fn pass(segments: &[&[u8]], asked: Asked) -> Passed {
 }
 
 /// The bytes of all heads that were sent: interim ones, and a final one or a 101.
-fn heads_bytes(sent: &[u8], asked: Asked) -> usize {
+fn heads_bytes(sent: &[u8], context: RequestContext) -> usize {
     let mut at = 0;
     while let Some(head) = whole_head(&sent[at..]) {
         at += head.len();
@@ -198,7 +203,7 @@ fn heads_bytes(sent: &[u8], asked: Asked) -> usize {
             break;
         }
         // A 100 is the server's own to send, and HTTP/1.0 knows no interim answers.
-        assert!(asked.version == Version::Http11 && !head.starts_with(b"HTTP/1.1 100"), "{}", text(head));
+        assert!(context.version == Version::Http11 && !head.starts_with(b"HTTP/1.1 100"), "{}", text(head));
     }
     at
 }
@@ -207,7 +212,7 @@ fn heads_bytes(sent: &[u8], asked: Asked) -> usize {
 
 /// What a worker gets of a request head that is accepted, if `bytes` begin with one.
 pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
-    let mut fields = room();
+    let mut fields = header_buffer();
     let Some(head) = whole_head(bytes).and_then(|head| RequestHead::parse(head, &mut fields).ok()) else {
         return;
     };
@@ -221,20 +226,20 @@ pub fn check_request_head(bytes: &[u8], is_trusted: bool) {
         Framing::Chunked => (Framing::Length(7), 7),
         Framing::Empty | Framing::UntilClose => (Framing::Empty, 0),
     };
-    let word = if is_trusted { ORIGIN.word } else { Word::Ignored };
-    let written = write_request_head(&head, Origin { word, ..ORIGIN }, body_bytes);
-    let mut fields = room();
-    let again = RequestHead::parse(&written, &mut fields).expect("what goes to a worker is valid");
+    let trust = if is_trusted { ORIGIN.trust } else { ForwardedTrust::Ignored };
+    let written = write_request_head(&head, Origin { trust, ..ORIGIN }, body_bytes);
+    let mut fields = header_buffer();
+    let second = RequestHead::parse(&written, &mut fields).expect("what goes to a worker is valid");
     let target = [head.target_lead, head.target].concat();
-    assert_eq!((again.method, again.target, again.host), (head.method, &*target, head.host));
-    assert_eq!((again.framing, again.wants_websocket), (framing, head.wants_websocket));
+    assert_eq!((second.method, second.target, second.host), (head.method, &*target, head.host));
+    assert_eq!((second.framing, second.wants_websocket), (framing, head.wants_websocket));
     let count =
-        |name: &str| again.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+        |name: &str| second.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
     let lengths = usize::from(framing != Framing::Empty);
     assert_eq!([count("host"), count("content-length"), count("transfer-encoding")], [1, lengths, 0]);
 
     // Serialised once more, only the chain of addresses grows.
-    let rewritten = write_request_head(&again, ORIGIN, body_bytes);
+    let rewritten = write_request_head(&second, ORIGIN, body_bytes);
     assert_eq!(lines_but_the_chain(&rewritten), lines_but_the_chain(&written));
 }
 
@@ -258,27 +263,30 @@ fn lines_but_the_chain(head: &[u8]) -> Vec<&[u8]> {
 }
 
 /// What a client gets of an answer's head that is accepted, if `bytes` begin with one.
-pub fn check_answer_head(bytes: &[u8], asked: Asked) {
-    let mut fields = room();
-    let Some(head) = whole_head(bytes).and_then(|head| ResponseHead::parse(head, &mut fields, asked).ok())
+pub fn check_answer_head(bytes: &[u8], context: RequestContext) {
+    let mut fields = header_buffer();
+    let Some(head) = whole_head(bytes).and_then(|head| ResponseHead::parse(head, &mut fields, context).ok())
     else {
         return;
     };
-    let onward = forward::onward(&head, asked);
+    let downstream = forward::downstream(&head, context);
     let mut out = Vec::new();
-    forward::write_response_head(&mut out, &head, asked, onward, DATE);
+    forward::write_response_head(&mut out, &head, context, downstream, DATE);
     check_lines(&out);
-    let mut fields = room();
-    let again = ResponseHead::parse(&out, &mut fields, asked).expect("what goes to a client is valid");
-    assert_eq!((again.status, again.phrase, again.framing), (head.status, head.phrase, onward.framing));
-    let dates = again.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("date")).count();
+    let mut fields = header_buffer();
+    let second = ResponseHead::parse(&out, &mut fields, context).expect("what goes to a client is valid");
+    assert_eq!(
+        (second.status, second.phrase, second.framing),
+        (head.status, head.phrase, downstream.framing)
+    );
+    let dates = second.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("date")).count();
     assert_eq!(dates, usize::from(head.status >= 200));
-    for field in again.fields {
+    for field in second.fields {
         let may_stand = match (field.name, field.value) {
             ("Connection", b"Upgrade") | ("Upgrade", _) => matches!(head.status, 101 | 426),
-            ("Connection", b"close") => asked.version == Version::Http11 && !onward.keep_alive,
-            ("Connection", b"keep-alive") => asked.version == Version::Http10 && onward.keep_alive,
-            ("Transfer-Encoding", b"chunked") => onward.framing == Framing::Chunked,
+            ("Connection", b"close") => context.version == Version::Http11 && !downstream.keep_alive,
+            ("Connection", b"keep-alive") => context.version == Version::Http10 && downstream.keep_alive,
+            ("Transfer-Encoding", b"chunked") => downstream.framing == Framing::Chunked,
             (name, _) => !field::is_hop_by_hop(name) && !field::is_internal(name),
         };
         assert!(may_stand, "{field:?}");
@@ -287,8 +295,8 @@ pub fn check_answer_head(bytes: &[u8], asked: Asked) {
 
 fn whole_head(bytes: &[u8]) -> Option<&[u8]> {
     match head::look(bytes, &mut head::Scanned::default()) {
-        Ok(head::Look::Whole(length)) => Some(&bytes[..length]),
-        Ok(head::Look::Partial) | Err(_) => None,
+        Ok(head::HeadScan::Whole(length)) => Some(&bytes[..length]),
+        Ok(head::HeadScan::Partial) | Err(_) => None,
     }
 }
 
@@ -329,22 +337,22 @@ fn decode(segments: &[&[u8]]) -> Result<Decoded, Fault> {
 
 /// RFC 9112 §7.1 read line by line, with the whole body at hand.
 fn decode_naively(bytes: &[u8]) -> Decoded {
-    let (mut data, mut rest) = (Vec::new(), bytes);
+    let (mut data, mut remaining) = (Vec::new(), bytes);
     loop {
-        let digits = take_line(&mut rest)?.split(|&byte| byte == b';').next()?;
+        let digits = take_line(&mut remaining)?.split(|&byte| byte == b';').next()?;
         if !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
         match usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()? {
             0 => break,
-            size => data.extend_from_slice(rest.split_off(..size)?),
+            size => data.extend_from_slice(remaining.split_off(..size)?),
         }
-        rest = rest.strip_prefix(b"\r\n")?;
+        remaining = remaining.strip_prefix(b"\r\n")?;
     }
     loop {
-        let trailer = take_line(&mut rest)?;
+        let trailer = take_line(&mut remaining)?;
         if trailer.is_empty() {
-            return Some((data, bytes.len() - rest.len()));
+            return Some((data, bytes.len() - remaining.len()));
         }
         let name = trailer.split(|&byte| byte == b':').next()?;
         if name.is_empty() || name.len() == trailer.len() || !name.iter().copied().all(field::is_token_byte) {
@@ -353,8 +361,8 @@ fn decode_naively(bytes: &[u8]) -> Decoded {
     }
 }
 
-fn take_line<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-    let line = rest.split_off(..end + 2)?.strip_suffix(b"\r\n")?;
+fn take_line<'b>(remaining: &mut &'b [u8]) -> Option<&'b [u8]> {
+    let end = remaining.windows(2).position(|pair| pair == b"\r\n")?;
+    let line = remaining.split_off(..end + 2)?.strip_suffix(b"\r\n")?;
     field::is_value(line).then_some(line)
 }

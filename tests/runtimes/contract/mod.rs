@@ -128,7 +128,7 @@ pub struct Served<'a> {
     pub column: Column,
     pub fixture: &'a Fixture,
     pub server: Server,
-    patience: Duration,
+    poll_timeout: Duration,
 }
 
 impl Rule {
@@ -182,15 +182,15 @@ fn check(column: Column) {
 
 /// Says how it went; what is wrong with that.
 fn judged(rule: &Rule, column: Column, cell: Cell, outcome: Result<(), String>) -> Option<String> {
-    let told = format!("{}: {}", column.title(), rule.name);
+    let reported = format!("{}: {}", column.title(), rule.name);
     match (cell, outcome) {
-        (Cell::Holds, Ok(())) => println!("{told}: holds"),
-        (Cell::Cannot(reason), Err(_)) => println!("{told}: cannot: {reason}"),
+        (Cell::Holds, Ok(())) => println!("{reported}: holds"),
+        (Cell::Cannot(reason), Err(_)) => println!("{reported}: cannot: {reason}"),
         (Cell::Open(fault), Err(why)) => {
-            println!("{told}: OPEN ({fault}): {}", why.lines().next().unwrap_or_default());
+            println!("{reported}: OPEN ({fault}): {}", why.lines().next().unwrap_or_default());
         }
         // Known, and somebody is at it: no failure either way.
-        (Cell::Open(_), Ok(())) => println!("{told}: HOLDS NOW, its mark can go from marks.rs"),
+        (Cell::Open(_), Ok(())) => println!("{reported}: HOLDS NOW, its mark can go from marks.rs"),
         (Cell::Holds, Err(why)) => return Some(format!("{}: {why}", rule.name)),
         (Cell::Cannot(reason), Ok(())) => {
             return Some(format!("{}: it holds, and is marked as what cannot: {reason}", rule.name));

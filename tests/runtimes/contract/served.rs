@@ -1,9 +1,9 @@
 //! Rules that take both sides: asked through the real server.
 
 use super::marks::Cell;
-use super::worker::{Folder, patience};
+use super::worker::{Folder, poll_timeout};
 use super::{Column, Fixture, Rule, Served};
-use crate::support::{Client, PATIENCE, Response, Trouble, comes_true};
+use crate::support::{Client, Response, TEST_TIMEOUT, Trouble, comes_true};
 use std::time::Duration;
 
 pub const RULES: &[Rule] = &[
@@ -34,20 +34,20 @@ impl<'a> Served<'a> {
             .arg(format!("--read-timeout-ms={READ_TIMEOUT_MS}"))
             .start();
         server.wait_for_workers(1);
-        Served { column, fixture, server, patience: PATIENCE }
+        Served { column, fixture, server, poll_timeout: TEST_TIMEOUT }
     }
 
     pub fn expects(&mut self, cell: Cell) {
-        self.patience = patience(cell);
+        self.poll_timeout = poll_timeout(cell);
     }
 
     fn wait_until_told(&self, folder: &Folder) {
         let is_told = || folder.is_told(self.column);
-        assert!(comes_true(self.patience, is_told), "waited in vain: the app is told");
+        assert!(comes_true(self.poll_timeout, is_told), "waited in vain: the app is told");
     }
 
     fn answer(&self, client: &mut Client) -> Response {
-        let answer = client.read_response_within(self.patience);
+        let answer = client.read_response_within(self.poll_timeout);
         answer.unwrap_or_else(|broken| panic!("no whole answer ({:?})", broken.trouble))
     }
 

@@ -45,8 +45,8 @@ fn table_is_in_the_readme() {
         std::env::var_os("RIP_UPDATE").is_some(),
         "the README has another table; RIP_UPDATE=1 cargo test --test runtimes contract::table writes it"
     );
-    let (before, rest) = readme.split_once(BEGIN).expect("a table");
+    let (before, remaining) = readme.split_once(BEGIN).expect("a table");
     // The table and the list behind it are two paragraphs.
-    let after = rest.splitn(3, "\n\n").nth(2).expect("text behind the table");
+    let after = remaining.splitn(3, "\n\n").nth(2).expect("text behind the table");
     std::fs::write(path, format!("{before}{}\n{after}", table())).expect("the README can be written");
 }

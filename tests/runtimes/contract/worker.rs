@@ -4,7 +4,7 @@ use super::marks::Cell;
 use super::{Column, Fixture};
 use crate::fixture::{find_program, python_program};
 use crate::support::wire::Wire;
-use crate::support::{Client, PATIENCE, Response, Trouble, comes_true, is_alive, server_program};
+use crate::support::{Client, Response, TEST_TIMEOUT, Trouble, comes_true, is_alive, server_program};
 use rip_server::app::{App, Wanted};
 use rip_server::config::{self, Command as Words};
 use rip_server::runtime::{self, Harnesses, Identity};
@@ -22,9 +22,9 @@ use tempfile::TempDir;
 /// How long a cell may take that is marked as one that does not hold: whoever waits longer waits in vain.
 const SHORT: Duration = Duration::from_millis(800);
 
-pub fn patience(cell: Cell) -> Duration {
+pub fn poll_timeout(cell: Cell) -> Duration {
     match cell {
-        Cell::Holds => PATIENCE,
+        Cell::Holds => TEST_TIMEOUT,
         Cell::Cannot(_) | Cell::Open(_) => SHORT,
     }
 }
@@ -47,7 +47,7 @@ pub struct Worker<'a> {
     control: Control,
     child: Child,
     exit: Option<std::process::ExitStatus>,
-    patience: Duration,
+    poll_timeout: Duration,
     folders: AtomicU32,
     /// Where its harness lies, as long as it runs.
     _harnesses: Harnesses,
@@ -79,7 +79,7 @@ impl<'a> Worker<'a> {
             control,
             child,
             exit: None,
-            patience: PATIENCE,
+            poll_timeout: TEST_TIMEOUT,
             folders: AtomicU32::new(0),
             _harnesses: harnesses,
         };
@@ -91,7 +91,7 @@ impl<'a> Worker<'a> {
     }
 
     pub fn expects(&mut self, cell: Cell) {
-        self.patience = patience(cell);
+        self.poll_timeout = poll_timeout(cell);
     }
 
     pub fn pid(&self) -> i32 {
@@ -125,24 +125,24 @@ impl<'a> Worker<'a> {
     }
 
     pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        let patience = self.patience;
-        assert!(comes_true(patience, || condition(self)), "waited in vain: {what}");
+        let poll_timeout = self.poll_timeout;
+        assert!(comes_true(poll_timeout, || condition(self)), "waited in vain: {what}");
     }
 
     /// Waits for a file in one of the folders.
     pub fn wait_for(&self, folder: &Folder, name: &str) {
-        assert!(comes_true(self.patience, || folder.has(name)), "waited in vain: {name}");
+        assert!(comes_true(self.poll_timeout, || folder.has(name)), "waited in vain: {name}");
     }
 
     /// Waits until the app was told that nobody waits.
     pub fn wait_until_told(&self, folder: &Folder) {
         let is_told = || folder.is_told(self.column);
-        assert!(comes_true(self.patience, is_told), "waited in vain: the app is told");
+        assert!(comes_true(self.poll_timeout, is_told), "waited in vain: the app is told");
     }
 
     /// Waits until a process has ended.
     pub fn wait_for_end_of(&self, pid: i32) {
-        assert!(comes_true(self.patience, || !is_alive(pid)), "waited in vain: the end of process {pid}");
+        assert!(comes_true(self.poll_timeout, || !is_alive(pid)), "waited in vain: the end of process {pid}");
     }
 
     pub fn signal(&self, signal: crate::support::Signal) {
@@ -178,7 +178,7 @@ impl<'a> Worker<'a> {
     /// The next answer on that connection.
     pub fn answer(&self, client: &mut Client) -> Response {
         client
-            .read_response_within(self.patience)
+            .read_response_within(self.poll_timeout)
             .unwrap_or_else(|broken| panic!("no whole answer ({:?})", broken.trouble))
     }
 
@@ -189,8 +189,8 @@ impl<'a> Worker<'a> {
 
     /// Reads without taking.
     pub fn read_until(&self, client: &mut Client, text: &str) {
-        let deadline = Instant::now() + self.patience;
-        while !String::from_utf8_lossy(client.wire.unread()).contains(text) {
+        let deadline = Instant::now() + self.poll_timeout;
+        while !String::from_utf8_lossy(client.wire.pending_bytes()).contains(text) {
             let came = client.wire.fill(deadline);
             came.unwrap_or_else(|trouble| panic!("no {text:?} ({trouble:?})"));
         }
@@ -198,13 +198,13 @@ impl<'a> Worker<'a> {
 
     /// Waits until the other side has ended the connection; bytes that come are kept.
     pub fn wait_until_closed(&self, client: &mut Client) {
-        assert!(client.is_closed_within(self.patience), "the connection was not closed");
+        assert!(client.is_closed_within(self.poll_timeout), "the connection was not closed");
     }
 
     /// Waits until it says that no handler runs.
     /// What of an answer came, and how it ended before its end.
     pub fn broken_answer(&self, client: &mut Client) -> Box<crate::support::Broken> {
-        let whole = client.read_response_within(self.patience).map(|whole| whole.text());
+        let whole = client.read_response_within(self.poll_timeout).map(|whole| whole.text());
         let broken = whole.expect_err("half an answer");
         assert_ne!(broken.trouble, Trouble::TimedOut, "not cut");
         broken
@@ -213,7 +213,7 @@ impl<'a> Worker<'a> {
     pub fn wait_until_idle(&self) {
         // Both, since a worker that takes no such probe yet answers it as any other.
         let is_idle = || self.probe("idle").status == 200 && self.get("/hello").status == 200;
-        assert!(comes_true(self.patience, is_idle), "it does not say that it is idle");
+        assert!(comes_true(self.poll_timeout, is_idle), "it does not say that it is idle");
     }
 
     pub fn probe(&self, kind: &str) -> Response {
@@ -233,11 +233,11 @@ impl Drop for Worker<'_> {
 
 /// A request as the front end writes it.
 pub fn send(client: &mut Client, method: &str, target: &str, fields: &str, body: &[u8]) {
-    let ours = format!(
+    let request = format!(
         "{fields}X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\
          X-Request-Id: 1234\r\nX-Request-Start: t=1\r\n"
     );
-    client.send_request(method, target, &ours, body);
+    client.send_request(method, target, &request, body);
 }
 
 /// The worker's command, as the server makes it.
@@ -349,7 +349,7 @@ impl Control {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut wire) = stream.and_then(Wire::accepted) else { return };
-                let deadline = Instant::now() + PATIENCE;
+                let deadline = Instant::now() + TEST_TIMEOUT;
                 // Some only look whether somebody is there.
                 let Ok(head) = wire.read_head(deadline) else { continue };
                 let length = head.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);

@@ -40,7 +40,7 @@ impl Reactor {
     /// At the beginning of a tick: whoever waits for a file gets one, first come, first served.
     pub(super) fn settle_spools(&mut self) {
         let now = self.clock.now;
-        if self.files_again.is_some_and(|again| now < again) {
+        if self.files_again.is_some_and(|retry_at| now < retry_at) {
             return;
         }
         self.files_again = None;
@@ -94,7 +94,7 @@ impl Reactor {
     pub(super) fn release_held_back(&mut self, worker: WorkerKey) {
         let exchange = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut());
         if exchange.is_some_and(|exchange| std::mem::replace(&mut exchange.is_held_back, false)) {
-            self.again.push(Target::Worker(worker));
+            self.ready_list.push(Target::Worker(worker));
             if let Some(kind @ (WorkerDeadline::Read | WorkerDeadline::Idle)) =
                 self.worker_deadlines.armed(worker.0)
             {

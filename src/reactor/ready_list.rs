@@ -3,13 +3,13 @@
 use super::token::Target;
 
 #[derive(Debug, Default)]
-pub struct Again {
+pub struct ReadyList {
     targets: Vec<Target>,
     /// The list of the turn before, empty: the two take turns, so that neither is allocated anew.
     spare: Vec<Target>,
 }
 
-impl Again {
+impl ReadyList {
     pub fn push(&mut self, target: Target) {
         self.targets.push(target);
     }
@@ -46,15 +46,15 @@ mod tests {
 
     #[test]
     fn whoever_is_pushed_twice_goes_on_once() {
-        let mut again = Again::default();
+        let mut ready = ReadyList::default();
         let (client, worker) = (Target::Client(ClientKey(3)), Target::Worker(WorkerKey(3)));
         for _ in 0..3 {
-            again.push(client);
-            again.push(worker);
+            ready.push(client);
+            ready.push(worker);
         }
-        let taken = again.take();
+        let taken = ready.take();
         assert_eq!((taken.len(), taken.contains(&client), taken.contains(&worker)), (2, true, true));
-        again.give_back(taken);
-        assert!(again.is_empty() && again.take().is_empty());
+        ready.give_back(taken);
+        assert!(ready.is_empty() && ready.take().is_empty());
     }
 }

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// # Errors
 /// There are no descriptors left, or the disk is full.
 pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
-    let unnamed = OpenOptions::new()
+    let anonymous_file = OpenOptions::new()
         .read(true)
         .write(true)
         .mode(0o600)
         .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
         .open(folder);
-    match unnamed.or_else(|_| open_and_unlink(folder)) {
+    match anonymous_file.or_else(|_| open_and_unlink(folder)) {
         Ok(file) => Ok((file, None)),
         Err(error) if is_shortage(&error) => Err(error),
         Err(error) => Ok((open_in_memory()?, Some(error))),

@@ -4,7 +4,7 @@
 use super::actions::Random;
 use super::life::{Client, Worker};
 use super::operators::Operator;
-use super::truth::Truth;
+use super::oracle::Oracle;
 use super::wire::{self, Shared, UnixListener};
 use super::{disk, process};
 use crate::config::{self, Command, Config};
@@ -25,17 +25,17 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// A turn that leaves more to do is followed by another; so many in a row are a loop without an end.
-const MOST_TURNS_AT_ONCE: usize = 300;
+const MAX_TICKS_AT_ONCE: usize = 300;
 /// A command that does not answer is asked twenty times a second.
-const MOST_DEADLINES_AT_ONCE: usize = 3000;
-pub struct Street {
+const MAX_DEADLINES_AT_ONCE: usize = 3000;
+pub struct World {
     pub reactor: Reactor,
     pub now: Instant,
     pub clients: Vec<Client>,
     pub workers: Vec<Worker>,
     pub controls: Vec<Shared>,
     pub operators: Vec<Operator>,
-    pub truth: Truth,
+    pub oracle: Oracle,
     pub is_stop_told: bool,
     /// Connections that the server has not accepted.
     pub knocking: Rc<RefCell<VecDeque<Shared>>>,
@@ -48,7 +48,7 @@ pub struct Street {
     pub reaps_in: usize,
 }
 
-impl Street {
+impl World {
     pub fn new(seed: u64) -> Self {
         wire::forget_all();
         disk::begin();
@@ -57,7 +57,7 @@ impl Street {
             *table = process::Table::default();
             table.tells_little = random.chance(8);
         });
-        let config = house(&mut random);
+        let config = random_config(&mut random);
         let names = Names::new(&config.place, "app");
         let knocking = Rc::default();
         let listener = |listener| Listener::Unix { listener, path: "/nonexistent/http".into(), file: None };
@@ -74,21 +74,21 @@ impl Street {
         let is_command = config.command.is_some();
         let source = match is_command {
             true => Source::Path { path: "/".into(), wanted: crate::app::Wanted::Command },
-            false => Source::Own { program: "/nonexistent/app".into(), dir: "/".into() },
+            false => Source::Embedded { program: "/nonexistent/app".into(), dir: "/".into() },
         };
         let mut reactor =
             Reactor::assemble(config, source, names, process::raise_descriptor_limit(), run, opened);
         let now = reactor.clock.now;
         reactor.fleet = Fleet::new(reactor.config.plan(seed), now);
         reactor.perform_fleet_actions();
-        let mut street = Street {
+        let mut world = World {
             reactor,
             now,
             clients: Vec::new(),
             workers: Vec::new(),
             controls: Vec::new(),
             operators: Vec::new(),
-            truth: Truth::default(),
+            oracle: Oracle::default(),
             is_stop_told: false,
             knocking,
             has_knocked: false,
@@ -96,19 +96,19 @@ impl Street {
             manners: random,
             reaps_in: 0,
         };
-        street.meet_new_workers();
+        world.meet_new_workers();
         // Most histories begin with an app that is there.
-        if !street.manners.chance(8) {
-            for worker in 0..street.workers.len() {
-                street.join(worker);
+        if !world.manners.chance(8) {
+            for worker in 0..world.workers.len() {
+                world.join(worker);
             }
-            street.rest();
+            world.remaining();
         }
-        street
+        world
     }
 
     /// One turn of the loop, with all that is to be told.
-    pub fn turn(&mut self, rotation: usize) {
+    pub fn tick(&mut self, rotation: usize) {
         if self.reactor.exit.is_some() {
             return;
         }
@@ -143,7 +143,7 @@ impl Street {
         }
         let before = self.keys();
         self.reactor.clock.move_to(self.now);
-        self.reactor.turn(events.iter().map(|&(_, target, readiness)| (target, readiness)));
+        self.reactor.tick(events.iter().map(|&(_, target, readiness)| (target, readiness)));
         self.meet_new_workers();
         self.observe(&before);
         self.take_signals();
@@ -166,7 +166,7 @@ impl Street {
         let operators = self.operators.iter().map(|operator| &operator.wire);
         let mut all = clients.chain(lines).chain(&self.controls).chain(operators);
         let has_edge = all.any(|wire| wire.borrow().has_edge());
-        let has_ready = !self.reactor.again.is_empty() || self.reactor.control.connections.has_ready();
+        let has_ready = !self.reactor.ready_list.is_empty() || self.reactor.control.connections.has_ready();
         let has_ready = has_ready || self.reactor.wants_files_now();
         let has_more =
             has_ready || !self.reactor.timed_out.is_empty() || !self.reactor.second_tries.is_empty();
@@ -174,27 +174,27 @@ impl Street {
     }
 
     /// Turns until nothing is left to do at this moment.
-    pub fn rest(&mut self) {
-        for _ in 0..MOST_TURNS_AT_ONCE {
+    pub fn remaining(&mut self) {
+        for _ in 0..MAX_TICKS_AT_ONCE {
             if self.reactor.exit.is_some() {
                 return;
             }
             if self.is_at_rest() {
                 return self.check_rest();
             }
-            self.turn(0);
+            self.tick(0);
         }
         panic!("the loop does not come to rest");
     }
 
     /// The server sleeps, but for its deadlines.
     pub fn sleep_until(&mut self, until: Instant) {
-        for _ in 0..MOST_DEADLINES_AT_ONCE {
-            self.rest();
+        for _ in 0..MAX_DEADLINES_AT_ONCE {
+            self.remaining();
             match self.reactor.next_deadline() {
                 Some(due) if due <= until && self.reactor.exit.is_none() => {
                     self.now = self.now.max(due);
-                    self.turn(0);
+                    self.tick(0);
                 }
                 _ => {
                     self.now = until;
@@ -207,7 +207,7 @@ impl Street {
 }
 
 /// A server's settings: short timeouts that differ, small bounds.
-fn house(random: &mut Random) -> Config {
+fn random_config(random: &mut Random) -> Config {
     let min = 1 + random.below(3);
     let max = min + random.below(2);
     let queue = [0, 1, 2, 4, 8][random.below(5)];

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 /// All requests and answers there ever were, by their numbers.
 #[derive(Default)]
-pub struct Truth {
+pub struct Oracle {
     pub tags: Vec<Tag>,
     pub answers: Vec<Said>,
     /// The status of each line that bears no number: of the server's own pages, and of requests that were cut off
     /// before the target's end.
-    pub unnamed: Vec<u64>,
+    pub anonymous_file: Vec<u64>,
     /// A worker took so little at once that it may have a request in part, and not know which.
     pub has_little_room: bool,
 }
@@ -35,7 +35,7 @@ pub struct Said {
 /// What a worker said to a request that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Try {
-    Unheard,
+    NoResponse,
     Busy,
     /// Bytes of no answer, over a connection that had one before.
     Stray,
@@ -85,7 +85,7 @@ impl Tag {
     }
 }
 
-impl Truth {
+impl Oracle {
     pub fn expect(&mut self, planned: &Planned, client: usize) {
         assert_eq!(planned.tag, self.tags.len());
         self.tags.push(Tag {
@@ -114,13 +114,13 @@ impl Truth {
         let method = tag.planned.method;
         match tag.tries.last() {
             None | Some(Try::Busy) => {}
-            Some(Try::Unheard | Try::Stray) => {
+            Some(Try::NoResponse | Try::Stray) => {
                 let is_idempotent = tag.planned.is_idempotent();
                 assert!(is_idempotent, "request {name}: {method} sent again after its bytes were out");
             }
             Some(Try::Heard) => panic!("request {name}: {method} sent again after a byte of an answer"),
         }
-        tag.tries.push(Try::Unheard);
+        tag.tries.push(Try::NoResponse);
         tag.first_tried.get_or_insert(now);
         tag.touch(now);
     }

@@ -3,9 +3,9 @@
 /// Usually empty and without memory of its own: whole requests are parsed where they were read. What is left over
 /// stands before the next bytes, in one piece.
 #[derive(Debug, Default)]
-pub struct Inbox(Vec<u8>);
+pub struct ReadBuffer(Vec<u8>);
 
-impl Inbox {
+impl ReadBuffer {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -20,15 +20,15 @@ impl Inbox {
     }
 
     /// Keeps what `unread` has left, without holding memory for nothing.
-    pub fn keep(&mut self, unread: Unread<'_>) {
+    pub fn keep(&mut self, pending_bytes: PendingBytes<'_>) {
         debug_assert!(self.0.is_empty(), "taken and not put back");
-        match unread.bytes {
-            Bytes::Fresh(fresh) if unread.consumed < fresh.len() => {
-                self.0 = fresh[unread.consumed..].to_vec()
+        match pending_bytes.bytes {
+            Bytes::Fresh(fresh) if pending_bytes.consumed < fresh.len() => {
+                self.0 = fresh[pending_bytes.consumed..].to_vec()
             }
             Bytes::Fresh(_) => {}
             Bytes::Joined(mut joined) => {
-                joined.drain(..unread.consumed);
+                joined.drain(..pending_bytes.consumed);
                 if !joined.is_empty() {
                     self.0 = joined;
                 }
@@ -38,7 +38,7 @@ impl Inbox {
 }
 
 /// All unread bytes of a connection in one piece, and how far they have been consumed.
-pub struct Unread<'a> {
+pub struct PendingBytes<'a> {
     bytes: Bytes<'a>,
     consumed: usize,
 }
@@ -48,7 +48,7 @@ enum Bytes<'a> {
     Joined(Vec<u8>),
 }
 
-impl<'a> Unread<'a> {
+impl<'a> PendingBytes<'a> {
     /// Puts `fresh` bytes behind the `kept` ones; without kept ones nothing is copied.
     pub fn join(mut kept: Vec<u8>, fresh: &'a mut [u8]) -> Self {
         let bytes = if kept.is_empty() {
@@ -57,11 +57,11 @@ impl<'a> Unread<'a> {
             kept.extend_from_slice(fresh);
             Bytes::Joined(kept)
         };
-        Unread { bytes, consumed: 0 }
+        PendingBytes { bytes, consumed: 0 }
     }
 
     /// The bytes not consumed yet.
-    pub fn rest(&mut self) -> &mut [u8] {
+    pub fn remaining(&mut self) -> &mut [u8] {
         match &mut self.bytes {
             Bytes::Fresh(fresh) => &mut fresh[self.consumed..],
             Bytes::Joined(joined) => &mut joined[self.consumed..],
@@ -79,16 +79,16 @@ mod tests {
 
     #[test]
     fn what_is_left_over_stands_before_what_comes_next() {
-        let mut inbox = Inbox::default();
+        let mut read_buffer = ReadBuffer::default();
         let mut fresh = *b"abcd";
-        let mut unread = Unread::join(inbox.take(), &mut fresh);
-        unread.consume(2);
-        inbox.keep(unread);
+        let mut pending_bytes = PendingBytes::join(read_buffer.take(), &mut fresh);
+        pending_bytes.consume(2);
+        read_buffer.keep(pending_bytes);
         let mut fresh = *b"ef";
-        let mut unread = Unread::join(inbox.take(), &mut fresh);
-        assert_eq!(unread.rest(), b"cdef");
-        unread.consume(4);
-        inbox.keep(unread);
-        assert!(inbox.is_empty());
+        let mut pending_bytes = PendingBytes::join(read_buffer.take(), &mut fresh);
+        assert_eq!(pending_bytes.remaining(), b"cdef");
+        pending_bytes.consume(4);
+        read_buffer.keep(pending_bytes);
+        assert!(read_buffer.is_empty());
     }
 }
