@@ -169,10 +169,10 @@ fn flag_of(text: &str) -> Option<&str> {
 }
 
 #[test]
-fn help_and_the_readmes_table_have_the_same_flags() {
+fn help_and_the_reference_have_the_same_flags() {
     let help = run(["--help"]).stdout;
     let in_help: BTreeSet<&str> = help.lines().filter_map(|line| flag_of(line.trim_start())).collect();
-    let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `--"));
+    let rows = include_str!("../docs/command-line.md").lines().filter(|line| line.starts_with("| `--"));
     let cells: Vec<&str> = rows.filter_map(|info| info.strip_prefix("| ")?.split(" | ").next()).collect();
     let in_table: BTreeSet<&str> =
         cells.iter().flat_map(|cell| cell.split('`')).filter_map(flag_of).collect();

@@ -1,4 +1,4 @@
-"""Run it with `rip-server examples/fastapi w:4`: `app` is found in app.py, and ASGI seen by its look."""
+"""Run it with `rip-server examples/fastapi w:4`: the server finds `app` in app.py, and sees that it is ASGI."""
 
 import os
 

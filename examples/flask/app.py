@@ -1,4 +1,4 @@
-"""Run it with `rip-server examples/flask w:4`: `app` is found in app.py, and WSGI seen by its look."""
+"""Run it with `rip-server examples/flask w:4`: the server finds `app` in app.py, and sees that it is WSGI."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-//! The README's table of the contract. `RIP_UPDATE=1 cargo test --test runtimes contract::table` writes it anew.
+//! The table of the contract in docs/apps.md. `RIP_UPDATE=1 cargo test --test runtimes contract::table` writes it anew.
 
 use super::marks::{self, Cell};
 use super::{Column, Rule};
@@ -35,18 +35,18 @@ fn table() -> String {
 }
 
 #[test]
-fn table_is_in_the_readme() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(&path).expect("the README");
-    if readme.contains(&table()) {
+fn table_is_in_the_docs() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/apps.md");
+    let page = std::fs::read_to_string(&path).expect("the page");
+    if page.contains(&table()) {
         return;
     }
     assert!(
         std::env::var_os("RIP_UPDATE").is_some(),
-        "the README has another table; RIP_UPDATE=1 cargo test --test runtimes contract::table writes it"
+        "docs/apps.md has another table; RIP_UPDATE=1 cargo test --test runtimes contract::table writes it"
     );
-    let (before, remaining) = readme.split_once(BEGIN).expect("a table");
+    let (before, remaining) = page.split_once(BEGIN).expect("a table");
     // The table and the list behind it are two paragraphs.
     let after = remaining.splitn(3, "\n\n").nth(2).expect("text behind the table");
-    std::fs::write(path, format!("{before}{}\n{after}", table())).expect("the README can be written");
+    std::fs::write(path, format!("{before}{}\n{after}", table())).expect("the page can be written");
 }
