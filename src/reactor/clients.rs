@@ -191,6 +191,8 @@ impl Reactor {
             Phase::Assigned { worker } => {
                 let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
                 if exchange.is_some_and(Exchange::is_event_stream) {
+                    // Should it be there after all, what it has must not look whole.
+                    entry.stream.reset_on_close();
                     self.client_gone(client);
                 } else {
                     self.ask_client(client);

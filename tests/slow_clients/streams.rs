@@ -167,6 +167,19 @@ fn a_silent_event_stream_that_is_closed_sets_its_worker_free_at_once_a_hundred_t
 }
 
 #[test]
+fn an_http_1_0_stream_that_a_half_close_ends_does_not_look_whole() {
+    let server = patient_without_workers(&[]);
+    let worker = streaming_worker(&server);
+    let mut client = server.client();
+    client.send("GET /stream HTTP/1.0\r\n\r\n");
+    worker.say(HEAD);
+    assert_eq!(client.read_head().status(), Ok(200));
+    client.half_close();
+    assert_eq!(client.read_until_close(), (Vec::new(), Trouble::Reset));
+    worker.say("");
+}
+
+#[test]
 fn a_half_close_before_a_streams_head_is_no_departure() {
     let mut server = patient_without_workers(&["--json"]);
     let worker = streaming_worker(&server);

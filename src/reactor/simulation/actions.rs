@@ -53,6 +53,7 @@ pub enum Action {
     },
     Leave {
         client: usize,
+        has_read_all: bool,
     },
     Reset {
         client: usize,
@@ -66,6 +67,11 @@ pub enum Action {
     Answer {
         worker: usize,
         style: usize,
+        size: usize,
+    },
+    /// It begins an event stream, and is silent behind the head.
+    Stream {
+        worker: usize,
         size: usize,
     },
     /// It writes the next bytes of its answer.
@@ -232,8 +238,9 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         25..=29 => Take { client, bytes: random.below(400) },
         30..=42 => Serve { worker, size },
         43..=51 => Answer { worker, style, size },
-        52..=61 => Say { worker, bytes },
-        62..=66 => Join { worker },
+        52..=61 => Say { worker, bytes: if random.chance(2) { bytes } else { 1 + random.below(300) } },
+        62..=64 => Join { worker },
+        65..=66 => Stream { worker, size: 40 + size },
         67..=69 => Sleep { ms: [1, 20, 120, 400][random.below(4)] },
         70..=71 => Edge { is_early: random.chance(2) },
         72 => CloseEdge { client },
@@ -241,9 +248,9 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         74 => Obey { worker },
         75 => Finish { worker },
         76 => HalfClose { client },
-        77 => Leave { client },
+        77 => Leave { client, has_read_all: random.chance(2) },
         78 => HalfClose { client },
-        79..=80 => Leave { client },
+        79..=80 => Leave { client, has_read_all: random.chance(2) },
         81..=82 => Reset { client },
         83..=84 => HangUp { worker },
         85..=86 => Listen { worker, capacity: if random.chance(2) { 24 + random.below(200) } else { ALL } },

@@ -4,7 +4,7 @@ use super::life::Life;
 use super::world::World;
 use crate::http::Framing;
 use crate::keys::{ClientKey, WorkerKey};
-use crate::reactor::entry::{Exchange, Phase, Sending, WorkerDeadline};
+use crate::reactor::entry::{Phase, Sending, WorkerDeadline};
 use crate::reactor::stopping::Stage;
 use crate::reactor::token::Target;
 use crate::reactor::{LINGER, READ_BYTES};
@@ -212,11 +212,6 @@ impl World {
             }
             if let Phase::Assigned { worker } | Phase::Tunnel { worker } = entry.phase {
                 let exchange = reactor.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-                let is_stream = exchange.is_some_and(Exchange::is_event_stream);
-                assert!(
-                    !is_stream || !wire.is_peer_gone || self.clients[at].ended_early,
-                    "client {at}: has left its event stream, which goes on"
-                );
                 let is_told = exchange.is_none_or(|exchange| exchange.sending != Sending::Open);
                 let is_tunnel = matches!(entry.phase, Phase::Tunnel { .. }) && !reactor.is_tunnel_full(key);
                 assert!(

@@ -3,7 +3,7 @@
 use super::actions::Action;
 use super::line::{Hand, Line};
 use super::oracle::{Oracle, Said};
-use super::script::{self, Planned};
+use super::script::{self, EVENT_STREAM, Planned};
 use super::wire::{self, Kind, Shared, UnixStream, Wire};
 use super::world::World;
 use super::{disk, process, tell};
@@ -78,9 +78,14 @@ impl World {
                 }
             }
             Action::HalfClose { client } => self.with_client(client, |client| client.wire.borrow_mut().end()),
-            Action::Leave { client } => self.with_client(client, |client| {
+            Action::Leave { client, has_read_all } => self.with_client(client, |client| {
                 client.ended_early |= client.wire.borrow().peer_has_ended;
-                client.wire.borrow_mut().close();
+                let mut wire = client.wire.borrow_mut();
+                if has_read_all {
+                    // Else the kernel makes a reset of its close.
+                    wire.take(usize::MAX);
+                }
+                wire.close();
             }),
             Action::Reset { client } => self.with_client(client, |client| client.wire.borrow_mut().reset()),
             Action::Take { client, bytes } => {
@@ -96,6 +101,14 @@ impl World {
             Action::Answer { worker, style, size } => {
                 if let Some(worker) = self.pick_worker(worker, Worker::is_asked) {
                     self.answer(worker, style, size);
+                }
+            }
+            Action::Stream { worker, size } => {
+                if let Some(worker) = self.pick_worker(worker, Worker::is_asked) {
+                    self.answer(worker, EVENT_STREAM, size);
+                    let head = self.workers[worker].hand().and_then(|hand| hand.answer.as_ref());
+                    let bytes = head.map_or(0, |answer| answer.head_bytes);
+                    self.say(worker, bytes);
                 }
             }
             Action::Say { worker, bytes } => {

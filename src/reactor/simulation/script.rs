@@ -139,6 +139,9 @@ pub struct Answer {
     pub ends_with_connection: bool,
 }
 
+/// The way to answer with server-sent events.
+pub const EVENT_STREAM: usize = 17;
+
 /// An answer in one of [`super::actions::STYLES`] ways to the request `tag`. `number` is the answer's own.
 pub fn compose(style: usize, size: usize, number: usize, context: &Planned) -> Answer {
     let tag = context.tag;
@@ -207,7 +210,7 @@ pub fn compose(style: usize, size: usize, number: usize, context: &Planned) -> A
             let bytes = [bytes, shown(&body), b"?".to_vec()].concat();
             Answer { bytes, head_bytes, surplus_bytes: 1, ..sound }
         }
-        17 => {
+        EVENT_STREAM => {
             let mut bytes =
                 head("200 OK", "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n");
             let head_bytes = bytes.len();

@@ -172,7 +172,11 @@ impl World {
             }
             "connect_failed" => tag.tries.last() != Some(&Try::Heard),
             "bad_response" => {
-                self.oracle.answers.iter().any(|said| said.tag == number && !said.answer.is_sound)
+                // Or the answer before it had a byte too much, which was read only behind this request.
+                self.oracle.answers.iter().any(|said| {
+                    (said.tag == number && !said.answer.is_sound)
+                        || (said.is_all && said.answer.surplus_bytes > 0)
+                })
             }
             "start_failed" => tag.tries.is_empty(),
             "bad_request: host_twice" => tag.planned.is_bad,
@@ -202,6 +206,14 @@ impl World {
                 continue;
             };
             let Some(entry) = self.reactor.clients.get(key.0) else { continue };
+            if let Phase::Assigned { worker } = entry.phase
+                && !wire.has_edge()
+            {
+                let exchange = self.reactor.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
+                let is_stream = exchange.is_some_and(Exchange::is_event_stream) && entry.out.is_read();
+                let has_left = wire.is_peer_gone && !self.clients[at].ended_early;
+                assert!(!is_stream || !has_left, "client {at}: has left its event stream, which goes on");
+            }
             if let Phase::Queued(_) = &entry.phase
                 && !wire.has_edge()
             {
