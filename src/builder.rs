@@ -58,7 +58,7 @@ where
     pub fn run(self) -> ExitCode {
         match worker::Identity::from_environment() {
             Some(identity) => worker::serve(&identity, self.handler),
-            None => command_line_with(&self.defaults, Some(process::own_path())),
+            None => command_line_with(&self.defaults, Some(process::own_path()), &[]),
         }
     }
 }

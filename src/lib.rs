@@ -50,7 +50,7 @@ pub mod worker;
 pub use builder::Server;
 pub use worker::{Error, IntoResponse, InvalidHeader, Request, Response};
 
-use config::{Command, Usage};
+use config::{Command, Config, Usage};
 use reactor::StartError;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -69,13 +69,18 @@ where
     Server::new(handler).run()
 }
 
-/// The server's command line. `carried`: this program is the app.
-pub fn command_line(embedded: Option<PathBuf>) -> ExitCode {
-    command_line_with(&[], embedded)
+/// The command line of `rip-server` itself.
+pub fn command_line() -> ExitCode {
+    command_line_with(&[], None, runtime::HARNESS_FILES)
 }
 
-/// The same with words of the program's own, which give way to typed ones.
-fn command_line_with(defaults: &[String], embedded: Option<PathBuf>) -> ExitCode {
+/// A command line with arguments of the program's own, which give way to typed ones. `embedded`: this program is the
+/// app. `harnesses`: for apps that are no programs.
+fn command_line_with(
+    defaults: &[String],
+    embedded: Option<PathBuf>,
+    harnesses: &'static [(&'static str, &'static str)],
+) -> ExitCode {
     let environment = |name: &str| std::env::var(name).ok();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let arguments = config::with_defaults(defaults, arguments, &environment);
@@ -95,7 +100,7 @@ fn command_line_with(defaults: &[String], embedded: Option<PathBuf>) -> ExitCode
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint, 1),
         },
-        Command::Serve(config) => match reactor::serve(*config, embedded) {
+        Command::Serve(config) => match reactor::serve(Config { harnesses, ..*config }, embedded) {
             Ok(code) => ExitCode::from(code),
             Err(StartError::Usage(complaint)) => complain(&complaint, 2),
             Err(StartError::Trouble(complaint)) => complain(&complaint, 1),

@@ -1,5 +1,5 @@
 //! The program: the command line's verbs become exit codes.
 
 fn main() -> std::process::ExitCode {
-    rip_server::command_line(None)
+    rip_server::command_line()
 }

@@ -391,6 +391,7 @@ impl Reader<'_> {
             env_file,
             roll,
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
+            harnesses: &[],
             spool_dir: (self.environment)("TMPDIR")
                 .filter(|dir| !dir.is_empty())
                 .unwrap_or("/tmp".into())

@@ -174,6 +174,9 @@ pub struct Config {
     pub roll: RollMode,
     pub keep_trying: bool,
     pub spool_dir: PathBuf,
+    /// Names and texts of the files that workers need beside an app that is no program. A program that is its own app
+    /// has none, which keeps it small.
+    pub harnesses: &'static [(&'static str, &'static str)],
     /// Temporary disk of all spools together.
     pub max_spool_bytes: u64,
 }

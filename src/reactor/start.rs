@@ -134,7 +134,7 @@ impl Reactor {
         socket_dir::prepare(&names.dir)?;
         socket_dir::check_lengths(&names)?;
         let instance = format!("{:016x}", clock::seed());
-        let mut harnesses = Harnesses::at(names.harness_dir(&instance));
+        let mut harnesses = Harnesses::at(names.harness_dir(&instance), config.harnesses);
         let identity = runtime::Identity::probe(&names.prefix, harnesses.dir());
         runtime::launch(&app, &config, &identity).map_err(StartError::Usage)?;
 

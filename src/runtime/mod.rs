@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The harnesses, which lie beside each other in one folder while the server runs.
-const HARNESS_FILES: &[(&str, &str)] = &[
+pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("app.mjs", include_str!("js/app.mjs")),
     ("body.mjs", include_str!("js/body.mjs")),
     ("bun.mjs", include_str!("js/bun.mjs")),
@@ -76,13 +76,15 @@ impl<'a> Identity<'a> {
 #[derive(Debug)]
 pub struct Harnesses {
     dir: PathBuf,
+    /// Their names and texts.
+    files: &'static [(&'static str, &'static str)],
     is_written: bool,
 }
 
 impl Harnesses {
     /// Nothing is written yet.
-    pub fn at(dir: PathBuf) -> Self {
-        Harnesses { dir, is_written: false }
+    pub fn at(dir: PathBuf, files: &'static [(&'static str, &'static str)]) -> Self {
+        Harnesses { dir, files, is_written: false }
     }
 
     pub fn dir(&self) -> &Path {
@@ -100,7 +102,7 @@ impl Harnesses {
         // From here on there may be something to remove.
         self.is_written = true;
         std::fs::create_dir_all(&self.dir)?;
-        for (name, text) in HARNESS_FILES {
+        for (name, text) in self.files {
             std::fs::write(self.dir.join(name), text)?;
         }
         Ok(())

@@ -104,8 +104,8 @@ fn disquiet(server: &Server, workers_at_rest: usize, before: Option<&Calm>) -> S
         return format!("{} descriptors before, then {open:?}", before.descriptors);
     }
     let files = files_in(&server.socket_dir());
-    // A socket for each worker, and the control socket.
-    if files.len() != workers_at_rest + 1 {
+    // A socket for each worker, the control socket, and the lock of the server's name.
+    if files.len() != workers_at_rest + 2 {
         return format!("its sockets are {files:?}");
     }
     String::new()

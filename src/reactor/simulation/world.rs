@@ -69,7 +69,7 @@ impl World {
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
         };
-        let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into());
+        let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into(), &[]);
         let run = Run { instance: "simulated".into(), harnesses, name: None };
         let is_command = config.command.is_some();
         let source = match is_command {

@@ -59,7 +59,7 @@ impl<'a> Worker<'a> {
         let dir = tempfile::Builder::new().prefix("ctr").tempdir().expect("a temporary folder");
         let socket = dir.path().join("w.sock");
         let control = Control::listen(&dir.path().join("c.sock"));
-        let mut harnesses = Harnesses::at(dir.path().join("harness"));
+        let mut harnesses = Harnesses::at(dir.path().join("harness"), runtime::HARNESS_FILES);
         let mut command = command(column, fixture, dir.path(), &socket, &mut harnesses);
         let words = File::create(dir.path().join("words")).expect("a file");
         let child = command
