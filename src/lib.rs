@@ -45,6 +45,7 @@ pub mod process;
 pub mod reactor;
 pub mod runtime;
 mod spelling;
+mod states;
 pub mod worker;
 
 pub use builder::Server;

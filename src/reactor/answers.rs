@@ -1,15 +1,15 @@
 //! Answers on their way to the client: the server's own, and what follows when an answer is whole, taken, or lost.
 
-use super::entry::{ClientDeadline, Delivery, Finished, Phase, Then, Times};
-use super::spool::{Broken, Written};
-use super::token::Target;
-use super::{Reactor, TICK_BYTES};
+use super::crossing::{Delivery, Finished, Then, Times};
+use super::frontend::FileTurn;
+use super::frontend::phase::Phase;
+use super::tick::Reactor;
 use crate::conn::Request;
 use crate::conn::request::Local;
 use crate::conn::worker::Answer;
 use crate::http::forward::{LocalResponse, refusal_body};
 use crate::http::{Framing, Reason, Version};
-use crate::keys::ClientKey;
+use crate::keys::{ClientKey, UpstreamKey};
 
 /// A whole answer of the server's own.
 struct LocalAnswer<'a> {
@@ -75,17 +75,6 @@ impl Reactor {
         );
     }
 
-    /// Refuses a request that is still arriving.
-    pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
-        let buffer = self.buffers.take();
-        let Some(entry) = self.clients.get_mut(client.0) else {
-            return;
-        };
-        if let Some(request) = entry.conn.abandon(buffer, self.clock.now) {
-            self.refuse(client, request, reason, Times::default(), None);
-        }
-    }
-
     /// A whole answer of the server's own.
     fn answer(&mut self, client: ClientKey, request: Request, reply: LocalAnswer<'_>) {
         let LocalAnswer { status, content_type, body, reason, times, worker } = reply;
@@ -99,19 +88,13 @@ impl Reactor {
             is_head: request.context.is_head,
             version: request.context.version,
             keep_alive,
-            date: &self.clock.date_line,
+            date: &[],
         };
-        let mut bytes = std::mem::take(&mut self.prefix);
-        bytes.clear();
-        local_response.write(&mut bytes);
-        let delivery = match self.clients.get_mut(client.0) {
-            Some(entry) => {
-                entry.body.clear();
-                entry.deliver([&bytes, b"", b""])
-            }
-            None => Delivery::Gone,
-        };
-        self.prefix = bytes;
+        let mut bytes = self.io.take_prefix();
+        LocalResponse { date: self.io.date_line(), ..local_response }.write(&mut bytes);
+        self.frontend.drop_body(client);
+        let delivery = self.frontend.deliver(client, [&bytes, b"", b""]);
+        self.io.give_prefix_back(bytes);
         let body_bytes = if request.context.is_head { 0 } else { body.len() as u64 };
         // The log has no room for a charset.
         let media_type = content_type.split(';').next().unwrap_or(content_type);
@@ -124,143 +107,61 @@ impl Reactor {
     /// All of an answer is there. What follows waits until the client has taken it.
     pub(super) fn finish(&mut self, client: ClientKey, finished: Finished, then: Then, delivery: Delivery) {
         match delivery {
-            Delivery::Sent => self.complete(client, finished, then),
-            Delivery::Waits => {
-                if let Some(entry) = self.clients.get_mut(client.0) {
-                    entry.phase = Phase::Finishing { finished: Some(finished), then };
-                    self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
-                }
+            Delivery::Sent => {
+                self.frontend.answered(client, then, &mut self.io);
+                self.complete(client, finished);
             }
+            Delivery::Waits { .. } => self.frontend.await_taking(client, finished, then, &self.io),
             Delivery::Gone | Delivery::SpoolFull => {
                 let reason = if delivery == Delivery::Gone { Reason::ClientGone } else { Reason::SpoolFull };
-                if let Some(entry) = self.clients.get(client.0) {
-                    // What it has is not all, and must not look so.
-                    entry.stream.reset_on_close();
-                }
+                // What it has is not all, and must not look so.
+                self.frontend.reset_on_close(client);
                 self.log_gone(client, finished, reason);
-                self.kill_client(client);
+                self.frontend.close(client);
             }
         }
     }
 
     /// The client has all of its answer.
-    fn complete(&mut self, client: ClientKey, finished: Finished, then: Then) {
+    fn complete(&mut self, client: ClientKey, finished: Finished) {
         self.log(client, &finished);
-        self.buffers.give_back(finished.request.head);
-        let Some(entry) = self.clients.get_mut(client.0) else {
-            return;
-        };
-        match then {
-            Then::Keep => {
-                entry.phase = Phase::Reading;
-                entry.conn.answered();
-                let has_more =
-                    !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.has_ended;
-                self.mark_idle(client);
-                if has_more {
-                    self.ready_list.push(Target::Client(client));
-                }
-            }
-            Then::Close => {
-                let may_still_send =
-                    !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.is_lingering();
-                if may_still_send && !entry.conn.has_ended {
-                    entry.stream.shutdown_write();
-                    entry.conn.linger();
-                    entry.phase = Phase::Lingering;
-                    self.client_deadlines.arm(client.0, ClientDeadline::Linger, self.clock.now);
-                    self.ready_list.push(Target::Client(client));
-                } else {
-                    self.kill_client(client);
-                }
-            }
-            Then::Cut { reset } => {
-                if reset {
-                    entry.stream.reset_on_close();
-                }
-                self.kill_client(client);
-            }
-        }
+        self.io.give_back(finished.request.head);
     }
 
-    /// Writes what waits for the client, now that there is room.
-    pub(super) fn flush_client(&mut self, client: ClientKey) {
-        let Some(entry) = self.clients.get_mut(client.0) else {
-            return;
-        };
-        let before = entry.out.unread_bytes();
-        match entry.out.write_to(&mut entry.stream, TICK_BYTES) {
-            Ok(Written::All) => {
-                entry.out.clear();
-                self.client_has_taken_all(client);
-            }
-            Ok(written) => {
-                if entry.out.unread_bytes() < before {
-                    self.client_deadlines.arm(client.0, ClientDeadline::Take, self.clock.now);
-                    self.settle_answer(client);
-                }
-                if written == Written::BudgetSpent {
-                    self.ready_list.push(Target::Client(client));
-                }
-            }
-            Err(Broken::Peer) => self.client_gone(client),
-            Err(Broken::Spool) => self.answer_is_lost(client),
+    pub(super) fn client_has_taken_all(&mut self, client: ClientKey) {
+        if let Some(upstream) = self.frontend.upstream_of(client) {
+            self.frontend.disarm(client);
+            self.release_held_back(upstream);
+            self.pass_end_to_client(client, upstream);
+        } else if let Some(finished) = self.frontend.taken(client, &mut self.io) {
+            self.complete(client, finished);
         }
     }
 
     /// What waited for the client cannot be read back: it is cut, so that what it has does not look whole.
-    fn answer_is_lost(&mut self, client: ClientKey) {
-        let Some(entry) = self.clients.get_mut(client.0) else {
-            return;
-        };
-        match &mut entry.phase {
-            Phase::Finishing { finished, .. } => {
-                entry.stream.reset_on_close();
-                if let Some(finished) = finished.take() {
+    pub(super) fn answer_is_lost(&mut self, client: ClientKey) {
+        match self.frontend.phase(client) {
+            Some(Phase::Finishing { .. }) => {
+                self.frontend.reset_on_close(client);
+                if let Some(Phase::Finishing { finished, .. }) = self.frontend.close(client) {
                     self.log_gone(client, finished, Reason::SpoolFull);
                 }
-                self.kill_client(client);
             }
-            Phase::Assigned { worker } => {
-                let worker = *worker;
-                self.delivery_failed(worker, Delivery::SpoolFull);
-            }
-            _ => self.client_gone(client),
-        }
-    }
-
-    pub(super) fn client_has_taken_all(&mut self, client: ClientKey) {
-        let Some(entry) = self.clients.get_mut(client.0) else {
-            return;
-        };
-        match &mut entry.phase {
-            Phase::Finishing { finished, then } => {
-                let (finished, then) = (finished.take(), *then);
-                if let Some(finished) = finished {
-                    self.complete(client, finished, then);
-                }
-            }
-            Phase::Assigned { worker } | Phase::Tunnel { worker } => {
-                let worker = *worker;
-                self.client_deadlines.disarm(client.0);
-                self.release_held_back(worker);
-                self.pass_end_to_client(client, worker);
-            }
-            Phase::Reading
-            | Phase::Queued(_)
-            | Phase::Retrying(_)
-            | Phase::TimedOut(_)
-            | Phase::Lingering
-            | Phase::Dead => {}
+            Some(&Phase::Assigned { upstream }) => self.delivery_failed(upstream, Delivery::SpoolFull),
+            Some(_) | None => self.client_gone(client),
         }
     }
 
     /// Bytes of the server's own in the middle of things.
     pub(super) fn send(&mut self, client: ClientKey, bytes: &[u8]) {
-        let delivery = self.clients.get_mut(client.0).map(|entry| entry.deliver([bytes, b"", b""]));
-        if matches!(delivery, Some(Delivery::Gone | Delivery::SpoolFull)) {
+        if matches!(self.frontend.deliver(client, [bytes, b"", b""]), Delivery::Gone | Delivery::SpoolFull) {
             self.client_gone(client);
         }
+    }
+
+    /// A request's one line.
+    pub(super) fn log(&mut self, client: ClientKey, finished: &Finished) {
+        self.observer.log(finished, self.frontend.address(client), &self.io);
     }
 
     pub(super) fn log_gone_request(&mut self, client: ClientKey, request: Request, times: Times) {
@@ -274,11 +175,42 @@ impl Reactor {
         finished.reason = Some(reason);
         finished.answer.status = reason.status();
         self.log(client, &finished);
-        self.buffers.give_back(finished.request.head);
+        self.io.give_back(finished.request.head);
     }
 
-    /// Whether a 1.0 client or an unframed body makes a plain close look like an end.
-    pub(super) fn must_reset(answer: &Answer, version: Version) -> bool {
-        version == Version::Http10 || answer.downstream == Framing::UntilClose
+    /// A client has taken some of its answer, or files may be made again: its worker goes on if there is room.
+    pub(super) fn settle_answer(&mut self, client: ClientKey) {
+        self.frontend.forget_taken(client);
+        let Some(upstream) = self.frontend.upstream_of(client) else { return };
+        if self.backend.is_held_back(upstream) && self.frontend.has_room_for_answer(client) {
+            self.release_held_back(upstream);
+        }
     }
+
+    /// There is room again for what a worker says.
+    pub(super) fn release_held_back(&mut self, upstream: UpstreamKey) {
+        self.backend.release_held_back(upstream, &mut self.io);
+    }
+
+    /// At the beginning of a tick: whoever waits for a file gets one, first come, first served.
+    pub(super) fn settle_spools(&mut self) {
+        if !self.frontend.may_look_for_files(self.io.now()) {
+            return;
+        }
+        while let Some(turn) = self.frontend.next_for_file(&self.io) {
+            match turn {
+                FileTurn::Body(client) => self.read_client(client),
+                FileTurn::NoRoom(client) => self.refuse_arriving(client, Reason::SpoolFull),
+                FileTurn::Answer(client) => self.settle_answer(client),
+            }
+        }
+        if self.frontend.lacks_files(&self.io) {
+            self.close_for_room();
+        }
+    }
+}
+
+/// Whether a 1.0 client or an unframed body makes a plain close look like an end.
+pub(super) fn must_reset(answer: &Answer, version: Version) -> bool {
+    version == Version::Http10 || answer.downstream == Framing::UntilClose
 }

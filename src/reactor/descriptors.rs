@@ -1,6 +1,6 @@
 //! How many descriptors a server needs, and how many it keeps from its clients.
 
-use super::start::StartError;
+use super::source::StartError;
 use crate::config::Config;
 use crate::process::DescriptorLimit;
 

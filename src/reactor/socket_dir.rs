@@ -1,8 +1,8 @@
 //! The folder that a server's sockets lie in: made if missing, locked for the server's life, and swept of what
 //! killed servers of the same name have left.
 
-use super::StartError;
-use super::listen::MAX_PATH_BYTES;
+use super::io::listen::MAX_PATH_BYTES;
+use super::source::StartError;
 use crate::client;
 use crate::names::Names;
 use crate::paths::shown;

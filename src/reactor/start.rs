@@ -1,31 +1,22 @@
-//! The start: what the server is called, where its app comes from, and everything that can refuse.
+//! The start: everything that can refuse, and then the server at rest.
 
-use super::buffers::Buffers;
-use super::clock::{self, Clock, Ids};
-use super::control::connections::ControlDeadline;
-use super::entry::{AskDeadline, ClientDeadline, WorkerDeadline};
-use super::groups::Groups;
-use super::listen::{self, Listener, MAX_PATH_BYTES};
-use super::ports::Ports;
-use super::ready_list::ReadyList;
-use super::releases::Releases;
-use super::renewal::Renewal;
+use super::admin::{Admin, socket};
+use super::backend::Backend;
+use super::descriptors;
+use super::frontend::Frontend;
+use super::io::listen::{self, Listener, MAX_PATH_BYTES};
+use super::io::token::Target;
+use super::io::{Io, clock};
+use super::observer::{Logs, Observer};
 use super::socket_dir::{self, NameLock};
-use super::spool::SpoolBudget;
+use super::source::{Source, StartError};
 use super::stopping::Stage;
-use super::token::Target;
-use super::{
-    ASK_EVERY, Balancer, CONNECT_AGAIN, COOLDOWN, EXIT_WAIT, GRACE, LINGER, PROBE_EVERY, READ_BYTES, Reactor,
-    control, descriptors, logs, signals, sizing,
-};
-use crate::app::{self, App, Wanted};
+use super::supervisor::{Launcher, Supervisor, signals};
+use super::tick::{Balancer, Reactor};
+use crate::app::Wanted;
 use crate::config::{Config, Listen};
-use crate::deadlines::Deadlines;
-use crate::fleet::Fleet;
 use crate::names::Names;
 use crate::observe::access::AccessLog;
-use crate::observe::folds::Folds;
-use crate::observe::metrics::Metrics;
 use crate::paths;
 #[cfg(not(test))]
 use crate::process;
@@ -36,66 +27,20 @@ use crate::runtime::{self, Harnesses};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry};
 use nix::sys::signalfd::SignalFd;
-use slab::Slab;
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Where the app comes from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A path, absolute and as typed; looked at anew by each reload.
-    Path { path: PathBuf, wanted: Wanted },
-    /// This program is the app. It runs in the folder that it was started in, whatever a symlink on the way leads to
-    /// by then.
-    Embedded { program: PathBuf, dir: PathBuf },
-}
-
-/// Why the server could not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// Wrong words: exit 2.
-    Usage(String),
-    /// The machine's trouble: exit 1.
-    Trouble(String),
-}
-
-impl Source {
-    /// As typed, absolute.
-    pub(super) fn path(&self) -> &Path {
-        match self {
-            Source::Path { path, .. } => path,
-            Source::Embedded { program, .. } => program,
-        }
-    }
-
-    /// # Errors
-    /// Why there is no app, for people.
-    pub(super) fn find(&self) -> Result<App, String> {
-        match self {
-            Source::Path { path, wanted } => App::find(path, wanted).map_err(|no_app| no_app.to_string()),
-            Source::Embedded { program, dir } => Ok(App {
-                name: app::name(program),
-                dir: dir.clone(),
-                entry: program.clone(),
-                runtime: app::Runtime::Executable,
-                target: None,
-            }),
-        }
-    }
-}
+use std::path::PathBuf;
+use std::rc::Rc;
 
 /// What a server holds open from its start on.
 pub(super) struct Opened {
     pub poll: Poll,
     pub signals: SignalFd,
-    pub control: control::ControlSocket,
+    pub control: Listener,
     pub listeners: Vec<Listener>,
     pub metrics_listeners: Vec<Listener>,
-    pub logs: logs::Logs,
+    pub logs: Logs,
 }
 
 /// One run of a server, and what is its own alone.
@@ -104,6 +49,22 @@ pub(super) struct Run {
     pub instance: String,
     pub harnesses: Harnesses,
     pub name: Option<NameLock>,
+    /// For what the fleet draws.
+    pub seed: u64,
+}
+
+/// Starts and runs the server; the exit code.
+///
+/// # Errors
+/// [`StartError`] if it could not start; then nothing runs and nothing is left behind.
+pub fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
+    let limit = process::raise_descriptor_limit();
+    let mut reactor = Reactor::start(config, embedded, limit)?;
+    crate::process::ask_for_shorter_turns();
+    reactor.announce();
+    let result = reactor.run();
+    reactor.finish_logs();
+    result.map_err(|error| StartError::Trouble(format!("the poll loop failed: {error}")))
 }
 
 impl Reactor {
@@ -146,17 +107,17 @@ impl Reactor {
             .map_err(|error| trouble("signals", error))?;
 
         // Nothing of a server that has the name already is touched before the name is ours.
-        let name = control::take_name(&names, &source)?;
-        let control = control::ControlSocket::bind(&names, &source, poll.registry())?;
+        let name = socket::take_name(&names, &source)?;
+        let control = socket::bind(&names, &source, poll.registry())?;
         socket_dir::sweep(&names);
         let listeners = listen_on("http", &config.listen, poll.registry(), Target::Listener)?;
         let metrics_listeners =
             listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
-        let logs = logs::Logs::open(access, config.json_logging, poll.registry())
+        let logs = Logs::open(access, config.json_logging, poll.registry())
             .map_err(|error| trouble("standard output", error))?;
         harnesses.provide(app.runtime).map_err(|error| trouble("the harness folder", error))?;
-        let run = Run { instance, harnesses, name: Some(name) };
+        let run = Run { instance, harnesses, name: Some(name), seed: clock::seed() };
         Ok(Reactor::assemble(
             config,
             source,
@@ -176,84 +137,47 @@ impl Reactor {
         run: Run,
         opened: Opened,
     ) -> Self {
-        let clock = Clock::new();
-        let now = clock.now;
+        let config = Rc::new(config);
+        let io = Io::new(opened.poll, limit, config.spool_dir.clone(), config.max_spool_bytes);
+        let now = io.now();
         let kept_descriptors = descriptors::kept(&config, limit);
+        let Run { instance, harnesses, name, seed } = run;
+        let launcher = Launcher::new(source, names, harnesses, instance, limit, name);
         Reactor {
-            poll: opened.poll,
-            client_deadlines: Deadlines::new(|kind| match kind {
-                ClientDeadline::Idle | ClientDeadline::Take => config.idle_timeout,
-                ClientDeadline::Receive => config.client_timeout,
-                ClientDeadline::Linger => LINGER,
-                ClientDeadline::Grace => GRACE,
-            }),
-            worker_deadlines: Deadlines::new(|kind| match kind {
-                WorkerDeadline::Read => config.read_timeout,
-                WorkerDeadline::Idle => config.idle_timeout,
-                WorkerDeadline::Stall => config.drain_timeout,
-                WorkerDeadline::Connect => CONNECT_AGAIN,
-                WorkerDeadline::Cooldown => COOLDOWN,
-                WorkerDeadline::Probe => PROBE_EVERY,
-                WorkerDeadline::Exit => EXIT_WAIT,
-            }),
-            ask_deadlines: Deadlines::new(|kind| match kind {
-                AskDeadline::Repeat => ASK_EVERY,
-            }),
-            control_deadlines: Deadlines::new(|kind| match kind {
-                ControlDeadline::Idle | ControlDeadline::Take => config.idle_timeout,
-                ControlDeadline::Receive => config.client_timeout,
-                ControlDeadline::Linger => LINGER,
-            }),
+            io,
+            observer: Observer::new(opened.logs, now),
+            frontend: Frontend::new(opened.listeners, kept_descriptors, config.clone()),
+            backend: Backend::new(config.clone()),
             balancer: Balancer::new(config.max_queue, config.queue_timeout),
-            fleet: Fleet::new(config.plan(clock::seed()), now),
-            stage: Stage::Running,
-            depth: sizing::Depth::new(now),
-            metrics: Metrics::default(),
-            second_tries: Vec::new(),
-            longest_wait: Duration::ZERO,
-            last_answer: None,
-            watch: None,
-            renewal: Renewal::default(),
-            spools: SpoolBudget::new(config.spool_dir.clone(), config.max_spool_bytes),
-            waiting_for_files: VecDeque::new(),
-            files_again: None,
-            config,
-            releases: Releases::new(source.find()),
-            source,
-            names,
-            limit,
+            admin: Admin::new(opened.control, opened.metrics_listeners, config.clone()),
             signals: opened.signals,
-            started: now,
-            instance: run.instance,
-            clock,
-            listeners: opened.listeners,
-            metrics_listeners: opened.metrics_listeners,
-            accept_again: None,
-            is_short_of_descriptors: false,
-            kept_descriptors,
-            clients: Slab::new(),
-            workers: Slab::new(),
-            control: opened.control,
-            pipes: Slab::new(),
-            dead_clients: Vec::new(),
-            dead_workers: Vec::new(),
-            ready_list: ReadyList::default(),
-            timed_out: VecDeque::new(),
-            scratch: vec![0; READ_BYTES],
-            prefix: Vec::new(),
-            buffers: Buffers::default(),
-            ports: Ports::new(clock::seed()),
-            ids: Ids::new(),
-            logs: opened.logs,
-            has_ended_children: false,
-            spawner: process::Spawner::new(limit),
-            starts: Vec::new(),
-            groups: Groups::new(process::adopt_orphans()),
-            folds: Folds::default(),
+            stage: Stage::Running,
             exit: None,
-            harnesses: run.harnesses,
-            _name: run.name,
+            supervisor: Supervisor::new(launcher, config.clone(), seed, now),
+            config,
         }
+    }
+
+    /// The one line at the start.
+    fn announce(&mut self) {
+        let listeners = self.frontend.listeners().iter();
+        let addresses: Vec<String> =
+            listeners.map(|listener| format!("http={}", listener.address())).collect();
+        let metrics = self.admin.metrics_listeners().iter();
+        let metrics = metrics.map(|listener| format!("metrics={}", listener.address()));
+        let addresses: Vec<String> = addresses.into_iter().chain(metrics).collect();
+        let (app, workers) = (&self.supervisor.launcher().names().app, self.config.workers.min);
+        let line = format!("rip-server: app={app} {} workers={workers}\n", addresses.join(" "));
+        self.observer.announce(line.as_bytes());
+        // Said before the workers are started: from here on requests are taken, and wait.
+        self.observer.flush(self.io.now());
+        self.supervisor.start_watch(&self.io);
+        self.perform_fleet_actions();
+        self.observer.flush(self.io.now());
+    }
+
+    fn finish_logs(&mut self) {
+        self.observer.finish();
     }
 }
 

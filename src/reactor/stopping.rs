@@ -1,10 +1,11 @@
 //! The end without loss: what was accepted is served, what is under way is finished, then the workers
 //! go.
 
-use super::entry::{ClientDeadline, Phase, Times};
-use super::{Reactor, process};
+use super::crossing::Times;
+use super::frontend::phase::{Phase, Wait};
+use super::tick::Reactor;
 use crate::http::Reason;
-use crate::keys::{ClientKey, WorkerKey};
+use crate::keys::ClientKey;
 use nix::sys::signal::Signal;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -71,7 +72,7 @@ impl Reactor {
 
     /// The first call drains. A second signal ends at once; a command joins the wait.
     pub(super) fn begin_stop(&mut self, cause: StopCause) {
-        let now = self.clock.now;
+        let now = self.io.now();
         let signalled = match cause {
             StopCause::Signal(_) => Some(now),
             StopCause::Command => None,
@@ -100,47 +101,38 @@ impl Reactor {
     }
 
     fn drain(&mut self, signalled: Option<Instant>) {
-        let now = self.clock.now;
+        let now = self.io.now();
         self.stop_listening();
         self.stage = Stage::Draining { signalled, until: now + self.config.drain_timeout };
-        self.fleet.drain(now);
+        self.supervisor.fleet_mut().drain(now);
         self.release_streams();
-        for (_, entry) in &mut self.workers {
-            entry.conn.close_client();
-        }
-        let idle: Vec<usize> =
-            self.clients.iter().filter(|(_, entry)| entry.conn.is_idle()).map(|(key, _)| key).collect();
-        for key in idle {
-            self.client_deadlines.arm(key, ClientDeadline::Grace, now);
-        }
+        self.backend.close_clients();
+        self.frontend.begin_stop(now);
     }
 
     /// What the kernel had already accepted is taken, then nothing more. Where descriptors lack for that, it waits in
     /// the backlog until there are some.
     pub(super) fn stop_listening(&mut self) {
-        self.accept_again = None;
-        for listener in &self.listeners {
-            listener.close_path();
-        }
-        for index in 0..self.listeners.len() {
+        self.frontend.close_paths();
+        for index in 0..self.frontend.listeners().len() {
             while self.take_connections(index) {}
         }
-        if self.accept_again.is_none() {
-            self.listeners.clear();
+        if !self.frontend.is_accepting_paused() {
+            self.frontend.stop_listening();
         }
     }
 
     /// Looks whether the next step of the end is due.
     pub(super) fn go_on_stopping(&mut self) {
-        let now = self.clock.now;
+        let now = self.io.now();
         match self.stage {
             Stage::Running => {}
             Stage::Draining { signalled, until } => {
-                if now < until && self.may_get_requests() {
+                if now < until && self.frontend.may_bring_requests() {
                     return;
                 }
                 self.stage = Stage::Leaving { signalled, until };
-                self.fleet.stop(until.max(now + LAST_MOMENT), now);
+                self.supervisor.fleet_mut().stop(until.max(now + LAST_MOMENT), now);
                 self.go_on_leaving(signalled, until);
             }
             Stage::Leaving { signalled, until } => self.go_on_leaving(signalled, until),
@@ -148,28 +140,14 @@ impl Reactor {
         }
     }
 
-    /// Whether a worker may be asked once more: by a client that is there, or in the backlog.
-    fn may_get_requests(&self) -> bool {
-        let may_ask = |(_, entry): (usize, &super::entry::ClientEntry)| match entry.phase {
-            Phase::Reading | Phase::Queued(_) | Phase::Retrying(_) | Phase::TimedOut(_) => true,
-            Phase::Assigned { .. }
-            | Phase::Finishing { .. }
-            | Phase::Tunnel { .. }
-            | Phase::Lingering
-            | Phase::Dead => false,
-        };
-        !self.listeners.is_empty() || self.clients.iter().any(may_ask)
-    }
-
     fn go_on_leaving(&mut self, signalled: Option<Instant>, until: Instant) {
-        let lives = |(_, entry): (usize, &super::entry::ClientEntry)| !entry.is_dead();
-        let is_done = !self.clients.iter().any(lives) && self.balancer.busy() == 0;
-        if self.clock.now < until && !is_done {
+        let is_done = self.frontend.is_empty() && self.balancer.busy() == 0;
+        if self.io.now() < until && !is_done {
             return;
         }
         if !is_done {
             self.cut_everything();
-            self.listeners.clear();
+            self.frontend.stop_listening();
         }
         self.stage = Stage::Ending { signalled };
         self.end_if_alone();
@@ -181,20 +159,13 @@ impl Reactor {
         if self.balancer.waiting() > 0 {
             return;
         }
-        let has_stream = |entry: &super::entry::WorkerEntry| {
-            entry.exchange.as_ref().is_some_and(|exchange| {
-                exchange.tunnel.is_some() || exchange.answer.is_some_and(|answer| answer.may_idle)
-            })
-        };
-        let workers: Vec<usize> =
-            self.workers.iter().filter(|(_, entry)| has_stream(entry)).map(|(key, _)| key).collect();
-        for key in workers {
-            self.fleet.release(WorkerKey(key), self.clock.now);
+        for worker in self.backend.workers_with_streams() {
+            self.supervisor.fleet_mut().release(worker, self.io.now());
         }
     }
 
     fn end_if_alone(&mut self) {
-        if self.fleet.is_gone() && self.starts.is_empty() && self.groups.is_empty() {
+        if self.supervisor.is_gone() {
             log::info!("stopped");
             self.exit = Some(0);
         }
@@ -202,15 +173,13 @@ impl Reactor {
 
     /// The drain's time is up: whoever still waits is told so.
     fn cut_everything(&mut self) {
-        let workers: Vec<usize> = self.workers.iter().map(|(key, _)| key).collect();
-        for key in workers {
-            self.cut_exchange(WorkerKey(key));
+        for upstream in self.backend.keys() {
+            self.cut_exchange(upstream);
         }
-        while !self.timed_out.is_empty() {
+        while self.frontend.has_timed_out() {
             self.answer_timed_out();
         }
-        let clients: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
-        for client in clients.into_iter().map(ClientKey) {
+        for client in self.frontend.keys() {
             self.tell_of_the_end(client);
             self.cut_answer(client);
         }
@@ -218,11 +187,11 @@ impl Reactor {
 
     /// Whoever has no answer yet gets the server's own.
     fn tell_of_the_end(&mut self, client: ClientKey) {
-        match self.clients.get(client.0).map(|entry| &entry.phase) {
-            Some(Phase::Queued(_) | Phase::Retrying(_)) => {
+        match self.frontend.phase(client) {
+            Some(Phase::Waiting { wait: Wait::Queued | Wait::SecondTry, .. }) => {
                 self.balancer.forget(client);
-                if let Some(job) = self.take_job(client) {
-                    let times = Times { queue: self.clock.now - job.submitted, ..Times::default() };
+                if let Some(job) = self.frontend.end_wait(client) {
+                    let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
                     self.refuse(client, job.request, Reason::Stopping, times, None);
                 }
             }
@@ -233,31 +202,21 @@ impl Reactor {
 
     /// An answer that has not been taken is cut, so that it does not look whole; then the connection goes.
     fn cut_answer(&mut self, client: ClientKey) {
-        let Some(entry) = self.clients.get_mut(client.0).filter(|entry| !entry.is_dead()) else {
-            return;
-        };
-        if let Phase::Finishing { finished, .. } = &mut entry.phase {
-            entry.stream.reset_on_close();
-            if let Some(mut finished) = finished.take() {
-                finished.reason.get_or_insert(Reason::Stopping);
-                self.log(client, &finished);
-            }
+        if matches!(self.frontend.phase(client), Some(Phase::Finishing { .. })) {
+            self.frontend.reset_on_close(client);
         }
-        self.kill_client(client);
+        if let Some(Phase::Finishing { mut finished, .. }) = self.frontend.close(client) {
+            finished.reason.get_or_insert(Reason::Stopping);
+            self.log(client, &finished);
+        }
     }
 
     /// Everything ends now: whoever waits is told so, each request has its line, and no worker outlives the server.
     pub(super) fn end_now(&mut self, code: u8) {
         self.stage = Stage::Ending { signalled: None };
         self.cut_everything();
-        self.answer_roll_followers(&Err("the server has ended".to_owned()));
-        for (_, entry) in &self.workers {
-            if entry.exit.is_none() && matches!(entry.origin, super::entry::Origin::Slot { .. }) {
-                process::kill_group(entry.pid);
-                entry.endpoint.remove_file();
-            }
-        }
-        self.groups.kill_all();
+        self.admin.answer_roll_followers(&Err("the server has ended".to_owned()), &self.io);
+        self.supervisor.kill_all();
         self.exit = Some(code);
     }
 }

@@ -1,221 +1,130 @@
 //! Tunnels: after a 101, both connections only pass bytes on, until one side ends. A tunnel holds its worker.
 
-use super::Reactor;
-use super::asking::Otherwise;
-use super::entry::{Delivery, Finished, Phase, Sending, Then, Tunnel, WorkerDeadline};
-use super::spool::Spool;
-use super::token::Target;
-use crate::keys::{ClientKey, WorkerKey};
-
-/// What a tunnel holds of what the worker has not taken; more is left with the client.
-const MAX_WAITING_BYTES: u64 = 64 * 1024;
+use super::crossing::{Finished, Then};
+use super::io::token::Target;
+use super::questions::Otherwise;
+use super::tick::Reactor;
+use crate::keys::{ClientKey, UpstreamKey};
 
 impl Reactor {
     /// The worker has answered 101. What both sides have sent already goes along.
-    pub(super) fn upgrade(&mut self, worker: WorkerKey) {
-        let Some(entry) = self.workers.get_mut(worker.0) else {
-            return;
-        };
-        let Some(exchange) = &mut entry.exchange else {
-            return;
-        };
-        exchange.tunnel = Some(Tunnel { out: Spool::new(&self.spools), worker_has_ended: false });
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
-        match exchange.client.and_then(|client| self.clients.get_mut(client.0).map(|entry| (client, entry))) {
-            Some((client, entry)) => {
-                entry.conn.upgraded();
-                entry.phase = Phase::Tunnel { worker };
-                self.ready_list.push(Target::Client(client));
+    pub(super) fn upgrade(&mut self, upstream: UpstreamKey) {
+        self.backend.upgrade(upstream, &self.io);
+        match self.backend.client_of(upstream) {
+            Some(client) if self.frontend.upgrade(client, upstream) => {
+                self.io.go_on_with(Target::Client(client));
             }
-            None => self.cut_tunnel(worker),
+            Some(_) | None => self.cut_tunnel(upstream),
         }
     }
 
     pub(super) fn tunnel_to_worker(&mut self, client: ClientKey, bytes: &[u8]) {
-        let Some(worker) = self.tunnel_of(client) else {
-            return;
-        };
-        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
-            return;
-        };
-        let Some(tunnel) = &mut exchange.tunnel else {
-            return;
-        };
-        // The client is not read while much of this waits, so what finds no room on disk is little.
-        tunnel.out.push_all(bytes);
-        self.worker_deadlines.arm(worker.0, WorkerDeadline::Idle, self.clock.now);
-        self.send_request(worker);
+        if let Some(upstream) = self.frontend.tunnel_of(client)
+            && self.backend.push_to_tunnel(upstream, bytes, self.io.now())
+        {
+            self.send_request(upstream);
+        }
     }
 
     /// The worker does not keep up, so the client is not read.
     pub(super) fn is_tunnel_full(&self, client: ClientKey) -> bool {
-        let Some(worker) = self.tunnel_of(client) else {
-            return false;
-        };
-        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        exchange
-            .and_then(|exchange| exchange.tunnel.as_ref())
-            .is_some_and(|tunnel| tunnel.out.unread_bytes() >= MAX_WAITING_BYTES)
-    }
-
-    pub(super) fn tunnel_has_room(&mut self, worker: WorkerKey) {
-        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        if let Some(exchange) = exchange
-            && let (Some(tunnel), Some(client)) = (&exchange.tunnel, exchange.client)
-            && tunnel.out.unread_bytes() < MAX_WAITING_BYTES
-        {
-            self.ready_list.push(Target::Client(client));
-        }
+        self.frontend.tunnel_of(client).is_some_and(|upstream| self.backend.is_tunnel_full(upstream))
     }
 
     /// The client has sent its last byte, and that is a departure: the worker gets everything that came before it, then
     /// the end, and has the drain timeout to end as well. What it still says meanwhile is passed on.
-    pub(super) fn tunnel_client_ended(&mut self, client: ClientKey) {
-        if let Some(worker) = self.tunnel_of(client) {
-            self.tell_tunnels_worker(worker);
-        }
+    pub(super) fn tunnel_client_ended(&mut self, upstream: UpstreamKey) {
+        self.tell_tunnels_worker(upstream);
     }
 
     /// The worker has sent its last byte: the client gets all that is left, then the end. What the client still says
     /// goes on, until it ends as well.
-    pub(super) fn tunnel_worker_ended(&mut self, worker: WorkerKey) {
-        let Some(exchange) = self.workers.get_mut(worker.0).and_then(|entry| entry.exchange.as_mut()) else {
+    pub(super) fn tunnel_worker_ended(&mut self, upstream: UpstreamKey) {
+        if !self.backend.is_tunnel(upstream) {
             return;
-        };
-        let is_open = exchange.sending == Sending::Open;
-        let client = exchange.client;
-        let Some(tunnel) = &mut exchange.tunnel else { return };
-        tunnel.worker_has_ended = true;
-        match client {
-            Some(client) if is_open => self.pass_end_to_client(client, worker),
-            Some(_) | None => self.end_tunnel_if_over(worker),
         }
-    }
-
-    /// The worker has closed altogether, so nothing that the client still says can reach it.
-    pub(super) fn tunnel_worker_hung_up(&mut self, worker: WorkerKey) {
-        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        if exchange
-            .and_then(|exchange| exchange.tunnel.as_ref())
-            .is_some_and(|tunnel| tunnel.worker_has_ended)
-        {
-            self.tunnel_broke(worker);
+        self.backend.end_receiving(upstream);
+        match self.backend.client_of(upstream) {
+            Some(client) if self.backend.is_sending_open(upstream) => {
+                self.pass_end_to_client(client, upstream);
+            }
+            Some(_) | None => self.end_tunnel_if_over(upstream),
         }
     }
 
     /// Tells the client of the worker's end as soon as it has everything before it.
-    pub(super) fn pass_end_to_client(&mut self, client: ClientKey, worker: WorkerKey) {
-        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        let has_ended = exchange
-            .and_then(|exchange| exchange.tunnel.as_ref())
-            .is_some_and(|tunnel| tunnel.worker_has_ended);
-        if let Some(entry) = self.clients.get(client.0)
-            && has_ended
-            && entry.out.is_read()
-        {
-            entry.stream.shutdown_write();
+    pub(super) fn pass_end_to_client(&mut self, client: ClientKey, upstream: UpstreamKey) {
+        if self.backend.has_tunnel_ended(upstream) && !self.frontend.has_undelivered(client) {
+            self.frontend.shut_down(client);
         }
     }
 
     /// The client's connection has broken, and that is a departure as well.
-    pub(super) fn tunnel_lost_its_client(&mut self, worker: WorkerKey, client: ClientKey) {
-        let is_its =
-            self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref()?.client) == Some(client);
-        if is_its {
-            self.let_tunnels_client_go(worker, false);
-            self.tell_tunnels_worker(worker);
+    pub(super) fn tunnel_lost_its_client(&mut self, upstream: UpstreamKey, client: ClientKey) {
+        if self.backend.client_of(upstream) == Some(client) {
+            self.let_tunnels_client_go(upstream, false);
+            self.tell_tunnels_worker(upstream);
         }
     }
 
     /// Both sides end now: nothing passed for too long, or the server's time is up. The worker is not idle before its own
     /// side has ended.
-    pub(super) fn cut_tunnel(&mut self, worker: WorkerKey) {
-        self.let_tunnels_client_go(worker, true);
-        self.tell_tunnels_worker(worker);
+    pub(super) fn cut_tunnel(&mut self, upstream: UpstreamKey) {
+        self.let_tunnels_client_go(upstream, true);
+        self.tell_tunnels_worker(upstream);
     }
 
     /// Nothing passes either way any more.
-    pub(super) fn tunnel_broke(&mut self, worker: WorkerKey) {
-        self.let_tunnels_client_go(worker, true);
-        self.close_connection(worker);
-        self.end_tunnel(worker);
+    pub(super) fn tunnel_broke(&mut self, upstream: UpstreamKey) {
+        self.let_tunnels_client_go(upstream, true);
+        self.backend.close(upstream);
+        self.end_tunnel(upstream);
     }
 
     /// The worker gets the end behind the last byte, and its time to end runs.
-    fn tell_tunnels_worker(&mut self, worker: WorkerKey) {
-        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        if exchange.is_some_and(|exchange| exchange.tunnel.is_some()) {
-            if self.worker_deadlines.armed(worker.0) != Some(WorkerDeadline::Stall) {
-                self.worker_deadlines.arm(worker.0, WorkerDeadline::Stall, self.clock.now);
-            }
-            self.end_sending(worker);
-            self.end_tunnel_if_over(worker);
+    fn tell_tunnels_worker(&mut self, upstream: UpstreamKey) {
+        if self.backend.is_tunnel(upstream) {
+            self.backend.arm_stall(upstream, self.io.now());
+            self.end_sending(upstream);
+            self.end_tunnel_if_over(upstream);
         }
     }
 
     /// Its line, and if it is there the end behind what it has not taken.
-    pub(super) fn let_tunnels_client_go(&mut self, worker: WorkerKey, is_client_there: bool) {
-        let times = self.times_of(worker);
-        let Some(client) = self.let_client_go(worker) else {
-            return;
-        };
-        let culprit = self.identity(worker);
-        let Some(request) = self.copy_request(worker) else {
-            return;
-        };
-        let exchange = self.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-        let Some((answer, body_bytes)) =
-            exchange.and_then(|exchange| Some((exchange.answer?, exchange.body_bytes)))
-        else {
-            return;
-        };
+    pub(super) fn let_tunnels_client_go(&mut self, upstream: UpstreamKey, is_client_there: bool) {
+        let times = self.times_of(upstream);
+        let Some(client) = self.backend.let_client_go(upstream, &mut self.io) else { return };
+        let culprit = self.identity(upstream);
+        let Some(request) = self.backend.copy_request(upstream, &mut self.io) else { return };
+        let Some(exchange) = self.backend.exchange(upstream) else { return };
+        let Some(answer) = exchange.answer else { return };
+        let body_bytes = exchange.body_bytes;
         let finished = Finished { request, answer, reason: None, body_bytes, times, worker: culprit };
         if is_client_there {
-            let waits = self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read());
-            let delivery = if waits { Delivery::Waits } else { Delivery::Sent };
+            let delivery = self.frontend.undelivered(client);
             self.finish(client, finished, Then::Close, delivery);
         } else {
             self.log(client, &finished);
-            self.buffers.give_back(finished.request.head);
+            self.io.give_back(finished.request.head);
         }
     }
 
-    /// Looks whether both ways have ended, and all bytes are out. Without a client, a worker that cannot be asked is not
-    /// waited for: it answers busy if its handler still runs.
-    pub(super) fn end_tunnel_if_over(&mut self, worker: WorkerKey) {
-        let Some(entry) = self.workers.get(worker.0) else {
-            return;
-        };
-        let is_over = entry.exchange.as_ref().is_some_and(|exchange| {
-            let is_awaited = exchange.client.is_some() || entry.can_be_asked;
-            exchange.sending == Sending::Ended
-                && exchange.tunnel.as_ref().is_some_and(|tunnel| tunnel.worker_has_ended || !is_awaited)
-        });
-        if is_over {
-            self.let_tunnels_client_go(worker, true);
-            self.close_connection(worker);
-            self.end_tunnel(worker);
+    /// Looks whether both ways have ended, and all bytes are out.
+    pub(super) fn end_tunnel_if_over(&mut self, upstream: UpstreamKey) {
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        if self.backend.is_tunnel_over(upstream, self.supervisor.can_be_asked(worker)) {
+            self.let_tunnels_client_go(upstream, true);
+            self.backend.close(upstream);
+            self.end_tunnel(upstream);
         }
     }
 
     /// Its worker is free, once no handler is at work.
-    fn end_tunnel(&mut self, worker: WorkerKey) {
-        let Some(entry) = self.workers.get_mut(worker.0) else {
-            return;
-        };
-        let Some(exchange) = entry.exchange.take() else {
-            return;
-        };
-        entry.requests += 1;
+    fn end_tunnel(&mut self, upstream: UpstreamKey) {
+        let Some(exchange) = self.backend.take_exchange(upstream) else { return };
+        self.count_request(upstream);
         let earlier = self.earlier(&exchange);
-        self.buffers.give_back(exchange.job.request.head);
-        self.settle(worker, earlier, Otherwise::IsFree);
-    }
-
-    fn tunnel_of(&self, client: ClientKey) -> Option<WorkerKey> {
-        match self.clients.get(client.0)?.phase {
-            Phase::Tunnel { worker } => Some(worker),
-            _ => None,
-        }
+        self.io.give_back(exchange.job.request.head);
+        self.settle(upstream, earlier, Otherwise::IsFree);
     }
 }

@@ -77,14 +77,14 @@ impl World {
     /// Nobody waits for anything, and the fleet is whole.
     fn is_quiet(&self) -> bool {
         let reactor = &self.reactor;
-        let is_whole = reactor.fleet.serving() == reactor.fleet.size()
-            && reactor.fleet.members().count() == reactor.fleet.size()
-            && !reactor.fleet.is_rolling();
-        let waits_for_code = reactor.waits_for_new_code();
-        let is_idle = reactor.clients.iter().all(|(_, entry)| entry.conn.is_idle());
+        let fleet = reactor.supervisor.fleet();
+        let is_whole =
+            fleet.serving() == fleet.size() && fleet.members().count() == fleet.size() && !fleet.is_rolling();
+        let waits_for_code = reactor.supervisor.waits_for_new_code();
+        let is_idle = reactor.frontend.clients().iter().all(|(_, entry)| entry.conn().is_idle());
         let is_free = reactor.balancer.busy() == 0 && reactor.balancer.waiting() == 0;
         self.is_at_rest()
-            && reactor.groups.is_empty()
+            && !reactor.supervisor.has_groups()
             && is_idle
             && is_free
             && (is_whole || self.is_stop_told)
@@ -114,11 +114,13 @@ impl World {
             Some(1) => return,
             code => assert_eq!(code, Some(0), "the server ends"),
         }
-        assert!(reactor.clients.is_empty(), "clients are left: {:?}", reactor.clients);
-        assert!(reactor.workers.is_empty(), "workers are left: {:?}", reactor.workers);
+        let (clients, workers) = (reactor.frontend.clients(), reactor.supervisor.workers());
+        assert!(clients.is_empty(), "clients are left: {clients:?}");
+        assert!(workers.is_empty(), "workers are left: {workers:?}");
+        assert_eq!(reactor.backend.upstreams().count(), 0, "connections to workers are left");
         assert_eq!((reactor.balancer.waiting(), reactor.balancer.busy(), reactor.balancer.idle()), (0, 0, 0));
-        assert_eq!((reactor.client_deadlines.next(), reactor.worker_deadlines.next()), (None, None));
-        assert!(reactor.fleet.is_gone());
+        assert_eq!((reactor.frontend.next_deadline(), reactor.backend.next_deadline()), (None, None));
+        assert!(reactor.supervisor.is_gone());
         let alive = process::table(|table| table.alive.len());
         assert_eq!(alive, 0, "no worker outlives the server");
         let left = process::table(|table| (table.children.clone(), table.ended.clone()));

@@ -4,13 +4,12 @@ use super::actions::Action;
 use super::line::{Hand, Line};
 use super::oracle::{Oracle, Said};
 use super::script::{self, EVENT_STREAM, Planned};
-use super::wire::{self, Kind, Shared, UnixStream, Wire};
+use super::wire::{self, Kind, Shared, Wire};
 use super::world::World;
 use super::{disk, process, tell};
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::process::Exit;
-use crate::reactor::control::connections::ControlPeer;
-use crate::reactor::stream::Stream;
+use crate::reactor::admin::connections::ControlPeer;
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -250,7 +249,7 @@ impl World {
     }
 
     fn arrive(&mut self, seed: u32, capacity: usize) {
-        if self.clients.len() >= MAX_CLIENTS || self.reactor.listeners.is_empty() {
+        if self.clients.len() >= MAX_CLIENTS || self.reactor.frontend.listeners().is_empty() {
             return;
         }
         let (script, requests) = script::script(seed, self.oracle.tags.len());
@@ -357,7 +356,9 @@ impl World {
         }
         let message = Message::Join(Join {
             sender: Sender {
-                instance: worker.speaks_second.then(|| self.reactor.instance.clone()),
+                instance: worker
+                    .speaks_second
+                    .then(|| self.reactor.supervisor.launcher().instance().to_owned()),
                 worker_id: worker.slot as u64,
             },
             pid: worker.pid,
@@ -372,7 +373,7 @@ impl World {
     /// Says something on the control socket.
     pub fn tell(&mut self, message: &Message, pid: i32) {
         let wire = Wire::new(Kind::Unix, usize::MAX);
-        self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), ControlPeer::Process { pid });
+        self.watch_operator(wire.clone(), ControlPeer::Process { pid });
         let body = message.to_json();
         let text =
             format!("POST /worker HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());

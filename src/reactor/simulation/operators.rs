@@ -4,10 +4,10 @@ use super::reader;
 use super::wire::{Kind, Shared, UnixStream, Wire};
 use super::world::World;
 use crate::control::Message;
-use crate::reactor::control::connections::{Connection, ControlPeer};
+use crate::reactor::admin::connections::{Connection, ControlPeer};
+use crate::reactor::io::stream::Stream;
+use crate::reactor::io::token::Target;
 use crate::reactor::stopping::Stage;
-use crate::reactor::stream::Stream;
-use crate::reactor::token::Target;
 use std::time::Instant;
 
 /// More of them only make a history slow.
@@ -60,9 +60,14 @@ impl World {
         self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, capacity);
     }
 
+    pub fn watch_operator(&mut self, wire: Shared, peer: ControlPeer) {
+        let stream = Stream::Unix(UnixStream::of(wire));
+        self.reactor.admin.watch(stream, peer, &self.reactor.io, &mut self.reactor.observer);
+    }
+
     fn operate(&mut self, kind: Kind, peer: ControlPeer, text: &[u8], asks_for: AsksFor, capacity: usize) {
         let wire = Wire::new(kind, capacity);
-        self.reactor.watch_control(Stream::Unix(UnixStream::of(wire.clone())), peer);
+        self.watch_operator(wire.clone(), peer);
         wire.borrow_mut().send(text);
         self.operators.push(Operator {
             wire,
@@ -98,7 +103,7 @@ impl World {
 
     /// What lies about for operators is little, whatever they ask for, and each that is waited for has a deadline.
     pub fn check_operators(&mut self) {
-        for (key, connection) in self.reactor.control.connections.iter() {
+        for (key, connection) in self.reactor.admin.all() {
             // Of a head or body that is arriving there may be more.
             let inbox_bytes = connection.conn.read_buffer.len();
             let is_bounded = connection.conn.is_receiving() || inbox_bytes <= Connection::MAX_INBOX_BYTES;
@@ -107,7 +112,7 @@ impl World {
             assert!(answers <= 1, "operator {key}: {answers} answers wait for one that does not take them");
             let is_bounded = connection.out.len() <= Connection::MAX_PROGRESS_BYTES;
             assert!(!connection.follows_roll() || is_bounded, "operator {key}: progress that nobody takes");
-            let is_timed = self.reactor.control_deadlines.armed(key).is_some();
+            let is_timed = self.reactor.admin.is_timed(key);
             assert!(
                 !connection.waits_for_peer() || is_timed,
                 "operator {key}: waited for without a deadline"
@@ -164,10 +169,11 @@ impl World {
         for (at, operator) in self.operators.iter().enumerate() {
             let wire = operator.wire.borrow();
             let has_begun = wire.written.windows(6).any(|window| window == b"ndjson");
-            let connections = &self.reactor.control.connections;
             let key = wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone);
-            let waits = connections
-                .iter()
+            let waits = self
+                .reactor
+                .admin
+                .all()
                 .any(|(at, other)| key == Some(Target::Control(at)) && !other.out.is_empty());
             let is_excused = waits || wire.is_peer_gone || operator.was_slow || !has_begun;
             let follows = operator.asks_for == AsksFor::Reload;

@@ -10,10 +10,11 @@ use super::world::World;
 use super::{disk, process, reader, tell, wire};
 use crate::http::Version;
 use crate::process::Exit;
-use crate::reactor::entry::{Exchange, Phase};
+use crate::reactor::backend::exchange::Exchange;
+use crate::reactor::frontend::phase::{Phase, Wait};
+use crate::reactor::io::token::Target;
+use crate::reactor::limits::{COOLDOWN, GRACE};
 use crate::reactor::stopping::Stage;
-use crate::reactor::token::Target;
-use crate::reactor::{COOLDOWN, GRACE};
 use serde_json::Value;
 use std::time::Instant;
 
@@ -28,8 +29,8 @@ impl World {
             client.leaves_queue = match key {
                 Some(Target::Client(key)) => {
                     matches!(
-                        self.reactor.clients.get(key.0).map(|entry| &entry.phase),
-                        Some(Phase::Queued(job)) if job.request.context.version == Version::Http11
+                        self.reactor.frontend.phase(key),
+                        Some(Phase::Waiting { job, wait: Wait::Queued }) if job.request.context.version == Version::Http11
                     ) && wire.is_peer_gone
                 }
                 _ => false,
@@ -44,7 +45,7 @@ impl World {
             client.note_activity(now);
             // What it had sent before is looked at now.
             let target = client.wire.borrow().token.and_then(Target::of);
-            if target.is_some_and(|target| self.reactor.ready_list.contains(&target)) {
+            if target.is_some_and(|target| self.reactor.io.is_ready(&target)) {
                 client.active_at = now;
             }
         }
@@ -115,7 +116,7 @@ impl World {
     }
 
     fn read_log(&mut self) {
-        let lines = self.reactor.logs.take_lines();
+        let lines = self.reactor.observer.take_lines();
         for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             let clock = self.clock();
             tell(|| format!("  {clock}: {}", String::from_utf8_lossy(line)));
@@ -205,18 +206,15 @@ impl World {
             else {
                 continue;
             };
-            let Some(entry) = self.reactor.clients.get(key.0) else { continue };
-            if let Phase::Assigned { worker } = entry.phase
+            if let Some(&Phase::Assigned { upstream }) = self.reactor.frontend.phase(key)
                 && !wire.has_edge()
             {
-                let exchange = self.reactor.workers.get(worker.0).and_then(|entry| entry.exchange.as_ref());
-                let is_stream = exchange.is_some_and(Exchange::is_event_stream) && entry.out.is_read();
+                let is_stream = self.reactor.backend.is_event_stream(upstream)
+                    && !self.reactor.frontend.has_undelivered(key);
                 let has_left = wire.is_peer_gone && !self.clients[at].ended_early;
                 assert!(!is_stream || !has_left, "client {at}: has left its event stream, which goes on");
             }
-            if let Phase::Queued(_) = &entry.phase
-                && !wire.has_edge()
-            {
+            if self.reactor.frontend.is_waiting(key, Wait::Queued) && !wire.has_edge() {
                 let is_gone = wire.is_reset || self.clients[at].leaves_queue;
                 assert!(!is_gone, "client {at}: waits in the queue, and has gone");
             }
@@ -225,7 +223,7 @@ impl World {
 
     /// Requests of which a worker has been given something: they are run even if their client leaves now.
     fn begins(&self) -> Vec<usize> {
-        let exchanges = self.reactor.workers.iter().filter_map(|(_, entry)| entry.exchange.as_ref());
+        let exchanges = self.reactor.backend.upstreams().filter_map(|(_, entry)| entry.exchange());
         let exchanges = exchanges.filter(|exchange| !exchange.is_unsent());
         let path = |exchange: &Exchange| reader::tag(std::str::from_utf8(exchange.job.request.path()).ok()?);
         exchanges.filter_map(path).collect()

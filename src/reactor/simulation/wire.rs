@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use crate::reactor::token::Readiness;
+use crate::reactor::io::token::Readiness;
 
 /// Whose rules the end of a connection follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,14 +8,13 @@ use super::oracle::Oracle;
 use super::wire::{self, Shared, UnixListener};
 use super::{disk, process};
 use crate::config::{self, Command, Config};
-use crate::fleet::Fleet;
 use crate::names::Names;
-use crate::reactor::Reactor;
-use crate::reactor::control::ControlSocket;
-use crate::reactor::listen::Listener;
-use crate::reactor::logs::Logs;
-use crate::reactor::start::{Opened, Run, Source};
-use crate::reactor::token::{Readiness, Target};
+use crate::reactor::io::listen::Listener;
+use crate::reactor::io::token::{Readiness, Target};
+use crate::reactor::observer::Logs;
+use crate::reactor::source::Source;
+use crate::reactor::start::{Opened, Run};
+use crate::reactor::tick::Reactor;
 use mio::Poll;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -64,13 +63,13 @@ impl World {
         let opened = Opened {
             poll: Poll::new().expect("epoll"),
             signals: SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd"),
-            control: ControlSocket::on(listener(UnixListener::default())),
+            control: listener(UnixListener::default()),
             listeners: vec![listener(UnixListener::at(&knocking))],
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
         };
         let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into(), &[]);
-        let run = Run { instance: "simulated".into(), harnesses, name: None };
+        let run = Run { instance: "simulated".into(), harnesses, name: None, seed };
         let is_command = config.command.is_some();
         let source = match is_command {
             true => Source::Path { path: "/".into(), wanted: crate::app::Wanted::Command },
@@ -78,8 +77,7 @@ impl World {
         };
         let mut reactor =
             Reactor::assemble(config, source, names, process::raise_descriptor_limit(), run, opened);
-        let now = reactor.clock.now;
-        reactor.fleet = Fleet::new(reactor.config.plan(seed), now);
+        let now = reactor.io.now();
         reactor.perform_fleet_actions();
         let mut world = World {
             reactor,
@@ -139,10 +137,12 @@ impl World {
         }
         if self.reaps_in > 0 {
             self.reaps_in -= 1;
-            self.reactor.has_ended_children |= self.reaps_in == 0;
+            if self.reaps_in == 0 {
+                self.reactor.supervisor.note_ended_children();
+            }
         }
         let before = self.keys();
-        self.reactor.clock.move_to(self.now);
+        self.reactor.io.move_clock_to(self.now);
         self.reactor.tick(events.iter().map(|&(_, target, readiness)| (target, readiness)));
         self.meet_new_workers();
         self.observe(&before);
@@ -152,12 +152,12 @@ impl World {
 
     /// For the story.
     pub fn clock(&self) -> String {
-        format!("{} ms", (self.now - self.reactor.started).as_millis())
+        format!("{} ms", (self.now - self.reactor.io.started()).as_millis())
     }
 
     /// What became of starts is to be told. Answers that nobody waits for are left.
     fn has_answers(&self) -> bool {
-        !self.reactor.starts.is_empty() && process::table(|table| !table.answers.is_empty())
+        self.reactor.supervisor.launcher().starts() > 0 && process::table(|table| !table.answers.is_empty())
     }
 
     pub fn is_at_rest(&self) -> bool {
@@ -166,10 +166,8 @@ impl World {
         let operators = self.operators.iter().map(|operator| &operator.wire);
         let mut all = clients.chain(lines).chain(&self.controls).chain(operators);
         let has_edge = all.any(|wire| wire.borrow().has_edge());
-        let has_ready = !self.reactor.ready_list.is_empty() || self.reactor.control.connections.has_ready();
-        let has_ready = has_ready || self.reactor.wants_files_now();
-        let has_more =
-            has_ready || !self.reactor.timed_out.is_empty() || !self.reactor.second_tries.is_empty();
+        let has_ready = self.reactor.io.has_ready() || self.reactor.admin.has_ready();
+        let has_more = has_ready || self.reactor.frontend.has_work();
         !has_edge && !has_more && !self.has_answers() && !self.has_knocked && self.reaps_in == 0
     }
 

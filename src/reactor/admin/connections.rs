@@ -1,0 +1,630 @@
+//! Connections of the control socket and of the metrics listeners. They have the bounds that clients have: so much is
+//! read a tick, an answer is made only when the last one has been taken, each wait has a deadline, and there are only
+//! so many of them.
+//!
+//! ```text
+//! Reading ──request──▶ Answering ──all taken──▶ Reading, or (Lingering ─▶) Closed
+//!    └─reload─▶ FollowsRoll ──its end──▶ Answering        └─stop─▶ AwaitsEnd
+//! ```
+
+use super::Admin;
+use crate::conn::client::Event;
+use crate::conn::read_buffer::PendingBytes;
+use crate::conn::{self, Request};
+use crate::deadlines::deadline_kinds;
+use crate::http::Reason;
+use crate::http::forward::{ForwardedTrust, LocalResponse, Origin};
+use crate::reactor::io::Io;
+use crate::reactor::io::listen::Accepted;
+use crate::reactor::io::stream::{Stream, Transfer, attempt};
+use crate::reactor::io::token::{Readiness, Target};
+use crate::reactor::limits::MAX_PER_TICK;
+use crate::reactor::observer::Observer;
+use mio::Interest;
+use nix::sys::socket::{getsockopt, sockopt};
+use serde_json::{Value, json};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// At most this many metrics connections; one more ends another, the one that has been idle for the longest time first.
+/// Scrapers are few, and whoever opens more is a stranger.
+const MAX_SCRAPERS: usize = 64;
+/// At most this many control connections: one more ends an idle one, or waits in the backlog. A worker's connection
+/// lasts for one message.
+const MAX_CONTROL: usize = 256;
+/// A message is a line of JSON; a larger body is not one.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// One read. Requests are short, and what lies behind the current one waits in the kernel.
+const READ_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
+/// At most this many connections are looked at in one tick, each for one read and one request: rendering the metrics
+/// costs 0.1 ms.
+const MAX_STEPS_PER_TICK: usize = if cfg!(test) { 2 } else { 16 };
+/// Progress of a rolling restart is left out for whoever has not taken that much of it. Its end is never left out.
+const MAX_PROGRESS_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
+
+deadline_kinds! {
+    /// What a connection waits for.
+    pub enum ControlDeadline {
+        /// A next request.
+        Idle,
+        /// That the peer takes a byte of its answer.
+        Take,
+        /// The whole head, or the next byte of a body.
+        Receive,
+        /// The end of a peer that has had its last answer.
+        Linger,
+    }
+}
+
+/// Who is on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlPeer {
+    /// A process of the same user, as the kernel says.
+    Process { pid: i32 },
+    /// Root, where the server is another user's: it may give orders, but is no worker.
+    Root,
+    /// Another user: there is nothing for it but whose server this is.
+    Stranger,
+    /// Anybody, by a metrics listener: there is nothing but metrics for it.
+    Scraper,
+}
+
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    pub conn: conn::Client,
+    body: Vec<u8>,
+    /// What the peer has not taken of its answer.
+    pub out: Vec<u8>,
+    phase: Phase,
+    peer: ControlPeer,
+    /// It stands in the ready list.
+    is_ready: bool,
+    /// The kernel may hold more bytes.
+    is_readable: bool,
+    /// The peer sends no more.
+    is_closing: bool,
+    /// The peer has closed, so nobody takes an answer.
+    has_hung_up: bool,
+    /// Grows with each connection.
+    number: u64,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Between requests, or one is arriving.
+    Reading,
+    /// Its answer is whole, and not all of it is taken.
+    Answering(Then),
+    /// It is told of the rolling restart's progress.
+    FollowsRoll,
+    /// It stays open until the server ends, and tells that end by its own.
+    AwaitsEnd,
+    /// It has had its last answer, and may still be sending.
+    Lingering,
+    /// Out of the slab after this batch of events.
+    Closed,
+}
+
+/// What follows when all of an answer is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Keep,
+    Close,
+}
+
+/// All connections, and those that have something to do.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slab: Slab<Connection>,
+    /// First come, first served, so that nobody's many requests keep the others waiting.
+    ready: VecDeque<usize>,
+    closed: Vec<usize>,
+    accepted: u64,
+    /// Somebody is left in the control socket's backlog.
+    is_full: bool,
+}
+
+impl Connections {
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        self.slab.iter()
+    }
+
+    fn get_mut(&mut self, key: usize) -> Option<&mut Connection> {
+        self.slab.get_mut(key).filter(|connection| connection.phase != Phase::Closed)
+    }
+
+    fn mark_ready(&mut self, key: usize) {
+        if let Some(connection) = self.get_mut(key)
+            && !std::mem::replace(&mut connection.is_ready, true)
+        {
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Whether another control connection is one too many.
+    fn is_at_bound(&self, bound: usize) -> bool {
+        let counts = |other: &Connection| other.peer != ControlPeer::Scraper && other.phase != Phase::Closed;
+        self.slab.len() >= bound && self.slab.iter().filter(|(_, other)| counts(other)).count() >= bound
+    }
+
+    /// The control connection that makes room for another one: the oldest of those that wait for a request.
+    fn idle_control(&self) -> Option<usize> {
+        let is_idle = |other: &Connection| {
+            let is_one = other.peer != ControlPeer::Scraper && other.phase == Phase::Reading;
+            is_one && !other.is_ready && other.conn.is_idle()
+        };
+        let idle = self.slab.iter().filter(|(_, other)| is_idle(other));
+        idle.min_by_key(|(_, other)| other.number).map(|(key, _)| key)
+    }
+
+    /// The metrics connection that makes room for another one, if that is necessary.
+    fn scraper_to_close(&self, bound: usize) -> Option<usize> {
+        let scrapers = || {
+            let is_one =
+                |other: &Connection| other.peer == ControlPeer::Scraper && other.phase != Phase::Closed;
+            self.slab.iter().filter(move |(_, other)| is_one(other))
+        };
+        if scrapers().count() < bound {
+            return None;
+        }
+        scrapers().min_by_key(|(_, other)| (!other.conn.is_idle(), other.number)).map(|(key, _)| key)
+    }
+}
+
+impl Connection {
+    /// Whether bytes that come now can be used.
+    fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Reading | Phase::Lingering)
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Its peer is waited for, so it needs a deadline.
+    pub fn waits_for_peer(&self) -> bool {
+        let is_told_later = matches!(self.phase, Phase::FollowsRoll | Phase::AwaitsEnd);
+        self.phase != Phase::Closed && (!is_told_later || !self.out.is_empty())
+    }
+
+    pub fn follows_roll(&self) -> bool {
+        self.phase == Phase::FollowsRoll
+    }
+
+    /// No more than one read lies behind a request, and what was left of the read before it.
+    pub const MAX_INBOX_BYTES: usize = 2 * READ_BYTES;
+    /// No more than this of a rolling restart's progress.
+    pub const MAX_PROGRESS_BYTES: usize = 3 * MAX_PROGRESS_BYTES;
+}
+
+/// Accepting.
+impl Admin {
+    /// Takes the control connections that the kernel has ready, as many as a tick may take.
+    pub fn accept_control(&mut self, io: &mut Io, observer: &mut Observer) -> Result<(), io::Error> {
+        for _ in 0..MAX_PER_TICK {
+            if self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io)) {
+                let idle = self.connections.idle_control().filter(|key| self.has_been_idle(*key, io));
+                let Some(idle) = idle else {
+                    // Looked at again when one of them is closed, and each has a deadline.
+                    self.connections.is_full = true;
+                    return Ok(());
+                };
+                self.close(idle);
+            }
+            let stream = match self.listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return Ok(()),
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return Err(error),
+            };
+            let own_user = nix::unistd::geteuid().as_raw();
+            let peer = match getsockopt(&stream, sockopt::PeerCredentials) {
+                Ok(peer) if peer.uid() == own_user => ControlPeer::Process { pid: peer.pid() },
+                Ok(peer) if peer.uid() == 0 => ControlPeer::Root,
+                Ok(peer) => {
+                    log::warn!("the control socket: user {} is refused", peer.uid());
+                    ControlPeer::Stranger
+                }
+                Err(error) => {
+                    log::warn!("the control socket: an unknown user is refused: {error}");
+                    ControlPeer::Stranger
+                }
+            };
+            self.watch(stream, peer, io, observer);
+        }
+        io.go_on_with(Target::ControlListener);
+        Ok(())
+    }
+
+    /// Whoever has just come is about to say something.
+    fn has_been_idle(&self, key: usize, io: &Io) -> bool {
+        const IDLE_FOR: Duration = Duration::from_millis(100);
+        let due = self.deadlines.due(key);
+        due.is_some_and(|due| io.now() + self.config.idle_timeout >= due + IDLE_FOR)
+    }
+
+    /// Takes connections of those who ask for metrics alone.
+    pub fn accept_scraper(
+        &mut self,
+        index: usize,
+        io: &mut Io,
+        observer: &mut Observer,
+    ) -> Result<(), io::Error> {
+        for _ in 0..MAX_PER_TICK {
+            let Some(listener) = self.metrics_listeners.get(index) else { return Ok(()) };
+            let stream = match listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return Ok(()),
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return Err(error),
+            };
+            if let Some(key) = self.connections.scraper_to_close(share_of_descriptors(16, MAX_SCRAPERS, io)) {
+                self.close(key);
+            }
+            self.watch(stream, ControlPeer::Scraper, io, observer);
+        }
+        io.go_on_with(Target::MetricsListener(index));
+        Ok(())
+    }
+
+    pub fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
+        self.connections.accepted += 1;
+        let number = self.connections.accepted;
+        let entry = self.connections.slab.vacant_entry();
+        let key = entry.key();
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        if io.registry().register(&mut stream, Target::Control(key).token(), interests).is_err() {
+            observer.accept_failed();
+            return;
+        }
+        entry.insert(Connection {
+            stream,
+            conn: conn::Client::default(),
+            body: Vec::new(),
+            out: Vec::new(),
+            phase: Phase::Reading,
+            peer,
+            is_ready: false,
+            is_readable: false,
+            is_closing: false,
+            has_hung_up: false,
+            number,
+        });
+        self.deadlines.arm(key, ControlDeadline::Idle, io.now());
+    }
+}
+
+/// Where descriptors are few, operators' connections have no more than a share of them.
+fn share_of_descriptors(share: u64, most: usize, io: &Io) -> usize {
+    usize::try_from(io.descriptors() / share).map_or(most, |bound| bound.clamp(2, most))
+}
+
+/// What somebody asks for.
+#[derive(Debug)]
+pub struct Ask {
+    pub key: usize,
+    pub peer: ControlPeer,
+    pub request: Request,
+    pub body: Vec<u8>,
+}
+
+/// Reading and writing.
+impl Admin {
+    pub fn note(&mut self, key: usize, event: Readiness) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.is_readable |= event.is_readable || event.is_read_closed;
+        connection.is_closing |= event.is_read_closed;
+        connection.has_hung_up |= event.is_write_closed || event.is_error;
+        self.connections.mark_ready(key);
+    }
+
+    /// How many of the connections that have something to do are looked at in this tick.
+    pub fn steps(&self) -> usize {
+        self.connections.ready.len().min(MAX_STEPS_PER_TICK)
+    }
+
+    /// The next one that has something to do.
+    pub fn next_ready(&mut self) -> Option<usize> {
+        let key = self.connections.ready.pop_front()?;
+        if let Some(connection) = self.connections.slab.get_mut(key) {
+            connection.is_ready = false;
+        }
+        Some(key)
+    }
+
+    /// One step: what waits is written; then one read, and at most one request.
+    pub fn advance(&mut self, key: usize, io: &Io) -> Option<Ask> {
+        self.flush(key, io);
+        // Requests that had to wait for the answer before them come first, so that no more than one read lies unread.
+        if let Some(ask) = self.feed(key, &mut [], io) {
+            self.connections.mark_ready(key);
+            return Some(ask);
+        }
+        let mut scratch = [0; READ_BYTES];
+        let connection = self.connections.get_mut(key)?;
+        if !connection.is_reading() || !connection.is_readable {
+            return None;
+        }
+        match connection.stream.receive(&mut scratch) {
+            Transfer::Bytes(bytes) => {
+                // A short read means drained; unless the peer has closed: then the end is still to be read.
+                connection.is_readable = bytes == READ_BYTES || connection.is_closing;
+                let has_more = connection.is_readable;
+                let ask = self.feed(key, &mut scratch[..bytes], io);
+                if has_more {
+                    self.connections.mark_ready(key);
+                }
+                ask
+            }
+            Transfer::Later => {
+                connection.is_readable = false;
+                None
+            }
+            Transfer::End => {
+                connection.is_readable = false;
+                connection.conn.has_ended = true;
+                self.feed(key, &mut [], io)
+            }
+            Transfer::Gone => {
+                self.close(key);
+                None
+            }
+        }
+    }
+
+    /// Hands bytes to the connection's machine, up to the end of one request.
+    fn feed(&mut self, key: usize, fresh: &mut [u8], io: &Io) -> Option<Ask> {
+        let now = io.now();
+        let connection = self.connections.get_mut(key)?;
+        let mut ask = None;
+        let mut pending_bytes = PendingBytes::join(connection.conn.read_buffer.take(), fresh);
+        let origin = Origin { address: "", trust: ForwardedTrust::Ignored, fresh_id: "", start_us: b"" };
+        while ask.is_none()
+            && let Some(connection) = self.connections.get_mut(key).filter(|other| other.is_reading())
+        {
+            let bound = MAX_BODY_BYTES as u64;
+            let step = connection.conn.advance(pending_bytes.remaining(), origin, bound, Vec::new, now);
+            match step.event {
+                Event::More | Event::Tunnel(_) => {
+                    pending_bytes.consume(step.consumed);
+                    break;
+                }
+                Event::End => self.close(key),
+                Event::Continue => connection.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
+                Event::Body(range) => {
+                    connection.body.extend_from_slice(&pending_bytes.remaining()[range]);
+                }
+                Event::Refused(reason, request) => {
+                    connection.body = Vec::new();
+                    self.refuse(key, &request, reason, io);
+                }
+                Event::Request(request) => {
+                    let (peer, body) = (connection.peer, std::mem::take(&mut connection.body));
+                    self.deadlines.disarm(key);
+                    ask = Some(Ask { key, peer, request, body });
+                }
+            }
+            pending_bytes.consume(step.consumed);
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return ask };
+        connection.conn.read_buffer.keep(pending_bytes);
+        let is_timed = self.deadlines.armed(key) == Some(ControlDeadline::Receive);
+        let has_begun = connection.conn.is_receiving() && !is_timed;
+        if connection.phase == Phase::Reading && (has_begun || connection.conn.is_in_body()) {
+            self.deadlines.arm(key, ControlDeadline::Receive, now);
+        }
+        if ask.is_none() {
+            self.flush(key, io);
+        }
+        ask
+    }
+
+    /// Writes what the peer has not taken; what follows when that is all.
+    pub fn flush(&mut self, key: usize, io: &Io) {
+        let now = io.now();
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let mut taken_bytes = 0;
+        while taken_bytes < connection.out.len() {
+            match attempt(|| connection.stream.write(&connection.out[taken_bytes..])) {
+                Transfer::Bytes(bytes) => taken_bytes += bytes,
+                Transfer::Later => break,
+                Transfer::End | Transfer::Gone => return self.close(key),
+            }
+        }
+        connection.out.drain(..taken_bytes);
+        let has_taken_all = connection.out.is_empty();
+        if has_taken_all {
+            // A status of thousands of workers is large.
+            connection.out = Vec::new();
+        }
+        match connection.phase {
+            Phase::Reading | Phase::Lingering | Phase::Closed => {}
+            Phase::FollowsRoll | Phase::AwaitsEnd if connection.has_hung_up => self.close(key),
+            Phase::FollowsRoll | Phase::AwaitsEnd if has_taken_all => self.deadlines.disarm(key),
+            Phase::Answering(then) if has_taken_all => self.answer_taken(key, then, io),
+            Phase::Answering(_) | Phase::FollowsRoll | Phase::AwaitsEnd => {
+                let is_timed = self.deadlines.armed(key) == Some(ControlDeadline::Take);
+                if taken_bytes > 0 || !is_timed {
+                    self.deadlines.arm(key, ControlDeadline::Take, now);
+                }
+            }
+        }
+    }
+
+    /// The peer has all of its answer.
+    fn answer_taken(&mut self, key: usize, then: Then, io: &Io) {
+        let now = io.now();
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let may_still_send = !connection.conn.read_buffer.is_empty()
+            || connection.is_readable
+            || connection.conn.is_lingering();
+        match then {
+            Then::Keep => {
+                connection.phase = Phase::Reading;
+                connection.conn.answered();
+                let has_more = may_still_send || connection.conn.has_ended;
+                self.deadlines.arm(key, ControlDeadline::Idle, now);
+                if has_more {
+                    self.connections.mark_ready(key);
+                }
+            }
+            // Closing with unread input would make the kernel throw the answer away.
+            Then::Close if may_still_send && !connection.conn.has_ended => {
+                connection.stream.shutdown_write();
+                connection.conn.linger();
+                connection.phase = Phase::Lingering;
+                self.deadlines.arm(key, ControlDeadline::Linger, now);
+                self.connections.mark_ready(key);
+            }
+            Then::Close => self.close(key),
+        }
+    }
+
+    /// Takes one connection whose deadline is due.
+    pub fn expire(&mut self, now: Instant) -> Option<(usize, ControlDeadline)> {
+        self.deadlines.expire(now)
+    }
+
+    /// An idle connection is about to be closed: a request that has arrived is answered.
+    pub fn look_once_more(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.is_readable = true;
+        }
+    }
+
+    pub fn close_if_idle(&mut self, key: usize) {
+        let is_idle = |other: &mut Connection| other.phase == Phase::Reading && other.conn.is_idle();
+        let is_timed = self.deadlines.armed(key).is_some();
+        if !is_timed && self.connections.get_mut(key).is_some_and(is_idle) {
+            self.close(key);
+        }
+    }
+
+    /// Its request has not come in time.
+    pub fn refuse_arriving(&mut self, key: usize, io: &Io) {
+        let connection = self.connections.get_mut(key);
+        match connection.and_then(|connection| connection.conn.abandon(Vec::new(), io.now())) {
+            Some(request) => self.refuse(key, &request, Reason::ClientTimeout, io),
+            None => self.close(key),
+        }
+    }
+
+    /// Out of the slab after this batch of events.
+    pub fn close(&mut self, key: usize) {
+        self.deadlines.disarm(key);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::Closed;
+            self.connections.closed.push(key);
+        }
+    }
+
+    /// Drops the connections that were closed in this tick, so that no key is used again inside one batch of events.
+    pub fn remove_closed(&mut self, io: &mut Io) {
+        let connections = &mut self.connections;
+        for key in connections.closed.drain(..) {
+            connections.slab.try_remove(key);
+            if std::mem::take(&mut connections.is_full) {
+                io.go_on_with(Target::ControlListener);
+            }
+        }
+    }
+}
+
+/// Answering.
+impl Admin {
+    pub fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value, io: &Io) {
+        let text = format!("{value}\n");
+        self.respond_with(key, request, status, "application/json", text.as_bytes(), io);
+    }
+
+    /// What is behind a refused request is none.
+    fn refuse(&mut self, key: usize, request: &Request, reason: Reason, io: &Io) {
+        let error = json!({"ok": false, "error": reason.message()});
+        self.respond(key, request, reason.status(), &error, io);
+        self.flush(key, io);
+    }
+
+    pub fn respond_with(
+        &mut self,
+        key: usize,
+        request: &Request,
+        status: u16,
+        content_type: &'static str,
+        body: &[u8],
+        io: &Io,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        debug_assert_eq!(connection.phase, Phase::Reading, "one answer at a time");
+        let keep_alive = request.context.keep_alive && !connection.conn.is_lingering();
+        connection.phase = Phase::Answering(if keep_alive { Then::Keep } else { Then::Close });
+        let local_response = LocalResponse {
+            status,
+            content_type,
+            body,
+            retry_soon: false,
+            is_head: request.context.is_head,
+            version: request.context.version,
+            keep_alive,
+            date: io.date_line(),
+        };
+        local_response.write(&mut connection.out);
+    }
+
+    /// Answers with a line for each step of the rolling restart, and one for its end.
+    pub fn follow_roll(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::FollowsRoll;
+            connection.out.extend_from_slice(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
+            );
+        }
+    }
+
+    /// Keeps an answered connection open until the server ends.
+    pub fn await_end(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::AwaitsEnd;
+        }
+    }
+
+    pub fn tell_roll_progress(&mut self, replaced: usize, of: usize, io: &Io) {
+        self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false, io);
+    }
+
+    pub fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
+        let last = match result {
+            Ok(replaced) => json!({"ok": true, "replaced": replaced}),
+            Err(error) => json!({"ok": false, "error": error}),
+        };
+        self.tell_roll_followers(&last, true, io);
+    }
+
+    fn tell_roll_followers(&mut self, value: &Value, is_last: bool, io: &Io) {
+        let follows = |connection: &Connection| connection.phase == Phase::FollowsRoll;
+        let followers = self.connections.slab.iter().filter(|(_, other)| follows(other));
+        let followers: Vec<usize> = followers.map(|(key, _)| key).collect();
+        for key in followers {
+            if let Some(connection) = self.connections.get_mut(key)
+                && (is_last || connection.out.len() < MAX_PROGRESS_BYTES)
+            {
+                connection.out.extend_from_slice(format!("{value}\n").as_bytes());
+                if is_last {
+                    connection.phase = Phase::Answering(Then::Close);
+                }
+            }
+            self.flush(key, io);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The control socket and the server's name: both are one server's alone.
+
+use crate::names::Names;
+use crate::paths::{quoted, shown};
+use crate::reactor::io::listen::{Listener, bind_unix};
+use crate::reactor::io::token::Target;
+use crate::reactor::socket_dir::{Locked, NameLock};
+use crate::reactor::source::{Source, StartError};
+use mio::{Interest, Registry};
+use serde_json::Value;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// A stale socket is removed; a live one is another server, of this app or of one with the same name.
+pub(in crate::reactor) fn bind(
+    names: &Names,
+    source: &Source,
+    registry: &Registry,
+) -> Result<Listener, StartError> {
+    /// A child of a server that was killed holds its sockets for as long as it takes to become a worker: what
+    /// listens and breaks off without an answer is looked at again.
+    const MAX_LOOKS: usize = 3;
+    let mut looks = 0;
+    let mut listener = loop {
+        match bind_unix(&names.control) {
+            Ok(listener) => break listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                looks += 1;
+                let answer = crate::client::ask(&names.control, "GET", "/status", "");
+                let breaks_off = answer.as_ref().is_err_and(|error| !crate::client::is_silence(error));
+                if !breaks_off || looks == MAX_LOOKS {
+                    return Err(StartError::Trouble(already_running(names, source, answer.ok(), None)));
+                }
+            }
+            Err(error) => {
+                let path = shown(&names.control);
+                return Err(StartError::Trouble(format!(
+                    "the control socket '{path}' cannot be made: {error}"
+                )));
+            }
+        }
+    };
+    let _ = std::fs::set_permissions(&names.control, std::fs::Permissions::from_mode(0o600));
+    registry
+        .register(&mut listener, Target::ControlListener.token(), Interest::READABLE)
+        .map_err(|error| StartError::Trouble(format!("the control socket: {error}")))?;
+    Ok(listener)
+}
+
+/// The app's name, for as long as the server lives.
+pub(in crate::reactor) fn take_name(names: &Names, source: &Source) -> Result<NameLock, StartError> {
+    NameLock::take(names).map_err(|locked| match locked {
+        Locked::Held { pid, status } => StartError::Trouble(already_running(names, source, status, pid)),
+        Locked::Trouble(error) => {
+            StartError::Trouble(format!("'{}' cannot be locked: {error}", shown(&names.lock())))
+        }
+    })
+}
+
+/// Who holds the name already, by its answer to a question for its status.
+fn already_running(
+    names: &Names,
+    source: &Source,
+    answer: Option<crate::client::Answer>,
+    holder: Option<i32>,
+) -> String {
+    let app = &names.app;
+    let status: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
+    let Some(status) = status else {
+        let socket = shown(&names.control);
+        let pid = holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        return format!(
+            "'{app}' is served already, by a server{pid} that does not answer on '{socket}'; --variant=<name> would start another one beside it"
+        );
+    };
+    let pid = status["pid"].as_u64().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let path = Path::new(status["path"].as_str().unwrap_or("?"));
+    if path != source.path() {
+        return format!(
+            "another app '{app}' is served already, from '{}'{pid}; --variant=<name> tells the two apart",
+            shown(path)
+        );
+    }
+    let place = &names.flags;
+    let stop = match source {
+        Source::Path { .. } => format!("rip-server stop {}{place}", quoted(path)),
+        Source::Embedded { .. } => format!("{} stop{place}", quoted(path)),
+    };
+    format!("'{app}' is served already{pid}; {stop} would end that")
+}

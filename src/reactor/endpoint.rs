@@ -1,0 +1,57 @@
+//! Where a worker listens.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::path::{Path, PathBuf};
+
+/// Where a worker listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    Unix(PathBuf),
+    /// A command's `{port}`. Whether it listens on 127.0.0.1 or only on ::1 is found out.
+    Loopback {
+        port: u16,
+        is_ipv6: bool,
+    },
+}
+
+impl Endpoint {
+    /// The socket's file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Endpoint::Unix(path) => Some(path),
+            Endpoint::Loopback { .. } => None,
+        }
+    }
+
+    /// The address, if it has a port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match *self {
+            Endpoint::Unix(_) => None,
+            Endpoint::Loopback { port, is_ipv6 } => Some(loopback(port, is_ipv6)),
+        }
+    }
+
+    /// Some servers take `localhost` for ::1 alone.
+    pub fn try_other_address(&mut self) {
+        match self {
+            Endpoint::Unix(_) => {}
+            Endpoint::Loopback { is_ipv6, .. } => *is_ipv6 = !*is_ipv6,
+        }
+    }
+
+    /// The last user of the file is gone.
+    pub fn remove_file(&self) {
+        if let Some(path) = self.path() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Where a server of this machine may listen that was told nothing but a port.
+pub fn loopback(port: u16, is_ipv6: bool) -> SocketAddr {
+    if is_ipv6 {
+        SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0).into()
+    } else {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into()
+    }
+}

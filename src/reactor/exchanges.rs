@@ -1,0 +1,344 @@
+//! Exchanges: a worker gets a request, its answer is passed on as it comes, and with its last byte the worker is free.
+
+use super::backend::exchange::Stage;
+use super::backend::{NoConnection, Piece, Sent, Started, UpstreamDeadline};
+use super::crossing::{Delivery, Finished, Job, Received, Then};
+use super::io::token::Readiness;
+use super::limits::TICK_BYTES;
+use super::supervisor::worker::Origin;
+use super::tick::Reactor;
+use crate::balancer::{Failure, NextStep};
+use crate::conn::worker::{End, Outcome};
+use crate::fleet::RetireReason;
+use crate::http::Reason;
+use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
+
+/// A piece of an answer of up to so many bytes is copied behind its head: a copy of a page costs less than handing
+/// the kernel a vector.
+const JOINED_BYTES: usize = if cfg!(test) { 48 } else { 4096 };
+
+/// Sending.
+impl Reactor {
+    /// Gives a request to a worker.
+    pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, job: Job) {
+        if let Some(upstream) = self.backend.upstream_of(worker) {
+            self.frontend.assign(client, upstream);
+            self.begin_exchange(upstream, client, job);
+        }
+    }
+
+    pub(super) fn begin_exchange(&mut self, upstream: UpstreamKey, client: ClientKey, mut job: Job) {
+        if self.is_stopping() {
+            job.request.context.keep_alive = false;
+        }
+        if let Some(worker) = self.backend.worker_of(upstream) {
+            self.supervisor.has_request(worker);
+        }
+        self.backend.begin(upstream, client, job, self.io.now());
+        self.start_exchange(upstream);
+    }
+
+    /// Sends the request of an exchange, over a new connection where there is none.
+    pub(super) fn start_exchange(&mut self, upstream: UpstreamKey) {
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        let Some(endpoint) = self.supervisor.endpoint(worker) else { return };
+        match self.backend.start(upstream, endpoint, &mut self.io) {
+            Started::Sending(sent) => self.on_sent(upstream, sent),
+            Started::Waits => {
+                if let Some(client) = self.backend.client_of(upstream) {
+                    self.ask_client(client);
+                }
+            }
+            Started::Failed(why) => {
+                self.supervisor.cannot_connect(worker, why);
+                self.connect_failed(upstream, why);
+            }
+        }
+    }
+
+    pub(super) fn send_request(&mut self, upstream: UpstreamKey) {
+        let sent = self.backend.send(upstream, &mut self.io);
+        self.on_sent(upstream, sent);
+    }
+
+    fn on_sent(&mut self, upstream: UpstreamKey, sent: Sent) {
+        match sent {
+            Sent::Fine => {}
+            Sent::Trouble(reason) => self.cannot_send(upstream, reason),
+            Sent::TunnelShut => self.end_tunnel_if_over(upstream),
+        }
+    }
+
+    /// Shuts the way to a worker behind the last byte that is still to be sent.
+    pub(super) fn end_sending(&mut self, upstream: UpstreamKey) {
+        if self.backend.end_sending(upstream) {
+            self.send_request(upstream);
+        }
+    }
+}
+
+/// Receiving.
+impl Reactor {
+    pub(super) fn on_upstream(&mut self, upstream: UpstreamKey, event: Readiness) {
+        if !self.backend.note(upstream, event) {
+            return;
+        }
+        if event.is_writable && self.backend.is_watched_for_room(upstream) {
+            self.send_request(upstream);
+            self.backend.note_progress(upstream, self.io.now());
+            self.backend.resume_tunnels_client(upstream, &mut self.io);
+        }
+        if event.is_readable || event.is_read_closed {
+            self.read_upstream(upstream);
+        }
+        if event.is_write_closed && self.backend.has_tunnel_ended(upstream) {
+            // The worker has closed altogether, so nothing that the client still says can reach it.
+            self.tunnel_broke(upstream);
+        }
+    }
+
+    /// Goes on with a connection that has more to do without a new event.
+    pub(super) fn resume_upstream(&mut self, upstream: UpstreamKey) {
+        if self.backend.has_more_to_send(upstream) {
+            self.send_request(upstream);
+            self.backend.resume_tunnels_client(upstream, &mut self.io);
+        }
+        self.read_upstream(upstream);
+    }
+
+    pub(super) fn read_upstream(&mut self, upstream: UpstreamKey) {
+        let mut scratch = self.io.take_scratch();
+        let mut budget = TICK_BYTES;
+        while let Some((received, is_drained)) =
+            self.backend.receive(upstream, &mut scratch, &mut budget, &mut self.io)
+        {
+            match received {
+                Received::Bytes(bytes) => self.take_answer(upstream, &mut scratch[..bytes]),
+                Received::End => self.connection_ended(upstream, false),
+                Received::Gone => self.connection_ended(upstream, true),
+            }
+            if is_drained {
+                break;
+            }
+        }
+        self.io.give_scratch_back(scratch);
+    }
+
+    /// Passes a piece of an answer on to its client, and does what follows from it.
+    fn take_answer(&mut self, upstream: UpstreamKey, fresh: &mut [u8]) {
+        let Some(mut bytes) = self.backend.pending(upstream, fresh) else { return };
+        let mut prefix = self.io.take_prefix();
+        let Some(piece) = self.backend.advance(upstream, &mut bytes, &mut prefix, &self.io) else { return };
+        let delivery = self.pass_on(upstream, &piece, bytes.remaining(), &mut prefix);
+        bytes.consume(piece.consumed);
+        self.backend.keep(upstream, bytes);
+        self.io.give_prefix_back(prefix);
+        if piece.is_of_question {
+            return self.question_answered(upstream, piece.answer, piece.outcome);
+        }
+        let lost_client = matches!(delivery, Delivery::Gone | Delivery::SpoolFull);
+        match piece.outcome {
+            Outcome::Ended { reusable } => self.answer_ended(upstream, reusable, delivery),
+            Outcome::Going => {
+                self.backend.answer_goes_on(upstream, self.io.now());
+                if lost_client {
+                    self.delivery_failed(upstream, delivery);
+                } else if piece.answer.is_some() && piece.client.is_none() {
+                    self.notice_departure(upstream);
+                }
+            }
+            Outcome::Busy { reusable } => self.answered_busy(upstream, reusable),
+            Outcome::Invalid(invalid) => self.answered_badly(upstream, invalid),
+            Outcome::Stray { behind_an_answer } => self.began_with_stray_bytes(upstream, behind_an_answer),
+            Outcome::Upgraded => {
+                self.upgrade(upstream);
+                if lost_client {
+                    self.delivery_failed(upstream, delivery);
+                }
+            }
+            Outcome::UnexpectedBytes => {
+                log::warn!("{}: bytes that nobody asked for; the connection is closed", self.label(upstream));
+                self.backend.close(upstream);
+            }
+        }
+    }
+
+    /// Gives a piece of an answer to its client.
+    fn pass_on(
+        &mut self,
+        upstream: UpstreamKey,
+        piece: &Piece,
+        bytes: &[u8],
+        prefix: &mut Vec<u8>,
+    ) -> Delivery {
+        let Some(client) = piece.client else { return Delivery::Sent };
+        if matches!(piece.outcome, Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::Stray { .. }) {
+            return Delivery::Sent;
+        }
+        let data = &bytes[piece.data.clone()];
+        let is_last = matches!(piece.outcome, Outcome::Ended { .. });
+        let delivery = if data.len() <= JOINED_BYTES {
+            prefix.extend_from_slice(data);
+            prefix.extend_from_slice(piece.suffix);
+            self.frontend.pass_on(client, [prefix, b"", b""], is_last, &self.io)
+        } else {
+            self.frontend.pass_on(client, [prefix, data, piece.suffix], is_last, &self.io)
+        };
+        if let Delivery::Waits { is_full } = delivery {
+            self.backend.hold_back(upstream, is_full);
+            let spools = self.io.spools();
+            if is_full && (!spools.is_tick_over() || spools.lacks_descriptors()) {
+                self.observer.held_back();
+            }
+        }
+        delivery
+    }
+
+    /// The last byte of an answer is in: the worker is free, however fast its client reads.
+    pub(super) fn answer_ended(&mut self, upstream: UpstreamKey, reusable: bool, delivery: Delivery) {
+        let now = self.io.now();
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        let Some(exchange) = self.backend.end_exchange(upstream, reusable) else { return };
+        self.supervisor.has_answered(worker, now);
+        self.backend.disarm(upstream);
+        let times = exchange.times(now);
+        match (exchange.client, exchange.answer) {
+            (Some(client), Some(answer)) => {
+                let finished = Finished {
+                    worker: self.supervisor.identity(worker),
+                    times,
+                    request: exchange.job.request,
+                    answer,
+                    reason: None,
+                    body_bytes: exchange.body_bytes,
+                };
+                let then = if answer.keep_alive { Then::Keep } else { Then::Close };
+                self.finish(client, finished, then, delivery);
+            }
+            (_, _) => self.io.give_back(exchange.job.request.head),
+        }
+        self.worker_is_free(worker);
+    }
+
+    /// Has the worker serve the next waiting request, or wait for one, or leave.
+    pub(super) fn worker_is_free(&mut self, worker: WorkerKey) {
+        let now = self.io.now();
+        if self.supervisor.is_dead(worker) {
+            // Nobody else is to meet it.
+            return self.balancer.remove(worker);
+        }
+        self.supervisor.check_limits(worker, now);
+        match self.balancer.release(worker, now) {
+            NextStep::Dispatch { client } => self.serve_waiting(worker, client),
+            NextStep::Idle => {}
+            NextStep::Retired => match self.supervisor.origin(worker) {
+                Some(Origin::Outside { .. }) => self.forget_worker(worker),
+                Some(Origin::Slot { .. }) | None => {
+                    // One that was told to end waits for this.
+                    if let Some(upstream) = self.backend.upstream_of(worker) {
+                        self.backend.close(upstream);
+                    }
+                    self.supervisor.fleet_mut().idle(worker, now);
+                }
+            },
+        }
+    }
+
+    fn answered_busy(&mut self, upstream: UpstreamKey, reusable: bool) {
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        let is_unresponsive = self.supervisor.has_answered_busy(worker);
+        let Some(exchange) = self.backend.end_exchange(upstream, reusable) else { return };
+        log::warn!("{}: answered busy", self.label(upstream));
+        // It counts as busy for a while, so that nobody meets it again at once.
+        self.backend.arm(upstream, UpstreamDeadline::Cooldown, self.io.now());
+        if is_unresponsive {
+            self.supervisor.fleet_mut().retire(worker, RetireReason::Unresponsive, self.io.now());
+        }
+        self.try_again(upstream, exchange, Failure::Busy, Reason::WorkerBusy);
+    }
+
+    /// The connection to a worker has ended, by its doing.
+    fn connection_ended(&mut self, upstream: UpstreamKey, is_reset: bool) {
+        let Some(end) = self.backend.end_connection(upstream, is_reset) else { return };
+        if end == End::Tunnel && !is_reset {
+            return self.tunnel_worker_ended(upstream);
+        }
+        self.backend.close(upstream);
+        match end {
+            End::Idle => {
+                debug_assert!(self.backend.exchange(upstream).is_none());
+                if let Some(worker) = self.backend.worker_of(upstream)
+                    && self.supervisor.is_ending(worker) == Some(true)
+                {
+                    self.take_out(worker);
+                }
+            }
+            End::NoResponse | End::InHead | End::InBody => self.ended_early(upstream, end),
+            End::Whole(suffix) => self.ended_with_connection(upstream, suffix),
+            End::Tunnel => self.tunnel_broke(upstream),
+        }
+    }
+
+    pub(super) fn on_upstream_deadline(&mut self, upstream: UpstreamKey, kind: UpstreamDeadline) {
+        match kind {
+            // Held back by us, not late.
+            UpstreamDeadline::Read | UpstreamDeadline::Idle if self.backend.is_held_back(upstream) => {
+                self.backend.arm(upstream, kind, self.io.now());
+            }
+            UpstreamDeadline::Read | UpstreamDeadline::Idle => self.answer_is_late(upstream),
+            UpstreamDeadline::Stall => self.answer_does_not_end(upstream),
+            UpstreamDeadline::Connect => self.start_exchange(upstream),
+            UpstreamDeadline::Cooldown | UpstreamDeadline::Exit => {
+                match self.backend.exchange(upstream).map(|exchange| exchange.stage()) {
+                    None => {
+                        if let Some(worker) = self.backend.worker_of(upstream) {
+                            self.worker_is_free(worker);
+                        }
+                    }
+                    Some(Stage::AwaitingExit { .. }) => self.exit_did_not_come(upstream, kind),
+                    // A request that waits for the worker's cooldown goes on.
+                    Some(
+                        Stage::Serving
+                        | Stage::Reconnecting
+                        | Stage::Tunnel { .. }
+                        | Stage::Probing
+                        | Stage::AskingIdle { .. },
+                    ) => self.start_exchange(upstream),
+                }
+            }
+            UpstreamDeadline::Probe => self.probe(upstream),
+        }
+    }
+
+    /// `worker 3 (pid 42)`
+    pub(super) fn label(&self, upstream: UpstreamKey) -> String {
+        match self.backend.worker_of(upstream) {
+            Some(worker) => self.supervisor.label(worker),
+            None => "a worker".to_owned(),
+        }
+    }
+
+    /// No connection could be made for an exchange.
+    pub(super) fn connect_failed(&mut self, upstream: UpstreamKey, why: NoConnection) {
+        let is_refused = why == NoConnection::Refused;
+        if self.backend.is_question(upstream) {
+            return self.question_failed(upstream, why);
+        }
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        let exchange = self.backend.take_exchange(upstream);
+        if is_refused {
+            self.discard(worker);
+        }
+        if let Some(exchange) = exchange {
+            if let (true, Some(client)) = (exchange.is_reconnecting(), exchange.client) {
+                // It was not even asked this time, so that was no try.
+                self.frontend.try_next_tick(client, exchange.job);
+            } else {
+                self.try_again(upstream, exchange, Failure::Connect, Reason::ConnectFailed);
+            }
+        }
+        if !is_refused {
+            self.worker_is_free(worker);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What goes to a client, and what follows when it has all of it.
+
+use super::Frontend;
+use super::client::ClientDeadline;
+use super::phase::Phase;
+use crate::keys::ClientKey;
+use crate::reactor::crossing::{Delivery, Finished, Then};
+use crate::reactor::io::Io;
+use crate::reactor::io::spool::{Broken, Written};
+use crate::reactor::io::token::Target;
+use crate::reactor::limits::TICK_BYTES;
+
+/// What came of writing what waits for a client.
+#[derive(Debug)]
+pub enum Flushed {
+    /// It has all of it.
+    All,
+    /// It has taken some.
+    Some,
+    /// It takes nothing now.
+    Nothing,
+    /// It has gone.
+    Gone,
+    /// What waited cannot be read back.
+    Lost,
+}
+
+impl Frontend {
+    /// Sends what can be sent at once, and keeps the rest.
+    pub fn deliver(&mut self, client: ClientKey, parts: [&[u8]; 3]) -> Delivery {
+        match self.clients.get_mut(client.0) {
+            Some(entry) => entry.deliver(parts),
+            None => Delivery::Gone,
+        }
+    }
+
+    /// A piece of an answer that goes on, or ends with it. Nobody is there any more: then nothing is to be done.
+    pub fn pass_on(&mut self, client: ClientKey, parts: [&[u8]; 3], is_last: bool, io: &Io) -> Delivery {
+        let Some(entry) = self.clients.get_mut(client.0) else { return Delivery::Sent };
+        let delivery = entry.deliver(parts);
+        if let Delivery::Waits { is_full } = delivery {
+            if is_full && io.spools().is_tick_over() {
+                self.files.wait(client, entry);
+            }
+            if !is_last {
+                self.deadlines.arm(client.0, ClientDeadline::Take, io.now());
+            }
+        }
+        delivery
+    }
+
+    /// Whether earlier bytes still wait for a client.
+    pub fn undelivered(&self, client: ClientKey) -> Delivery {
+        self.clients.get(client.0).map_or(Delivery::Sent, |entry| entry.undelivered())
+    }
+
+    /// The server answers by itself, so nobody reads the request's body.
+    pub fn drop_body(&mut self, client: ClientKey) {
+        if let Some(entry) = self.clients.get_mut(client.0) {
+            entry.body.clear();
+        }
+    }
+
+    /// All of an answer is there, and the client has not taken it.
+    pub fn await_taking(&mut self, client: ClientKey, finished: Finished, then: Then, io: &Io) {
+        if let Some(entry) = self.clients.get_mut(client.0) {
+            entry.phase.enter(Phase::Finishing { finished, then });
+            self.deadlines.arm(client.0, ClientDeadline::Take, io.now());
+        }
+    }
+
+    /// The client has all of its answer. Gives what it leaves.
+    pub fn answered(&mut self, client: ClientKey, then: Then, io: &mut Io) -> Option<Phase> {
+        let entry = self.clients.get_mut(client.0)?;
+        let may_still_send =
+            !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.is_lingering();
+        match then {
+            Then::Keep => {
+                let has_more =
+                    !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.has_ended;
+                let before = entry.phase.leave_for(Phase::Reading);
+                entry.conn.answered();
+                self.mark_idle(client, io.now());
+                if has_more {
+                    io.go_on_with(Target::Client(client));
+                }
+                Some(before)
+            }
+            Then::Close if may_still_send && !entry.conn.has_ended => {
+                entry.stream.shutdown_write();
+                entry.conn.linger();
+                let before = entry.phase.leave_for(Phase::Lingering);
+                self.deadlines.arm(client.0, ClientDeadline::Linger, io.now());
+                io.go_on_with(Target::Client(client));
+                Some(before)
+            }
+            Then::Close => self.close(client),
+            Then::Cut { reset } => {
+                if reset {
+                    entry.stream.reset_on_close();
+                }
+                self.close(client)
+            }
+        }
+    }
+
+    /// Everything that waited is out. Gives the request whose answer that was, if all of it is there.
+    pub fn taken(&mut self, client: ClientKey, io: &mut Io) -> Option<Finished> {
+        let Phase::Finishing { then, .. } = self.clients.get(client.0)?.phase else { return None };
+        match self.answered(client, then, io)? {
+            Phase::Finishing { finished, .. } => Some(finished),
+            _ => None,
+        }
+    }
+
+    /// Writes what waits for the client, now that there is room.
+    pub fn flush(&mut self, client: ClientKey, io: &mut Io) -> Flushed {
+        let Some(entry) = self.clients.get_mut(client.0) else { return Flushed::Nothing };
+        let before = entry.out.unread_bytes();
+        match entry.out.write_to(&mut entry.stream, TICK_BYTES) {
+            Ok(Written::All) => {
+                entry.out.clear();
+                Flushed::All
+            }
+            Ok(written) => {
+                if written == Written::BudgetSpent {
+                    io.go_on_with(Target::Client(client));
+                }
+                if entry.out.unread_bytes() == before {
+                    return Flushed::Nothing;
+                }
+                self.deadlines.arm(client.0, ClientDeadline::Take, io.now());
+                Flushed::Some
+            }
+            Err(Broken::Peer) => Flushed::Gone,
+            Err(Broken::Spool) => Flushed::Lost,
+        }
+    }
+}

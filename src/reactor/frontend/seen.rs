@@ -1,0 +1,42 @@
+//! What the simulator sees of the clients.
+
+use super::Frontend;
+use super::client::{Client, ClientDeadline};
+use super::phase::Phase;
+use crate::conn;
+use crate::deadlines::Deadlines;
+use crate::reactor::io::spool::Spool;
+use slab::Slab;
+
+impl Frontend {
+    pub fn clients(&self) -> &Slab<Client> {
+        &self.clients
+    }
+
+    pub fn deadlines(&self) -> &Deadlines<ClientDeadline> {
+        &self.deadlines
+    }
+}
+
+impl Client {
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub fn conn(&self) -> &conn::Client {
+        &self.conn
+    }
+
+    pub fn out(&self) -> &Spool {
+        &self.out
+    }
+
+    pub fn body(&self) -> &Spool {
+        &self.body
+    }
+
+    /// Bytes that come now can be used.
+    pub fn is_listened_to(&self) -> bool {
+        self.wants_bytes() && !self.waits_for_file
+    }
+}

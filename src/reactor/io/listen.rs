@@ -1,0 +1,330 @@
+//! Listening sockets, with a backlog that a burst fits into.
+
+use super::stream::Stream;
+use crate::client;
+use crate::config::Listen;
+use crate::paths::shown;
+#[cfg(test)]
+use crate::reactor::simulation::wire::UnixListener;
+use mio::event::Source;
+use mio::net::TcpListener;
+#[cfg(not(test))]
+use mio::net::UnixListener;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, listen,
+    setsockopt, socket, sockopt,
+};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// std and mio ask for 128 to 1,024; the kernel cuts this down to its own bound (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// A Unix socket's path has room for so many bytes.
+pub const MAX_PATH_BYTES: usize = 107;
+
+/// Which file a socket is: device and inode.
+pub type FileId = (u64, u64);
+
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, path: PathBuf, file: Option<FileId> },
+}
+
+/// Who has connected, as the worker and the log are told.
+#[derive(Debug, Clone, Copy)]
+pub enum Peer {
+    Ip(IpAddr),
+    Unix,
+}
+
+/// Who stands at the door.
+#[derive(Debug)]
+pub enum Accepted {
+    Peer(Stream, Peer),
+    Nobody,
+    /// That connection had its end before it was taken; the next may be there.
+    GoneAlready,
+    /// The machine lacks something that comes back, a descriptor say, or refuses for a reason of its own: asked again
+    /// at once it would say the same.
+    NotNow(io::Error),
+}
+
+/// Whether something lacks that comes back.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// Errors of one connection. Linux tells those that lie ready on it already at its accepting (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let codes = [
+        Errno::EINTR,
+        Errno::ECONNABORTED,
+        Errno::ENETDOWN,
+        Errno::EPROTO,
+        Errno::ENOPROTOOPT,
+        Errno::EHOSTDOWN,
+        Errno::ENONET,
+        Errno::EHOSTUNREACH,
+        Errno::ENETUNREACH,
+        Errno::ETIMEDOUT,
+    ];
+    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+impl Listener {
+    /// # Errors
+    /// The kernel's, for the message that names `at`.
+    pub fn bind(at: &Listen) -> io::Result<Self> {
+        match at {
+            Listen::Tcp { address: Some(address), port } => bind_tcp(SocketAddr::new(*address, *port)),
+            Listen::Tcp { address: None, port } => {
+                match bind_tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port)) {
+                    // Without IPv6, IPv4 alone.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(code)
+                        if code == Errno::EAFNOSUPPORT as i32 || code == Errno::EADDRNOTAVAIL as i32) =>
+                    {
+                        bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port))
+                    }
+                    result => result,
+                }
+            }
+            Listen::Unix(path) => bind_unix(path),
+        }
+    }
+
+    /// From now on nobody new finds a way in by a Unix socket: its file goes, and a connect that is under way is
+    /// refused. Whoever has connected already is accepted still.
+    pub fn close_path(&self) {
+        self.remove_file();
+        #[cfg(not(test))]
+        if let Listener::Unix { listener, .. } = self {
+            // One that cannot be shut still ends with its close.
+            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
+        }
+    }
+
+    pub fn accept(&self) -> Accepted {
+        let accepted = match self {
+            Listener::Tcp(listener) => listener.accept().map(|(stream, address)| {
+                // An IPv4 address in IPv6 clothes counts as IPv4.
+                (Stream::Tcp(stream), Peer::Ip(address.ip().to_canonical()))
+            }),
+            Listener::Unix { listener, .. } => {
+                listener.accept().map(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => Accepted::Peer(stream, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accepted::Nobody,
+            // What a Unix socket says that was shut, when all who had connected are accepted.
+            Err(error)
+                if matches!(self, Listener::Unix { .. })
+                    && error.raw_os_error() == Some(Errno::EINVAL as i32) =>
+            {
+                Accepted::Nobody
+            }
+            Err(error) if is_of_one_connection(&error) => Accepted::GoneAlready,
+            Err(error) => Accepted::NotNow(error),
+        }
+    }
+
+    /// Where it listens, as people write it.
+    pub fn address(&self) -> String {
+        match self {
+            Listener::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(error) => format!("({error})"),
+            },
+            Listener::Unix { path, .. } => format!("unix:{}", shown(&path)),
+        }
+    }
+
+    /// Takes a Unix socket out of its folder, unless another server's has taken its place.
+    pub fn remove_file(&self) {
+        if let Listener::Unix { path, file, .. } = self
+            && file.is_some()
+            && file_id(path) == *file
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Listener::Unix { .. } => None,
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.remove_file();
+    }
+}
+
+impl Source for Listener {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => listener.register(registry, token, interests),
+            Listener::Unix { listener, .. } => listener.register(registry, token, interests),
+        }
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => listener.reregister(registry, token, interests),
+            Listener::Unix { listener, .. } => listener.reregister(registry, token, interests),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => listener.deregister(registry),
+            Listener::Unix { listener, .. } => listener.deregister(registry),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let (family, address): (_, Box<dyn SockaddrLike>) = match address {
+        SocketAddr::V4(address) => (AddressFamily::Inet, Box::new(SockaddrIn::from(address))),
+        SocketAddr::V6(address) => (AddressFamily::Inet6, Box::new(SockaddrIn6::from(address))),
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd: OwnedFd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    // Accepted sockets inherit it, which saves a call for each.
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    if family == AddressFamily::Inet6 {
+        // One socket for both families, whatever the machine's default is.
+        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+    }
+    bind(fd.as_raw_fd(), address.as_ref())?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(Listener::Tcp(TcpListener::from_std(fd.into())))
+}
+
+/// Listens at a path. A stale socket there (nobody listens on it) is removed; everything else is somebody's.
+///
+/// # Errors
+/// [`io::ErrorKind::AddrInUse`] with words about what is there, or the kernel's.
+pub fn bind_unix(path: &Path) -> io::Result<Listener> {
+    match what_is_at(path) {
+        Found::Nothing => {}
+        Found::Stale => remove_stale(path)?,
+        found => return Err(io::Error::new(io::ErrorKind::AddrInUse, found.to_string())),
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    listen(&listener, Backlog::new(BACKLOG)?)?;
+    let file = file_id(path);
+    Ok(Listener::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf(), file })
+}
+
+/// What lies where a Unix socket is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A socket that nobody listens on.
+    Stale,
+    /// A socket that somebody listens on.
+    Live,
+    /// A socket of another user's that cannot be asked.
+    Closed {
+        owner: u32,
+    },
+    /// No socket at all: the word for what it is.
+    Other(&'static str),
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Found::Nothing | Found::Stale => f.write_str("is free"),
+            Found::Live => f.write_str("is in use"),
+            Found::Closed { owner } => write!(f, "is in use, a socket of user {owner}"),
+            Found::Other(what) => write!(f, "is {what}, not a socket"),
+        }
+    }
+}
+
+fn what_is_at(path: &Path) -> Found {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        // If it cannot be looked at, the bind says why.
+        return Found::Nothing;
+    };
+    let kind = metadata.file_type();
+    if !kind.is_socket() {
+        return Found::Other(match () {
+            () if kind.is_file() => "a plain file",
+            () if kind.is_dir() => "a folder",
+            () if kind.is_symlink() => "a symlink",
+            () => "a device or a pipe",
+        });
+    }
+    // Only a refusal shows that nobody listens: another user's socket says EACCES, one with a full backlog EAGAIN, and
+    // a datagram socket EPROTOTYPE.
+    match client::connect(path).map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => Found::Stale,
+        Err(io::ErrorKind::NotFound) => Found::Nothing,
+        Err(io::ErrorKind::PermissionDenied) => Found::Closed { owner: metadata.uid() },
+        Ok(_) | Err(_) => Found::Live,
+    }
+}
+
+/// Removes a stale socket. It is moved aside and looked at again first: meanwhile another server may have put its own
+/// into its place, which then goes back.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let aside = path.with_file_name(format!(".{}", std::process::id()));
+    if aside.as_os_str().len() > MAX_PATH_BYTES {
+        // A name that cannot be connected to.
+        return std::fs::remove_file(path);
+    }
+    if let Err(error) = std::fs::rename(path, &aside) {
+        // Somebody else was quicker.
+        return if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    }
+    let found = what_is_at(&aside);
+    if found != Found::Stale {
+        // Never over a third one's.
+        let _ = std::fs::hard_link(&aside, path);
+        let _ = std::fs::remove_file(&aside);
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, found.to_string()));
+    }
+    std::fs::remove_file(&aside)
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// The process that listens on a port, where `/proc` tells.
+pub fn owner_of_port(port: u16) -> Option<u32> {
+    const LISTENING: &str = "0A";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
+    let inode = text.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
+        let is_it = *state == LISTENING && local.ends_with(&format!(":{port:04X}"));
+        is_it.then(|| format!("socket:[{inode}]"))
+    })?;
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let mut descriptors = std::fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        let holds =
+            |link: std::fs::DirEntry| std::fs::read_link(link.path()).is_ok_and(|target| target == *inode);
+        descriptors.any(holds).then_some(pid)
+    })
+}

@@ -1,0 +1,550 @@
+//! Bytes that wait: a request's body for its worker, an answer's for its client. In memory while they are few, then
+//! in a file without a name, so that nothing is left behind whatever happens.
+
+mod budget;
+
+use super::stream::{Transfer, attempt};
+pub use budget::SpoolBudget;
+#[cfg(test)]
+use budget::Spooled;
+use budget::{NoRoom, Segment};
+use nix::libc;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+
+/// What one spool holds in memory before it goes to a file: nearly all forms and answers fit.
+const MEMORY_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
+/// What one spool holds in its files: beyond it, whoever writes is held back.
+const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
+
+/// What overflows goes to one file after another of that size, and files that are done with are closed one a tick:
+/// closing one of a gigabyte takes the kernel 120 ms, one of these 2. They are never cut, since `sendfile` lends their
+/// own pages to whoever reads: a slow reader would find zeros in them.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 16 * 1024 * 1024 };
+
+/// How far writing came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    All,
+    /// The peer takes no more now; an event will tell.
+    PeerIsFull,
+    /// As much as a turn may take; no event will tell.
+    BudgetSpent,
+}
+
+/// There is no room for these bytes: the disk, `--max-spool` or the memfds' bound is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// Why what waits does not get to where it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The peer's end of the connection.
+    Peer,
+    /// The file does not give back what was written to it.
+    Spool,
+}
+
+/// Whether bytes can be refused where the folder has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A body: its client gets 503.
+    May,
+    /// An answer, whose head may be out: memory stands in, as far as it goes.
+    Must,
+}
+
+/// Whether a spool takes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// All of it lies where it should, and there is room for more.
+    HasRoom,
+    /// So many files have been made in this tick: there may be room in the next.
+    TickIsOver,
+    /// There is no room, or the spool is at its own bound.
+    NoRoom,
+}
+
+/// A row of bytes with a reading position. What has been read can be read again after [`Spool::rewind`], until
+/// [`Spool::clear`] or [`Spool::forget_read`].
+#[derive(Debug)]
+pub struct Spool {
+    budget: Rc<SpoolBudget>,
+    memory: Vec<u8>,
+    overflow: Overflow,
+    /// Stands behind the files, and found no room in them. Whoever writes is held back while there is any.
+    tail: Vec<u8>,
+    read_bytes: u64,
+}
+
+/// What is not in memory: files of at most [`SEGMENT_BYTES`] each.
+#[derive(Debug, Default)]
+struct Overflow {
+    segments: VecDeque<Segment>,
+    /// All that was ever written to them.
+    bytes: u64,
+    /// Of these in files that are given back already.
+    forgotten_bytes: u64,
+}
+
+impl Overflow {
+    /// The file in which the byte `at` stands, where in it, and how many bytes stand there from that one on.
+    fn locate(&self, at: u64) -> (Option<&File>, u64, u64) {
+        match self.segments.iter().rev().find(|segment| segment.start <= at) {
+            Some(segment) => {
+                let offset = at - segment.start;
+                (Some(&segment.file), offset, segment.bytes.saturating_sub(offset))
+            }
+            None => (None, 0, 0),
+        }
+    }
+}
+
+impl Spool {
+    pub fn new(budget: &Rc<SpoolBudget>) -> Self {
+        Spool {
+            budget: budget.clone(),
+            memory: Vec::new(),
+            overflow: Overflow::default(),
+            tail: Vec::new(),
+            read_bytes: 0,
+        }
+    }
+
+    /// All bytes, read or not.
+    pub fn len(&self) -> u64 {
+        self.before_tail() + self.tail.len() as u64
+    }
+
+    fn before_tail(&self) -> u64 {
+        self.memory.len() as u64 + self.overflow.bytes
+    }
+
+    /// Everything has been read.
+    pub fn is_read(&self) -> bool {
+        self.read_bytes == self.len()
+    }
+
+    pub fn unread_bytes(&self) -> u64 {
+        self.len() - self.read_bytes
+    }
+
+    /// No more should be written before some has been read, or has found room.
+    pub fn is_at_bound(&self) -> bool {
+        !self.tail.is_empty() || self.overflow.bytes - self.overflow.forgotten_bytes >= FILE_BYTES
+    }
+
+    /// How many bytes surely need no file that is not there yet.
+    pub fn room_without_new_file(&self) -> usize {
+        if !self.tail.is_empty() {
+            return 0;
+        }
+        match self.overflow.segments.back() {
+            Some(last) => usize::try_from(SEGMENT_BYTES - last.bytes).unwrap_or(usize::MAX),
+            None => MEMORY_BYTES.saturating_sub(self.memory.len()).min(self.budget.memory_left()),
+        }
+    }
+
+    /// Something waits in memory for a file.
+    pub fn has_tail(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
+    #[cfg(test)]
+    pub fn tail_bytes(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// The unread part that stands in memory.
+    pub fn memory(&self) -> &[u8] {
+        let from = usize::try_from(self.read_bytes).unwrap_or(usize::MAX).min(self.memory.len());
+        &self.memory[from..]
+    }
+
+    /// Adds bytes. Where only the tick's files are used up, they wait in memory until [`Spool::settle`].
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        match self.push_where_room_is(bytes, Need::May) {
+            (_, Some(NoRoom::Full)) => Err(Full),
+            (remaining, Some(NoRoom::TickIsOver) | None) => {
+                self.keep_in_tail(remaining);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds bytes, all of them. What finds no room waits in memory, so whoever writes must then be held back.
+    pub fn push_all(&mut self, bytes: &[u8]) {
+        let (remaining, _) = self.push_where_room_is(bytes, Need::Must);
+        self.keep_in_tail(remaining);
+    }
+
+    /// Looks again for room for what waits in memory for want of it.
+    pub fn settle(&mut self, need: Need) -> Settled {
+        let is_unread = self.read_bytes <= self.before_tail();
+        if !self.tail.is_empty() && is_unread {
+            let tail = std::mem::take(&mut self.tail);
+            self.budget.give_memory_back(tail.len());
+            let (remaining, why) = self.push_where_room_is(&tail, need);
+            self.keep_in_tail(remaining);
+            if why == Some(NoRoom::TickIsOver) {
+                return Settled::TickIsOver;
+            }
+        }
+        if self.is_at_bound() { Settled::NoRoom } else { Settled::HasRoom }
+    }
+
+    fn keep_in_tail(&mut self, bytes: &[u8]) {
+        self.budget.take_memory(bytes.len());
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// Adds what finds room; the rest, and why it found none.
+    fn push_where_room_is<'a>(&mut self, bytes: &'a [u8], need: Need) -> (&'a [u8], Option<NoRoom>) {
+        if bytes.is_empty() || !self.tail.is_empty() {
+            return (bytes, None);
+        }
+        let fits =
+            self.memory.len() + bytes.len() <= MEMORY_BYTES && bytes.len() <= self.budget.memory_left();
+        if self.overflow.bytes == 0 && fits {
+            self.memory.extend_from_slice(bytes);
+            self.budget.take_memory(bytes.len());
+            return (&[], None);
+        }
+        let mut left = bytes;
+        while !left.is_empty() {
+            match self.push_to_file(left, need) {
+                Ok(remaining) => left = remaining,
+                Err(why) => return (left, Some(why)),
+            }
+        }
+        (&[], None)
+    }
+
+    /// Adds what fits into the last file, which is opened where it is not there yet; the rest is for another one.
+    fn push_to_file<'a>(&mut self, bytes: &'a [u8], need: Need) -> Result<&'a [u8], NoRoom> {
+        let start = self.overflow.bytes;
+        if self.overflow.segments.back().is_none_or(|last| last.bytes >= SEGMENT_BYTES) {
+            let segment = match (self.budget.open(start), need) {
+                (Err(NoRoom::Full), Need::Must) => self.budget.open_in_memory(start)?,
+                (opened, _) => opened?,
+            };
+            self.overflow.segments.push_back(segment);
+        }
+        let Some(last) = self.overflow.segments.back_mut() else { return Err(NoRoom::Full) };
+        let fitting = usize::try_from(SEGMENT_BYTES - last.bytes).unwrap_or(usize::MAX).min(bytes.len());
+        let (piece, remaining) = bytes.split_at(fitting);
+        match (self.budget.append(last, piece), need) {
+            (Err(NoRoom::Full), Need::Must) => {
+                // Memory stands in for the folder, and the folder for memory when it has room again.
+                let was_memfd = last.is_memfd;
+                let mut segment =
+                    if was_memfd { self.budget.open(start)? } else { self.budget.open_in_memory(start)? };
+                let appended = match segment.is_memfd && was_memfd {
+                    true => Err(NoRoom::Full),
+                    false => self.budget.append(&mut segment, piece),
+                };
+                if let Err(why) = appended {
+                    self.budget.give_file_back(segment);
+                    return Err(why);
+                }
+                self.overflow.segments.push_back(segment);
+            }
+            (appended, _) => appended?,
+        }
+        self.overflow.bytes += piece.len() as u64;
+        Ok(remaining)
+    }
+
+    /// Reads again from the start.
+    pub fn rewind(&mut self) {
+        debug_assert_eq!(self.overflow.forgotten_bytes, 0, "forgotten bytes cannot be read again");
+        self.read_bytes = 0;
+    }
+
+    /// Forgets everything, and gives memory and files back.
+    pub fn clear(&mut self) {
+        self.budget.give_memory_back(self.memory.len() + self.tail.len());
+        self.memory = Vec::new();
+        self.tail = Vec::new();
+        for segment in std::mem::take(&mut self.overflow).segments {
+            self.budget.give_file_back(segment);
+        }
+        self.read_bytes = 0;
+    }
+
+    /// Gives back the files that have been read to their end. They cannot be read again.
+    pub fn forget_read(&mut self) {
+        let Some(read_bytes) = self.read_bytes.checked_sub(self.memory.len() as u64) else { return };
+        // The last one may still be written to.
+        while self.overflow.segments.get(1).is_some_and(|next| next.start <= read_bytes)
+            && let Some(segment) = self.overflow.segments.pop_front()
+        {
+            self.overflow.forgotten_bytes = segment.start + segment.bytes;
+            self.budget.give_file_back(segment);
+        }
+    }
+
+    /// Marks bytes of [`Spool::memory`] as read.
+    pub fn consume(&mut self, bytes: usize) {
+        self.read_bytes += bytes as u64;
+        debug_assert!(self.read_bytes <= self.len());
+    }
+
+    /// The next unread bytes, where they stand in memory: before the files or behind them.
+    fn unread_in_memory(&self) -> &[u8] {
+        match self.read_bytes.checked_sub(self.before_tail()) {
+            Some(from) => &self.tail[usize::try_from(from).unwrap_or(usize::MAX).min(self.tail.len())..],
+            None => self.memory(),
+        }
+    }
+
+    /// Writes unread bytes until all are out, the peer takes no more, or a turn's `most_bytes` are out: a peer that
+    /// takes them as fast as they come would keep everybody else waiting for as long as a gigabyte takes.
+    ///
+    /// # Errors
+    /// Which side is broken.
+    pub fn write_to<S: Write + AsFd>(
+        &mut self,
+        stream: &mut S,
+        most_bytes: usize,
+    ) -> Result<Written, Broken> {
+        let bound = self.read_bytes.saturating_add(most_bytes as u64);
+        while !self.is_read() {
+            if self.read_bytes >= bound {
+                return Ok(Written::BudgetSpent);
+            }
+            let memory = self.unread_in_memory();
+            let memory_is_read = memory.is_empty();
+            let result = if memory_is_read {
+                self.send_file(stream, bound - self.read_bytes)
+            } else {
+                stream.write_vectored(&[IoSlice::new(memory)]).map(|bytes| bytes as u64)
+            };
+            match result {
+                Ok(bytes @ 1..) => self.read_bytes += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Written::PeerIsFull);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) if memory_is_read => {
+                    if !self.copy_piece(stream)? {
+                        return Ok(Written::PeerIsFull);
+                    }
+                }
+                Ok(0) | Err(_) => return Err(Broken::Peer),
+            }
+        }
+        Ok(Written::All)
+    }
+
+    /// The kernel moves the bytes from the page cache to the socket; they are not copied here.
+    fn send_file<S: Write + AsFd>(&mut self, stream: &mut S, most_bytes: u64) -> io::Result<u64> {
+        let from = self.read_bytes - self.memory.len() as u64;
+        let (Some(file), offset, fitting) = self.overflow.locate(from) else { return Ok(0) };
+        let count = (self.overflow.bytes - from).min(fitting).min(most_bytes);
+        let mut offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        #[cfg(test)]
+        if crate::reactor::simulation::wire::is_scripted(stream.as_fd()) {
+            return crate::reactor::simulation::wire::sendfile(stream, file, offset as u64, count);
+        }
+        let sent = nix::sys::sendfile::sendfile(stream, file, Some(&mut offset), count as usize)?;
+        Ok(sent as u64)
+    }
+
+    /// After a `sendfile` that failed: the same by hand, for a file system that has no such call, and to learn whose
+    /// fault it is. `false`: the peer takes no more now.
+    fn copy_piece<S: Write>(&mut self, stream: &mut S) -> Result<bool, Broken> {
+        const PIECE_BYTES: u64 = 16 * 1024;
+        let from = self.read_bytes - self.memory.len() as u64;
+        let (Some(file), offset, fitting) = self.overflow.locate(from) else { return Err(Broken::Spool) };
+        let mut piece = vec![0; (self.overflow.bytes - from).min(fitting).min(PIECE_BYTES) as usize];
+        file.read_exact_at(&mut piece, offset).map_err(|_| Broken::Spool)?;
+        match attempt(|| stream.write(&piece)) {
+            Transfer::Bytes(bytes) => {
+                self.read_bytes += bytes as u64;
+                Ok(true)
+            }
+            Transfer::Later => Ok(false),
+            Transfer::End | Transfer::Gone => Err(Broken::Peer),
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::time::Instant;
+
+    const DISK: u64 = 1 << 30;
+
+    fn end_ticks(budget: &SpoolBudget) {
+        while budget.has_leaving_files() {
+            budget.end_tick(Instant::now());
+        }
+        budget.end_tick(Instant::now());
+    }
+
+    fn read_back(spool: &mut Spool) -> Vec<u8> {
+        let (mut near, mut far) = UnixStream::pair().expect("a pair");
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).map(|_| all)
+        });
+        while spool.write_to(&mut near, 70_000).expect("written") != Written::All {}
+        drop(near);
+        reader.join().expect("no panic").expect("read")
+    }
+
+    #[test]
+    fn bytes_come_back_in_order_from_memory_file_and_memfd() {
+        for folder in [std::env::temp_dir(), PathBuf::from("/nonexistent")] {
+            let budget = SpoolBudget::new(folder, DISK);
+            let mut spool = Spool::new(&budget);
+            let all: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
+            for part in all.chunks(50_000) {
+                budget.end_tick(Instant::now());
+                spool.push(part).expect("room");
+            }
+            assert_eq!(read_back(&mut spool), all);
+            spool.rewind();
+            assert_eq!(read_back(&mut spool), all);
+            drop(spool);
+            end_ticks(&budget);
+            assert_eq!(budget.spooled(), Spooled { max_disk_bytes: DISK, ..Spooled::default() });
+        }
+    }
+
+    #[test]
+    fn a_turn_writes_no_more_than_its_share() {
+        let budget = SpoolBudget::new(std::env::temp_dir(), DISK);
+        let mut spool = Spool::new(&budget);
+        spool.push(&[b'x'; 10_000]).expect("room");
+        let mut out = File::create("/dev/null").expect("a sink");
+        assert_eq!(spool.write_to(&mut out, 4096), Ok(Written::BudgetSpent));
+        assert!(spool.unread_bytes() < 10_000 && !spool.is_read());
+        while spool.write_to(&mut out, 4096) != Ok(Written::All) {}
+    }
+
+    #[test]
+    fn files_of_a_large_spool_are_closed_one_by_one_and_a_reader_loses_nothing() {
+        const BYTES: usize = 5 * 1024 * 1024 + 1;
+        let budget = SpoolBudget::new(std::env::temp_dir(), DISK);
+        let mut spool = Spool::new(&budget);
+        for part in vec![b'x'; BYTES].chunks(512 * 1024) {
+            spool.push(part).expect("room");
+            budget.end_tick(Instant::now());
+        }
+        let (mut near, mut far) = UnixStream::pair().expect("a pair");
+        near.set_nonblocking(true).expect("an option");
+        assert_eq!(spool.write_to(&mut near, usize::MAX), Ok(Written::PeerIsFull));
+        let sent_bytes = BYTES as u64 - spool.unread_bytes();
+        drop((spool, near));
+        let mut files = 0;
+        while budget.has_leaving_files() {
+            budget.end_tick(Instant::now());
+            files += 1;
+        }
+        assert_eq!(files, 6, "five whole ones and the rest");
+        let mut read = Vec::new();
+        far.read_to_end(&mut read).expect("read");
+        assert_eq!(read.len() as u64, sent_bytes);
+        assert!(read.iter().all(|byte| *byte == b'x'), "its pages are lent to whoever reads");
+    }
+
+    #[test]
+    fn memfds_together_have_a_bound() {
+        let budget = SpoolBudget::new(PathBuf::from("/nonexistent"), DISK);
+        let mut spool = Spool::new(&budget);
+        let part = vec![0; 1024 * 1024];
+        let mut pushed = 0;
+        while pushed < 100 && spool.push(&part).is_ok() {
+            pushed += 1;
+            budget.end_tick(Instant::now());
+        }
+        assert_eq!(pushed, 4);
+        assert!(Spool::new(&budget).push(b"small ones fit into memory").is_ok());
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_in_memory_and_settles_when_there_is_some() {
+        // Two full segments of a mebibyte in this test's sizes.
+        let budget = SpoolBudget::new(std::env::temp_dir(), 2 * 1024 * 1024);
+        let mut other = Spool::new(&budget);
+        other.push(&vec![b'y'; 1024 * 1024]).expect("room");
+        budget.end_tick(Instant::now());
+        let mut spool = Spool::new(&budget);
+        let all: Vec<u8> = (0..1_500_000u32).map(|number| (number % 251) as u8).collect();
+        let (first, second) = all.split_at(900_000);
+        spool.push(first).expect("room");
+        budget.end_tick(Instant::now());
+        assert_eq!(spool.push(second), Err(Full), "a body that finds no room is told so");
+        assert_eq!(spool.len(), 1024 * 1024);
+        drop(spool);
+        end_ticks(&budget);
+
+        // An answer goes on in memory.
+        let mut spool = Spool::new(&budget);
+        spool.push_all(first);
+        budget.end_tick(Instant::now());
+        spool.push_all(second);
+        assert_eq!((spool.tail_bytes(), budget.spooled().memfd_bytes), (0, 1_500_000 - 1024 * 1024));
+        assert_eq!(read_back(&mut spool), all);
+
+        // What finds no room there either waits, and settles when there is some.
+        let mut third = Spool::new(&budget);
+        let large = all.repeat(4);
+        third.push_all(&large);
+        assert!(third.is_at_bound() && third.tail_bytes() > 0);
+        assert_eq!(third.settle(Need::Must), Settled::NoRoom);
+        spool.forget_read();
+        assert_eq!(budget.spooled().disk_bytes, 2 * 1024 * 1024, "files are closed at the end of a tick");
+        drop((other, spool));
+        for _ in 0..8 {
+            end_ticks(&budget);
+            third.settle(Need::Must);
+        }
+        assert_eq!(read_back(&mut third), large);
+        third.forget_read();
+        drop(third);
+        end_ticks(&budget);
+        assert_eq!((budget.spooled().disk_bytes, budget.files()), (0, 0));
+    }
+
+    #[test]
+    fn more_files_than_a_tick_may_make_are_made_in_the_next() {
+        let budget = SpoolBudget::new(std::env::temp_dir(), DISK);
+        let mut spools: Vec<Spool> = (0..3).map(|_| Spool::new(&budget)).collect();
+        for spool in &mut spools {
+            assert_eq!(spool.push(&[b'x'; 2000]), Ok(()));
+        }
+        let waiting = |spools: &[Spool]| spools.iter().filter(|spool| spool.tail_bytes() > 0).count();
+        assert_eq!(waiting(&spools), 2);
+        assert_eq!(spools[1].settle(Need::Must), Settled::TickIsOver);
+        for left in [1, 0] {
+            budget.end_tick(Instant::now());
+            for spool in &mut spools {
+                spool.settle(Need::Must);
+            }
+            assert_eq!(waiting(&spools), left);
+        }
+        for spool in &mut spools {
+            assert_eq!(read_back(spool), [b'x'; 2000]);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Who an event is for, and what it tells. A token has the kind in the lowest bits, the key above them.
+
+use crate::keys::{ClientKey, UpstreamKey};
+use mio::Token;
+use mio::event::Event;
+
+/// What the kernel tells of one socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Readiness {
+    pub is_readable: bool,
+    pub is_writable: bool,
+    /// The peer sends no more.
+    pub is_read_closed: bool,
+    /// The peer takes no more.
+    pub is_write_closed: bool,
+    pub is_error: bool,
+}
+
+/// One event's target with what it tells; `None`: of nobody's token.
+pub fn decode_event(event: &Event) -> Option<(Target, Readiness)> {
+    let readiness = Readiness {
+        is_readable: event.is_readable(),
+        is_writable: event.is_writable(),
+        is_read_closed: event.is_read_closed(),
+        is_write_closed: event.is_write_closed(),
+        is_error: event.is_error(),
+    };
+    Target::of(event.token()).map(|target| (target, readiness))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    Listener(usize),
+    Client(ClientKey),
+    Upstream(UpstreamKey),
+    ControlListener,
+    Control(usize),
+    /// A worker's standard output or error.
+    Pipe(usize),
+    Signals,
+    Stdout,
+    Stderr,
+    /// Changes in the app's sources.
+    Watch,
+    MetricsListener(usize),
+    /// What became of the workers' starts.
+    Spawner,
+}
+
+const KIND_BITS: u32 = 4;
+
+impl Target {
+    pub fn token(self) -> Token {
+        let (kind, key) = match self {
+            Target::Listener(index) => (0, index),
+            Target::Client(ClientKey(key)) => (1, key),
+            Target::Upstream(UpstreamKey(key)) => (2, key),
+            Target::ControlListener => (3, 0),
+            Target::Control(key) => (4, key),
+            Target::Pipe(key) => (5, key),
+            Target::Signals => (6, 0),
+            Target::Stdout => (7, 0),
+            Target::Stderr => (8, 0),
+            Target::Watch => (9, 0),
+            Target::MetricsListener(index) => (10, index),
+            Target::Spawner => (11, 0),
+        };
+        Token(key << KIND_BITS | kind)
+    }
+
+    pub fn of(token: Token) -> Option<Target> {
+        let key = token.0 >> KIND_BITS;
+        Some(match token.0 & ((1 << KIND_BITS) - 1) {
+            0 => Target::Listener(key),
+            1 => Target::Client(ClientKey(key)),
+            2 => Target::Upstream(UpstreamKey(key)),
+            3 => Target::ControlListener,
+            4 => Target::Control(key),
+            5 => Target::Pipe(key),
+            6 => Target::Signals,
+            7 => Target::Stdout,
+            8 => Target::Stderr,
+            9 => Target::Watch,
+            10 => Target::MetricsListener(key),
+            11 => Target::Spawner,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_lead_back_to_their_targets() {
+        for target in [Target::Client(ClientKey(123_456)), Target::Upstream(UpstreamKey(0)), Target::Stderr] {
+            assert_eq!(Target::of(target.token()), Some(target));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! How deep the stack of workers is used, and of how many.
+
+use std::time::{Duration, Instant};
+
+/// The depth of the stack is told for so long a window.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// How deep the stack was used, window by window.
+#[derive(Debug)]
+pub struct Depth {
+    /// The window's end.
+    until: Instant,
+    last: usize,
+    /// The most slots that there were in the last window and in this one.
+    last_size: usize,
+    size: usize,
+}
+
+impl Depth {
+    pub fn new(now: Instant) -> Self {
+        Depth { until: now + WINDOW, last: 0, last_size: 0, size: 0 }
+    }
+
+    /// The fleet has that size now. `take_deepest` gives how deep the stack was used since it was asked last.
+    pub fn note(&mut self, size_now: usize, take_deepest: impl FnOnce() -> usize, now: Instant) {
+        let size = size_now.max(self.size);
+        self.size = size;
+        if now < self.until {
+            return;
+        }
+        let needed = take_deepest();
+        if needed != self.last {
+            log::info!("needed {needed} of {size} workers in the last minute");
+        }
+        *self = Depth { until: now + WINDOW, last: needed, last_size: size, size: size_now };
+    }
+
+    /// The most workers that were at work at once within the last minute or two; `deepest`: in this window.
+    pub fn needed(&self, deepest: usize) -> usize {
+        deepest.max(self.last)
+    }
+
+    /// Of how many, within the same time: a fleet that has shrunk since then was larger.
+    pub fn needed_of(&self, size_now: usize) -> usize {
+        size_now.max(self.size).max(self.last_size)
+    }
+}

@@ -1,0 +1,162 @@
+//! Everything that is written: access lines, the server's own words, and what the workers print.
+
+use super::stdio::{News, Output};
+use crate::observe::access::{AccessLog, Record};
+use crate::reactor::io::token::Target;
+use mio::Registry;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Access lines wait for so long, to be written together.
+const LOG_DELAY: Duration = Duration::from_millis(50);
+/// Or until there are so many bytes of them.
+const LOG_BYTES: usize = 64 * 1024;
+
+/// The server's own words on their way to stderr. `log` wants a logger that could be called from any thread, hence
+/// the mutex; there is only one.
+static WORDS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Takes the log's lines into [`WORDS`].
+struct Words;
+
+impl io::Write for Words {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        WORDS.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Short lines: `rip-server: what happened`, with the level where it is not the usual one.
+fn start_logger() {
+    use io::Write;
+    let filter = env_logger::Env::default().default_filter_or("info");
+    let started = env_logger::Builder::from_env(filter)
+        .target(env_logger::Target::Pipe(Box::new(Words)))
+        .format(|out, record| match record.level() {
+            log::Level::Info => writeln!(out, "rip-server: {}", record.args()),
+            level => writeln!(out, "rip-server: {}: {}", level.as_str().to_ascii_lowercase(), record.args()),
+        })
+        .try_init();
+    // A program that carries the server may have a logger of its own; its lines then go where it wants them.
+    drop(started);
+}
+
+#[derive(Debug)]
+pub struct Logs {
+    access: Option<AccessLog>,
+    lines: Vec<u8>,
+    /// When `lines` are written at the latest.
+    lines_due: Option<Instant>,
+    is_json: bool,
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Logs {
+    pub fn open(access: Option<AccessLog>, is_json: bool, registry: &Registry) -> io::Result<Self> {
+        start_logger();
+        let stdout = Output::new(io::stdout().as_fd().try_clone_to_owned()?, 1);
+        let stderr = Output::new(io::stderr().as_fd().try_clone_to_owned()?, 2);
+        stdout.register(registry, Target::Stdout.token());
+        stderr.register(registry, Target::Stderr.token());
+        Ok(Logs { access, lines: Vec::new(), lines_due: None, is_json, stdout, stderr })
+    }
+
+    /// Keeps JSON access lines until they are taken, and drops everything else.
+    #[cfg(test)]
+    pub fn kept() -> Self {
+        let access = Some(AccessLog::new(true, "app"));
+        let (stdout, stderr) = (Output::closed(), Output::closed());
+        Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, stderr }
+    }
+
+    #[cfg(test)]
+    pub fn take_lines(&mut self) -> Vec<u8> {
+        self.lines_due = None;
+        std::mem::take(&mut self.lines)
+    }
+
+    /// The line at the start: on stdout, but in JSON mode that has access lines only.
+    pub fn announce(&mut self, line: &[u8]) {
+        if self.is_json { self.stderr.push(line) } else { self.stdout.push(line) }
+    }
+
+    pub fn access(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
+        if let Some(access) = &mut self.access {
+            access.write(&mut self.lines, record, unix);
+            self.lines_due.get_or_insert_with(|| now + LOG_DELAY);
+        }
+    }
+
+    pub fn worker_line(&mut self, line: &[u8], is_stderr: bool, label: &str) {
+        let mut out = Vec::with_capacity(label.len() + line.len() + 4);
+        if !self.is_json {
+            out.extend_from_slice(format!("[{label}] ").as_bytes());
+        }
+        out.extend_from_slice(line);
+        out.push(b'\n');
+        if is_stderr || self.is_json { self.stderr.push(&out) } else { self.stdout.push(&out) }
+    }
+
+    /// When lines must be written at the latest.
+    pub fn next_flush(&self, now: Instant) -> Option<Instant> {
+        // Output that tells nobody when it has room is asked again by the clock.
+        let context = (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| now + LOG_DELAY);
+        self.lines_due.into_iter().chain(context).min()
+    }
+
+    /// Writes what is due, without waiting for anybody.
+    pub fn flush(&mut self, now: Instant) {
+        let is_due = self.lines_due.is_some_and(|due| due <= now);
+        if is_due || self.lines.len() >= LOG_BYTES {
+            self.stdout.push(&self.lines);
+            self.lines.clear();
+            self.lines_due = None;
+        }
+        let words = std::mem::take(&mut *WORDS.lock().unwrap_or_else(PoisonError::into_inner));
+        self.stderr.push(&words);
+        self.write();
+    }
+
+    /// One of the two outputs has room again.
+    pub fn has_room(&mut self) {
+        self.stdout.has_room();
+        self.stderr.has_room();
+        self.write();
+    }
+
+    fn write(&mut self) {
+        self.stdout.flush();
+        self.stderr.flush();
+        for (name, news) in [("stdout", self.stdout.news()), ("stderr", self.stderr.news())] {
+            let line = match news {
+                Some(News::Failing(error)) => {
+                    format!("{name} cannot be written to: {error}; lines are dropped until it can")
+                }
+                Some(News::Gone(error)) => {
+                    format!("{name} has no reader any more ({error}); what is for it is dropped from now on")
+                }
+                Some(News::Dropped(count)) => format!("{count} lines for {name} were dropped"),
+                None => continue,
+            };
+            self.stderr.push(format!("rip-server: warn: {line}\n").as_bytes());
+        }
+        self.stderr.flush();
+    }
+
+    /// The last lines, at the end.
+    pub fn finish(&mut self) {
+        self.stdout.push(&std::mem::take(&mut self.lines));
+        self.flush(Instant::now());
+    }
+
+    pub fn dropped_lines(&self) -> u64 {
+        self.stdout.all_dropped_lines() + self.stderr.all_dropped_lines()
+    }
+}

@@ -1,0 +1,171 @@
+//! What is asked for on the control socket and on the metrics listeners.
+
+use super::admin::connections::{Ask, ControlDeadline, ControlPeer};
+use super::stopping::StopCause;
+use super::tick::Reactor;
+use crate::conn::Request;
+use crate::control::{Join, Message};
+use crate::fleet::RetireReason;
+use crate::keys::WorkerKey;
+use serde_json::json;
+
+/// Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Reactor {
+    pub(super) fn accept_control(&mut self) {
+        if let Err(error) = self.admin.accept_control(&mut self.io, &mut self.observer) {
+            self.pause_accepting(&error);
+        }
+    }
+
+    /// Takes connections of those who ask for metrics alone.
+    pub(super) fn accept_scraper(&mut self, index: usize) {
+        if let Err(error) = self.admin.accept_scraper(index, &mut self.io, &mut self.observer) {
+            self.pause_accepting(&error);
+        }
+    }
+
+    /// Goes on with the connections that have something to do, as many as a tick may take.
+    pub(super) fn advance_operators(&mut self) {
+        for _ in 0..self.admin.steps() {
+            let Some(key) = self.admin.next_ready() else { return };
+            self.advance_operator(key);
+        }
+    }
+
+    fn advance_operator(&mut self, key: usize) {
+        if let Some(ask) = self.admin.advance(key, &self.io) {
+            self.obey_request(&ask);
+            self.admin.flush(key, &self.io);
+        }
+    }
+
+    pub(super) fn on_control_deadline(&mut self, key: usize, kind: ControlDeadline) {
+        match kind {
+            ControlDeadline::Idle => {
+                self.admin.look_once_more(key);
+                self.advance_operator(key);
+                self.admin.close_if_idle(key);
+            }
+            ControlDeadline::Receive => self.admin.refuse_arriving(key, &self.io),
+            ControlDeadline::Take | ControlDeadline::Linger => self.admin.close(key),
+        }
+    }
+
+    fn obey_request(&mut self, ask: &Ask) {
+        let Ask { key, peer, request, body } = ask;
+        let (key, peer) = (*key, *peer);
+        let is_scraper = peer == ControlPeer::Scraper;
+        match (request.method(), request.path()) {
+            _ if peer == ControlPeer::Stranger => self.refuse_stranger(key, request),
+            (b"GET" | b"HEAD", b"/server") if !is_scraper => {
+                self.admin.respond_with(key, request, 200, "text/plain", b"ok", &self.io)
+            }
+            (b"GET" | b"HEAD", b"/metrics") => {
+                let text = self.metrics_text();
+                self.admin.respond_with(key, request, 200, METRICS_TYPE, text.as_bytes(), &self.io);
+            }
+            _ if is_scraper => {
+                self.admin.respond(
+                    key,
+                    request,
+                    404,
+                    &json!({"ok": false, "error": "GET /metrics is all there is"}),
+                    &self.io,
+                );
+            }
+            (b"GET" | b"HEAD", b"/status") => {
+                let details = self.status_details();
+                self.admin.respond(key, request, 200, &details, &self.io);
+            }
+            (b"POST", b"/worker" | b"/control") => match Message::parse(body) {
+                Ok(message) if peer == ControlPeer::Root && message.is_of_worker() => {
+                    self.refuse_stranger(key, request);
+                }
+                Ok(message) => self.obey(key, request, peer, message),
+                Err(error) => {
+                    self.admin.respond(key, request, 400, &json!({"ok": false, "error": error}), &self.io)
+                }
+            },
+            _ => self.admin.respond(
+                key,
+                request,
+                404,
+                &json!({"ok": false, "error": "POST /worker, GET /status, GET /metrics, GET /server"}),
+                &self.io,
+            ),
+        }
+    }
+
+    /// Whoever asks is another user, or no worker.
+    fn refuse_stranger(&mut self, key: usize, request: &Request) {
+        let owner = nix::unistd::geteuid();
+        let error =
+            format!("it belongs to user {owner}: that user and root may ask, and its workers are its own");
+        self.admin.respond(key, request, 403, &json!({"ok": false, "error": error}), &self.io);
+    }
+
+    fn obey(&mut self, key: usize, request: &Request, peer: ControlPeer, message: Message) {
+        let now = self.io.now();
+        let peer_pid = match peer {
+            ControlPeer::Process { pid } => pid,
+            ControlPeer::Root | ControlPeer::Stranger | ControlPeer::Scraper => 0,
+        };
+        let result = match message {
+            Message::Join(join) => self.join(&join, peer_pid),
+            Message::Quit(sender) => {
+                self.supervisor.speaker(&sender, peer_pid).map(|worker| self.quit(worker))
+            }
+            Message::Reloaded(sender) => {
+                let speaker = self.supervisor.speaker(&sender, peer_pid);
+                speaker.map(|worker| self.supervisor.note_reload(worker))
+            }
+            Message::Retire(sender) => {
+                let speaker = self.supervisor.speaker(&sender, peer_pid);
+                speaker.map(|worker| {
+                    self.supervisor.fleet_mut().retire(worker, RetireReason::RequestContext, now);
+                })
+            }
+            Message::Reload => {
+                self.admin.follow_roll(key);
+                self.supervisor.fleet_mut().reload(now);
+                return;
+            }
+            Message::Stop => {
+                self.admin.respond(key, request, 200, &json!({"ok": true}), &self.io);
+                self.admin.await_end(key);
+                self.begin_stop(StopCause::Command);
+                return;
+            }
+        };
+        match result {
+            Ok(()) => self.admin.respond(key, request, 200, &json!({"ok": true}), &self.io),
+            Err(error) => {
+                log::warn!("the control socket refused a worker: {error}");
+                self.admin.respond(key, request, 400, &json!({"ok": false, "error": error}), &self.io);
+            }
+        }
+    }
+
+    /// A join counts only from a slot that is booting, or from anybody where workers come from outside.
+    fn join(&mut self, join: &Join, peer_pid: i32) -> Result<(), String> {
+        let worker_id =
+            usize::try_from(join.sender.worker_id).map_err(|_| "'workerId' is too large".to_owned())?;
+        if self.config.workers.max == 0 {
+            self.add_external(worker_id, join, peer_pid);
+            return Ok(());
+        }
+        self.supervisor.join(worker_id, join, self.io.now())
+    }
+
+    /// A worker leaves by itself: no new request goes out to it after the answer to this.
+    fn quit(&mut self, worker: WorkerKey) {
+        if self.supervisor.is_external(worker) {
+            self.part_from_external(worker);
+        } else {
+            self.supervisor.quit(worker, self.io.now());
+            self.perform_fleet_actions();
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Requests: what arrives from clients, and who gets it.
+
+use super::crossing::{Job, Received, Times};
+use super::frontend::client::{ClientDeadline, PeerState};
+use super::frontend::phase::{Phase, Wait};
+use super::frontend::{Flushed, FromClient};
+use super::io::token::{Readiness, Target};
+use super::limits::MAX_REFUSALS_PER_TICK;
+use super::tick::Reactor;
+use crate::balancer::Decision;
+use crate::conn::Request;
+use crate::http::Reason;
+use crate::keys::{ClientKey, WorkerKey};
+
+/// Whether the client is there, and leave to send its body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+impl Reactor {
+    pub(super) fn on_client(&mut self, client: ClientKey, event: Readiness) {
+        let Some(has_closed) = self.frontend.note(client, event) else { return };
+        if event.is_writable && self.frontend.has_undelivered(client) {
+            self.flush_client(client);
+        }
+        self.read_client(client);
+        if has_closed {
+            self.client_closed(client);
+        }
+    }
+
+    /// Goes on with a connection that has more to do without a new event.
+    pub(super) fn resume_client(&mut self, client: ClientKey) {
+        if self.frontend.has_undelivered(client) {
+            self.flush_client(client);
+        }
+        self.take_bytes(client, &mut []);
+        self.read_client(client);
+    }
+
+    pub(super) fn read_client(&mut self, client: ClientKey) {
+        let mut scratch = self.io.take_scratch();
+        let mut budget = self.frontend.read_budget(client);
+        while !self.is_tunnel_full(client)
+            && let Some(received) = self.frontend.receive(client, &mut scratch, &mut budget, &mut self.io)
+        {
+            match received {
+                Received::Bytes(bytes) => {
+                    self.observer.received(bytes);
+                    self.take_bytes(client, &mut scratch[..bytes]);
+                }
+                Received::End => self.take_bytes(client, &mut []),
+                Received::Gone => {
+                    self.client_gone(client);
+                    break;
+                }
+            }
+        }
+        self.io.give_scratch_back(scratch);
+    }
+
+    /// Hands bytes to the client's machine, and does what comes of them.
+    fn take_bytes(&mut self, client: ClientKey, fresh: &mut [u8]) {
+        let Some(mut bytes) = self.frontend.pending(client, fresh) else { return };
+        while let Some(event) = self.frontend.advance(client, &mut bytes, &mut self.io) {
+            match event {
+                FromClient::Request(request) => self.dispatch(client, request),
+                FromClient::Refused(reason, request) => {
+                    self.refuse(client, request, reason, Times::default(), None);
+                }
+                FromClient::AsksForLeave => self.send(client, CONTINUE),
+                FromClient::NoRoom => self.refuse_arriving(client, Reason::SpoolFull),
+                FromClient::Tunnel(count) => {
+                    self.tunnel_to_worker(client, &bytes.remaining()[..count]);
+                    bytes.consume(count);
+                }
+                FromClient::End => {
+                    self.client_ended(client);
+                    break;
+                }
+            }
+        }
+        self.frontend.keep(client, bytes, &self.io);
+    }
+
+    /// A whole request: answered here, or given to a worker, or to the queue.
+    fn dispatch(&mut self, client: ClientKey, request: Request) {
+        if let Some(local) = request.local {
+            return self.answer_locally(client, request, local);
+        }
+        self.read_watch();
+        if self.has_failed_to_start() {
+            return self.refuse_failed_start(client, request, Times::default());
+        }
+        let deadline = self.queue_deadline();
+        let Some(job) = self.frontend.job(client, request, deadline, &self.io) else { return };
+        match self.balancer.submit(client, deadline) {
+            Decision::Assign { worker } => self.assign(worker, client, job),
+            Decision::Enqueue => self.enqueue(client, job),
+            Decision::Reject => self.refuse(client, job.request, Reason::QueueFull, Times::default(), None),
+        }
+    }
+
+    fn enqueue(&mut self, client: ClientKey, job: Job) {
+        self.frontend.enqueue(client, job);
+        self.ask_client(client);
+    }
+
+    /// A request is tried once more: with an idle worker that lives, else at the front of the queue under its first
+    /// deadline.
+    pub(super) fn place(&mut self, client: ClientKey, job: Job) {
+        if self.has_dismissed_workers() {
+            let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
+            return self.refuse(client, job.request, Reason::Stopping, times, None);
+        }
+        while let Some(worker) = self.balancer.top()
+            && self.supervisor.is_dying(worker)
+        {
+            self.take_out(worker);
+        }
+        match self.balancer.resubmit(client, job.deadline) {
+            Decision::Assign { worker } => self.assign(worker, client, job),
+            Decision::Enqueue | Decision::Reject => self.enqueue(client, job),
+        }
+    }
+
+    pub(super) fn place_second_tries(&mut self, clients: Vec<ClientKey>) {
+        for client in clients {
+            // Some have left meanwhile.
+            if self.frontend.is_waiting(client, Wait::SecondTry)
+                && let Some(job) = self.frontend.end_wait(client)
+            {
+                self.place(client, job);
+            }
+        }
+    }
+
+    /// A worker that is free takes the request that has waited longest.
+    pub(super) fn serve_waiting(&mut self, worker: WorkerKey, client: ClientKey) {
+        if let Some(upstream) = self.backend.upstream_of(worker)
+            && let Some(job) = self.frontend.assign_waiting(client, upstream)
+        {
+            self.begin_exchange(upstream, client, job);
+        }
+    }
+
+    /// Writes answers to those who have waited for too long, as many as a tick may take.
+    pub(super) fn answer_timed_out(&mut self) {
+        for _ in 0..MAX_REFUSALS_PER_TICK {
+            let Some(client) = self.frontend.next_timed_out() else { break };
+            // Some have left meanwhile.
+            if self.frontend.is_waiting(client, Wait::TimedOut)
+                && let Some(job) = self.frontend.end_wait(client)
+            {
+                let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
+                if self.knows_failed_start() {
+                    self.refuse_failed_start(client, job.request, times);
+                } else {
+                    self.refuse(client, job.request, Reason::QueueTimeout, times, None);
+                }
+            }
+        }
+    }
+
+    /// Refuses a request that is still arriving.
+    pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
+        if let Some(request) = self.frontend.abandon(client, &mut self.io) {
+            self.refuse(client, request, reason, Times::default(), None);
+        }
+    }
+
+    pub(super) fn on_client_deadline(&mut self, client: ClientKey, kind: ClientDeadline) {
+        match kind {
+            // It waits for us, and its turn will come.
+            ClientDeadline::Receive if self.frontend.waits_for_file(client) => {
+                if self.io.spools().lacks_descriptors() {
+                    self.refuse_arriving(client, Reason::SpoolFull);
+                } else {
+                    self.frontend.arm_receive(client, self.io.now());
+                }
+            }
+            ClientDeadline::Receive => self.refuse_arriving(client, Reason::ClientTimeout),
+            ClientDeadline::Linger => drop(self.frontend.close(client)),
+            // Between two requests: no answer and no line.
+            ClientDeadline::Idle | ClientDeadline::Grace => drop(self.close_if_idle(client)),
+            ClientDeadline::Take => {
+                self.frontend.reset_on_close(client);
+                self.client_gone(client);
+            }
+        }
+    }
+
+    /// Writes what waits for the client, now that there is room.
+    fn flush_client(&mut self, client: ClientKey) {
+        match self.frontend.flush(client, &mut self.io) {
+            Flushed::All => self.client_has_taken_all(client),
+            Flushed::Some => self.settle_answer(client),
+            Flushed::Nothing => {}
+            Flushed::Gone => self.client_gone(client),
+            Flushed::Lost => self.answer_is_lost(client),
+        }
+    }
+}
+
+/// Clients that leave.
+impl Reactor {
+    /// A client has closed its side, or has gone altogether. A FIN alone is a half-close: only of an event stream it is a
+    /// departure, and who waits is asked.
+    fn client_closed(&mut self, client: ClientKey) {
+        let is_gone = self.frontend.peer(client) == Some(PeerState::Gone);
+        let Some(phase) = self.frontend.phase(client) else { return };
+        match phase {
+            Phase::Waiting { .. } | Phase::Assigned { .. } | Phase::Finishing { .. } if is_gone => {
+                self.client_gone(client);
+            }
+            // Its last bytes may still be there to be read; but of a full tunnel nobody reads them.
+            Phase::Tunnel { .. } if is_gone && self.is_tunnel_full(client) => self.client_gone(client),
+            Phase::Assigned { upstream } if self.backend.is_event_stream(*upstream) => {
+                // Should it be there after all, what it has must not look whole.
+                self.frontend.reset_on_close(client);
+                self.client_gone(client);
+            }
+            Phase::Assigned { .. } | Phase::Waiting { wait: Wait::Queued, .. } => self.ask_client(client),
+            Phase::Reading
+            | Phase::Dispatching
+            | Phase::Waiting { wait: Wait::SecondTry | Wait::TimedOut, .. }
+            | Phase::Finishing { .. }
+            | Phase::Tunnel { .. }
+            | Phase::Lingering
+            | Phase::Closed => {}
+        }
+    }
+
+    /// Who waits and has sent a FIN may have closed, or may wait for its answer. One `100 Continue` asks: every client
+    /// skips it (RFC 9110 §15.2), and who has closed answers it with a reset.
+    pub(super) fn ask_client(&mut self, client: ClientKey) {
+        match self.frontend.peer(client) {
+            None | Some(PeerState::Open) => return,
+            Some(PeerState::HalfClosed) => {}
+            Some(PeerState::Gone) => return self.client_gone(client),
+        }
+        let is_asked = match self.frontend.phase(client) {
+            Some(Phase::Waiting { wait: Wait::Queued, .. }) => self.frontend.is_waiting_to_be_asked(client),
+            // It waits for another try to connect.
+            Some(&Phase::Assigned { upstream }) => match self.backend.unsent_job(upstream) {
+                Some(job) => self.frontend.is_to_be_asked(client, job),
+                None => false,
+            },
+            Some(
+                Phase::Reading
+                | Phase::Dispatching
+                | Phase::Waiting { wait: Wait::SecondTry | Wait::TimedOut, .. }
+                | Phase::Finishing { .. }
+                | Phase::Tunnel { .. }
+                | Phase::Lingering
+                | Phase::Closed,
+            )
+            | None => false,
+        };
+        if is_asked {
+            self.send(client, CONTINUE);
+        }
+    }
+
+    /// Who waits for a worker and is known to be gone waits no longer.
+    pub(super) fn forget_if_gone(&mut self, client: ClientKey, event: Readiness) {
+        let waits = self.frontend.is_waiting(client, Wait::Queued)
+            || self.frontend.is_waiting(client, Wait::SecondTry);
+        if waits && PeerState::of(event) == PeerState::Gone {
+            self.client_gone(client);
+        }
+    }
+
+    /// The client has closed its side, and nothing is owed to it.
+    fn client_ended(&mut self, client: ClientKey) {
+        match self.frontend.tunnel_of(client) {
+            Some(upstream) => self.tunnel_client_ended(upstream),
+            None => drop(self.frontend.close(client)),
+        }
+    }
+
+    /// A client has gone away, whatever it waited for.
+    pub(super) fn client_gone(&mut self, client: ClientKey) {
+        match self.frontend.close(client) {
+            Some(Phase::Reading) => {
+                if let Some(request) = self.frontend.abandon_arriving(client, &mut self.io) {
+                    self.log_gone_request(client, request, Times::default());
+                }
+            }
+            Some(Phase::Waiting { job, .. }) => {
+                self.balancer.forget(client);
+                let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
+                self.log_gone_request(client, job.request, times);
+            }
+            Some(Phase::Assigned { upstream }) => self.exchange_lost_its_client(upstream, client),
+            Some(Phase::Finishing { finished, .. }) => self.log_gone(client, finished, Reason::ClientGone),
+            Some(Phase::Tunnel { upstream }) => self.tunnel_lost_its_client(upstream, client),
+            Some(Phase::Dispatching | Phase::Lingering | Phase::Closed) | None => {}
+        }
+    }
+}
+
+/// Connections that are let in, or make room.
+impl Reactor {
+    /// Takes the connections that the kernel has ready, as many as a tick may take.
+    pub(super) fn accept(&mut self, index: usize) {
+        if self.take_connections(index) {
+            self.io.go_on_with(Target::Listener(index));
+        }
+    }
+
+    /// `true`: the kernel may have more.
+    pub(super) fn take_connections(&mut self, index: usize) -> bool {
+        use super::io::listen::{Accepted, is_shortage};
+        if self.frontend.is_accepting_paused() {
+            return false;
+        }
+        for _ in 0..super::limits::MAX_PER_TICK {
+            let is_near_bound = self.frontend.is_near_descriptor_bound(self.admin.connections(), &self.io);
+            if is_near_bound && self.frontend.longest_idle(self.io.now()).is_none() {
+                self.pause_accepting(&"none that is idle can make room");
+                return false;
+            }
+            match self.frontend.accept(index) {
+                Some(Accepted::Peer(stream, peer)) => {
+                    if is_near_bound {
+                        self.close_for_room();
+                    }
+                    if self.frontend.admit(stream, peer, &self.io).is_err() {
+                        self.observer.accept_failed();
+                    }
+                }
+                None | Some(Accepted::Nobody) => return false,
+                Some(Accepted::GoneAlready) => {}
+                Some(Accepted::NotNow(error)) => {
+                    if is_shortage(&error) {
+                        self.close_for_room();
+                    }
+                    self.pause_accepting(&error);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn pause_accepting(&mut self, why: &dyn std::fmt::Display) {
+        self.frontend.pause_accepting(why, self.io.now());
+        self.observer.accepting_paused();
+    }
+
+    /// Closes the connection that has been idle for the longest time.
+    pub(super) fn close_for_room(&mut self) {
+        /// So many of them may have sent a request in this moment.
+        const MAX_LOOKS: usize = 8;
+        for _ in 0..MAX_LOOKS {
+            let Some(client) = self.frontend.longest_idle(self.io.now()) else { return };
+            if self.close_if_idle(client) {
+                self.observer.closed_for_room();
+                return;
+            }
+        }
+    }
+
+    /// Closes an idle connection, after a last read: a request that has arrived is served. Whether it is closed.
+    fn close_if_idle(&mut self, client: ClientKey) -> bool {
+        self.frontend.look_once_more(client);
+        self.read_client(client);
+        self.frontend.close_if_idle(client)
+    }
+}

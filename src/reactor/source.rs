@@ -1,0 +1,48 @@
+//! Where the app comes from, and why a server could not start.
+
+use crate::app::{self, App, Wanted};
+use std::path::{Path, PathBuf};
+
+/// Where the app comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A path, absolute and as typed; looked at anew by each reload.
+    Path { path: PathBuf, wanted: Wanted },
+    /// This program is the app. It runs in the folder that it was started in, whatever a symlink on the way leads to
+    /// by then.
+    Embedded { program: PathBuf, dir: PathBuf },
+}
+
+/// Why the server could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Wrong words: exit 2.
+    Usage(String),
+    /// The machine's trouble: exit 1.
+    Trouble(String),
+}
+
+impl Source {
+    /// As typed, absolute.
+    pub fn path(&self) -> &Path {
+        match self {
+            Source::Path { path, .. } => path,
+            Source::Embedded { program, .. } => program,
+        }
+    }
+
+    /// # Errors
+    /// Why there is no app, for people.
+    pub fn find(&self) -> Result<App, String> {
+        match self {
+            Source::Path { path, wanted } => App::find(path, wanted).map_err(|no_app| no_app.to_string()),
+            Source::Embedded { program, dir } => Ok(App {
+                name: app::name(program),
+                dir: dir.clone(),
+                entry: program.clone(),
+                runtime: app::Runtime::Executable,
+                target: None,
+            }),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Processes that end: signals for them, and what becomes of them.
+
+use super::worker::{Origin, Presence, Worker};
+use super::{Supervisor, process};
+use crate::fleet::Phase;
+use crate::keys::WorkerKey;
+use crate::process::Exit;
+use crate::reactor::endpoint::Endpoint;
+use crate::reactor::io::Io;
+use crate::reactor::observer::Observer;
+use nix::sys::signal::Signal;
+use std::time::Instant;
+
+/// Signals.
+impl Supervisor {
+    pub fn terminate(&self, worker: WorkerKey) {
+        if let Some(entry) = self.get(worker) {
+            process::terminate(entry.process.pid);
+        }
+    }
+
+    /// SIGKILL, with its process group.
+    pub fn kill(&self, worker: WorkerKey, is_stopping: bool) {
+        let Some(entry) = self.get(worker) else { return };
+        log::warn!("{}: SIGKILL: {}", entry.label(), self.reason_to_kill(entry, is_stopping));
+        process::kill_group(entry.process.pid);
+    }
+
+    /// In words for the log.
+    fn reason_to_kill(&self, entry: &Worker, is_stopping: bool) -> String {
+        if entry.has_joined() || is_stopping {
+            return "SIGTERM has not ended it in time".to_owned();
+        }
+        let what = match entry.endpoint {
+            Endpoint::Unix(_) if entry.is_command => "answer on {socket}".to_owned(),
+            Endpoint::Unix(_) => "join".to_owned(),
+            Endpoint::Loopback { port, .. } => format!("answer on {{port}} ({port})"),
+        };
+        format!("it did not {what} within --boot-timeout-ms={}", self.config.boot_timeout.as_millis())
+    }
+
+    /// No worker outlives the server.
+    pub fn kill_all(&mut self) {
+        for (_, entry) in &self.workers {
+            if entry.is_own_child() {
+                process::kill_group(entry.process.pid);
+                entry.endpoint.remove_file();
+            }
+        }
+        self.groups.kill_all();
+    }
+
+    /// SIGKILL for what workers have left, and whose time is up.
+    pub fn expire_groups(&mut self, now: Instant) {
+        self.groups.expire(now);
+    }
+
+    /// Nobody is left, and nobody will come.
+    pub fn is_gone(&self) -> bool {
+        self.fleet.is_gone() && self.launcher.starts() == 0 && self.groups.is_empty()
+    }
+}
+
+/// Reaping.
+impl Supervisor {
+    pub fn note_ended_children(&mut self) {
+        self.has_ended_children = true;
+    }
+
+    pub fn has_ended_children(&self) -> bool {
+        self.has_ended_children
+    }
+
+    /// All workers that have ended. Each is asked for by itself, since one that is not reaped would stand before all
+    /// others.
+    pub fn ended_workers(&mut self) -> Vec<(WorkerKey, Exit)> {
+        self.has_ended_children = false;
+        let ended = self.workers.iter().filter(|(_, entry)| entry.is_own_child());
+        let exit_of = |entry: &Worker| process::exit_of(entry.process.pid);
+        ended.filter_map(|(key, entry)| exit_of(entry).map(|exit| (WorkerKey(key), exit))).collect()
+    }
+
+    /// A worker's process has ended; what it has written before is still to be read.
+    pub fn note_exit(&mut self, worker: WorkerKey, exit: Exit) {
+        if let Some(entry) = self.get_mut(worker) {
+            entry.presence = Presence::Exited(exit);
+        }
+    }
+
+    /// What a worker has left of its process group ends with it.
+    pub fn end_group(&mut self, worker: WorkerKey, now: Instant) {
+        let Some(entry) = self.workers.get(worker.0) else { return };
+        if self.groups.end(entry.process.pid, now) {
+            log::info!("{}: what it has started lives on, and gets SIGTERM", entry.label());
+        }
+    }
+
+    /// Takes in everybody else who has ended.
+    pub fn reap_others(&mut self) {
+        self.groups.look();
+        // One that nobody knows may be a worker whose start has not been told.
+        while let Some((pid, exit)) = process::any_exit().filter(|_| self.launcher.starts() == 0) {
+            let is_worker = |(_, entry): (usize, &Worker)| entry.process.pid == pid && entry.is_own_child();
+            if self.workers.iter().any(is_worker) {
+                // It has ended a moment ago.
+                self.has_ended_children = true;
+                return;
+            }
+            if self.groups.holds(pid) {
+                // It stands before the others for a second at most.
+                return;
+            }
+            // Adopted, or a child of PID 1.
+            log::debug!("reaped the orphan {pid}: {exit}");
+            process::release(pid);
+        }
+    }
+
+    /// Everything that a worker has said before its end is read: its end is told, and the fleet hears of it.
+    pub fn worker_is_gone(&mut self, worker: WorkerKey, exit: Exit, io: &Io, observer: &mut Observer) {
+        let now = io.now();
+        let Some(entry) = self.workers.get(worker.0) else { return };
+        entry.endpoint.remove_file();
+        let lived_ms = now.duration_since(entry.process.started).as_millis();
+        let (label, has_joined) = (entry.label(), entry.has_joined());
+        let phase = self.phase_of(worker);
+        let was_told_to = matches!(phase, Some(Phase::Terminating { .. }));
+        let after = match has_joined {
+            true => format!("after {} requests and {lived_ms} ms", entry.counts.requests),
+            false => format!("after {lived_ms} ms, before it had joined"),
+        };
+        match exit {
+            Exit::Code(0) if has_joined || was_told_to => log::info!("{label}: ended {after}"),
+            // Who has no handler for it ends by the signal itself.
+            Exit::Signal(Signal::SIGTERM) if was_told_to => {
+                log::info!("{label}: ended by SIGTERM {after}");
+            }
+            _ => match &entry.process.exec_failure {
+                Some(error) => {
+                    let program = &entry.process.program;
+                    log::error!("{label}: cannot be started: '{program}': {error}");
+                    observer.start_failed();
+                }
+                None => {
+                    let folded = match entry.said.boot_output.folded {
+                        0 => String::new(),
+                        lines => format!("; it said {lines} lines of an earlier failure again"),
+                    };
+                    log::warn!("{label}: {exit} {after}{folded}");
+                }
+            },
+        }
+        if let Origin::Slot { slot, .. } = entry.origin {
+            self.history.last_exits.insert(slot, exit);
+        }
+        match phase {
+            Some(Phase::Serving { .. }) => observer.worker_crashed(),
+            Some(Phase::Booting { .. }) => observer.boot_failed(),
+            Some(Phase::Killed) if !has_joined => observer.boot_failed(),
+            Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}
+        }
+        if !has_joined && !was_told_to {
+            self.note_failed_start(worker, format!("{label}: {exit} {after}"));
+        }
+        let has_served = self.has_served(worker);
+        if !has_served && let Some(entry) = self.workers.get_mut(worker.0) {
+            self.outputs.folds.failed(&mut entry.said.boot_output, now);
+        }
+        self.fleet.exited(worker, has_served, now);
+        self.closed.push(worker);
+    }
+
+    /// Closed workers leave the slab only now, so that no key is used again inside one batch of events.
+    pub fn remove_closed(&mut self) -> impl Iterator<Item = WorkerKey> {
+        let workers = &mut self.workers;
+        self.closed.drain(..).inspect(|worker| {
+            workers.try_remove(worker.0);
+        })
+    }
+
+    /// Where the fleet has it.
+    pub(super) fn phase_of(&self, worker: WorkerKey) -> Option<Phase> {
+        self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase)
+    }
+}

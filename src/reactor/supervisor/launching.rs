@@ -1,0 +1,255 @@
+//! Starting processes: what they run, under which names, and what became of it.
+
+use super::output::Pipe;
+use super::ports::Ports;
+use super::releases::Releases;
+use super::worker::{Origin, Worker};
+use super::{Supervisor, process};
+use crate::app::Runtime;
+use crate::config::Config;
+use crate::control::Sender;
+use crate::fleet::{Release, RetireReason};
+use crate::keys::WorkerKey;
+use crate::names::Names;
+use crate::paths::shown;
+use crate::process::{Answer, Begun, DescriptorLimit};
+use crate::reactor::endpoint::Endpoint;
+use crate::reactor::io::Io;
+use crate::reactor::io::clock;
+use crate::reactor::io::token::Target;
+use crate::reactor::observer::Observer;
+use crate::reactor::socket_dir::NameLock;
+use crate::reactor::source::Source;
+use crate::runtime::{self, Harnesses, Identity};
+use mio::Interest;
+use mio::unix::SourceFd;
+use nix::unistd::Pid;
+
+/// What a start needs.
+pub struct Launcher {
+    source: Source,
+    releases: Releases,
+    names: Names,
+    ports: Ports,
+    harnesses: Harnesses,
+    /// Names this run of the server; its workers say it when they join.
+    instance: String,
+    spawner: process::Spawner,
+    /// Processes that were asked for, and are not there yet: one for each slot at most.
+    starts: Vec<Start>,
+    /// The last to go: until then the name is this server's. None where the reactor is simulated.
+    _name: Option<NameLock>,
+}
+
+/// A process that was asked for.
+#[derive(Debug)]
+struct Start {
+    slot: usize,
+    version: u64,
+    why: Option<RetireReason>,
+    endpoint: Endpoint,
+    is_command: bool,
+    /// For complaints.
+    program: String,
+    begun: Begun,
+}
+
+impl Launcher {
+    pub fn new(
+        source: Source,
+        names: Names,
+        harnesses: Harnesses,
+        instance: String,
+        limit: DescriptorLimit,
+        name: Option<NameLock>,
+    ) -> Self {
+        Launcher {
+            releases: Releases::new(source.find()),
+            source,
+            names,
+            ports: Ports::new(clock::seed()),
+            harnesses,
+            instance,
+            spawner: process::Spawner::new(limit),
+            starts: Vec::new(),
+            _name: name,
+        }
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) fn releases(&self) -> &Releases {
+        &self.releases
+    }
+
+    /// Processes that were asked for, and are not there yet.
+    pub fn starts(&self) -> usize {
+        self.starts.len()
+    }
+
+    #[cfg(test)]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// A roll begins.
+    pub(super) fn begin_release(&mut self) {
+        self.releases.begin(self.source.find());
+    }
+
+    /// All slots have what the roll brought.
+    pub(super) fn adopt_release(&mut self) {
+        self.releases.adopt();
+    }
+
+    /// The roll has ended, adopted or not.
+    pub(super) fn end_release(&mut self) {
+        self.releases.end();
+    }
+
+    /// A worker that another run of the server has started has nothing to say here. The protocol's first version names
+    /// no instance.
+    pub(super) fn check_instance(&self, sender: &Sender) -> Result<(), String> {
+        match &sender.instance {
+            Some(instance) if *instance != self.instance => Err(format!(
+                "worker {} belongs to the instance '{}', and this one is '{}'",
+                sender.worker_id,
+                instance.escape_default(),
+                self.instance
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        slot: usize,
+        version: u64,
+        why: Option<RetireReason>,
+        release: Release,
+        config: &Config,
+        io: &Io,
+    ) -> Result<Start, String> {
+        let app = self.releases.app(release)?;
+        self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
+        let socket = self.names.worker_socket(slot, version);
+        // Nobody listens there: this generation has never been.
+        let _ = std::fs::remove_file(&socket);
+        let endpoint = if config.command_takes_port() {
+            Endpoint::Loopback { port: self.ports.take()?, is_ipv6: false }
+        } else {
+            Endpoint::Unix(socket.clone())
+        };
+        let identity = Identity {
+            slot,
+            version,
+            port: endpoint.address().map(|address| address.port()),
+            socket: &socket,
+            control_socket: &self.names.control,
+            prefix: &self.names.prefix,
+            instance: &self.instance,
+            harness_dir: self.harnesses.dir(),
+        };
+        let launch = runtime::launch(&app, config, &identity)?;
+        let program = shown(&launch.program).to_string();
+        let begun = self.spawner.ensure().and_then(|fresh| {
+            if let Some(fd) = fresh {
+                let token = Target::Spawner.token();
+                io.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            }
+            self.spawner.start(&launch)
+        });
+        let begun = begun.map_err(|error| format!("'{program}': {error}"))?;
+        let is_command = app.runtime == Runtime::Command;
+        Ok(Start { slot, version, why, endpoint, is_command, program, begun })
+    }
+
+    /// Not known any more: it was answered twice.
+    fn take_start(&mut self, id: u64) -> Option<Start> {
+        let at = self.starts.iter().position(|start| start.begun.id == id)?;
+        Some(self.starts.swap_remove(at))
+    }
+}
+
+impl Supervisor {
+    /// Asks for a process; the answer comes with [`Supervisor::next_started`].
+    pub fn spawn(
+        &mut self,
+        slot: usize,
+        version: u64,
+        why: Option<RetireReason>,
+        release: Release,
+        io: &Io,
+        observer: &mut Observer,
+    ) {
+        match self.launcher.begin(slot, version, why, release, &self.config, io) {
+            Ok(start) => self.launcher.starts.push(start),
+            Err(complaint) => self.start_failed(slot, complaint, io, observer),
+        }
+    }
+
+    fn start_failed(&mut self, slot: usize, complaint: String, io: &Io, observer: &mut Observer) {
+        log::error!("worker {slot}: cannot be started: {complaint}");
+        observer.start_failed();
+        self.renewal.note_failure(format!("worker {slot}: cannot be started: {complaint}"));
+        self.history.last_spawn_error = Some(complaint);
+        self.fleet.spawn_failed(slot, io.now());
+    }
+
+    /// What became of the starts: the next worker that is there.
+    pub fn next_started(&mut self, io: &Io, observer: &mut Observer) -> Option<WorkerKey> {
+        while let Some(answer) = self.launcher.spawner.answer() {
+            match answer {
+                Answer::Started { id, pid } => {
+                    if let Some(start) = self.launcher.take_start(id) {
+                        return Some(self.worker_started(start, pid, io, observer));
+                    }
+                }
+                Answer::Failed { id, error } => {
+                    if let Some(start) = self.launcher.take_start(id) {
+                        let complaint = format!("'{}': {}", start.program, error.desc());
+                        self.start_failed(start.slot, complaint, io, observer);
+                    }
+                }
+                Answer::NotRun { id, error } => {
+                    let is_it = |entry: &Worker| entry.process.start_id == Some(id);
+                    if let Some((_, entry)) = self.workers.iter_mut().find(|(_, entry)| is_it(entry)) {
+                        entry.process.exec_failure = Some(error.desc().to_owned());
+                    }
+                }
+                Answer::SpawnerDied => {
+                    for start in std::mem::take(&mut self.launcher.starts) {
+                        let complaint = "the process that starts workers has died".to_owned();
+                        self.start_failed(start.slot, complaint, io, observer);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn worker_started(&mut self, start: Start, pid: Pid, io: &Io, observer: &mut Observer) -> WorkerKey {
+        let Start { slot, version, why, endpoint, is_command, program, begun } = start;
+        let mut entry = Worker::new(Origin::Slot { slot, version }, pid, endpoint, is_command, io.now());
+        entry.process.start_id = Some(begun.id);
+        entry.process.program = program;
+        let (label, output_label) = (entry.label(), entry.output_label());
+        let worker = WorkerKey(self.workers.insert(entry));
+        for (fd, is_stderr) in [(begun.stdout, false), (begun.stderr, true)] {
+            self.outputs.add(Pipe::new(fd, worker, output_label.clone(), is_stderr), io);
+        }
+        let after = why.map(|why| format!(", successor after {}", why.code())).unwrap_or_default();
+        log::info!("{label}: started, generation {version}{after}");
+        observer.worker_started(why);
+        self.fleet.spawned(slot, worker, io.now());
+        // Its end may have been told before its start was.
+        self.has_ended_children = true;
+        worker
+    }
+}

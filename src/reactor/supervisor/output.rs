@@ -1,0 +1,145 @@
+//! What the workers print, line by line.
+
+use super::Supervisor;
+use crate::keys::WorkerKey;
+use crate::observe::folds::Folds;
+use crate::reactor::io::Io;
+use crate::reactor::io::stream::{Transfer, attempt};
+use crate::reactor::io::token::Target;
+use crate::reactor::observer::Observer;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use slab::Slab;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A worker's line is cut here, so that a line without an end takes no more.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+/// Read from one worker's output in one tick: a chatty worker keeps no request waiting.
+const PIPE_TICK_BYTES: usize = 64 * 1024;
+
+/// All outputs, and what earlier failures have said already.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    pipes: Slab<Pipe>,
+    pub(super) folds: Folds,
+}
+
+/// One of a worker's two outputs.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    fd: OwnedFd,
+    worker: WorkerKey,
+    label: String,
+    is_stderr: bool,
+    partial: Vec<u8>,
+}
+
+impl Pipe {
+    pub(super) fn new(fd: OwnedFd, worker: WorkerKey, label: String, is_stderr: bool) -> Self {
+        Pipe { fd, worker, label, is_stderr, partial: Vec::new() }
+    }
+
+    /// Watches it; non-blocking on our side only, since the two ends of a pipe are two descriptions.
+    fn register(&self, registry: &Registry, token: mio::Token) -> io::Result<()> {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        fcntl(&self.fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        registry.register(&mut SourceFd(&self.fd.as_raw_fd()), token, Interest::READABLE)
+    }
+}
+
+impl Outputs {
+    pub(super) fn add(&mut self, pipe: Pipe, io: &Io) {
+        let key = self.pipes.insert(pipe);
+        if let Err(error) = self.pipes[key].register(io.registry(), Target::Pipe(key).token()) {
+            log::warn!("{}: its output cannot be watched: {error}", self.pipes[key].label);
+            self.pipes.remove(key);
+        }
+    }
+}
+
+impl Supervisor {
+    /// Passes a worker's output on, line by line.
+    pub fn read_pipe(&mut self, key: usize, io: &mut Io, observer: &mut Observer) {
+        let mut scratch = io.take_scratch();
+        let mut budget = PIPE_TICK_BYTES;
+        while let Some(pipe) = self.outputs.pipes.get_mut(key) {
+            match attempt(|| nix::unistd::read(&pipe.fd, &mut scratch).map_err(io::Error::from)) {
+                Transfer::Bytes(bytes) => {
+                    self.take_output(key, &scratch[..bytes], io, observer);
+                    budget = budget.saturating_sub(bytes);
+                    if budget == 0 {
+                        io.go_on_with(Target::Pipe(key));
+                        break;
+                    }
+                }
+                Transfer::Later => break,
+                Transfer::End | Transfer::Gone => {
+                    self.close_pipe(key, io, observer);
+                    break;
+                }
+            }
+        }
+        io.give_scratch_back(scratch);
+    }
+
+    /// A worker has ended: what it has printed is read, and its outputs are closed.
+    pub fn finish_output(&mut self, worker: WorkerKey, io: &mut Io, observer: &mut Observer) {
+        let pipes = self.outputs.pipes.iter().filter(|(_, pipe)| pipe.worker == worker);
+        let pipes: Vec<usize> = pipes.map(|(key, _)| key).collect();
+        for key in pipes {
+            self.read_pipe(key, io, observer);
+            self.close_pipe(key, io, observer);
+        }
+    }
+
+    fn take_output(&mut self, key: usize, bytes: &[u8], io: &Io, observer: &mut Observer) {
+        let Some(pipe) = self.outputs.pipes.get_mut(key) else {
+            return;
+        };
+        let mut partial = std::mem::take(&mut pipe.partial);
+        partial.extend_from_slice(bytes);
+        let mut from = 0;
+        while let Some(end) = memchr::memchr(b'\n', &partial[from..]) {
+            self.take_line(key, &partial[from..from + end], io, observer);
+            from += end + 1;
+        }
+        partial.drain(..from);
+        if partial.len() >= MAX_LINE_BYTES {
+            self.take_line(key, &partial, io, observer);
+            partial.clear();
+        }
+        if let Some(pipe) = self.outputs.pipes.get_mut(key) {
+            pipe.partial = partial;
+        }
+    }
+
+    fn take_line(&mut self, key: usize, line: &[u8], io: &Io, observer: &mut Observer) {
+        let Some(pipe) = self.outputs.pipes.get(key) else { return };
+        let mut is_repeated = false;
+        if let Some(entry) = self.workers.get_mut(pipe.worker.0) {
+            if pipe.is_stderr {
+                entry.remember(line);
+            }
+            if entry.counts.requests == 0 {
+                let folds = &mut self.outputs.folds;
+                is_repeated = folds.is_repeated(&mut entry.said.boot_output, line, io.now());
+            }
+        }
+        if !is_repeated {
+            observer.worker_line(line, pipe.is_stderr, &pipe.label);
+        }
+    }
+
+    /// Ends a worker's output; an unfinished line is a line.
+    fn close_pipe(&mut self, key: usize, io: &Io, observer: &mut Observer) {
+        let Some(pipe) = self.outputs.pipes.get_mut(key) else {
+            return;
+        };
+        let rest = std::mem::take(&mut pipe.partial);
+        if !rest.is_empty() {
+            self.take_line(key, &rest, io, observer);
+        }
+        self.outputs.pipes.try_remove(key);
+    }
+}

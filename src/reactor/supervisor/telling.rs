@@ -1,0 +1,149 @@
+//! What is told of the workers: in status, in the metrics, and to whoever asked for a reload.
+
+use super::{Supervisor, process};
+
+use crate::fleet::{Phase, Release, RollEnd};
+use crate::keys::WorkerKey;
+use crate::process::Exit;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+impl Supervisor {
+    /// Workers that get requests: none that leaves, is stuck, or is known to be gone.
+    pub fn serving(&self) -> usize {
+        let is_serving = |worker: WorkerKey| {
+            let Some(entry) = self.get(worker) else { return false };
+            let has_joined = match self.phase_of(worker) {
+                Some(phase) => matches!(phase, Phase::Serving { .. }),
+                None => entry.has_joined(),
+            };
+            has_joined && !entry.is_dead() && !entry.is_stuck
+        };
+        self.workers.iter().filter(|(key, _)| is_serving(WorkerKey(*key))).count()
+    }
+
+    pub fn was_ever_healthy(&self) -> bool {
+        self.history.was_ever_healthy
+    }
+
+    pub fn keys(&self) -> Vec<WorkerKey> {
+        self.workers.iter().map(|(key, _)| WorkerKey(key)).collect()
+    }
+
+    fn last_exit(&self, slot: usize) -> Option<String> {
+        self.history.last_exits.get(&slot).map(Exit::to_string)
+    }
+
+    /// Slots that have failed and wait for their next start.
+    pub fn waiting_slots(&self, now: Instant) -> Vec<Value> {
+        let waiting = self.fleet.empty_slots().map(|(slot, failures, at)| {
+            let next_ms = at.saturating_duration_since(now).as_millis() as u64;
+            let last_exit = self.last_exit(slot);
+            json!({"slot": slot, "failures": failures, "nextStartMs": next_ms, "lastExit": last_exit})
+        });
+        waiting.collect()
+    }
+
+    /// What is served, and `true` if other files lie there by now. In `module` mode workers take over changes
+    /// themselves.
+    pub fn release(&self) -> (String, bool) {
+        let releases = self.launcher.releases();
+        match releases.app(Release::Good) {
+            Ok(app) => {
+                let is_module = self.config.hot_reload == crate::config::HotReload::Module;
+                let has_changed = !is_module && releases.has_changed();
+                (app.entry.to_string_lossy().into_owned(), has_changed)
+            }
+            Err(complaint) => (complaint, false),
+        }
+    }
+
+    /// What a reload would bring, where that is something else than what is served.
+    pub fn next_release(&self) -> Option<String> {
+        let found = self.launcher.source().find();
+        if found == self.launcher.releases().app(Release::Good) {
+            return None;
+        }
+        Some(found.map_or_else(|complaint| complaint, |app| app.entry.to_string_lossy().into_owned()))
+    }
+
+    /// How a worker stands; `is_idle`: it has no request.
+    pub fn state_of(&self, worker: WorkerKey, is_idle: bool) -> &'static str {
+        let Some(entry) = self.get(worker) else { return "gone" };
+        match self.phase_of(worker) {
+            _ if entry.is_stuck => "stuck",
+            Some(Phase::Booting { .. }) => "booting",
+            // One that cools down after a busy answer has no request, and gets none.
+            Some(Phase::Serving { .. }) | None if !is_idle => "busy",
+            Some(Phase::Serving { .. }) | None => "idle",
+            Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) => "leaving",
+        }
+    }
+
+    /// Everything about one worker; `request`: what it is at work on.
+    pub fn details(&self, worker: WorkerKey, is_idle: bool, request: Option<String>, now: Instant) -> Value {
+        let Some(entry) = self.get(worker) else { return Value::Null };
+        let member = self.fleet.members().find(|(_, member)| member.worker == worker);
+        let slot = entry.origin.worker_id();
+        json!({
+            "slot": slot,
+            "generation": member.map(|(_, member)| member.version),
+            "pid": entry.process.pid.as_raw(),
+            "state": self.state_of(worker, is_idle),
+            "request": request.filter(|_| entry.has_joined()),
+            "requests": entry.counts.requests,
+            "reloads": entry.counts.reloads,
+            "rssBytes": entry.pid().and_then(process::resident_bytes),
+            "ageSeconds": now.duration_since(entry.process.started).as_secs(),
+            "lastExit": self.last_exit(slot),
+        })
+    }
+
+    /// How a roll has ended, for whoever asked for it.
+    pub fn end_roll(&mut self, end: RollEnd) -> Result<usize, String> {
+        self.launcher.end_release();
+        match end {
+            RollEnd::Done { replaced } => {
+                log::info!("reload: {replaced} workers replaced");
+                Ok(replaced)
+            }
+            RollEnd::Failed { slot, worker } => {
+                let why = self.roll_failure(slot, worker);
+                log::error!("reload stopped: {why}");
+                Err(why)
+            }
+            RollEnd::Unstable { slot } => {
+                let why =
+                    format!("the new workers of slot {slot} ended again and again; the old workers go on");
+                log::error!("reload stopped: {why}");
+                Err(why)
+            }
+            RollEnd::Stopping => Err("the server is stopping".to_owned()),
+        }
+    }
+
+    /// Why a successor failed.
+    fn roll_failure(&self, slot: usize, worker: Option<WorkerKey>) -> String {
+        let Some(entry) = worker.and_then(|worker| self.get(worker)) else {
+            let why = self.history.last_spawn_error.as_deref().unwrap_or("the reason is in the log");
+            return format!("the successor of worker {slot} could not be started: {why}");
+        };
+        if let Some(error) = &entry.process.exec_failure {
+            let program = &entry.process.program;
+            return format!("the successor of worker {slot} could not be started: '{program}': {error}");
+        }
+        let how = match entry.exit() {
+            Some(exit) if entry.has_joined() => format!("ended before it had served: {exit}"),
+            Some(Exit::Signal(Signal::SIGKILL)) => {
+                format!("did not join within {} ms", self.config.boot_timeout.as_millis())
+            }
+            Some(exit) => format!("ended before it had joined: {exit}"),
+            None => "failed".to_owned(),
+        };
+        let words: Vec<&str> = entry.said.last_words.iter().map(String::as_str).collect();
+        let words = if words.is_empty() { String::new() } else { format!("\n  {}", words.join("\n  ")) };
+        let pid = entry.process.pid;
+        format!("the successor of worker {slot} (pid {pid}) {how}; the old workers go on{words}")
+    }
+}

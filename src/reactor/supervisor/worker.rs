@@ -1,0 +1,206 @@
+//! A worker: a process that listens for requests.
+
+use crate::control::{Abilities, Join};
+use crate::observe::folds::BootOutput;
+use crate::process::Exit;
+use crate::reactor::endpoint::Endpoint;
+use nix::unistd::Pid;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// What is kept of a worker's last words on stderr, for whoever asks why it died: a stack trace, with what stands
+/// above it.
+const LAST_WORDS: usize = 24;
+const LAST_WORD_BYTES: usize = 500;
+
+#[derive(Debug)]
+pub struct Worker {
+    pub(super) origin: Origin,
+    pub(super) endpoint: Endpoint,
+    /// Its connections are opened only with a request to send.
+    pub(super) is_command: bool,
+    pub(super) process: Process,
+    pub(super) joined: Option<Instant>,
+    pub(super) presence: Presence,
+    /// Its answer does not end.
+    pub(super) is_stuck: bool,
+    /// It has old code, and gets nothing until the new one has come, or has not.
+    pub(super) is_withheld: bool,
+    pub(super) talk: Talk,
+    pub(super) counts: Counts,
+    pub(super) memory: Memory,
+    pub(super) said: Said,
+}
+
+/// Where a worker comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The fleet started it.
+    Slot { slot: usize, version: u64 },
+    /// It came by itself (`w:0`).
+    /// `process`: its pid here, where the kernel has confirmed the one that it says. One from another namespace may
+    /// be a stranger's here, or nobody's.
+    Outside { worker_id: usize, process: Option<Pid> },
+}
+
+/// How it was started.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub pid: Pid,
+    pub started: Instant,
+    /// Names its start in the spawner's answers.
+    pub start_id: Option<u64>,
+    pub program: String,
+    /// Why its process could not become the program.
+    pub exec_failure: Option<String>,
+}
+
+/// Whether it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    Present,
+    /// It refused a connection, or one that came by itself has gone.
+    Gone,
+    /// Its process has ended. It is reaped when nobody is left in its group; then its pid may be somebody else's.
+    Exited(Exit),
+}
+
+/// What it can do, as its join said.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    pub abilities: Abilities,
+    /// Its join spoke the protocol's second version, so it answers `Rip-Probe: idle`.
+    pub can_be_asked: bool,
+}
+
+/// What it has done.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// It was given a request.
+    pub was_asked: bool,
+    pub requests: u64,
+    pub request_limit: Option<u64>,
+    /// Busy answers in a row.
+    pub busy_streak: u8,
+    /// Module reloads, as it tells.
+    pub reloads: u64,
+}
+
+/// When its memory was last looked at, and what it was.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub checked: Option<Instant>,
+    pub resident_bytes: Option<u64>,
+}
+
+/// What it has printed.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub last_words: VecDeque<String>,
+    pub boot_output: BootOutput,
+}
+
+/// Whether a worker's process lives, as far as can be known now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Lives,
+    /// On its way out; its exit status will come.
+    IsEnding,
+    /// Nothing tells.
+    Unknown,
+    Exited(Exit),
+}
+
+impl Origin {
+    pub fn worker_id(self) -> usize {
+        match self {
+            Origin::Slot { slot, .. } => slot,
+            Origin::Outside { worker_id, .. } => worker_id,
+        }
+    }
+
+    pub fn is_own(self) -> bool {
+        match self {
+            Origin::Slot { .. } => true,
+            Origin::Outside { .. } => false,
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(origin: Origin, pid: Pid, endpoint: Endpoint, is_command: bool, now: Instant) -> Self {
+        Worker {
+            origin,
+            endpoint,
+            is_command,
+            process: Process {
+                pid,
+                started: now,
+                start_id: None,
+                program: String::new(),
+                exec_failure: None,
+            },
+            joined: None,
+            presence: Presence::Present,
+            is_stuck: false,
+            is_withheld: false,
+            talk: Talk::default(),
+            counts: Counts::default(),
+            memory: Memory::default(),
+            said: Said::default(),
+        }
+    }
+
+    /// Its process, where it is known which one that is.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        match self.origin {
+            Origin::Slot { .. } => Some(self.process.pid),
+            Origin::Outside { process, .. } => process,
+        }
+    }
+
+    /// Known to be gone: ended, or it refused a connection.
+    pub(super) fn is_dead(&self) -> bool {
+        self.presence != Presence::Present
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        match self.presence {
+            Presence::Exited(exit) => Some(exit),
+            Presence::Present | Presence::Gone => None,
+        }
+    }
+
+    pub(super) fn has_joined(&self) -> bool {
+        self.joined.is_some()
+    }
+
+    /// It has not ended, and is a child of ours.
+    pub(super) fn is_own_child(&self) -> bool {
+        self.exit().is_none() && self.origin.is_own()
+    }
+
+    pub(super) fn learn(&mut self, join: &Join) {
+        self.talk.abilities = join.abilities;
+        self.talk.can_be_asked = join.speaks_second_version();
+    }
+
+    /// Keeps a line of its stderr.
+    pub(super) fn remember(&mut self, line: &[u8]) {
+        let words = &mut self.said.last_words;
+        if words.len() == LAST_WORDS {
+            words.pop_front();
+        }
+        words.push_back(String::from_utf8_lossy(&line[..line.len().min(LAST_WORD_BYTES)]).into_owned());
+    }
+
+    /// `worker 3 (pid 42)`
+    pub(super) fn label(&self) -> String {
+        format!("worker {} (pid {})", self.origin.worker_id(), self.process.pid)
+    }
+
+    /// What is said in front of its lines.
+    pub(super) fn output_label(&self) -> String {
+        format!("worker {}", self.origin.worker_id())
+    }
+}

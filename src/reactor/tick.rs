@@ -1,0 +1,217 @@
+//! The loop: what happens in one tick, and in which order.
+
+use super::admin::Admin;
+use super::backend::Backend;
+use super::frontend::Frontend;
+use super::io::Io;
+use super::io::token::{Readiness, Target, decode_event};
+use super::limits::MAX_PER_TICK;
+use super::observer::Observer;
+#[cfg(test)]
+pub(super) use super::simulation::order::Balancer;
+use super::stopping::Stage;
+use super::supervisor::Supervisor;
+#[cfg(not(test))]
+pub(super) use crate::balancer::Balancer;
+use crate::config::Config;
+use mio::Events;
+use nix::sys::signalfd::SignalFd;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Events fetched at once.
+const EVENTS: usize = 1024;
+
+pub struct Reactor {
+    pub(super) config: Rc<Config>,
+    pub(super) io: Io,
+    pub(super) observer: Observer,
+    pub(super) frontend: Frontend,
+    pub(super) backend: Backend,
+    pub(super) balancer: Balancer,
+    pub(super) admin: Admin,
+    pub(super) signals: SignalFd,
+    pub(super) stage: Stage,
+    pub(super) exit: Option<u8>,
+    /// The last to go: it holds the server's name.
+    pub(super) supervisor: Supervisor,
+}
+
+impl Reactor {
+    pub(super) fn run(&mut self) -> io::Result<u8> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match self.io.wait(&mut events, self.poll_timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let passed = self.io.read_clock();
+            self.observer.busy_for(self.balancer.in_use(), passed);
+            self.tick(events.iter().filter_map(decode_event));
+            if let Some(code) = self.exit {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// One tick of the loop.
+    pub(super) fn tick(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
+        if self.supervisor.launcher().starts() > 0 {
+            // Before anything else: a worker may have joined by now.
+            self.on_spawner();
+        }
+        self.settle_spools();
+        let second_tries = self.frontend.take_second_tries();
+        if self.balancer.waiting() > 0 || !second_tries.is_empty() {
+            // Who is known to be gone gets no worker that becomes free in this tick.
+            for (target, readiness) in events.clone() {
+                if let Target::Client(client) = target {
+                    self.forget_if_gone(client, readiness);
+                }
+            }
+        }
+        // Workers first: an answer that ends frees a worker before a new request looks for one, and anything odd on
+        // an idle connection is noticed before a request is written to it.
+        for (target, readiness) in events.clone() {
+            if let Target::Upstream(upstream) = target {
+                self.on_upstream(upstream, readiness);
+            }
+        }
+        self.place_second_tries(second_tries);
+        for (target, readiness) in events {
+            self.on_event(target, readiness);
+        }
+        self.go_on_with_ready();
+        self.advance_operators();
+        self.expire();
+        if self.supervisor.has_ended_children() {
+            self.reap();
+        }
+        self.resize();
+        self.go_on_stopping();
+        self.perform_fleet_actions();
+        self.answer_failed_start();
+        self.remove_closed();
+        self.io.spools().end_tick(self.io.now());
+        self.observer.flush(self.io.now());
+    }
+
+    fn on_event(&mut self, target: Target, readiness: Readiness) {
+        match target {
+            Target::Client(client) => self.on_client(client, readiness),
+            Target::Upstream(_) => {}
+            Target::Listener(index) => self.accept(index),
+            Target::MetricsListener(index) => self.accept_scraper(index),
+            Target::ControlListener => self.accept_control(),
+            Target::Control(key) => self.admin.note(key, readiness),
+            Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
+            Target::Signals => self.on_signals(),
+            Target::Stdout | Target::Stderr => self.observer.on_output_writable(),
+            Target::Watch => self.read_watch(),
+            Target::Spawner => self.on_spawner(),
+        }
+    }
+
+    /// Goes on with those who have more to do without a new event.
+    fn go_on_with_ready(&mut self) {
+        let ready = self.io.take_ready();
+        for &target in &ready {
+            match target {
+                Target::Client(client) => self.resume_client(client),
+                Target::Upstream(upstream) => self.resume_upstream(upstream),
+                Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
+                Target::Listener(index) => self.accept(index),
+                Target::ControlListener => self.accept_control(),
+                Target::MetricsListener(index) => self.accept_scraper(index),
+                Target::Control(_)
+                | Target::Signals
+                | Target::Stdout
+                | Target::Stderr
+                | Target::Watch
+                | Target::Spawner => {}
+            }
+        }
+        self.io.give_ready_back(ready);
+    }
+
+    /// How long `poll` may sleep. Counted from the tick's one look at the clock: a deadline can be late by the time
+    /// that one tick takes.
+    fn poll_timeout(&self) -> Option<Duration> {
+        let has_ready = self.supervisor.has_ended_children() || self.io.has_ready() || self.admin.has_ready();
+        let has_files_to_close = self.io.spools().has_leaving_files();
+        if has_ready || has_files_to_close || self.frontend.has_work() || self.has_to_tell_failure() {
+            return Some(Duration::ZERO);
+        }
+        Some(self.next_deadline()?.saturating_duration_since(self.io.now()))
+    }
+
+    /// When something is to be done by the clock.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let all = [
+            self.frontend.next_deadline(),
+            self.backend.next_deadline(),
+            self.admin.next_deadline(),
+            self.balancer.next_deadline(),
+            self.supervisor.next_deadline(),
+            self.observer.next_flush(self.io.now()),
+            self.stage.deadline(),
+            self.next_shrink(),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    /// All deadlines that are due, in one tick; where each costs a system call, as many as a tick may take.
+    fn expire(&mut self) {
+        let now = self.io.now();
+        for _ in 0..MAX_PER_TICK {
+            let Some((client, kind)) = self.frontend.expire(now) else { break };
+            self.on_client_deadline(client, kind);
+        }
+        while let Some((upstream, kind)) = self.backend.expire(now) {
+            self.on_upstream_deadline(upstream, kind);
+        }
+        while let Some((key, kind)) = self.admin.expire(now) {
+            self.on_control_deadline(key, kind);
+        }
+        while let Some(upstream) = self.backend.expire_question(now) {
+            self.ask_again(upstream);
+        }
+        while let Some(client) = self.balancer.expire(now) {
+            self.frontend.has_waited_too_long(client);
+        }
+        self.answer_timed_out();
+        self.supervisor.expire_groups(now);
+        self.act_on_changes();
+        if self.supervisor.fleet().next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.supervisor.fleet_mut().tick(now);
+        }
+        if self.frontend.end_pause(now) {
+            self.accept_after_pause();
+        }
+    }
+
+    fn accept_after_pause(&mut self) {
+        if self.is_stopping() {
+            self.stop_listening();
+        } else {
+            for index in 0..self.frontend.listeners().len() {
+                self.accept(index);
+            }
+        }
+        self.accept_control();
+        for index in 0..self.admin.metrics_listeners().len() {
+            self.accept_scraper(index);
+        }
+    }
+
+    /// Closed entries leave the slabs only now, so that no key is used again inside one batch of events.
+    fn remove_closed(&mut self) {
+        self.frontend.remove_closed();
+        for worker in self.supervisor.remove_closed() {
+            self.backend.remove(worker);
+        }
+        self.admin.remove_closed(&mut self.io);
+    }
+}
