@@ -50,3 +50,6 @@ mod workers;
 
 pub use source::StartError;
 pub use start::serve;
+
+#[cfg(test)]
+pub(crate) use {backend::exchange::EXCHANGE, frontend::phase::CLIENT};
