@@ -1,6 +1,7 @@
 //! Deadlines, O(1) to arm, to disarm and to expire. Each kind has one fixed duration, so that its list is always
 //! sorted: what is armed last is due last. A key has at most one deadline at a time, that of its state.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// The kinds of deadline of one kind of key: a small enum that can index, written with [`deadline_kinds!`].
@@ -32,6 +33,31 @@ pub(crate) use deadline_kinds;
 pub struct Deadlines<K: Kind> {
     lists: Vec<List>,
     entries: Vec<Option<Entry<K>>>,
+    /// When the next one is due, looked for once after each change: it is asked for in each tick.
+    next: Cell<Next>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Known(Option<Instant>),
+    Unknown,
+}
+
+/// The earliest of several deadlines.
+pub fn earliest<const COUNT: usize>(deadlines: [Option<Instant>; COUNT]) -> Option<Instant> {
+    let mut earliest = None;
+    for deadline in deadlines {
+        earliest = earlier(earliest, deadline);
+    }
+    earliest
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(at), Some(other)) if other < at => Some(other),
+        (None, other) => other,
+        (one, _) => one,
+    }
 }
 
 #[derive(Debug)]
@@ -53,7 +79,11 @@ impl<K: Kind> Deadlines<K> {
     /// `duration`: how long each kind lasts.
     pub fn new(duration: impl Fn(K) -> Duration) -> Self {
         let list = |&kind| List { duration: duration(kind), first: None, last: None };
-        Deadlines { lists: K::ALL.iter().map(list).collect(), entries: Vec::new() }
+        Deadlines {
+            lists: K::ALL.iter().map(list).collect(),
+            entries: Vec::new(),
+            next: Cell::new(Next::Known(None)),
+        }
     }
 
     /// The deadline of `key`, if it has one.
@@ -73,7 +103,17 @@ impl<K: Kind> Deadlines<K> {
 
     /// When the next one is due.
     pub fn next(&self) -> Option<Instant> {
-        self.lists.iter().filter_map(|list| list.first).filter_map(|key| self.due(key)).min()
+        match self.next.get() {
+            Next::Known(next) => next,
+            Next::Unknown => {
+                let mut next = None;
+                for first in self.lists.iter().filter_map(|list| list.first) {
+                    next = earlier(next, self.due(first));
+                }
+                self.next.set(Next::Known(next));
+                next
+            }
+        }
     }
 
     /// Arms `key`, whatever it was armed with before.
@@ -84,10 +124,16 @@ impl<K: Kind> Deadlines<K> {
         }
         let list = &mut self.lists[kind.index()];
         let before = list.last.replace(key);
-        self.entries[key] = Some(Entry { kind, due: now + list.duration, before, after: None });
+        let due = now + list.duration;
+        self.entries[key] = Some(Entry { kind, due, before, after: None });
         match before {
             Some(before) => self.update(before, |entry| entry.after = Some(key)),
-            None => list.first = Some(key),
+            None => {
+                list.first = Some(key);
+                if let Next::Known(next) = self.next.get() {
+                    self.next.set(Next::Known(earlier(next, Some(due))));
+                }
+            }
         }
     }
 
@@ -98,6 +144,7 @@ impl<K: Kind> Deadlines<K> {
         let list = &mut self.lists[entry.kind.index()];
         if entry.before.is_none() {
             list.first = entry.after;
+            self.next.set(Next::Unknown);
         }
         if entry.after.is_none() {
             list.last = entry.before;
@@ -112,6 +159,9 @@ impl<K: Kind> Deadlines<K> {
 
     /// Takes out one key that is due. To be called until there is none.
     pub fn expire(&mut self, now: Instant) -> Option<(usize, K)> {
+        if self.next().is_none_or(|next| next > now) {
+            return None;
+        }
         let (key, kind) = self.lists.iter().filter_map(|list| list.first).find_map(|key| {
             let entry = self.entries.get(key).copied().flatten()?;
             (entry.due <= now).then_some((key, entry.kind))

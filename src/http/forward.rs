@@ -345,9 +345,9 @@ pub fn refusal_body(reason: Reason) -> String {
 }
 
 fn write_status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(out, u64::from(status));
-    push(out, &[b" ", phrase, b"\r\n"]);
+    // A status has three digits, whoever made it.
+    let digit = |place: u16| b'0' + (status / place % 10) as u8;
+    push(out, &[b"HTTP/1.1 ", &[digit(100), digit(10), digit(1), b' '], phrase, b"\r\n"]);
 }
 
 /// Persistence is HTTP/1.1's default and HTTP/1.0's exception; only what is not the default is said.

@@ -122,7 +122,8 @@ impl Reactor {
         }
     }
 
-    /// The client has all of its answer.
+    /// The client has all of its answer. Inlined, since a call would move the request once more.
+    #[inline(always)]
     fn complete(&mut self, client: ClientKey, finished: Finished) {
         self.log(client, &finished);
         self.io.give_back(finished.request.head);

@@ -27,6 +27,8 @@ impl Reactor {
         }
     }
 
+    /// Inlined, since a call would move the request once more.
+    #[inline(always)]
     pub(super) fn begin_exchange(&mut self, upstream: UpstreamKey, client: ClientKey, mut job: Job) {
         if self.is_stopping() {
             job.request.context.keep_alive = false;

@@ -14,6 +14,7 @@ use super::supervisor::Supervisor;
 #[cfg(not(test))]
 pub(super) use crate::balancer::Balancer;
 use crate::config::Config;
+use crate::deadlines::earliest;
 use mio::Events;
 use nix::sys::signalfd::SignalFd;
 use std::io;
@@ -41,6 +42,7 @@ pub struct Reactor {
 impl Reactor {
     pub(super) fn run(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(EVENTS);
+        let mut batch = Vec::with_capacity(EVENTS);
         loop {
             match self.io.wait(&mut events, self.poll_timeout()) {
                 Ok(()) => {}
@@ -49,7 +51,9 @@ impl Reactor {
             }
             let passed = self.io.read_clock();
             self.observer.busy_for(self.balancer.in_use(), passed);
-            self.tick(events.iter().filter_map(decode_event));
+            batch.clear();
+            batch.extend(events.iter().filter_map(decode_event));
+            self.tick(&batch);
             if let Some(code) = self.exit {
                 return Ok(code);
             }
@@ -57,7 +61,7 @@ impl Reactor {
     }
 
     /// One tick of the loop.
-    pub(super) fn tick(&mut self, events: impl Iterator<Item = (Target, Readiness)> + Clone) {
+    pub(super) fn tick(&mut self, events: &[(Target, Readiness)]) {
         if self.supervisor.launcher().starts() > 0 {
             // Before anything else: a worker may have joined by now.
             self.on_spawner();
@@ -66,7 +70,7 @@ impl Reactor {
         let second_tries = self.frontend.take_second_tries();
         if self.balancer.waiting() > 0 || !second_tries.is_empty() {
             // Who is known to be gone gets no worker that becomes free in this tick.
-            for (target, readiness) in events.clone() {
+            for &(target, readiness) in events {
                 if let Target::Client(client) = target {
                     self.forget_if_gone(client, readiness);
                 }
@@ -74,13 +78,13 @@ impl Reactor {
         }
         // Workers first: an answer that ends frees a worker before a new request looks for one, and anything odd on
         // an idle connection is noticed before a request is written to it.
-        for (target, readiness) in events.clone() {
+        for &(target, readiness) in events {
             if let Target::Upstream(upstream) = target {
                 self.on_upstream(upstream, readiness);
             }
         }
         self.place_second_tries(second_tries);
-        for (target, readiness) in events {
+        for &(target, readiness) in events {
             self.on_event(target, readiness);
         }
         self.go_on_with_ready();
@@ -149,7 +153,7 @@ impl Reactor {
 
     /// When something is to be done by the clock.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let all = [
+        earliest([
             self.frontend.next_deadline(),
             self.backend.next_deadline(),
             self.admin.next_deadline(),
@@ -158,8 +162,7 @@ impl Reactor {
             self.observer.next_flush(self.io.now()),
             self.stage.deadline(),
             self.next_shrink(),
-        ];
-        all.into_iter().flatten().min()
+        ])
     }
 
     /// All deadlines that are due, in one tick; where each costs a system call, as many as a tick may take.

@@ -21,7 +21,7 @@ use super::limits::COOLDOWN;
 use crate::config::Config;
 use crate::conn::worker::{Answer, End};
 use crate::conn::{self, Request};
-use crate::deadlines::{Deadlines, deadline_kinds};
+use crate::deadlines::{Deadlines, deadline_kinds, earliest};
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
 use exchange::{Exchange, Receiving, Sending, Stage};
 use slab::Slab;
@@ -262,7 +262,8 @@ impl Upstream {
 
 /// Exchanges begin and end.
 impl Backend {
-    /// A client's request is the worker's from now on.
+    /// A client's request is the worker's from now on. Inlined, since a call would move all of it once more.
+    #[inline(always)]
     pub fn begin(&mut self, upstream: UpstreamKey, client: ClientKey, job: Job, now: Instant) {
         let Some(entry) = self.get_mut(upstream) else { return };
         debug_assert!(entry.exchange.is_none(), "one request at a time");
@@ -315,7 +316,9 @@ impl Backend {
         self.get_mut(upstream)?.exchange.take()
     }
 
-    /// An answer is whole. Its connection is closed if no other request may follow on it.
+    /// An answer is whole. Its connection is closed if no other request may follow on it. Inlined, since a call would move
+    /// the exchange once more.
+    #[inline(always)]
     pub fn end_exchange(&mut self, upstream: UpstreamKey, is_reusable: bool) -> Option<Exchange> {
         let entry = self.get_mut(upstream)?;
         let exchange = entry.exchange.take()?;
@@ -451,7 +454,7 @@ impl Backend {
 /// Deadlines.
 impl Backend {
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.ask_deadlines.next()].into_iter().flatten().min()
+        earliest([self.deadlines.next(), self.ask_deadlines.next()])
     }
 
     /// Takes one connection whose deadline is due.

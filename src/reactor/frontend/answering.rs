@@ -25,6 +25,24 @@ pub enum Flushed {
     Lost,
 }
 
+/// What a client comes to behind an answer. Small beside a [`Phase`], which has room for a request.
+#[derive(Clone, Copy)]
+enum After {
+    Reading,
+    Lingering,
+    Closed,
+}
+
+impl After {
+    fn phase(self) -> Phase {
+        match self {
+            After::Reading => Phase::Reading,
+            After::Lingering => Phase::Lingering,
+            After::Closed => Phase::Closed,
+        }
+    }
+}
+
 impl Frontend {
     /// Sends what can be sent at once, and keeps the rest.
     pub fn deliver(&mut self, client: ClientKey, parts: [&[u8]; 3]) -> Delivery {
@@ -69,37 +87,48 @@ impl Frontend {
         }
     }
 
-    /// The client has all of its answer. Gives what it leaves.
-    pub fn answered(&mut self, client: ClientKey, then: Then, io: &mut Io) -> Option<Phase> {
-        let entry = self.clients.get_mut(client.0)?;
+    /// The client has all of its answer.
+    pub fn answered(&mut self, client: ClientKey, then: Then, io: &mut Io) {
+        if let Some(next) = self.after_answer(client, then, io)
+            && let Some(entry) = self.clients.get_mut(client.0)
+        {
+            entry.phase.enter(next.phase());
+        }
+    }
+
+    /// What a client whose answer is out comes to, all but its phase, which is given.
+    fn after_answer(&mut self, client: ClientKey, then: Then, io: &mut Io) -> Option<After> {
+        let entry = self.clients.get_mut(client.0).filter(|entry| !entry.is_closed())?;
         let may_still_send =
             !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.is_lingering();
         match then {
             Then::Keep => {
                 let has_more =
                     !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.has_ended;
-                let before = entry.phase.leave_for(Phase::Reading);
                 entry.conn.answered();
                 self.mark_idle(client, io.now());
                 if has_more {
                     io.go_on_with(Target::Client(client));
                 }
-                Some(before)
+                Some(After::Reading)
             }
             Then::Close if may_still_send && !entry.conn.has_ended => {
                 entry.stream.shutdown_write();
                 entry.conn.linger();
-                let before = entry.phase.leave_for(Phase::Lingering);
                 self.deadlines.arm(client.0, ClientDeadline::Linger, io.now());
                 io.go_on_with(Target::Client(client));
-                Some(before)
+                Some(After::Lingering)
             }
-            Then::Close => self.close(client),
+            Then::Close => {
+                self.about_to_close(client);
+                Some(After::Closed)
+            }
             Then::Cut { reset } => {
                 if reset {
                     entry.stream.reset_on_close();
                 }
-                self.close(client)
+                self.about_to_close(client);
+                Some(After::Closed)
             }
         }
     }
@@ -107,7 +136,8 @@ impl Frontend {
     /// Everything that waited is out. Gives the request whose answer that was, if all of it is there.
     pub fn taken(&mut self, client: ClientKey, io: &mut Io) -> Option<Finished> {
         let Phase::Finishing { then, .. } = self.clients.get(client.0)?.phase else { return None };
-        match self.answered(client, then, io)? {
+        let next = self.after_answer(client, then, io)?;
+        match self.clients.get_mut(client.0)?.phase.leave_for(next.phase()) {
             Phase::Finishing { finished, .. } => Some(finished),
             _ => None,
         }

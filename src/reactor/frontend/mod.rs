@@ -21,7 +21,7 @@ use super::io::token::Readiness;
 use super::limits::{GRACE, LINGER};
 use crate::config::Config;
 use crate::conn::Request;
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, earliest};
 use crate::http::Version;
 use crate::keys::{ClientKey, UpstreamKey};
 use accepting::Acceptor;
@@ -153,10 +153,7 @@ impl Frontend {
 
     /// When something is to be done by the clock.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.files.looked_at_again(), self.acceptor.paused_until()]
-            .into_iter()
-            .flatten()
-            .min()
+        earliest([self.deadlines.next(), self.files.looked_at_again(), self.acceptor.paused_until()])
     }
 
     /// There is something to do in the next tick, without an event.
@@ -167,7 +164,8 @@ impl Frontend {
 
 /// Requests on their way.
 impl Frontend {
-    /// A whole request, with the body that came with it.
+    /// A whole request, with the body that came with it. Inlined, since a call would move all of it once more.
+    #[inline(always)]
     pub fn job(&mut self, client: ClientKey, request: Request, deadline: Instant, io: &Io) -> Option<Job> {
         let entry = self.clients.get_mut(client.0)?;
         let body = std::mem::replace(&mut entry.body, Spool::new(io.spools()));
@@ -296,10 +294,15 @@ impl Frontend {
     /// A client has gone away, or its connection ends: out of the slab after this batch, and the socket closes with it.
     /// Gives what it leaves; `None`: it was closed already.
     pub fn close(&mut self, client: ClientKey) -> Option<Phase> {
-        let entry = self.clients.get_mut(client.0).filter(|entry| !entry.is_closed())?;
+        self.clients.get(client.0).filter(|entry| !entry.is_closed())?;
+        self.about_to_close(client);
+        Some(self.clients.get_mut(client.0)?.phase.leave_for(Phase::Closed))
+    }
+
+    /// What a close is, all but the phase.
+    fn about_to_close(&mut self, client: ClientKey) {
         self.deadlines.disarm(client.0);
         self.closed.push(client);
-        Some(entry.phase.leave_for(Phase::Closed))
     }
 
     /// Whatever is still to be written to it, its end cannot look orderly.

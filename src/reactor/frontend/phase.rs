@@ -102,7 +102,8 @@ impl Phase {
         }
     }
 
-    /// The one door for transitions.
+    /// The one door for transitions. Inlined, since a call would write a whole phase where most are a word.
+    #[inline(always)]
     pub fn enter(&mut self, next: Phase) {
         self.check(&next);
         *self = next;

@@ -17,8 +17,21 @@ pub struct Clock {
     date_second: u64,
     /// `Date: …\r\n`, made once a second.
     pub date_line: Vec<u8>,
+    /// The digits of `date_second`.
+    seconds: Vec<u8>,
     /// Empty until somebody asks for it.
     unix_us: Vec<u8>,
+}
+
+/// The last six digits of a number, of which there may be leading zeros.
+fn push_six_digits(out: &mut Vec<u8>, number: u32) {
+    let mut digits = [0; 6];
+    let mut left = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    out.extend_from_slice(&digits);
 }
 
 impl Clock {
@@ -31,6 +44,7 @@ impl Clock {
             wall: Duration::ZERO,
             date_second: u64::MAX,
             date_line: Vec::new(),
+            seconds: Vec::new(),
             unix_us: Vec::new(),
         };
         clock.ask_wall();
@@ -59,7 +73,9 @@ impl Clock {
     /// µs since 1970 as digits, made once for all requests of a turn.
     pub fn unix_us(&mut self) -> &[u8] {
         if self.unix_us.is_empty() {
-            push_decimal(&mut self.unix_us, self.unix.as_micros() as u64);
+            // Its seconds are made with the date, as few ticks have others.
+            self.unix_us.extend_from_slice(&self.seconds);
+            push_six_digits(&mut self.unix_us, self.unix.subsec_micros());
         }
         &self.unix_us
     }
@@ -74,6 +90,8 @@ impl Clock {
 
     fn set_date(&mut self) {
         self.date_second = self.unix.as_secs();
+        self.seconds.clear();
+        push_decimal(&mut self.seconds, self.date_second);
         let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(self.date_second));
         self.date_line = format!("Date: {date}\r\n").into_bytes();
     }

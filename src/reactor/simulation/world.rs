@@ -143,7 +143,8 @@ impl World {
         }
         let before = self.keys();
         self.reactor.io.move_clock_to(self.now);
-        self.reactor.tick(events.iter().map(|&(_, target, readiness)| (target, readiness)));
+        let events: Vec<_> = events.iter().map(|&(_, target, readiness)| (target, readiness)).collect();
+        self.reactor.tick(&events);
         self.meet_new_workers();
         self.observe(&before);
         self.take_signals();

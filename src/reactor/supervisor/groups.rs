@@ -22,7 +22,7 @@ struct Group {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// SIGTERM is out.
-    ForwardedFields { kill_at: Instant },
+    Terminated { kill_at: Instant },
     /// SIGKILL is out.
     Killed { forget_at: Instant },
 }
@@ -30,7 +30,7 @@ enum Step {
 impl Step {
     fn due(self) -> Instant {
         match self {
-            Step::ForwardedFields { kill_at } => kill_at,
+            Step::Terminated { kill_at } => kill_at,
             Step::Killed { forget_at } => forget_at,
         }
     }
@@ -58,7 +58,7 @@ impl Groups {
         let is_left = self.lives(leader);
         if is_left {
             process::terminate_group(leader);
-            self.groups.push(Group { leader, step: Step::ForwardedFields { kill_at: now + KILL_AFTER } });
+            self.groups.push(Group { leader, step: Step::Terminated { kill_at: now + KILL_AFTER } });
         } else {
             process::release(leader);
         }
@@ -84,7 +84,7 @@ impl Groups {
     /// SIGKILL for those whose time is up.
     pub(super) fn expire(&mut self, now: Instant) {
         self.groups.retain_mut(|group| match group.step {
-            Step::ForwardedFields { kill_at } if kill_at <= now => {
+            Step::Terminated { kill_at } if kill_at <= now => {
                 process::kill_group(group.leader);
                 group.step = Step::Killed { forget_at: now + FORGET_AFTER };
                 true
@@ -93,7 +93,7 @@ impl Groups {
                 process::release(group.leader);
                 false
             }
-            Step::ForwardedFields { .. } | Step::Killed { .. } => true,
+            Step::Terminated { .. } | Step::Killed { .. } => true,
         });
     }
 

@@ -26,6 +26,7 @@ use super::backend::NoConnection;
 use super::endpoint::Endpoint;
 use crate::config::Config;
 use crate::control::{Join, Sender};
+use crate::deadlines::earliest;
 use crate::fleet::{Ending, Fleet, RetireReason};
 use crate::keys::WorkerKey;
 use crate::process::Exit;
@@ -208,10 +209,7 @@ impl Supervisor {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.fleet.next_deadline(), self.groups.next_deadline(), self.renewal_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        earliest([self.fleet.next_deadline(), self.groups.next_deadline(), self.renewal_deadline()])
     }
 }
 

@@ -92,12 +92,12 @@ impl Trouble {
     }
 
     /// At the end of a tick: what is to be told.
-    fn tell(&mut self, now: Instant) -> Option<ForwardedFields> {
+    fn tell(&mut self, now: Instant) -> Option<Notice> {
         let has_gone_well = std::mem::take(&mut self.has_gone_well);
         match (self.met.take(), self.last) {
             (Some(text), None) => {
                 self.last = Some(now);
-                Some(ForwardedFields::Trouble(text))
+                Some(Notice::Trouble(text))
             }
             (Some(_), Some(_)) => {
                 self.last = Some(now);
@@ -105,7 +105,7 @@ impl Trouble {
             }
             (None, Some(last)) if has_gone_well && now.duration_since(last) >= WELL_AFTER => {
                 self.last = None;
-                Some(ForwardedFields::IsWell)
+                Some(Notice::IsWell)
             }
             (None, _) => None,
         }
@@ -113,7 +113,7 @@ impl Trouble {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum ForwardedFields {
+enum Notice {
     Trouble(String),
     IsWell,
 }
@@ -191,17 +191,17 @@ impl SpoolBudget {
         }
         let folder = crate::paths::shown(&self.folder);
         match self.folder_trouble.borrow_mut().tell(now) {
-            Some(ForwardedFields::Trouble(error)) => log::warn!(
+            Some(Notice::Trouble(error)) => log::warn!(
                 "the temporary folder '{folder}' cannot be used: {error}; up to 64 MiB of bodies and answers wait in memory instead (TMPDIR names another folder)"
             ),
-            Some(ForwardedFields::IsWell) => log::info!("the temporary folder '{folder}' can be used again"),
+            Some(Notice::IsWell) => log::info!("the temporary folder '{folder}' can be used again"),
             None => {}
         }
         match self.room_trouble.borrow_mut().tell(now) {
-            Some(ForwardedFields::Trouble(error)) => log::warn!(
+            Some(Notice::Trouble(error)) => log::warn!(
                 "no room for temporary files in '{folder}': {error}; up to 64 MiB of answers wait in memory, then slow clients keep their workers waiting; large request bodies get 503"
             ),
-            Some(ForwardedFields::IsWell) => {
+            Some(Notice::IsWell) => {
                 log::info!("there is room for temporary files in '{folder}' again")
             }
             None => {}
@@ -309,14 +309,14 @@ mod tests {
         assert_eq!(trouble.tell(at(0)), None);
         trouble.meet(|| "full".to_owned());
         trouble.meet(|| "fuller".to_owned());
-        assert_eq!(trouble.tell(at(0)), Some(ForwardedFields::Trouble("full".to_owned())));
+        assert_eq!(trouble.tell(at(0)), Some(Notice::Trouble("full".to_owned())));
         trouble.meet(|| "full".to_owned());
         assert_eq!(trouble.tell(at(5)), None, "it was told");
         trouble.has_gone_well = true;
         assert_eq!(trouble.tell(at(14)), None, "a moment of room is no recovery");
         trouble.has_gone_well = true;
-        assert_eq!(trouble.tell(at(15)), Some(ForwardedFields::IsWell));
+        assert_eq!(trouble.tell(at(15)), Some(Notice::IsWell));
         trouble.meet(|| "full again".to_owned());
-        assert_eq!(trouble.tell(at(16)), Some(ForwardedFields::Trouble("full again".to_owned())));
+        assert_eq!(trouble.tell(at(16)), Some(Notice::Trouble("full again".to_owned())));
     }
 }
