@@ -43,9 +43,13 @@ mod tests {
     fn the_reference_has_every_state_and_every_edge() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/lifecycle.md");
         let text = std::fs::read_to_string(path).expect("the chapter");
-        for (heading, table) in
-            [("A client", shown(crate::reactor::CLIENT)), ("An exchange", shown(crate::reactor::EXCHANGE))]
-        {
+        for (heading, table) in [
+            ("A client", shown(crate::reactor::CLIENT)),
+            ("An exchange", shown(crate::reactor::EXCHANGE)),
+            ("A worker", shown(crate::fleet::WORKER)),
+            ("A slot", shown(crate::fleet::SLOT)),
+            ("A succession", shown(crate::fleet::SUCCESSION)),
+        ] {
             assert_eq!(
                 documented(&text, heading),
                 table,

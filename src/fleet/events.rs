@@ -15,11 +15,11 @@ impl Fleet {
     pub fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
         let until = now + self.plan.boot_timeout;
         let version = self.slots[slot].version;
-        let member = Member { worker, version, phase: Phase::Booting { until }, drains: false };
+        let member = Member::booting(worker, version, until);
         let place = &mut self.slots[slot];
-        match place.succession {
-            Succession::Spawning { why } => place.succession = Succession::Booting { why, successor: member },
-            _ if place.front == Front::Spawning => place.front = Front::Held(member),
+        match place.succession() {
+            Succession::Spawning { why } => place.succeed(Succession::Booting { why, successor: member }),
+            _ if place.front() == Front::Spawning => place.enter(Front::Held(member)),
             // The slot was closed while the process was being started.
             _ => {
                 place.leaving.push(member);
@@ -31,9 +31,9 @@ impl Fleet {
 
     /// A worker could not be started.
     pub fn spawn_failed(&mut self, slot: usize, now: Instant) {
-        if let Succession::Spawning { why } = self.slots[slot].succession {
+        if let Succession::Spawning { why } = self.slots[slot].succession() {
             self.successor_failed(slot, why, None, now);
-        } else if self.slots[slot].front == Front::Spawning {
+        } else if self.slots[slot].front() == Front::Spawning {
             self.front_ended(slot, None, Ending::Failed, now);
         }
         self.pump(now);
@@ -41,29 +41,30 @@ impl Fleet {
 
     /// A booting worker says that its app is loaded, and whether SIGTERM lets what it has at work end.
     pub fn joined(&mut self, worker: WorkerKey, drains: bool, now: Instant) {
-        let Some((index, member)) = self.find(worker) else {
+        let Some((index, mut member)) = self.find(worker) else {
             return;
         };
-        if !matches!(member.phase, Phase::Booting { .. }) {
+        if !matches!(member.phase(), Phase::Booting { .. }) {
             return;
         }
         self.ever_joined = true;
         if self.stage == Stage::GivenUp {
             self.stage = Stage::Running;
         }
-        let member = Member { phase: Phase::Serving { since: now }, drains, ..member };
+        member.enter(Phase::Serving { since: now });
+        member.drains = drains;
         let slot = &mut self.slots[index];
-        let (old, why) = match slot.succession {
+        let (old, why) = match slot.succession() {
             Succession::Booting { why, successor } if successor.worker == worker => {
-                slot.succession = Succession::None;
-                match slot.front {
+                slot.succeed(Succession::None);
+                match slot.front() {
                     Front::Held(old) => (Some(old), why),
                     Front::Empty { .. } | Front::Spawning | Front::Closed => (None, why),
                 }
             }
             _ => (None, RetireReason::RequestContext),
         };
-        slot.front = Front::Held(member);
+        slot.enter(Front::Held(member));
         let predecessor = old.map(|old| old.worker);
         if let Some(roll) = &mut self.roll {
             roll.note_joined(index, worker, predecessor);
@@ -86,7 +87,7 @@ impl Fleet {
         let slot = &mut self.slots[index];
         if let Some(at) = slot.leaving.iter().position(|leaving| leaving.worker == worker) {
             slot.leaving.remove(at);
-        } else if let Succession::Booting { why, successor } = slot.succession
+        } else if let Succession::Booting { why, successor } = slot.succession()
             && successor.worker == worker
         {
             self.successor_failed(index, why, Some(member), now);
@@ -102,7 +103,9 @@ impl Fleet {
 
     /// A withdrawn worker has nothing left to do.
     pub fn idle(&mut self, worker: WorkerKey, now: Instant) {
-        if let Some((slot, Member { phase: Phase::Leaving { until }, .. })) = self.find(worker) {
+        if let Some((slot, member)) = self.find(worker)
+            && let Phase::Leaving { until } = member.phase()
+        {
             self.terminate(slot, worker, until.max(now + KILL_AFTER));
         }
         self.pump(now);
@@ -114,23 +117,24 @@ impl Fleet {
             return;
         };
         let slot = &mut self.slots[index];
-        let is_front = matches!(slot.front, Front::Held(member) if member.worker == worker);
-        if is_front && slot.is_serving() && slot.succession == Succession::None {
-            slot.succession = Succession::Wanted { why, not_before: now };
+        let is_front = matches!(slot.front(), Front::Held(member) if member.worker == worker);
+        if is_front && slot.is_serving() && slot.succession() == Succession::None {
+            slot.succeed(Succession::Wanted { why, not_before: now });
         }
         self.pump(now);
     }
 
     /// A worker leaves by itself, or is of no use: no more requests for it, and somebody else into its place.
     pub fn quit(&mut self, worker: WorkerKey, ending: Ending, now: Instant) {
-        let Some((index, member)) = self.find(worker) else {
+        let Some((index, mut member)) = self.find(worker) else {
             return;
         };
-        let is_front = matches!(self.slots[index].front, Front::Held(front) if front.worker == worker);
-        if is_front && matches!(member.phase, Phase::Serving { .. }) {
+        let is_front = matches!(self.slots[index].front(), Front::Held(front) if front.worker == worker);
+        if is_front && matches!(member.phase(), Phase::Serving { .. }) {
             self.vacate(index, member, ending, now);
             let until = now + self.plan.drain_timeout;
-            self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..member });
+            member.enter(Phase::Leaving { until });
+            self.slots[index].leaving.push(member);
             self.actions.push_back(Action::Withdraw { worker });
         }
         self.pump(now);
@@ -143,16 +147,16 @@ impl Fleet {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
-        if matches!(member.phase, Phase::Serving { .. }) {
+        if matches!(member.phase(), Phase::Serving { .. }) {
             self.actions.push_back(Action::Withdraw { worker });
         }
         let slot = &mut self.slots[index];
-        match (member.phase, &mut slot.succession) {
+        match (member.phase(), slot.succession()) {
             (Phase::Leaving { .. } | Phase::Terminating { .. }, _) => {
                 self.terminate(index, worker, now + KILL_AFTER);
             }
-            (Phase::Serving { .. }, Succession::Spawning { why } | Succession::Booting { why, .. }) => {
-                *why = RetireReason::Stuck;
+            (Phase::Serving { .. }, Succession::Spawning { .. } | Succession::Booting { .. }) => {
+                slot.succession_is_for(RetireReason::Stuck);
             }
             (Phase::Serving { .. }, Succession::None | Succession::Wanted { .. }) => {
                 self.start_successor(index, RetireReason::Stuck, Release::Good, now);
@@ -181,16 +185,16 @@ impl Fleet {
 
     /// Requests wait: one more worker, unless one is on its way already or there are enough.
     pub fn grow(&mut self, now: Instant) {
-        let is_coming = self.slots.iter().any(|slot| match slot.front {
+        let is_coming = self.slots.iter().any(|slot| match slot.front() {
             Front::Spawning | Front::Empty { .. } => true,
-            Front::Held(member) => matches!(member.phase, Phase::Booting { .. }),
+            Front::Held(member) => matches!(member.phase(), Phase::Booting { .. }),
             Front::Closed => false,
         });
         if is_coming || self.stage != Stage::Running || self.size() >= self.plan.max_workers {
             return;
         }
         match self.slots.iter_mut().find(|slot| slot.is_gone()) {
-            Some(slot) => slot.front = Front::Empty { retry_at: now },
+            Some(slot) => slot.enter(Front::Empty { retry_at: now }),
             None => self.slots.push(Slot::new(now)),
         }
         self.pump(now);
@@ -212,7 +216,7 @@ impl Fleet {
             return;
         };
         if self.stage == Stage::Draining
-            && self.slots[index].front == Front::Held(member)
+            && self.slots[index].front() == Front::Held(member)
             && self.slots[index].may_be_replaced()
         {
             self.close_slot(index, member, now);
@@ -222,8 +226,7 @@ impl Fleet {
 
     fn close_slot(&mut self, index: usize, member: Member, now: Instant) {
         let slot = &mut self.slots[index];
-        slot.front = Front::Closed;
-        slot.succession = Succession::None;
+        slot.close();
         self.leave(index, member, now + self.plan.drain_timeout);
     }
 
@@ -246,20 +249,19 @@ impl Fleet {
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             for member in &mut slot.leaving {
-                if let Phase::Leaving { until: of_its_own } = &mut member.phase {
-                    *of_its_own = until.min(*of_its_own);
-                }
+                member.leave_by(until);
             }
-            let front = match std::mem::replace(&mut slot.front, Front::Closed) {
+            let front = match slot.front() {
                 Front::Held(member) => Some(member),
                 Front::Empty { .. } | Front::Spawning | Front::Closed => None,
             };
-            let successor = match std::mem::replace(&mut slot.succession, Succession::None) {
+            let successor = match slot.succession() {
                 Succession::Booting { successor, .. } => Some(successor),
                 Succession::None | Succession::Wanted { .. } | Succession::Spawning { .. } => None,
             };
+            slot.close();
             for member in front.into_iter().chain(successor) {
-                match member.phase {
+                match member.phase() {
                     Phase::Serving { .. } => self.leave(index, member, until),
                     // It has nothing at work.
                     Phase::Booting { .. }
@@ -272,7 +274,8 @@ impl Fleet {
                 }
             }
             let terminating = self.slots[index].leaving.iter();
-            let terminating = terminating.filter(|member| matches!(member.phase, Phase::Terminating { .. }));
+            let terminating =
+                terminating.filter(|member| matches!(member.phase(), Phase::Terminating { .. }));
             for worker in terminating.map(|member| member.worker).collect::<Vec<_>>() {
                 self.terminate(index, worker, until);
             }
@@ -283,10 +286,10 @@ impl Fleet {
     /// The clock has moved on.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.slots.len() {
-            let due = |member: &&Member| member.phase.deadline().is_some_and(|deadline| deadline <= now);
+            let due = |member: &&Member| member.phase().deadline().is_some_and(|deadline| deadline <= now);
             let due: Vec<Member> = self.slots[index].members().filter(due).copied().collect();
             for member in due {
-                match member.phase {
+                match member.phase() {
                     Phase::Leaving { .. } => self.end_drain(index, member.worker, now),
                     Phase::Booting { .. } | Phase::Terminating { .. } => self.kill(index, member.worker),
                     Phase::Serving { .. } | Phase::Killed => {}

@@ -24,6 +24,8 @@ mod succession;
 
 pub use roll::RollEnd;
 pub use slot::{Ending, Member, Phase, RetireReason};
+#[cfg(test)]
+pub(crate) use slot::{SLOT, SUCCESSION, WORKER};
 
 use crate::keys::WorkerKey;
 use roll::Roll;
@@ -196,7 +198,7 @@ impl Fleet {
 
     /// Slots that are to hold a worker.
     pub fn size(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.front != Front::Closed).count()
+        self.slots.iter().filter(|slot| slot.front() != Front::Closed).count()
     }
 
     /// Workers that get requests.
@@ -222,7 +224,7 @@ impl Fleet {
 
     /// When an empty slot is tried next.
     fn next_start(&self, index: usize) -> Option<Instant> {
-        match (self.slots.get(index)?.front, self.rescue()) {
+        match (self.slots.get(index)?.front(), self.rescue()) {
             (Front::Empty { .. }, Some((first, at))) if first == index => Some(at),
             (Front::Empty { retry_at }, _) => Some(retry_at),
             (Front::Spawning | Front::Held(_) | Front::Closed, _) => None,
@@ -234,7 +236,7 @@ impl Fleet {
         self.slots
             .get(slot)?
             .members()
-            .find(|member| member.version == version && matches!(member.phase, Phase::Booting { .. }))
+            .find(|member| member.version == version && matches!(member.phase(), Phase::Booting { .. }))
             .map(|member| member.worker)
     }
 
@@ -249,7 +251,7 @@ impl Fleet {
         }
         self.find(worker).is_some_and(|(index, member)| {
             let slot = &self.slots[index];
-            slot.front == Front::Held(member) && slot.may_be_replaced()
+            slot.front() == Front::Held(member) && slot.may_be_replaced()
         })
     }
 

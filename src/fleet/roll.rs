@@ -91,11 +91,11 @@ impl Roll {
 impl Fleet {
     pub(super) fn start_roll(&mut self) {
         let open = |(index, slot): (usize, &mut super::Slot)| {
-            if let Front::Empty { .. } = slot.front {
+            if let Front::Empty { .. } = slot.front() {
                 // New code may well mend what made the old one fail. Its turn comes whatever its wait.
                 slot.backoff.reset();
             }
-            (slot.front != Front::Closed).then_some(index)
+            (slot.front() != Front::Closed).then_some(index)
         };
         let pending: VecDeque<usize> = self.slots.iter_mut().enumerate().filter_map(open).collect();
         // Those of the roll that this one takes over are waited for as well.
@@ -122,7 +122,7 @@ impl Fleet {
             let Some(index) = roll.pending.pop_front() else {
                 break;
             };
-            match self.slots[index].front {
+            match self.slots[index].front() {
                 Front::Closed => roll.of -= 1,
                 _ if self.slots[index].may_be_replaced() => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
@@ -132,7 +132,7 @@ impl Fleet {
                 Front::Empty { .. } => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
                     self.replacing = Some(index);
-                    self.slots[index].front = Front::Spawning;
+                    self.slots[index].enter(Front::Spawning);
                     return self.spawn(index, Some(RetireReason::Reload), Release::New, now);
                 }
                 Front::Spawning | Front::Held(_) => roll.pending.push_back(index),

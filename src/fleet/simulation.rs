@@ -188,9 +188,9 @@ impl World {
         for (slot, member) in self.fleet.members() {
             let Process { life, drains, .. } = self.alive[&member.worker.0];
             let is_stuck = self.fleet.slots[slot].is_stuck();
-            let is_told = !matches!(member.phase, Phase::Leaving { .. });
+            let is_told = !matches!(member.phase(), Phase::Leaving { .. });
             assert!(!drains || is_told || self.has_quit.contains(&member.worker.0), "told when withdrawn");
-            match member.phase {
+            match member.phase() {
                 Phase::Booting { .. } => assert_eq!(life, Life::Booting),
                 Phase::Serving { .. } if is_stuck => {
                     assert_eq!(life, Life::Withdrawn, "who is stuck gets no more requests");
@@ -200,7 +200,7 @@ impl World {
             }
         }
         let succeeding = self.fleet.slots.iter().filter(|slot| {
-            matches!(slot.succession,
+            matches!(slot.succession(),
                 Succession::Spawning { why } | Succession::Booting { why, .. } if why != RetireReason::Stuck)
         });
         assert!(succeeding.count() <= 1, "one slot at a time");
@@ -320,7 +320,8 @@ impl World {
     }
 
     fn join_as(&mut self, key: usize, drains: bool) {
-        if let Some((_, Member { phase: Phase::Booting { .. }, .. })) = self.fleet.find(WorkerKey(key)) {
+        let found = self.fleet.find(WorkerKey(key));
+        if found.is_some_and(|(_, member)| matches!(member.phase(), Phase::Booting { .. })) {
             self.alive.get_mut(&key).expect("it joins").drains = drains;
         }
         self.fleet.joined(WorkerKey(key), drains, self.now);
@@ -329,11 +330,11 @@ impl World {
     fn exit(&mut self, key: usize) {
         self.trace.push(format!("exit {key}"));
         let Some(process) = self.alive.remove(&key) else { return };
-        let was_front = self.fleet.slots[process.slot].front;
+        let was_front = self.fleet.slots[process.slot].front();
         self.fleet.exited(WorkerKey(key), process.has_served, self.now);
         let was_alone = matches!(was_front, Front::Held(member) if member.worker == WorkerKey(key));
         if was_alone && process.has_served && self.fleet.stage == Stage::Running {
-            let front = self.fleet.slots[process.slot].front;
+            let front = self.fleet.slots[process.slot].front();
             assert!(!matches!(front, Front::Empty { .. }), "who has served is started again at once");
         }
     }
@@ -379,7 +380,7 @@ impl World {
             let doomed: Vec<usize> = self
                 .fleet
                 .members()
-                .filter(|(_, member)| matches!(member.phase, Phase::Terminating { .. } | Phase::Killed))
+                .filter(|(_, member)| matches!(member.phase(), Phase::Terminating { .. } | Phase::Killed))
                 .map(|(_, member)| member.worker.0)
                 .collect();
             for key in doomed {

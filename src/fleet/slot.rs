@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use crate::keys::WorkerKey;
+use crate::states::{Row, may_become};
 use std::time::Instant;
 
 /// Why a worker is replaced. The log's and the metrics' word.
@@ -59,7 +60,7 @@ pub enum Ending {
 pub struct Member {
     pub worker: WorkerKey,
     pub version: u64,
-    pub phase: Phase,
+    phase: Phase,
     /// SIGTERM lets what it has at work end, as its join said.
     pub drains: bool,
 }
@@ -79,6 +80,16 @@ pub enum Phase {
 }
 
 impl Phase {
+    pub fn state(self) -> WorkerState {
+        match self {
+            Phase::Booting { .. } => WorkerState::Booting,
+            Phase::Serving { .. } => WorkerState::Serving,
+            Phase::Leaving { .. } => WorkerState::Leaving,
+            Phase::Terminating { .. } => WorkerState::Terminating,
+            Phase::Killed => WorkerState::Killed,
+        }
+    }
+
     /// When this phase runs out by itself.
     pub fn deadline(self) -> Option<Instant> {
         match self {
@@ -121,10 +132,149 @@ pub enum Succession {
     },
 }
 
+/// A worker's phase without what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Booting,
+    Serving,
+    Leaving,
+    Terminating,
+    Killed,
+}
+
+/// Each state of a worker, with what may follow. Its process may end in any of them.
+pub const WORKER: &[Row<WorkerState>] = &[
+    Row {
+        state: WorkerState::Booting,
+        next: &[WorkerState::Serving, WorkerState::Terminating, WorkerState::Killed],
+        deadline: "the boot timeout",
+    },
+    Row {
+        state: WorkerState::Serving,
+        next: &[WorkerState::Leaving],
+        deadline: "none; its age, where `r:` has one",
+    },
+    Row { state: WorkerState::Leaving, next: &[WorkerState::Terminating], deadline: "the drain timeout" },
+    Row {
+        state: WorkerState::Terminating,
+        next: &[WorkerState::Terminating, WorkerState::Killed],
+        deadline: "what is left of the drain timeout, at least a second",
+    },
+    Row { state: WorkerState::Killed, next: &[], deadline: "none: its end is waited for" },
+];
+
+/// What is at the front of a slot, or who is to follow there, without what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    Empty,
+    Spawning,
+    Held,
+    Closed,
+}
+
+/// Each state of a slot's front, with what may follow.
+pub const SLOT: &[Row<SlotState>] = &[
+    Row {
+        state: SlotState::Empty,
+        next: &[SlotState::Spawning, SlotState::Closed],
+        deadline: "backoff, or none after one that had served",
+    },
+    Row {
+        state: SlotState::Spawning,
+        next: &[SlotState::Empty, SlotState::Held, SlotState::Closed],
+        deadline: "none: the answer of whoever starts processes",
+    },
+    Row {
+        state: SlotState::Held,
+        next: &[SlotState::Empty, SlotState::Spawning, SlotState::Held, SlotState::Closed],
+        deadline: "its worker's",
+    },
+    Row { state: SlotState::Closed, next: &[SlotState::Empty, SlotState::Closed], deadline: "none" },
+];
+
+/// How far a succession is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuccessionState {
+    None,
+    Wanted,
+    Spawning,
+    Booting,
+}
+
+/// Each state of a succession, with what may follow.
+pub const SUCCESSION: &[Row<SuccessionState>] = &[
+    Row {
+        state: SuccessionState::None,
+        next: &[SuccessionState::None, SuccessionState::Wanted, SuccessionState::Spawning],
+        deadline: "none",
+    },
+    Row {
+        state: SuccessionState::Wanted,
+        next: &[SuccessionState::None, SuccessionState::Spawning],
+        deadline: "backoff, after one that failed; then its turn",
+    },
+    Row {
+        state: SuccessionState::Spawning,
+        next: &[SuccessionState::None, SuccessionState::Wanted, SuccessionState::Booting],
+        deadline: "none: the answer of whoever starts processes",
+    },
+    Row {
+        state: SuccessionState::Booting,
+        next: &[SuccessionState::None, SuccessionState::Wanted],
+        deadline: "the successor's boot timeout",
+    },
+];
+
+impl Member {
+    pub fn booting(worker: WorkerKey, version: u64, until: Instant) -> Self {
+        Member { worker, version, phase: Phase::Booting { until }, drains: false }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The one door for transitions.
+    pub fn enter(&mut self, next: Phase) {
+        let (from, to) = (self.phase.state(), next.state());
+        debug_assert!(may_become(WORKER, &from, &to), "a worker: no way from {from:?} to {to:?}");
+        self.phase = next;
+    }
+
+    /// Has less time for what it has at work.
+    pub fn leave_by(&mut self, until: Instant) {
+        if let Phase::Leaving { until: own } = &mut self.phase {
+            *own = until.min(*own);
+        }
+    }
+}
+
+impl Front {
+    fn state(self) -> SlotState {
+        match self {
+            Front::Empty { .. } => SlotState::Empty,
+            Front::Spawning => SlotState::Spawning,
+            Front::Held(_) => SlotState::Held,
+            Front::Closed => SlotState::Closed,
+        }
+    }
+}
+
+impl Succession {
+    fn state(self) -> SuccessionState {
+        match self {
+            Succession::None => SuccessionState::None,
+            Succession::Wanted { .. } => SuccessionState::Wanted,
+            Succession::Spawning { .. } => SuccessionState::Spawning,
+            Succession::Booting { .. } => SuccessionState::Booting,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Slot {
-    pub front: Front,
-    pub succession: Succession,
+    front: Front,
+    succession: Succession,
     /// Those that were replaced and are not gone yet.
     pub leaving: Vec<Member>,
     pub backoff: Backoff,
@@ -144,6 +294,41 @@ impl Slot {
             version: 0,
             started: None,
         }
+    }
+
+    pub fn front(&self) -> Front {
+        self.front
+    }
+
+    pub fn succession(&self) -> Succession {
+        self.succession
+    }
+
+    /// The one door for what is at the front.
+    pub fn enter(&mut self, next: Front) {
+        let (from, to) = (self.front.state(), next.state());
+        debug_assert!(may_become(SLOT, &from, &to), "a slot: no way from {from:?} to {to:?}");
+        self.front = next;
+    }
+
+    /// The one door for the succession.
+    pub fn succeed(&mut self, next: Succession) {
+        let (from, to) = (self.succession.state(), next.state());
+        debug_assert!(may_become(SUCCESSION, &from, &to), "a succession: no way from {from:?} to {to:?}");
+        self.succession = next;
+    }
+
+    /// A succession that is on its way has another reason from now on.
+    pub fn succession_is_for(&mut self, reason: RetireReason) {
+        if let Succession::Spawning { why } | Succession::Booting { why, .. } = &mut self.succession {
+            *why = reason;
+        }
+    }
+
+    /// Nobody is to be here any more.
+    pub fn close(&mut self) {
+        self.enter(Front::Closed);
+        self.succeed(Succession::None);
     }
 
     /// Everybody who has a process here.

@@ -27,10 +27,10 @@ impl Fleet {
         let deadlines = self.slots.iter().filter_map(|slot| {
             if self.stage == Stage::GivenUp {
                 // Whoever still boots has its deadline; nobody else is tried.
-                return slot.members().filter_map(|member| member.phase.deadline()).min();
+                return slot.members().filter_map(|member| member.phase().deadline()).min();
             }
             // A replacement that is due and may not begin is looked at by whoever frees its way.
-            let is_blocked = matches!(slot.succession,
+            let is_blocked = matches!(slot.succession(),
                 Succession::Wanted { not_before, .. } if not_before <= now || !may_replace);
             slot.deadline(!is_blocked)
         });
@@ -40,11 +40,11 @@ impl Fleet {
     }
 
     fn start_empty_slots(&mut self, now: Instant) {
-        let is_due = |slot: &Slot| matches!(slot.front, Front::Empty { retry_at } if retry_at <= now);
+        let is_due = |slot: &Slot| matches!(slot.front(), Front::Empty { retry_at } if retry_at <= now);
         let due: Vec<usize> = (0..self.slots.len()).filter(|&index| is_due(&self.slots[index])).collect();
         let rescue = self.rescue().filter(|(_, at)| due.is_empty() && *at <= now);
         for index in due.into_iter().chain(rescue.map(|(index, _)| index)) {
-            self.slots[index].front = Front::Spawning;
+            self.slots[index].enter(Front::Spawning);
             self.spawn(index, None, Release::Good, now);
         }
     }
@@ -54,7 +54,7 @@ impl Fleet {
         if self.serving() > 0 {
             return None;
         }
-        let empty = self.slots.iter().enumerate().filter_map(|(index, slot)| match slot.front {
+        let empty = self.slots.iter().enumerate().filter_map(|(index, slot)| match slot.front() {
             Front::Empty { retry_at } => Some((index, retry_at)),
             Front::Spawning | Front::Held(_) | Front::Closed => None,
         });
@@ -85,12 +85,12 @@ impl Fleet {
         }
         let is_due = |slot: &Slot| {
             slot.is_serving()
-                && matches!(slot.succession, Succession::Wanted { not_before, .. } if not_before <= now)
+                && matches!(slot.succession(), Succession::Wanted { not_before, .. } if not_before <= now)
         };
         let Some(index) = self.slots.iter().position(is_due) else {
             return;
         };
-        if let Succession::Wanted { why, .. } = self.slots[index].succession {
+        if let Succession::Wanted { why, .. } = self.slots[index].succession() {
             self.replacing = Some(index);
             self.start_successor(index, why, Release::Good, now);
         }
@@ -103,7 +103,7 @@ impl Fleet {
         release: Release,
         now: Instant,
     ) {
-        self.slots[index].succession = Succession::Spawning { why };
+        self.slots[index].succeed(Succession::Spawning { why });
         self.spawn(index, Some(why), release, now);
     }
 
@@ -120,9 +120,10 @@ impl Fleet {
     }
 
     /// It gets no more requests: who drains on SIGTERM is told at once, others when they are idle.
-    pub(super) fn leave(&mut self, index: usize, member: Member, until: Instant) {
+    pub(super) fn leave(&mut self, index: usize, mut member: Member, until: Instant) {
         let worker = member.worker;
-        self.slots[index].leaving.push(Member { phase: Phase::Leaving { until }, ..member });
+        member.enter(Phase::Leaving { until });
+        self.slots[index].leaving.push(member);
         self.actions.push_back(Action::Withdraw { worker });
         if member.drains {
             self.terminate(index, worker, until);
@@ -142,11 +143,13 @@ impl Fleet {
         let Some(member) = self.slots[index].leaving.iter_mut().find(|member| member.worker == worker) else {
             return;
         };
-        match &mut member.phase {
-            Phase::Terminating { kill_at: earlier } => *earlier = kill_at.min(*earlier),
+        match member.phase() {
+            Phase::Terminating { kill_at: earlier } => {
+                member.enter(Phase::Terminating { kill_at: kill_at.min(earlier) });
+            }
             Phase::Killed => {}
             Phase::Booting { .. } | Phase::Serving { .. } | Phase::Leaving { .. } => {
-                member.phase = Phase::Terminating { kill_at };
+                member.enter(Phase::Terminating { kill_at });
                 self.actions.push_back(Action::Terminate { worker });
             }
         }
@@ -160,7 +163,7 @@ impl Fleet {
 
     pub(super) fn kill(&mut self, index: usize, worker: WorkerKey) {
         if let Some(member) = self.slots[index].member_mut(worker) {
-            member.phase = Phase::Killed;
+            member.enter(Phase::Killed);
             self.actions.push_back(Action::Cut { worker });
             self.actions.push_back(Action::Kill { worker });
         }
@@ -169,16 +172,18 @@ impl Fleet {
     /// The worker at the front of a slot is gone, or goes by itself. Its successor takes the place, if one is on
     /// its way; else the slot is started again, as its ending deserves.
     pub(super) fn vacate(&mut self, index: usize, member: Member, ending: Ending, now: Instant) {
-        let ending = match member.phase {
+        let ending = match member.phase() {
             Phase::Serving { since } if now.saturating_duration_since(since) >= STABLE_AFTER => {
                 Ending::Served
             }
             _ => ending,
         };
         let slot = &mut self.slots[index];
-        match std::mem::replace(&mut slot.succession, Succession::None) {
-            Succession::Booting { successor, .. } => slot.front = Front::Held(successor),
-            Succession::Spawning { .. } => slot.front = Front::Spawning,
+        let succession = slot.succession();
+        slot.succeed(Succession::None);
+        match succession {
+            Succession::Booting { successor, .. } => slot.enter(Front::Held(successor)),
+            Succession::Spawning { .. } => slot.enter(Front::Spawning),
             Succession::None | Succession::Wanted { .. } => {
                 self.front_ended(index, Some(member), ending, now);
             }
@@ -187,7 +192,7 @@ impl Fleet {
 
     /// Nobody is at the front of the slot, and nobody on the way there.
     pub(super) fn front_ended(&mut self, index: usize, who: Option<Member>, ending: Ending, now: Instant) {
-        let had_joined = matches!(who, Some(Member { phase: Phase::Serving { .. }, .. }));
+        let had_joined = who.is_some_and(|member| matches!(member.phase(), Phase::Serving { .. }));
         let slot = &mut self.slots[index];
         let retry_at = match ending {
             Ending::Served => {
@@ -197,7 +202,7 @@ impl Fleet {
             Ending::Quit => slot.started.map_or(now, |started| now.max(started + FIRST_WAIT)),
             Ending::Failed => now + slot.backoff.fail(),
         };
-        slot.front = Front::Empty { retry_at };
+        slot.enter(Front::Empty { retry_at });
         if ending == Ending::Failed {
             self.tell_wait(index, retry_at, now);
         }
@@ -233,13 +238,13 @@ impl Fleet {
     ) {
         let slot = &mut self.slots[index];
         let retry_at = now + slot.backoff.fail();
-        slot.succession = match why {
+        slot.succeed(match why {
             RetireReason::Reload | RetireReason::Stuck => Succession::None,
             RetireReason::Requests
             | RetireReason::Memory
             | RetireReason::RequestContext
             | RetireReason::Unresponsive => Succession::Wanted { why, not_before: retry_at },
-        };
+        });
         if self.replacing == Some(index) {
             self.replacing = None;
         }
@@ -247,9 +252,9 @@ impl Fleet {
             self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|member| member.worker) });
         }
         if why == RetireReason::Stuck
-            && let Front::Held(stuck) = self.slots[index].front
+            && let Front::Held(stuck) = self.slots[index].front()
         {
-            self.slots[index].front = Front::Empty { retry_at };
+            self.slots[index].enter(Front::Empty { retry_at });
             self.dismiss(index, stuck, why, now);
         }
         if why != RetireReason::Reload {
@@ -261,8 +266,8 @@ impl Fleet {
     fn close_replacement(&mut self) {
         let Some(index) = self.replacing else { return };
         let slot = &self.slots[index];
-        let is_settled = matches!(slot.succession, Succession::None | Succession::Wanted { .. });
-        if is_settled && (slot.is_serving() || slot.front == Front::Closed) {
+        let is_settled = matches!(slot.succession(), Succession::None | Succession::Wanted { .. });
+        if is_settled && (slot.is_serving() || slot.front() == Front::Closed) {
             self.replacing = None;
             self.roll_replaced(index);
         }
@@ -273,13 +278,13 @@ impl Fleet {
             debug_assert!(
                 slot.leaving
                     .iter()
-                    .all(|member| !matches!(member.phase, Phase::Booting { .. } | Phase::Serving { .. })),
+                    .all(|member| !matches!(member.phase(), Phase::Booting { .. } | Phase::Serving { .. })),
                 "a leaving worker neither boots nor serves"
             );
             let is_coming =
-                matches!(slot.succession, Succession::Spawning { .. } | Succession::Booting { .. });
+                matches!(slot.succession(), Succession::Spawning { .. } | Succession::Booting { .. });
             debug_assert!(
-                !is_coming || slot.is_serving() || slot.front == Front::Closed,
+                !is_coming || slot.is_serving() || slot.front() == Front::Closed,
                 "a successor to nobody"
             );
         }

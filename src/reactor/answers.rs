@@ -80,6 +80,7 @@ impl Reactor {
         let LocalAnswer { status, content_type, body, reason, times, worker } = reply;
         let ends = reason.is_some_and(Reason::ends_connection);
         let keep_alive = request.context.keep_alive && !ends && !self.is_stopping();
+        let mut bytes = self.io.take_prefix();
         let local_response = LocalResponse {
             status,
             content_type,
@@ -88,12 +89,10 @@ impl Reactor {
             is_head: request.context.is_head,
             version: request.context.version,
             keep_alive,
-            date: &[],
+            date: self.io.date_line(),
         };
-        let mut bytes = self.io.take_prefix();
-        LocalResponse { date: self.io.date_line(), ..local_response }.write(&mut bytes);
-        self.frontend.drop_body(client);
-        let delivery = self.frontend.deliver(client, [&bytes, b"", b""]);
+        local_response.write(&mut bytes);
+        let delivery = self.frontend.answer(client, &bytes);
         self.io.give_prefix_back(bytes);
         let body_bytes = if request.context.is_head { 0 } else { body.len() as u64 };
         // The log has no room for a charset.

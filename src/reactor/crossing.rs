@@ -53,6 +53,13 @@ pub struct Times {
     pub worker: Duration,
 }
 
+impl Times {
+    /// Of a job that a worker has had since `assigned`.
+    pub fn of(job: &Job, assigned: Instant, now: Instant) -> Self {
+        Times { queue: assigned - job.submitted, worker: now.saturating_duration_since(assigned) }
+    }
+}
+
 /// What follows when the client has all of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {

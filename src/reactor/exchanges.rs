@@ -1,8 +1,8 @@
 //! Exchanges: a worker gets a request, its answer is passed on as it comes, and with its last byte the worker is free.
 
-use super::backend::exchange::Stage;
+use super::backend::exchange::{Exchange, Stage};
 use super::backend::{NoConnection, Piece, Sent, Started, UpstreamDeadline};
-use super::crossing::{Delivery, Finished, Job, Received, Then};
+use super::crossing::{Delivery, Finished, Job, Received, Then, Times};
 use super::io::token::Readiness;
 use super::limits::TICK_BYTES;
 use super::supervisor::worker::Origin;
@@ -20,22 +20,15 @@ const JOINED_BYTES: usize = if cfg!(test) { 48 } else { 4096 };
 /// Sending.
 impl Reactor {
     /// Gives a request to a worker.
-    pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, job: Job) {
-        if let Some(upstream) = self.backend.upstream_of(worker) {
-            self.frontend.assign(client, upstream);
-            self.begin_exchange(upstream, client, job);
-        }
-    }
-
-    /// Inlined, since a call would move the request once more.
+    // Inlined, since a job is large, and each call would copy it.
     #[inline(always)]
-    pub(super) fn begin_exchange(&mut self, upstream: UpstreamKey, client: ClientKey, mut job: Job) {
+    pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, mut job: Job) {
+        let Some(upstream) = self.backend.upstream_of(worker) else { return };
         if self.is_stopping() {
             job.request.context.keep_alive = false;
         }
-        if let Some(worker) = self.backend.worker_of(upstream) {
-            self.supervisor.has_request(worker);
-        }
+        self.supervisor.has_request(worker);
+        self.frontend.assign(client, upstream);
         self.backend.begin(upstream, client, job, self.io.now());
         self.start_exchange(upstream);
     }
@@ -136,7 +129,7 @@ impl Reactor {
         self.backend.keep(upstream, bytes);
         self.io.give_prefix_back(prefix);
         if piece.is_of_question {
-            return self.question_answered(upstream, piece.answer, piece.outcome);
+            return self.question_answered(upstream, piece.status, piece.outcome);
         }
         let lost_client = matches!(delivery, Delivery::Gone | Delivery::SpoolFull);
         match piece.outcome {
@@ -145,7 +138,7 @@ impl Reactor {
                 self.backend.answer_goes_on(upstream, self.io.now());
                 if lost_client {
                     self.delivery_failed(upstream, delivery);
-                } else if piece.answer.is_some() && piece.client.is_none() {
+                } else if piece.status.is_some() && piece.client.is_none() {
                     self.notice_departure(upstream);
                 }
             }
@@ -200,24 +193,24 @@ impl Reactor {
     pub(super) fn answer_ended(&mut self, upstream: UpstreamKey, reusable: bool, delivery: Delivery) {
         let now = self.io.now();
         let Some(worker) = self.backend.worker_of(upstream) else { return };
-        let Some(exchange) = self.backend.end_exchange(upstream, reusable) else { return };
+        let ended = self.backend.end_exchange(upstream, reusable);
+        let Some(Exchange { client, job, assigned, answer, body_bytes, .. }) = ended else { return };
         self.supervisor.has_answered(worker, now);
         self.backend.disarm(upstream);
-        let times = exchange.times(now);
-        match (exchange.client, exchange.answer) {
+        match (client, answer) {
             (Some(client), Some(answer)) => {
                 let finished = Finished {
                     worker: self.supervisor.identity(worker),
-                    times,
-                    request: exchange.job.request,
+                    times: Times::of(&job, assigned, now),
+                    request: job.request,
                     answer,
                     reason: None,
-                    body_bytes: exchange.body_bytes,
+                    body_bytes,
                 };
                 let then = if answer.keep_alive { Then::Keep } else { Then::Close };
                 self.finish(client, finished, then, delivery);
             }
-            (_, _) => self.io.give_back(exchange.job.request.head),
+            (_, _) => self.io.give_back(job.request.head),
         }
         self.worker_is_free(worker);
     }

@@ -40,6 +40,7 @@ mod signalled;
 mod simulation;
 mod socket_dir;
 mod source;
+mod stage;
 mod start;
 mod status;
 mod stopping;

@@ -7,7 +7,7 @@ use super::crossing::Delivery;
 use super::supervisor::worker::Fate;
 use super::tick::Reactor;
 use crate::conn::Request;
-use crate::conn::worker::{Answer, Outcome};
+use crate::conn::worker::Outcome;
 use crate::http::Reason;
 use crate::keys::UpstreamKey;
 use crate::process::Exit;
@@ -164,20 +164,15 @@ impl Reactor {
 
     /// A worker has answered a question. A command is there with its first answer, of any status; a worker is idle unless
     /// it says that it is busy, or fails.
-    pub(super) fn question_answered(
-        &mut self,
-        upstream: UpstreamKey,
-        answer: Option<Answer>,
-        outcome: Outcome,
-    ) {
+    pub(super) fn question_answered(&mut self, upstream: UpstreamKey, status: Option<u16>, outcome: Outcome) {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
-        let is_idle_enough = answer.is_some_and(|answer| answer.status < 500);
+        let is_idle_enough = status.is_some_and(|status| status < 500);
         match (self.backend.exchange(upstream).map(Exchange::stage), outcome) {
             (
                 _,
                 Outcome::Busy { .. } | Outcome::Invalid(_) | Outcome::UnexpectedBytes | Outcome::Stray { .. },
             ) => self.ask_later(upstream),
-            (Some(Stage::Probing), _) if answer.is_some() => {
+            (Some(Stage::Probing), _) if status.is_some() => {
                 self.backend.drop_exchange(upstream, &mut self.io);
                 self.backend.disarm(upstream);
                 self.supervisor.probe_answered(worker, self.io.now());
@@ -188,7 +183,7 @@ impl Reactor {
                 self.backend.disarm(upstream);
                 self.worker_is_free(worker);
             }
-            (_, _) if answer.is_some() => self.ask_later(upstream),
+            (_, _) if status.is_some() => self.ask_later(upstream),
             // Its answer has not come in full.
             (_, Outcome::Going | Outcome::Ended { .. } | Outcome::Upgraded) => {}
         }

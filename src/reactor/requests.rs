@@ -135,10 +135,8 @@ impl Reactor {
 
     /// A worker that is free takes the request that has waited longest.
     pub(super) fn serve_waiting(&mut self, worker: WorkerKey, client: ClientKey) {
-        if let Some(upstream) = self.backend.upstream_of(worker)
-            && let Some(job) = self.frontend.assign_waiting(client, upstream)
-        {
-            self.begin_exchange(upstream, client, job);
+        if let Some(job) = self.frontend.end_wait(client) {
+            self.assign(worker, client, job);
         }
     }
 

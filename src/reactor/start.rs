@@ -10,7 +10,7 @@ use super::io::{Io, clock};
 use super::observer::{Logs, Observer};
 use super::socket_dir::{self, NameLock};
 use super::source::{Source, StartError};
-use super::stopping::Stage;
+use super::stage::Stage;
 use super::supervisor::{Launcher, Supervisor, signals};
 use super::tick::{Balancer, Reactor};
 use crate::app::Wanted;

@@ -3,6 +3,7 @@
 
 use super::crossing::Times;
 use super::frontend::phase::{Phase, Wait};
+use super::stage::Stage;
 use super::tick::Reactor;
 use crate::http::Reason;
 use crate::keys::ClientKey;
@@ -14,25 +15,6 @@ use std::time::{Duration, Instant};
 const SAME_SIGNAL: Duration = Duration::from_millis(20);
 /// What workers get to end when the drain timeout has run out already.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    Running,
-    /// Requests are finished until then. `signalled`: when a signal last asked for the end.
-    Draining {
-        signalled: Option<Instant>,
-        until: Instant,
-    },
-    /// No request can come any more: the workers leave, and clients take what they have been answered until then.
-    Leaving {
-        signalled: Option<Instant>,
-        until: Instant,
-    },
-    /// The workers end.
-    Ending {
-        signalled: Option<Instant>,
-    },
-}
 
 /// Who asks for the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +29,6 @@ impl fmt::Display for StopCause {
         match self {
             StopCause::Signal(signal) => f.write_str(signal.as_str()),
             StopCause::Command => f.write_str("asked by a command"),
-        }
-    }
-}
-
-impl Stage {
-    pub fn deadline(self) -> Option<Instant> {
-        match self {
-            Stage::Draining { until, .. } | Stage::Leaving { until, .. } => Some(until),
-            Stage::Running | Stage::Ending { .. } => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::limits::MAX_PER_TICK;
 use super::observer::Observer;
 #[cfg(test)]
 pub(super) use super::simulation::order::Balancer;
-use super::stopping::Stage;
+use super::stage::Stage;
 use super::supervisor::Supervisor;
 #[cfg(not(test))]
 pub(super) use crate::balancer::Balancer;

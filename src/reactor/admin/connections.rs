@@ -7,26 +7,23 @@
 //!    └─reload─▶ FollowsRoll ──its end──▶ Answering        └─stop─▶ AwaitsEnd
 //! ```
 
+mod accepting;
+mod answering;
+
 use super::Admin;
 use crate::conn::client::Event;
 use crate::conn::read_buffer::PendingBytes;
 use crate::conn::{self, Request};
 use crate::deadlines::deadline_kinds;
 use crate::http::Reason;
-use crate::http::forward::{ForwardedTrust, LocalResponse, Origin};
+use crate::http::forward::{ForwardedTrust, Origin};
 use crate::reactor::io::Io;
-use crate::reactor::io::listen::Accepted;
 use crate::reactor::io::stream::{Stream, Transfer, attempt};
 use crate::reactor::io::token::{Readiness, Target};
-use crate::reactor::limits::MAX_PER_TICK;
-use crate::reactor::observer::Observer;
-use mio::Interest;
-use nix::sys::socket::{getsockopt, sockopt};
-use serde_json::{Value, json};
 use slab::Slab;
 use std::collections::VecDeque;
-use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::time::Instant;
 
 /// At most this many metrics connections; one more ends another, the one that has been idle for the longest time first.
 /// Scrapers are few, and whoever opens more is a stranger.
@@ -207,108 +204,6 @@ impl Connection {
     pub const MAX_INBOX_BYTES: usize = 2 * READ_BYTES;
     /// No more than this of a rolling restart's progress.
     pub const MAX_PROGRESS_BYTES: usize = 3 * MAX_PROGRESS_BYTES;
-}
-
-/// Accepting.
-impl Admin {
-    /// Takes the control connections that the kernel has ready, as many as a tick may take.
-    pub fn accept_control(&mut self, io: &mut Io, observer: &mut Observer) -> Result<(), io::Error> {
-        for _ in 0..MAX_PER_TICK {
-            if self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io)) {
-                let idle = self.connections.idle_control().filter(|key| self.has_been_idle(*key, io));
-                let Some(idle) = idle else {
-                    // Looked at again when one of them is closed, and each has a deadline.
-                    self.connections.is_full = true;
-                    return Ok(());
-                };
-                self.close(idle);
-            }
-            let stream = match self.listener.accept() {
-                Accepted::Peer(stream, _) => stream,
-                Accepted::Nobody => return Ok(()),
-                Accepted::GoneAlready => continue,
-                Accepted::NotNow(error) => return Err(error),
-            };
-            let own_user = nix::unistd::geteuid().as_raw();
-            let peer = match getsockopt(&stream, sockopt::PeerCredentials) {
-                Ok(peer) if peer.uid() == own_user => ControlPeer::Process { pid: peer.pid() },
-                Ok(peer) if peer.uid() == 0 => ControlPeer::Root,
-                Ok(peer) => {
-                    log::warn!("the control socket: user {} is refused", peer.uid());
-                    ControlPeer::Stranger
-                }
-                Err(error) => {
-                    log::warn!("the control socket: an unknown user is refused: {error}");
-                    ControlPeer::Stranger
-                }
-            };
-            self.watch(stream, peer, io, observer);
-        }
-        io.go_on_with(Target::ControlListener);
-        Ok(())
-    }
-
-    /// Whoever has just come is about to say something.
-    fn has_been_idle(&self, key: usize, io: &Io) -> bool {
-        const IDLE_FOR: Duration = Duration::from_millis(100);
-        let due = self.deadlines.due(key);
-        due.is_some_and(|due| io.now() + self.config.idle_timeout >= due + IDLE_FOR)
-    }
-
-    /// Takes connections of those who ask for metrics alone.
-    pub fn accept_scraper(
-        &mut self,
-        index: usize,
-        io: &mut Io,
-        observer: &mut Observer,
-    ) -> Result<(), io::Error> {
-        for _ in 0..MAX_PER_TICK {
-            let Some(listener) = self.metrics_listeners.get(index) else { return Ok(()) };
-            let stream = match listener.accept() {
-                Accepted::Peer(stream, _) => stream,
-                Accepted::Nobody => return Ok(()),
-                Accepted::GoneAlready => continue,
-                Accepted::NotNow(error) => return Err(error),
-            };
-            if let Some(key) = self.connections.scraper_to_close(share_of_descriptors(16, MAX_SCRAPERS, io)) {
-                self.close(key);
-            }
-            self.watch(stream, ControlPeer::Scraper, io, observer);
-        }
-        io.go_on_with(Target::MetricsListener(index));
-        Ok(())
-    }
-
-    pub fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
-        self.connections.accepted += 1;
-        let number = self.connections.accepted;
-        let entry = self.connections.slab.vacant_entry();
-        let key = entry.key();
-        let interests = Interest::READABLE | Interest::WRITABLE;
-        if io.registry().register(&mut stream, Target::Control(key).token(), interests).is_err() {
-            observer.accept_failed();
-            return;
-        }
-        entry.insert(Connection {
-            stream,
-            conn: conn::Client::default(),
-            body: Vec::new(),
-            out: Vec::new(),
-            phase: Phase::Reading,
-            peer,
-            is_ready: false,
-            is_readable: false,
-            is_closing: false,
-            has_hung_up: false,
-            number,
-        });
-        self.deadlines.arm(key, ControlDeadline::Idle, io.now());
-    }
-}
-
-/// Where descriptors are few, operators' connections have no more than a share of them.
-fn share_of_descriptors(share: u64, most: usize, io: &Io) -> usize {
-    usize::try_from(io.descriptors() / share).map_or(most, |bound| bound.clamp(2, most))
 }
 
 /// What somebody asks for.
@@ -538,93 +433,6 @@ impl Admin {
             if std::mem::take(&mut connections.is_full) {
                 io.go_on_with(Target::ControlListener);
             }
-        }
-    }
-}
-
-/// Answering.
-impl Admin {
-    pub fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value, io: &Io) {
-        let text = format!("{value}\n");
-        self.respond_with(key, request, status, "application/json", text.as_bytes(), io);
-    }
-
-    /// What is behind a refused request is none.
-    fn refuse(&mut self, key: usize, request: &Request, reason: Reason, io: &Io) {
-        let error = json!({"ok": false, "error": reason.message()});
-        self.respond(key, request, reason.status(), &error, io);
-        self.flush(key, io);
-    }
-
-    pub fn respond_with(
-        &mut self,
-        key: usize,
-        request: &Request,
-        status: u16,
-        content_type: &'static str,
-        body: &[u8],
-        io: &Io,
-    ) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        debug_assert_eq!(connection.phase, Phase::Reading, "one answer at a time");
-        let keep_alive = request.context.keep_alive && !connection.conn.is_lingering();
-        connection.phase = Phase::Answering(if keep_alive { Then::Keep } else { Then::Close });
-        let local_response = LocalResponse {
-            status,
-            content_type,
-            body,
-            retry_soon: false,
-            is_head: request.context.is_head,
-            version: request.context.version,
-            keep_alive,
-            date: io.date_line(),
-        };
-        local_response.write(&mut connection.out);
-    }
-
-    /// Answers with a line for each step of the rolling restart, and one for its end.
-    pub fn follow_roll(&mut self, key: usize) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.phase = Phase::FollowsRoll;
-            connection.out.extend_from_slice(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
-            );
-        }
-    }
-
-    /// Keeps an answered connection open until the server ends.
-    pub fn await_end(&mut self, key: usize) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.phase = Phase::AwaitsEnd;
-        }
-    }
-
-    pub fn tell_roll_progress(&mut self, replaced: usize, of: usize, io: &Io) {
-        self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false, io);
-    }
-
-    pub fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
-        let last = match result {
-            Ok(replaced) => json!({"ok": true, "replaced": replaced}),
-            Err(error) => json!({"ok": false, "error": error}),
-        };
-        self.tell_roll_followers(&last, true, io);
-    }
-
-    fn tell_roll_followers(&mut self, value: &Value, is_last: bool, io: &Io) {
-        let follows = |connection: &Connection| connection.phase == Phase::FollowsRoll;
-        let followers = self.connections.slab.iter().filter(|(_, other)| follows(other));
-        let followers: Vec<usize> = followers.map(|(key, _)| key).collect();
-        for key in followers {
-            if let Some(connection) = self.connections.get_mut(key)
-                && (is_last || connection.out.len() < MAX_PROGRESS_BYTES)
-            {
-                connection.out.extend_from_slice(format!("{value}\n").as_bytes());
-                if is_last {
-                    connection.phase = Phase::Answering(Then::Close);
-                }
-            }
-            self.flush(key, io);
         }
     }
 }

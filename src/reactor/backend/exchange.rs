@@ -245,10 +245,7 @@ impl Exchange {
     }
 
     pub fn times(&self, now: Instant) -> Times {
-        Times {
-            queue: self.assigned - self.job.submitted,
-            worker: now.saturating_duration_since(self.assigned),
-        }
+        Times::of(&self.job, self.assigned, now)
     }
 
     pub fn is_sent(&self) -> bool {

@@ -7,6 +7,7 @@ mod receiving;
 #[cfg(test)]
 mod seen;
 mod sending;
+mod tunnels;
 
 pub use connecting::{NoConnection, Started};
 pub use receiving::Piece;
@@ -14,16 +15,15 @@ pub use sending::Sent;
 
 use super::crossing::Job;
 use super::io::Io;
-use super::io::spool::Spool;
 use super::io::stream::Stream;
-use super::io::token::{Readiness, Target};
+use super::io::token::Readiness;
 use super::limits::COOLDOWN;
 use crate::config::Config;
 use crate::conn::worker::{Answer, End};
 use crate::conn::{self, Request};
 use crate::deadlines::{Deadlines, deadline_kinds, earliest};
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
-use exchange::{Exchange, Receiving, Sending, Stage};
+use exchange::{Exchange, Stage};
 use slab::Slab;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -37,8 +37,6 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How long the exit status of a process that is ending is waited for: one that frees gigabytes or writes a core file
 /// takes a while.
 const EXIT_WAIT: Duration = Duration::from_secs(2);
-/// What a tunnel holds of what the worker has not taken; more is left with the client.
-const MAX_WAITING_BYTES: u64 = 64 * 1024;
 
 deadline_kinds! {
     /// What a connection to a worker waits for.
@@ -321,11 +319,10 @@ impl Backend {
     #[inline(always)]
     pub fn end_exchange(&mut self, upstream: UpstreamKey, is_reusable: bool) -> Option<Exchange> {
         let entry = self.get_mut(upstream)?;
-        let exchange = entry.exchange.take()?;
-        if !is_reusable || !exchange.has_left_the_way_open() {
+        if !is_reusable || !entry.exchange.as_ref()?.has_left_the_way_open() {
             entry.close();
         }
-        Some(exchange)
+        entry.exchange.take()
     }
 
     /// An exchange ends without a word about it.
@@ -391,63 +388,6 @@ impl Backend {
     /// For the log: the exchange keeps its own request, since its worker may still be at it.
     pub fn copy_request(&self, upstream: UpstreamKey, io: &mut Io) -> Option<Request> {
         Some(self.exchange(upstream)?.job.request.copy_into(io.take_buffer()))
-    }
-}
-
-/// Tunnels.
-impl Backend {
-    /// After a 101.
-    pub fn upgrade(&mut self, upstream: UpstreamKey, io: &Io) {
-        if let Some(exchange) = self.exchange_mut(upstream) {
-            exchange.enter(Stage::Tunnel { out: Box::new(Spool::new(io.spools())) });
-            self.deadlines.arm(upstream.0, UpstreamDeadline::Idle, io.now());
-        }
-    }
-
-    /// Bytes for a tunnel's worker. Its client is not read while much of this waits, so what finds no room on disk is
-    /// little.
-    pub fn push_to_tunnel(&mut self, upstream: UpstreamKey, bytes: &[u8], now: Instant) -> bool {
-        let Some(out) = self.exchange_mut(upstream).and_then(Exchange::tunnel_out_mut) else { return false };
-        out.push_all(bytes);
-        self.deadlines.arm(upstream.0, UpstreamDeadline::Idle, now);
-        true
-    }
-
-    /// The worker does not keep up, so the client is not read.
-    pub fn is_tunnel_full(&self, upstream: UpstreamKey) -> bool {
-        let out = self.exchange(upstream).and_then(Exchange::tunnel_out);
-        out.is_some_and(|out| out.unread_bytes() >= MAX_WAITING_BYTES)
-    }
-
-    /// There is room in a tunnel again: its client may be read.
-    pub fn resume_tunnels_client(&self, upstream: UpstreamKey, io: &mut Io) {
-        if let Some(exchange) = self.exchange(upstream)
-            && let (Some(out), Some(client)) = (exchange.tunnel_out(), exchange.client)
-            && out.unread_bytes() < MAX_WAITING_BYTES
-        {
-            io.go_on_with(Target::Client(client));
-        }
-    }
-
-    /// A tunnel's worker has sent its last byte.
-    pub fn end_receiving(&mut self, upstream: UpstreamKey) {
-        if let Some(exchange) = self.exchange_mut(upstream).filter(|exchange| exchange.is_tunnel()) {
-            exchange.receiving = Receiving::Ended;
-        }
-    }
-
-    /// Whether a tunnel's worker has sent its last byte.
-    pub fn has_tunnel_ended(&self, upstream: UpstreamKey) -> bool {
-        self.exchange(upstream).is_some_and(Exchange::has_tunnel_ended)
-    }
-
-    /// Whether nothing more is to pass. Without a client, a worker that cannot be asked is not waited for: it answers busy
-    /// if its handler still runs.
-    pub fn is_tunnel_over(&self, upstream: UpstreamKey, can_be_asked: bool) -> bool {
-        self.exchange(upstream).filter(|exchange| exchange.is_tunnel()).is_some_and(|exchange| {
-            let is_awaited = exchange.client.is_some() || can_be_asked;
-            exchange.sending == Sending::Ended && (exchange.has_tunnel_ended() || !is_awaited)
-        })
     }
 }
 

@@ -4,7 +4,7 @@ use super::Backend;
 use super::UpstreamDeadline;
 use super::exchange::Receiving;
 use crate::conn::read_buffer::PendingBytes;
-use crate::conn::worker::{Answer, Outcome, Step};
+use crate::conn::worker::{Outcome, Step};
 use crate::keys::{ClientKey, UpstreamKey};
 use crate::reactor::crossing::Received;
 use crate::reactor::io::Io;
@@ -22,8 +22,8 @@ pub struct Piece {
     pub consumed: usize,
     pub data: Range<usize>,
     pub suffix: &'static [u8],
-    /// The final head, in the piece that has it.
-    pub answer: Option<Answer>,
+    /// The final head's status, in the piece that has it.
+    pub status: Option<u16>,
     pub outcome: Outcome,
     /// It answers a question of the server's own.
     pub is_of_question: bool,
@@ -76,6 +76,7 @@ impl Backend {
         let entry = self.get_mut(upstream)?;
         let Step { consumed, data, suffix, answer, outcome } =
             entry.conn.receive(bytes.remaining(), io.date_line(), prefix);
+        let status = answer.map(|answer| answer.status);
         let mut client = None;
         let mut is_of_question = false;
         if let Some(exchange) = &mut entry.exchange {
@@ -86,7 +87,7 @@ impl Backend {
             client = exchange.client;
             is_of_question = exchange.is_question();
         }
-        Some(Piece { client, consumed, data, suffix, answer, outcome, is_of_question })
+        Some(Piece { client, consumed, data, suffix, status, outcome, is_of_question })
     }
 
     /// Keeps what is not used up.

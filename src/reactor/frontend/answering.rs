@@ -72,11 +72,11 @@ impl Frontend {
         self.clients.get(client.0).map_or(Delivery::Sent, |entry| entry.undelivered())
     }
 
-    /// The server answers by itself, so nobody reads the request's body.
-    pub fn drop_body(&mut self, client: ClientKey) {
-        if let Some(entry) = self.clients.get_mut(client.0) {
-            entry.body.clear();
-        }
+    /// A whole answer of the server's own, so nobody reads the request's body.
+    pub fn answer(&mut self, client: ClientKey, bytes: &[u8]) -> Delivery {
+        let Some(entry) = self.clients.get_mut(client.0) else { return Delivery::Gone };
+        entry.body.clear();
+        entry.deliver([bytes, b"", b""])
     }
 
     /// All of an answer is there, and the client has not taken it.

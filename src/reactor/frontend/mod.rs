@@ -186,19 +186,7 @@ impl Frontend {
         }
     }
 
-    /// A worker takes a request that has waited.
-    pub fn assign_waiting(&mut self, client: ClientKey, upstream: UpstreamKey) -> Option<Job> {
-        let entry = self.clients.get_mut(client.0)?;
-        match entry.phase.leave_for(Phase::Assigned { upstream }) {
-            Phase::Waiting { job, .. } => Some(job),
-            _ => {
-                debug_assert!(false, "{client:?} does not wait");
-                None
-            }
-        }
-    }
-
-    /// A request waits no longer: it is tried again, or answered by the server itself.
+    /// A request waits no longer: a worker takes it, or the server answers it by itself.
     pub fn end_wait(&mut self, client: ClientKey) -> Option<Job> {
         let entry = self.clients.get_mut(client.0)?;
         match entry.phase.leave_for(Phase::Dispatching) {

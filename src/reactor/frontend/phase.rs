@@ -66,7 +66,7 @@ pub const CLIENT: &[Row<State>] = &[
     },
     Row {
         state: Queued,
-        next: &[Dispatching, Assigned, TimedOut, Closed],
+        next: &[Dispatching, TimedOut, Closed],
         deadline: "the queue timeout, kept by the balancer",
     },
     Row { state: SecondTry, next: &[Dispatching, Closed], deadline: "none: the next tick ends it" },

@@ -9,7 +9,7 @@ use crate::reactor::backend::exchange::{Exchange, Sending};
 use crate::reactor::frontend::phase::{Phase, Wait};
 use crate::reactor::io::token::Target;
 use crate::reactor::limits::{LINGER, READ_BYTES};
-use crate::reactor::stopping::Stage;
+use crate::reactor::stage::Stage;
 use std::collections::BTreeMap;
 
 /// Who holds which key at the beginning of a turn.

@@ -7,7 +7,7 @@ use crate::control::Message;
 use crate::reactor::admin::connections::{Connection, ControlPeer};
 use crate::reactor::io::stream::Stream;
 use crate::reactor::io::token::Target;
-use crate::reactor::stopping::Stage;
+use crate::reactor::stage::Stage;
 use std::time::Instant;
 
 /// More of them only make a history slow.

@@ -14,7 +14,7 @@ use crate::reactor::backend::exchange::Exchange;
 use crate::reactor::frontend::phase::{Phase, Wait};
 use crate::reactor::io::token::Target;
 use crate::reactor::limits::{COOLDOWN, GRACE};
-use crate::reactor::stopping::Stage;
+use crate::reactor::stage::Stage;
 use serde_json::Value;
 use std::time::Instant;
 

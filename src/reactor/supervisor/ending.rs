@@ -180,6 +180,6 @@ impl Supervisor {
 
     /// Where the fleet has it.
     pub(super) fn phase_of(&self, worker: WorkerKey) -> Option<Phase> {
-        self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase)
+        self.fleet.members().find(|(_, member)| member.worker == worker).map(|(_, member)| member.phase())
     }
 }

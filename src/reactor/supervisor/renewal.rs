@@ -270,7 +270,7 @@ impl Supervisor {
     /// Whether the app has failed to start, nobody serves, and nobody is about to.
     pub fn has_failed_to_start(&self) -> bool {
         let is_coming = |member: &fleet::Member| {
-            matches!(member.phase, fleet::Phase::Booting { .. } | fleet::Phase::Serving { .. })
+            matches!(member.phase(), fleet::Phase::Booting { .. } | fleet::Phase::Serving { .. })
         };
         let may_tell = self.renewal.watch.is_some() && self.renewal.hold.is_none();
         may_tell

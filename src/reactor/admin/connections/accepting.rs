@@ -1,0 +1,116 @@
+//! Who is let in on the control socket and on the metrics listeners.
+
+use super::{Connection, ControlDeadline, ControlPeer, MAX_CONTROL, MAX_SCRAPERS, Phase};
+use crate::conn;
+use crate::reactor::admin::Admin;
+use crate::reactor::io::Io;
+use crate::reactor::io::listen::Accepted;
+use crate::reactor::io::stream::Stream;
+use crate::reactor::io::token::Target;
+use crate::reactor::limits::MAX_PER_TICK;
+use crate::reactor::observer::Observer;
+use mio::Interest;
+use nix::sys::socket::{getsockopt, sockopt};
+use std::io;
+use std::time::Duration;
+
+impl Admin {
+    /// Takes the control connections that the kernel has ready, as many as a tick may take.
+    pub fn accept_control(&mut self, io: &mut Io, observer: &mut Observer) -> Result<(), io::Error> {
+        for _ in 0..MAX_PER_TICK {
+            if self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io)) {
+                let idle = self.connections.idle_control().filter(|key| self.has_been_idle(*key, io));
+                let Some(idle) = idle else {
+                    // Looked at again when one of them is closed, and each has a deadline.
+                    self.connections.is_full = true;
+                    return Ok(());
+                };
+                self.close(idle);
+            }
+            let stream = match self.listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return Ok(()),
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return Err(error),
+            };
+            let own_user = nix::unistd::geteuid().as_raw();
+            let peer = match getsockopt(&stream, sockopt::PeerCredentials) {
+                Ok(peer) if peer.uid() == own_user => ControlPeer::Process { pid: peer.pid() },
+                Ok(peer) if peer.uid() == 0 => ControlPeer::Root,
+                Ok(peer) => {
+                    log::warn!("the control socket: user {} is refused", peer.uid());
+                    ControlPeer::Stranger
+                }
+                Err(error) => {
+                    log::warn!("the control socket: an unknown user is refused: {error}");
+                    ControlPeer::Stranger
+                }
+            };
+            self.watch(stream, peer, io, observer);
+        }
+        io.go_on_with(Target::ControlListener);
+        Ok(())
+    }
+
+    /// Whoever has just come is about to say something.
+    fn has_been_idle(&self, key: usize, io: &Io) -> bool {
+        const IDLE_FOR: Duration = Duration::from_millis(100);
+        let due = self.deadlines.due(key);
+        due.is_some_and(|due| io.now() + self.config.idle_timeout >= due + IDLE_FOR)
+    }
+
+    /// Takes connections of those who ask for metrics alone.
+    pub fn accept_scraper(
+        &mut self,
+        index: usize,
+        io: &mut Io,
+        observer: &mut Observer,
+    ) -> Result<(), io::Error> {
+        for _ in 0..MAX_PER_TICK {
+            let Some(listener) = self.metrics_listeners.get(index) else { return Ok(()) };
+            let stream = match listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return Ok(()),
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return Err(error),
+            };
+            if let Some(key) = self.connections.scraper_to_close(share_of_descriptors(16, MAX_SCRAPERS, io)) {
+                self.close(key);
+            }
+            self.watch(stream, ControlPeer::Scraper, io, observer);
+        }
+        io.go_on_with(Target::MetricsListener(index));
+        Ok(())
+    }
+
+    pub fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
+        self.connections.accepted += 1;
+        let number = self.connections.accepted;
+        let entry = self.connections.slab.vacant_entry();
+        let key = entry.key();
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        if io.registry().register(&mut stream, Target::Control(key).token(), interests).is_err() {
+            observer.accept_failed();
+            return;
+        }
+        entry.insert(Connection {
+            stream,
+            conn: conn::Client::default(),
+            body: Vec::new(),
+            out: Vec::new(),
+            phase: Phase::Reading,
+            peer,
+            is_ready: false,
+            is_readable: false,
+            is_closing: false,
+            has_hung_up: false,
+            number,
+        });
+        self.deadlines.arm(key, ControlDeadline::Idle, io.now());
+    }
+}
+
+/// Where descriptors are few, operators' connections have no more than a share of them.
+fn share_of_descriptors(share: u64, most: usize, io: &Io) -> usize {
+    usize::try_from(io.descriptors() / share).map_or(most, |bound| bound.clamp(2, most))
+}

@@ -1,0 +1,95 @@
+//! What operators are answered.
+
+use super::{Connection, MAX_PROGRESS_BYTES, Phase, Then};
+use crate::conn::Request;
+use crate::http::Reason;
+use crate::http::forward::LocalResponse;
+use crate::reactor::admin::Admin;
+use crate::reactor::io::Io;
+use serde_json::{Value, json};
+
+impl Admin {
+    pub fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value, io: &Io) {
+        let text = format!("{value}\n");
+        self.respond_with(key, request, status, "application/json", text.as_bytes(), io);
+    }
+
+    /// What is behind a refused request is none.
+    pub(super) fn refuse(&mut self, key: usize, request: &Request, reason: Reason, io: &Io) {
+        let error = json!({"ok": false, "error": reason.message()});
+        self.respond(key, request, reason.status(), &error, io);
+        self.flush(key, io);
+    }
+
+    pub fn respond_with(
+        &mut self,
+        key: usize,
+        request: &Request,
+        status: u16,
+        content_type: &'static str,
+        body: &[u8],
+        io: &Io,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        debug_assert_eq!(connection.phase, Phase::Reading, "one answer at a time");
+        let keep_alive = request.context.keep_alive && !connection.conn.is_lingering();
+        connection.phase = Phase::Answering(if keep_alive { Then::Keep } else { Then::Close });
+        let local_response = LocalResponse {
+            status,
+            content_type,
+            body,
+            retry_soon: false,
+            is_head: request.context.is_head,
+            version: request.context.version,
+            keep_alive,
+            date: io.date_line(),
+        };
+        local_response.write(&mut connection.out);
+    }
+
+    /// Answers with a line for each step of the rolling restart, and one for its end.
+    pub fn follow_roll(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::FollowsRoll;
+            connection.out.extend_from_slice(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
+            );
+        }
+    }
+
+    /// Keeps an answered connection open until the server ends.
+    pub fn await_end(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.phase = Phase::AwaitsEnd;
+        }
+    }
+
+    pub fn tell_roll_progress(&mut self, replaced: usize, of: usize, io: &Io) {
+        self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false, io);
+    }
+
+    pub fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
+        let last = match result {
+            Ok(replaced) => json!({"ok": true, "replaced": replaced}),
+            Err(error) => json!({"ok": false, "error": error}),
+        };
+        self.tell_roll_followers(&last, true, io);
+    }
+
+    fn tell_roll_followers(&mut self, value: &Value, is_last: bool, io: &Io) {
+        let follows = |connection: &Connection| connection.phase == Phase::FollowsRoll;
+        let followers = self.connections.slab.iter().filter(|(_, other)| follows(other));
+        let followers: Vec<usize> = followers.map(|(key, _)| key).collect();
+        for key in followers {
+            if let Some(connection) = self.connections.get_mut(key)
+                && (is_last || connection.out.len() < MAX_PROGRESS_BYTES)
+            {
+                connection.out.extend_from_slice(format!("{value}\n").as_bytes());
+                if is_last {
+                    connection.phase = Phase::Answering(Then::Close);
+                }
+            }
+            self.flush(key, io);
+        }
+    }
+}
