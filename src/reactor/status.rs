@@ -10,7 +10,12 @@ impl Reactor {
     /// What `GET /status` answers to anybody: the status code and a line of JSON.
     pub(super) fn status_summary(&self) -> (u16, String) {
         let (status, value) = self.summary();
-        (status, format!("{value}\n"))
+        // In an order that people read; serde_json sorts the keys.
+        let fields: Vec<String> = ["status", "app", "workers", "ports", "uptime"]
+            .into_iter()
+            .map(|name| format!("{}:{}", json!(name), value[name]))
+            .collect();
+        (status, format!("{{{}}}\n", fields.join(",")))
     }
 
     fn summary(&self) -> (u16, Value) {

@@ -49,6 +49,9 @@ fn status_tells_healthy_degraded_and_starting() {
     assert_eq!(phrase(), (200, "healthy".into()));
     let status = server.get("/status");
     assert_eq!(status.header("content-type"), Some("application/json"));
+    let text = status.text();
+    let at = ["\"status\"", "\"app\"", "\"workers\"", "\"ports\"", "\"uptime\""].map(|key| text.find(key));
+    assert!(at.is_sorted() && at[0].is_some(), "in an order that people read: {text}");
     let status = status.json();
     assert_eq!((&status["app"], &status["workers"]), (&"true".into(), &1.into()));
     assert_eq!(status["ports"]["http"], server.address().port());
