@@ -178,7 +178,7 @@ impl Client {
     /// Gives up a request that is still arriving, for the log line of its end.
     pub fn abandon(&mut self, buffer: Vec<u8>, now: Instant) -> Option<Request> {
         let kept = self.read_buffer.take();
-        match std::mem::replace(&mut self.state, State::Lingering) {
+        match self.leave_for(State::Lingering) {
             State::Head { since, .. } => Some(Request::refused(first_line(&kept), buffer, since)),
             State::Body { request, .. } => Some(request),
             State::Busy => Some(Request::refused(b"", buffer, now)),
@@ -188,10 +188,21 @@ impl Client {
 
     /// The one door for transitions.
     fn enter(&mut self, next: State) {
+        self.check(&next);
+        self.state = next;
+    }
+
+    /// The same door, for whoever wants what is left behind.
+    fn leave_for(&mut self, next: State) -> State {
+        self.check(&next);
+        std::mem::replace(&mut self.state, next)
+    }
+
+    fn check(&self, next: &State) {
         use State::*;
         debug_assert!(
             matches!(
-                (&self.state, &next),
+                (&self.state, next),
                 (Idle, Head { .. })
                     | (Head { .. }, Body { .. } | Busy)
                     | (Body { .. }, Busy)
@@ -201,7 +212,6 @@ impl Client {
             "no way from {:?} to {next:?}",
             self.state
         );
-        self.state = next;
     }
 
     fn refuse(&mut self, reason: Reason, bytes: &[u8], buffer: Vec<u8>, since: Instant) -> Step {
@@ -298,7 +308,7 @@ impl Client {
 
     /// Leaves [`State::Body`] with the request that was being gathered in it.
     fn leave_body(&mut self, next: State) -> Option<Request> {
-        match std::mem::replace(&mut self.state, next) {
+        match self.leave_for(next) {
             State::Body { request, .. } => Some(request),
             State::Idle | State::Head { .. } | State::Busy | State::Tunnel | State::Lingering => None,
         }

@@ -192,7 +192,7 @@ impl Worker {
         match self.state {
             State::Idle | State::Spent if bytes.is_empty() => Step::new(0, Outcome::Going),
             State::Idle | State::Spent => {
-                self.state = State::Spent;
+                self.enter(State::Spent);
                 Step::new(bytes.len(), Outcome::UnexpectedBytes)
             }
             State::Head { .. } => self.receive_head(bytes, date, prefix),
@@ -213,7 +213,7 @@ impl Worker {
             State::Body { .. } => End::InBody,
             State::Tunnel => End::Tunnel,
         };
-        self.state = State::Spent;
+        self.enter(State::Spent);
         end
     }
 

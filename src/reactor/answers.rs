@@ -3,6 +3,7 @@
 use super::crossing::{Delivery, Finished, Then, Times};
 use super::frontend::FileTurn;
 use super::frontend::phase::Phase;
+use super::requests::Unread;
 use super::tick::Reactor;
 use crate::conn::Request;
 use crate::conn::request::Local;
@@ -199,7 +200,7 @@ impl Reactor {
         }
         while let Some(turn) = self.frontend.next_for_file(&self.io) {
             match turn {
-                FileTurn::Body(client) => self.read_client(client),
+                FileTurn::Body(client) => self.read_client(client, Unread::InKernel),
                 FileTurn::NoRoom(client) => self.refuse_arriving(client, Reason::SpoolFull),
                 FileTurn::Answer(client) => self.settle_answer(client),
             }

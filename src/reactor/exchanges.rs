@@ -37,8 +37,8 @@ impl Reactor {
     pub(super) fn start_exchange(&mut self, upstream: UpstreamKey) {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let Some(endpoint) = self.supervisor.endpoint(worker) else { return };
-        match self.backend.start(upstream, endpoint, &mut self.io) {
-            Started::Sending(sent) => self.on_sent(upstream, sent),
+        match self.backend.start(upstream, endpoint, &self.io) {
+            Started::Connected => self.send_request(upstream),
             Started::Waits => {
                 if let Some(client) = self.backend.client_of(upstream) {
                     self.ask_client(client);
@@ -52,12 +52,7 @@ impl Reactor {
     }
 
     pub(super) fn send_request(&mut self, upstream: UpstreamKey) {
-        let sent = self.backend.send(upstream, &mut self.io);
-        self.on_sent(upstream, sent);
-    }
-
-    fn on_sent(&mut self, upstream: UpstreamKey, sent: Sent) {
-        match sent {
+        match self.backend.send(upstream, &mut self.io) {
             Sent::Fine => {}
             Sent::Trouble(reason) => self.cannot_send(upstream, reason),
             Sent::TunnelShut => self.end_tunnel_if_over(upstream),

@@ -15,70 +15,78 @@ use crate::keys::{ClientKey, WorkerKey};
 /// Whether the client is there, and leave to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+/// Where a client's unread bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// In the kernel, as far as is known.
+    InKernel,
+    /// Some were read before, and are behind a request that has been answered.
+    Kept,
+}
+
 impl Reactor {
     pub(super) fn on_client(&mut self, client: ClientKey, event: Readiness) {
         let Some(has_closed) = self.frontend.note(client, event) else { return };
         if event.is_writable && self.frontend.has_undelivered(client) {
             self.flush_client(client);
         }
-        self.read_client(client);
+        self.read_client(client, Unread::InKernel);
         if has_closed {
             self.client_closed(client);
         }
     }
 
-    /// Goes on with a connection that has more to do without a new event.
+    /// Goes on with a connection that has more to do without a new event: what it has sent already comes first.
     pub(super) fn resume_client(&mut self, client: ClientKey) {
         if self.frontend.has_undelivered(client) {
             self.flush_client(client);
         }
-        self.take_bytes(client, &mut []);
-        self.read_client(client);
+        self.read_client(client, Unread::Kept);
     }
 
-    pub(super) fn read_client(&mut self, client: ClientKey) {
+    /// Reads what a client has sent, hands it to its machine, and does what comes of it.
+    pub(super) fn read_client(&mut self, client: ClientKey, unread: Unread) {
         let mut scratch = self.io.take_scratch();
         let mut budget = self.frontend.read_budget(client);
-        while !self.is_tunnel_full(client)
-            && let Some(received) = self.frontend.receive(client, &mut scratch, &mut budget, &mut self.io)
-        {
-            match received {
-                Received::Bytes(bytes) => {
-                    self.observer.received(bytes);
-                    self.take_bytes(client, &mut scratch[..bytes]);
+        let mut kept = unread == Unread::Kept;
+        loop {
+            let count = if std::mem::take(&mut kept) {
+                0
+            } else if self.is_tunnel_full(client) {
+                break;
+            } else {
+                match self.frontend.receive(client, &mut scratch, &mut budget, &mut self.io) {
+                    Some(Received::Bytes(count)) => {
+                        self.observer.received(count);
+                        count
+                    }
+                    Some(Received::End) => 0,
+                    Some(Received::Gone) => break self.client_gone(client),
+                    None => break,
                 }
-                Received::End => self.take_bytes(client, &mut []),
-                Received::Gone => {
-                    self.client_gone(client);
-                    break;
+            };
+            let Some(mut bytes) = self.frontend.pending(client, &mut scratch[..count]) else { break };
+            while let Some(event) = self.frontend.advance(client, &mut bytes, &mut self.io) {
+                match event {
+                    FromClient::Request(request) => self.dispatch(client, request),
+                    FromClient::Refused(reason, request) => {
+                        self.refuse(client, request, reason, Times::default(), None);
+                    }
+                    FromClient::AsksForLeave => self.send(client, CONTINUE),
+                    FromClient::NoRoom => self.refuse_arriving(client, Reason::SpoolFull),
+                    FromClient::Tunnel(count) => {
+                        self.tunnel_to_worker(client, &bytes.remaining()[..count]);
+                        bytes.consume(count);
+                    }
+                    FromClient::End => {
+                        self.client_ended(client);
+                        break;
+                    }
                 }
             }
+            self.frontend.keep(client, bytes, &self.io);
         }
         self.io.give_scratch_back(scratch);
-    }
-
-    /// Hands bytes to the client's machine, and does what comes of them.
-    fn take_bytes(&mut self, client: ClientKey, fresh: &mut [u8]) {
-        let Some(mut bytes) = self.frontend.pending(client, fresh) else { return };
-        while let Some(event) = self.frontend.advance(client, &mut bytes, &mut self.io) {
-            match event {
-                FromClient::Request(request) => self.dispatch(client, request),
-                FromClient::Refused(reason, request) => {
-                    self.refuse(client, request, reason, Times::default(), None);
-                }
-                FromClient::AsksForLeave => self.send(client, CONTINUE),
-                FromClient::NoRoom => self.refuse_arriving(client, Reason::SpoolFull),
-                FromClient::Tunnel(count) => {
-                    self.tunnel_to_worker(client, &bytes.remaining()[..count]);
-                    bytes.consume(count);
-                }
-                FromClient::End => {
-                    self.client_ended(client);
-                    break;
-                }
-            }
-        }
-        self.frontend.keep(client, bytes, &self.io);
     }
 
     /// A whole request: answered here, or given to a worker, or to the queue.
@@ -361,7 +369,7 @@ impl Reactor {
     /// Closes an idle connection, after a last read: a request that has arrived is served. Whether it is closed.
     fn close_if_idle(&mut self, client: ClientKey) -> bool {
         self.frontend.look_once_more(client);
-        self.read_client(client);
+        self.read_client(client, Unread::InKernel);
         self.frontend.close_if_idle(client)
     }
 }

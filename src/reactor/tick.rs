@@ -85,7 +85,19 @@ impl Reactor {
         }
         self.place_second_tries(second_tries);
         for &(target, readiness) in events {
-            self.on_event(target, readiness);
+            match target {
+                Target::Client(client) => self.on_client(client, readiness),
+                Target::Upstream(_) => {}
+                Target::Listener(index) => self.accept(index),
+                Target::MetricsListener(index) => self.accept_scraper(index),
+                Target::ControlListener => self.accept_control(),
+                Target::Control(key) => self.admin.note(key, readiness),
+                Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
+                Target::Signals => self.on_signals(),
+                Target::Stdout | Target::Stderr => self.observer.on_output_writable(),
+                Target::Watch => self.read_watch(),
+                Target::Spawner => self.on_spawner(),
+            }
         }
         self.go_on_with_ready();
         self.advance_operators();
@@ -100,22 +112,6 @@ impl Reactor {
         self.remove_closed();
         self.io.spools().end_tick(self.io.now());
         self.observer.flush(self.io.now());
-    }
-
-    fn on_event(&mut self, target: Target, readiness: Readiness) {
-        match target {
-            Target::Client(client) => self.on_client(client, readiness),
-            Target::Upstream(_) => {}
-            Target::Listener(index) => self.accept(index),
-            Target::MetricsListener(index) => self.accept_scraper(index),
-            Target::ControlListener => self.accept_control(),
-            Target::Control(key) => self.admin.note(key, readiness),
-            Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
-            Target::Signals => self.on_signals(),
-            Target::Stdout | Target::Stderr => self.observer.on_output_writable(),
-            Target::Watch => self.read_watch(),
-            Target::Spawner => self.on_spawner(),
-        }
     }
 
     /// Goes on with those who have more to do without a new event.

@@ -1,7 +1,7 @@
 //! A worker's connection: made when one is needed.
 
 use super::exchange::{Exchange, Stage};
-use super::{Backend, Sent, UpstreamDeadline};
+use super::{Backend, UpstreamDeadline};
 use crate::conn;
 use crate::keys::UpstreamKey;
 use crate::reactor::endpoint::{Endpoint, loopback};
@@ -38,15 +38,16 @@ impl NoConnection {
 /// What came of starting an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {
-    Sending(Sent),
+    /// Its request is to be sent.
+    Connected,
     /// It is tried again to connect, after a moment.
     Waits,
     Failed(NoConnection),
 }
 
 impl Backend {
-    /// Sends the request of an exchange, over a new connection where there is none.
-    pub fn start(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &mut Io) -> Started {
+    /// Has an exchange begin on its connection, over a new one where there is none.
+    pub fn start(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &Io) -> Started {
         let now = io.now();
         match self.connect(upstream, endpoint, io) {
             Ok(()) => {}
@@ -66,9 +67,9 @@ impl Backend {
             }
             Err(why) => return Started::Failed(why),
         }
-        let Some(entry) = self.upstreams.get_mut(upstream.0) else { return Started::Sending(Sent::Fine) };
+        let Some(entry) = self.upstreams.get_mut(upstream.0) else { return Started::Connected };
         entry.connecting_since = None;
-        let Some(exchange) = &mut entry.exchange else { return Started::Sending(Sent::Fine) };
+        let Some(exchange) = &mut entry.exchange else { return Started::Connected };
         if exchange.is_reconnecting() {
             exchange.enter(Stage::Serving);
         }
@@ -77,7 +78,7 @@ impl Backend {
         if !exchange.is_asking_idle() {
             self.deadlines.arm(upstream.0, UpstreamDeadline::Read, now);
         }
-        Started::Sending(self.send(upstream, io))
+        Started::Connected
     }
 
     /// Makes sure that there is a connection.
