@@ -17,6 +17,11 @@
 //! passes the answer on, and has `answers` see to its end. `failures` has what is done when a worker fails, `departures`
 //! when a client has left, `questions` finds out whether a handler has ended, `tunnels` passes bytes after a 101.
 //! `workers` does what the fleet says, `renewing` has requests wait for new code, `stopping` is the end.
+//!
+//! From `main` to a byte that a worker reads: `command_line`, `serve`, `Reactor::run`, `tick`, `on_client`, `read_client`
+//! (where `Frontend::receive` and `Frontend::advance` give what has come), `dispatch` (where the balancer decides),
+//! `assign`, `start_exchange` (where `Backend::start` connects), `Backend::send`. What states a client and an exchange pass
+//! through on that way is in `docs/lifecycle.md`.
 
 mod admin;
 mod answers;
