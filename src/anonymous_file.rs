@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// # Errors
 /// There are no descriptors left, or the disk is full.
-pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
+pub(crate) fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     let anonymous_file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -30,7 +30,7 @@ pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
 ///
 /// # Errors
 /// There are no descriptors left, or no memory.
-pub fn open_in_memory() -> io::Result<File> {
+pub(crate) fn open_in_memory() -> io::Result<File> {
     Ok(File::from(memfd_create(c"rip-spool", MFdFlags::MFD_CLOEXEC)?))
 }
 
@@ -38,7 +38,7 @@ pub fn open_in_memory() -> io::Result<File> {
 ///
 /// # Errors
 /// The disk is full or broken.
-pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(bytes, offset)
 }
 

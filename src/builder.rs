@@ -33,6 +33,7 @@ where
     F: FnMut(&mut Request<'_>) -> R + Send + 'static,
     R: IntoResponse,
 {
+    /// A server that calls `handler` for each request, in each of its workers.
     pub fn new(handler: F) -> Self {
         Server { handler, defaults: Vec::new() }
     }

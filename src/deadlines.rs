@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// The kinds of deadline of one kind of key: a small enum that can index, written with [`deadline_kinds!`].
-pub trait Kind: Copy + PartialEq + 'static {
+pub(crate) trait Kind: Copy + PartialEq + 'static {
     /// Each kind once, in the order of [`Kind::index`].
     const ALL: &'static [Self];
     fn index(self) -> usize;
@@ -30,7 +30,7 @@ pub(crate) use deadline_kinds;
 
 /// A list for each kind, threaded through the keys.
 #[derive(Debug)]
-pub struct Deadlines<K: Kind> {
+pub(crate) struct Deadlines<K: Kind> {
     lists: Vec<List>,
     entries: Vec<Option<Entry<K>>>,
     /// When the next one is due, looked for once after each change: it is asked for in each tick.
@@ -44,7 +44,7 @@ enum Next {
 }
 
 /// The earliest of several deadlines.
-pub fn earliest<const COUNT: usize>(deadlines: [Option<Instant>; COUNT]) -> Option<Instant> {
+pub(crate) fn earliest<const COUNT: usize>(deadlines: [Option<Instant>; COUNT]) -> Option<Instant> {
     let mut earliest = None;
     for deadline in deadlines {
         earliest = earlier(earliest, deadline);
@@ -77,7 +77,7 @@ struct Entry<K> {
 
 impl<K: Kind> Deadlines<K> {
     /// `duration`: how long each kind lasts.
-    pub fn new(duration: impl Fn(K) -> Duration) -> Self {
+    pub(crate) fn new(duration: impl Fn(K) -> Duration) -> Self {
         let list = |&kind| List { duration: duration(kind), first: None, last: None };
         Deadlines {
             lists: K::ALL.iter().map(list).collect(),
@@ -87,22 +87,22 @@ impl<K: Kind> Deadlines<K> {
     }
 
     /// The deadline of `key`, if it has one.
-    pub fn armed(&self, key: usize) -> Option<K> {
+    pub(crate) fn armed(&self, key: usize) -> Option<K> {
         self.entries.get(key).copied().flatten().map(|entry| entry.kind)
     }
 
     /// When `key` is due.
-    pub fn due(&self, key: usize) -> Option<Instant> {
+    pub(crate) fn due(&self, key: usize) -> Option<Instant> {
         self.entries.get(key).copied().flatten().map(|entry| entry.due)
     }
 
     /// The key of a kind that has been armed for the longest time.
-    pub fn oldest(&self, kind: K) -> Option<usize> {
+    pub(crate) fn oldest(&self, kind: K) -> Option<usize> {
         self.lists[kind.index()].first
     }
 
     /// When the next one is due.
-    pub fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         match self.next.get() {
             Next::Known(next) => next,
             Next::Unknown => {
@@ -117,7 +117,7 @@ impl<K: Kind> Deadlines<K> {
     }
 
     /// Arms `key`, whatever it was armed with before.
-    pub fn arm(&mut self, key: usize, kind: K, now: Instant) {
+    pub(crate) fn arm(&mut self, key: usize, kind: K, now: Instant) {
         self.disarm(key);
         if self.entries.len() <= key {
             self.entries.resize(key + 1, None);
@@ -137,7 +137,7 @@ impl<K: Kind> Deadlines<K> {
         }
     }
 
-    pub fn disarm(&mut self, key: usize) {
+    pub(crate) fn disarm(&mut self, key: usize) {
         let Some(entry) = self.entries.get_mut(key).and_then(Option::take) else {
             return;
         };
@@ -158,7 +158,7 @@ impl<K: Kind> Deadlines<K> {
     }
 
     /// Takes out one key that is due. To be called until there is none.
-    pub fn expire(&mut self, now: Instant) -> Option<(usize, K)> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(usize, K)> {
         if self.next().is_none_or(|next| next > now) {
             return None;
         }

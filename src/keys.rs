@@ -2,12 +2,12 @@
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientKey(pub usize);
+pub(crate) struct ClientKey(pub usize);
 
 /// A worker: a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkerKey(pub usize);
+pub(crate) struct WorkerKey(pub usize);
 
 /// A connection to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UpstreamKey(pub usize);
+pub(crate) struct UpstreamKey(pub usize);

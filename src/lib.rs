@@ -1,6 +1,7 @@
-//! Rip Server: an app, N copies of it as worker processes, and an HTTP/1.1 front end before them.
+//! Rip Server runs several copies of a web app as worker processes and puts an HTTP/1.1 front end before them.
 //!
-//! An app in Rust carries the server inside itself. One binary is front end, supervisor and workers:
+//! This crate is for apps in Rust: they carry the server inside themselves. One binary is the front end, the
+//! supervisor and the workers. Linux only.
 //!
 //! ```no_run
 //! use rip_server::Response;
@@ -10,46 +11,111 @@
 //! }
 //! ```
 //!
+//! Started as `my-app w:4 http:5002`, this is a server with four workers; `my-app status`, `my-app reload` and
+//! `my-app stop` talk to it. `my-app --help` lists the flags, and [`Server`] sets defaults for them.
+//!
+//! A worker serves one request at a time, so a handler may block, and may keep state without a lock. It takes a
+//! [`Request`] and returns a [`Response`], some text, or a `Result` of either with any error ([`IntoResponse`]):
+//!
+//! ```
+//! use rip_server::{Error, Request, Response};
+//!
+//! fn page(request: &mut Request<'_>) -> Result<Response, Error> {
+//!     match request.path() {
+//!         "/" => Ok(Response::text("welcome\n")),
+//!         "/length" => Ok(Response::text(std::fs::metadata("data")?.len().to_string())), // an error is a 500
+//!         _ => Err(Error::new(404, "no such page")),
+//!     }
+//! }
+//! # let _: fn(&mut Request<'_>) -> Result<Response, Error> = page;
+//! ```
+//!
 //! # The story of a request
 //!
-//! 1. [`reactor`] reads bytes from a client and hands them to [`conn::Client`], which finds whole requests in them
-//!    with the strict eyes of [`http`]. The head is serialised for the worker as it is read, the body is put aside.
-//! 2. A whole request is submitted to the [`balancer`]: the worker on top of the idle stack takes it, or it waits in
-//!    the queue, or is refused.
-//! 3. The reactor writes it to the worker's connection, and hands what comes back to [`conn::Worker`], which says
-//!    what the client gets of it and when the answer has ended. What the client does not take at once waits.
-//! 4. With the answer's last byte the worker is free: for the request that has waited longest, else for the top of
-//!    the stack.
-//! 5. The [`fleet`] says which workers should exist; the reactor starts, signals and reaps them.
-//!
-//! The rooms that decide are pure: they take bytes, events and the time, and give values back. Only the reactor has
-//! sockets, the clock and processes.
+//! 1. A client connects to the front end and sends a request. The front end reads it strictly: what two programs could
+//!    read in two ways gets an error, and no worker sees it. The body is collected, in a file where it is large.
+//! 2. The whole request goes to the worker that became idle last. While all are busy it waits in a queue; where the
+//!    queue is full, or the wait too long, the client gets 503 or 504.
+//! 3. The front end sends the request to that worker, a process of the same program, on a Unix socket. There the
+//!    handler is called. A panic in it is a 500, not the end of the worker.
+//! 4. The answer goes to the client as it comes. What a slow client does not take yet waits in the front end, so the
+//!    worker is free with its last byte: for the request that has waited longest.
+//! 5. A worker that has crashed, grown too large or served enough requests is replaced. At a reload or a stop, a worker
+//!    first answers what it has begun.
 
-pub mod anonymous_file;
-pub mod app;
-pub mod balancer;
+#![deny(unreachable_pub)]
+#![cfg_attr(not(feature = "internals"), deny(missing_docs))]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "rip-server runs on Linux only: it needs epoll, signalfd, inotify and /proc. A container or a virtual machine with Linux would do."
+);
+
+mod anonymous_file;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod app;
+mod balancer;
 mod builder;
-pub mod client;
-pub mod config;
-pub mod conn;
-pub mod control;
-pub mod deadlines;
-pub mod fleet;
-pub mod http;
-pub mod keys;
-pub mod list;
-pub mod names;
-pub mod observe;
-pub mod paths;
-pub mod process;
-pub mod reactor;
-pub mod runtime;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod client;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod config;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod conn;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod control;
+mod deadlines;
+mod fleet;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod http;
+mod keys;
+mod list;
+mod names;
+mod observe;
+mod paths;
+// The simulator's processes stand in for some of these.
+#[cfg_attr(test, allow(dead_code, unused_imports))]
+mod process;
+mod reactor;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod runtime;
 mod spelling;
 mod states;
-pub mod worker;
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+mod worker;
 
 pub use builder::Server;
-pub use worker::{Error, IntoResponse, InvalidHeader, Request, Response};
+pub use worker::{Body, Error, IntoResponse, InvalidHeader, Request, Response};
+
+/// What this project's own fuzzing and tests need. Not part of the crate's face: it changes without notice.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub mod app {
+        pub use crate::app::*;
+    }
+    pub mod client {
+        pub use crate::client::*;
+    }
+    pub mod config {
+        pub use crate::config::*;
+    }
+    pub mod conn {
+        pub use crate::conn::*;
+    }
+    pub mod control {
+        pub use crate::control::*;
+    }
+    pub mod http {
+        pub use crate::http::*;
+    }
+    pub mod runtime {
+        pub use crate::runtime::*;
+    }
+    pub mod worker {
+        pub use crate::worker::*;
+    }
+}
 
 use config::{Command, Config, Usage};
 use reactor::StartError;
@@ -61,6 +127,16 @@ use std::process::ExitCode;
 /// `handler`, in the one that a person has started it is the server. Takes the server's command line without an app
 /// path. [`Server`] is the same with settings of the program's own.
 ///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     let mut served = 0; // each worker's own
+///     rip_server::run(move |request| {
+///         served += 1;
+///         format!("{} {}: request {served} of this worker\n", request.method, request.path())
+///     })
+/// }
+/// ```
+///
 /// Its standard output and error go to the server's. What stands behind it in `main` runs in each worker when that ends.
 pub fn run<F, R>(handler: F) -> ExitCode
 where
@@ -70,7 +146,8 @@ where
     Server::new(handler).run()
 }
 
-/// The command line of `rip-server` itself.
+/// The command line of `rip-server` itself, for that program alone.
+#[doc(hidden)]
 pub fn command_line() -> ExitCode {
     command_line_with(&[], None, runtime::HARNESS_FILES)
 }

@@ -3,7 +3,7 @@
 
 /// A list of keys, each at most once.
 #[derive(Debug, Default)]
-pub struct KeyList {
+pub(crate) struct KeyList {
     links: Vec<Option<Link>>,
     front: Option<u32>,
     back: Option<u32>,
@@ -17,59 +17,59 @@ struct Link {
 }
 
 impl KeyList {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub fn contains(&self, key: usize) -> bool {
+    pub(crate) fn contains(&self, key: usize) -> bool {
         self.links.get(key).is_some_and(Option::is_some)
     }
 
-    pub fn front(&self) -> Option<usize> {
+    pub(crate) fn front(&self) -> Option<usize> {
         self.front.map(|key| key as usize)
     }
 
-    pub fn back(&self) -> Option<usize> {
+    pub(crate) fn back(&self) -> Option<usize> {
         self.back.map(|key| key as usize)
     }
 
     /// The key behind `key`.
-    pub fn after(&self, key: usize) -> Option<usize> {
+    pub(crate) fn after(&self, key: usize) -> Option<usize> {
         self.links.get(key).copied().flatten().and_then(|link| link.after).map(|key| key as usize)
     }
 
-    pub fn push_back(&mut self, key: usize) {
+    pub(crate) fn push_back(&mut self, key: usize) {
         self.link(key, self.back, None);
     }
 
-    pub fn push_front(&mut self, key: usize) {
+    pub(crate) fn push_front(&mut self, key: usize) {
         self.link(key, None, self.front);
     }
 
     /// Puts `key` right before `at`, which is in the list.
-    pub fn insert_before(&mut self, key: usize, at: usize) {
+    pub(crate) fn insert_before(&mut self, key: usize, at: usize) {
         let before = self.links.get(at).copied().flatten().and_then(|link| link.before);
         self.link(key, before, Some(at as u32));
     }
 
-    pub fn pop_front(&mut self) -> Option<usize> {
+    pub(crate) fn pop_front(&mut self) -> Option<usize> {
         let key = self.front()?;
         self.remove(key);
         Some(key)
     }
 
-    pub fn pop_back(&mut self) -> Option<usize> {
+    pub(crate) fn pop_back(&mut self) -> Option<usize> {
         let key = self.back()?;
         self.remove(key);
         Some(key)
     }
 
     /// Takes `key` out. `false`: it was not in.
-    pub fn remove(&mut self, key: usize) -> bool {
+    pub(crate) fn remove(&mut self, key: usize) -> bool {
         let Some(link) = self.links.get_mut(key).and_then(Option::take) else {
             return false;
         };
@@ -86,7 +86,7 @@ impl KeyList {
     }
 
     /// From front to back.
-    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         std::iter::successors(self.front(), |&key| self.after(key))
     }
 

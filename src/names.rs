@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// The server's names on disk.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub(crate) struct Names {
     pub app: String,
     pub prefix: String,
     pub dir: PathBuf,
@@ -16,7 +16,7 @@ pub struct Names {
 }
 
 impl Names {
-    pub fn new(place: &ServerId, app: &str) -> Self {
+    pub(crate) fn new(place: &ServerId, app: &str) -> Self {
         let prefix = place.socket_prefix.clone().unwrap_or_else(|| format!("rip_{}_{app}", place.variant));
         let dir = paths::absolute(&place.socket_dir);
         Names {
@@ -29,29 +29,29 @@ impl Names {
     }
 
     /// Locked for the server's life.
-    pub fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.dir.join(format!("{}.lock", self.prefix))
     }
 
     /// Where the harnesses of one run of the server lie.
-    pub fn harness_dir(&self, instance: &str) -> PathBuf {
+    pub(crate) fn harness_dir(&self, instance: &str) -> PathBuf {
         self.dir.join(format!("{}.{instance}.harness", self.prefix))
     }
 
     /// Whether a folder of that name has the harnesses of a run of this server, whichever.
-    pub fn is_harness_dir(&self, file: &str) -> bool {
+    pub(crate) fn is_harness_dir(&self, file: &str) -> bool {
         let remaining =
             file.strip_prefix(&self.prefix).and_then(|remaining| remaining.strip_suffix(".harness"));
         let instance = remaining.and_then(|remaining| remaining.strip_prefix('.'));
         instance.is_some_and(|instance| instance.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    pub fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
+    pub(crate) fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
         self.dir.join(format!("{}.{slot}.{version}.sock", self.prefix))
     }
 
     /// Whether a file of that name is the socket of a worker of ours.
-    pub fn is_worker_socket(&self, file: &str) -> bool {
+    pub(crate) fn is_worker_socket(&self, file: &str) -> bool {
         let remaining = file.strip_prefix(&self.prefix).and_then(|remaining| remaining.strip_prefix('.'));
         let numbers = remaining
             .and_then(|remaining| remaining.strip_suffix(".sock"))

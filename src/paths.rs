@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 /// The path as typed, made absolute without resolving symlinks. A relative one begins at the folder that the shell
 /// names, so that of `.` inside a `current` link the link is kept, as long as that leads to the same file as the
 /// kernel's own folder.
-pub fn absolute(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     if path.is_absolute() {
         return clean(path);
     }
@@ -28,7 +28,7 @@ pub fn absolute(path: &Path) -> PathBuf {
 }
 
 /// The working folder: `$PWD` where it names it (its symlinks are kept), else as the kernel tells.
-pub fn current_dir() -> Option<PathBuf> {
+pub(crate) fn current_dir() -> Option<PathBuf> {
     let shell = std::env::var_os("PWD").map(PathBuf::from);
     let is_whole = |path: &PathBuf| path.is_absolute() && *path == clean(path);
     let here = identity(Path::new("."));
@@ -62,10 +62,10 @@ fn clean(path: &Path) -> PathBuf {
 /// A path, or another word from outside, as it may stand in a line: line breaks and other control characters are
 /// escaped.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(&'a OsStr);
+pub(crate) struct Shown<'a>(&'a OsStr);
 
 /// See [`Shown`].
-pub fn shown<T: AsRef<OsStr> + ?Sized>(argument: &T) -> Shown<'_> {
+pub(crate) fn shown<T: AsRef<OsStr> + ?Sized>(argument: &T) -> Shown<'_> {
     Shown(argument.as_ref())
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// A path or another word as a shell takes it.
-pub fn quoted<T: AsRef<OsStr> + ?Sized>(argument: &T) -> String {
+pub(crate) fn quoted<T: AsRef<OsStr> + ?Sized>(argument: &T) -> String {
     let text = argument.as_ref().to_string_lossy();
     let is_bare = |letter: char| letter.is_ascii_alphanumeric() || "_./-,:=@%+".contains(letter);
     if !text.is_empty() && text.chars().all(is_bare) {

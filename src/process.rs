@@ -3,7 +3,7 @@
 
 mod spawner;
 
-pub use spawner::{Answer, Begun, Spawner};
+pub(crate) use spawner::{Answer, Begun, Spawner};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What is to be started.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 pub struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
@@ -37,7 +38,7 @@ pub struct Launch {
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     Code(i32),
     Signal(Signal),
 }
@@ -53,13 +54,13 @@ impl std::fmt::Display for Exit {
 
 /// The soft and hard bound of descriptors, as they were at the start.
 #[derive(Debug, Clone, Copy)]
-pub struct DescriptorLimit {
+pub(crate) struct DescriptorLimit {
     pub soft: u64,
     pub hard: u64,
 }
 
 /// Raises the soft bound of descriptors to the hard one; children get the old one back.
-pub fn raise_descriptor_limit() -> DescriptorLimit {
+pub(crate) fn raise_descriptor_limit() -> DescriptorLimit {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     // A refusal leaves things as they are, and EMFILE is handled where it occurs.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -68,7 +69,7 @@ pub fn raise_descriptor_limit() -> DescriptorLimit {
 
 impl DescriptorLimit {
     /// How many descriptors this process may have now.
-    pub fn raised(self) -> u64 {
+    pub(crate) fn raised(self) -> u64 {
         self.hard
     }
 }
@@ -78,7 +79,7 @@ impl DescriptorLimit {
 /// compute keep the front end waiting for less: beside six requests that compute on 2 cores the p99 of a quick one falls
 /// from 3.9 to 3.3 ms. Children start with the usual turns. A refusal, or an older kernel, leaves things as
 /// they are; so do another policy and a better niceness that somebody has chosen, which children would lose.
-pub fn ask_for_shorter_turns() {
+pub(crate) fn ask_for_shorter_turns() {
     let mut ticks = std::mem::MaybeUninit::<libc::sched_attr>::zeroed();
     let bytes = size_of::<libc::sched_attr>();
     // SAFETY: the kernel writes at most `bytes` bytes, all of which are ours; plain integers have no invalid values.
@@ -99,7 +100,7 @@ pub fn ask_for_shorter_turns() {
 }
 
 /// Whether this process ignores a signal.
-pub fn is_ignored(signal: Signal) -> bool {
+pub(crate) fn is_ignored(signal: Signal) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: nothing is set, and the kernel fills `action`, which is ours; all zeroes are a valid one.
     let (result, action) = unsafe {
@@ -110,25 +111,25 @@ pub fn is_ignored(signal: Signal) -> bool {
 }
 
 /// Children's ends are told, even if whoever started this process did not want to hear of its own.
-pub fn watch_children() {
+pub(crate) fn watch_children() {
     // SAFETY: no handler is installed.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
 /// Orphans below this process become its children, wherever they come from: so it sees what a worker leaves behind.
 /// `false`: this kernel cannot.
-pub fn adopt_orphans() -> bool {
+pub(crate) fn adopt_orphans() -> bool {
     prctl::set_child_subreaper(true).is_ok()
 }
 
 /// How a child has ended, if it has. It is not reaped: until [`release`] neither its pid nor its group's number can be
 /// anybody else's.
-pub fn exit_of(pid: Pid) -> Option<Exit> {
+pub(crate) fn exit_of(pid: Pid) -> Option<Exit> {
     peek(Id::Pid(pid)).map(|(_, exit)| exit)
 }
 
 /// Some child that has ended. It is not reaped.
-pub fn any_exit() -> Option<(Pid, Exit)> {
+pub(crate) fn any_exit() -> Option<(Pid, Exit)> {
     peek(Id::All)
 }
 
@@ -143,29 +144,29 @@ fn peek(id: Id<'_>) -> Option<(Pid, Exit)> {
 
 /// Whether a child of ours, orphans that were adopted included, lives in the group. One that has ended is none that
 /// this looks for, so the group's leader may be a zombie.
-pub fn group_lives(group: Pid) -> bool {
+pub(crate) fn group_lives(group: Pid) -> bool {
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::PGid(group), flags).is_ok()
 }
 
 /// Reaps a child that has ended.
-pub fn release(pid: Pid) {
+pub(crate) fn release(pid: Pid) {
     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
 }
 
 /// SIGTERM to a process group whose leader is a child that is not yet reaped.
-pub fn terminate_group(group: Pid) {
+pub(crate) fn terminate_group(group: Pid) {
     let _ = killpg(group, Signal::SIGTERM);
 }
 
 /// SIGTERM to one process. `pid` is a child that is not yet reaped, so it cannot be somebody else's by now.
-pub fn terminate(pid: Pid) {
+pub(crate) fn terminate(pid: Pid) {
     // A child that has ended by itself meanwhile needs no signal.
     let _ = kill(pid, Signal::SIGTERM);
 }
 
 /// SIGKILL to a child and everything in its process group.
-pub fn kill_group(pid: Pid) {
+pub(crate) fn kill_group(pid: Pid) {
     let _ = killpg(pid, Signal::SIGKILL);
     let _ = kill(pid, Signal::SIGKILL);
 }
@@ -173,7 +174,7 @@ pub fn kill_group(pid: Pid) {
 /// Whether a process is on its way out, reaped or not, as only `/proc` tells. A dying process closes its connections
 /// before its listener, so a connect that succeeds proves nothing; and one that was killed runs on until the kernel finds
 /// the time to end it.
-pub fn is_ending(pid: Pid) -> Option<bool> {
+pub(crate) fn is_ending(pid: Pid) -> Option<bool> {
     /// The kernel's PF_EXITING.
     const EXITING: u64 = 0x4;
     const KILLED: u64 = 1 << (libc::SIGKILL - 1);
@@ -182,7 +183,7 @@ pub fn is_ending(pid: Pid) -> Option<bool> {
 }
 
 /// Whether there is a process of that pid that has not ended; one that is not reaped has.
-pub fn lives(pid: Pid) -> bool {
+pub(crate) fn lives(pid: Pid) -> bool {
     stat(pid).map_or_else(|| kill(pid, None).is_ok(), |stat| !stat.has_ended)
 }
 
@@ -204,7 +205,7 @@ fn stat(pid: Pid) -> Option<Stat> {
 }
 
 /// Resident memory in bytes, as only `/proc` tells.
-pub fn resident_bytes(pid: Pid) -> Option<u64> {
+pub(crate) fn resident_bytes(pid: Pid) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()?;
@@ -213,7 +214,7 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
 
 /// The path by which this program was started, made absolute at once, so that after a deploy it is the new binary.
 /// The kernel's link to its own file only if that is gone.
-pub fn own_path() -> PathBuf {
+pub(crate) fn own_path() -> PathBuf {
     let first = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let by_argument = if first.components().count() > 1 {
         Some(crate::paths::absolute(&first))
@@ -231,11 +232,11 @@ pub fn own_path() -> PathBuf {
 /// A line to the guard of a CGI worker: the process that ends what a script has left when its worker is killed. (The
 /// kernel ends the script itself then, but not what that has started.)
 #[derive(Debug, Clone)]
-pub struct GuardLine(std::sync::Arc<OwnedFd>);
+pub(crate) struct GuardLine(std::sync::Arc<OwnedFd>);
 
 impl GuardLine {
     /// There is no script for now.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         // A guard that has gone guards nothing.
         let _ = nix::unistd::write(&*self.0, &0_i32.to_ne_bytes());
     }
@@ -245,7 +246,7 @@ impl GuardLine {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn start_guard(argument: &str) -> io::Result<GuardLine> {
+pub(crate) fn start_guard(argument: &str) -> io::Result<GuardLine> {
     let (reader, writer) = io::pipe()?;
     // A group of its own, since that of its worker is ended with it.
     Command::new(own_path()).arg(argument).stdin(reader).process_group(0).spawn()?;
@@ -253,7 +254,7 @@ pub fn start_guard(argument: &str) -> io::Result<GuardLine> {
 }
 
 /// What a guard does: it hears of each script's process group, and ends the last one when its line is cut.
-pub fn guard() {
+pub(crate) fn guard() {
     // It has to outlive its worker, whoever is told to end.
     let _ = SigSet::all().thread_block();
     let mut last = [0; 4];
@@ -270,7 +271,10 @@ pub fn guard() {
 ///
 /// # Errors
 /// The kernel's refusal to fork or to run the program.
-pub fn spawn_script(mut command: Command, guard: Option<&GuardLine>) -> io::Result<std::process::Child> {
+pub(crate) fn spawn_script(
+    mut command: Command,
+    guard: Option<&GuardLine>,
+) -> io::Result<std::process::Child> {
     let worker = getpid();
     let (for_failure, guard) = (guard, guard.cloned());
     let before_exec = move || {
@@ -300,7 +304,7 @@ pub fn spawn_script(mut command: Command, guard: Option<&GuardLine>) -> io::Resu
 }
 
 /// A descriptor that is readable when that child has ended (Linux 5.3 and later).
-pub fn exit_watch(pid: u32) -> Option<OwnedFd> {
+pub(crate) fn exit_watch(pid: u32) -> Option<OwnedFd> {
     // SAFETY: takes two numbers, and gives a new descriptor that nobody else has.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
@@ -325,7 +329,7 @@ extern "C" fn on_sigint(_: libc::c_int) {}
 ///
 /// # Errors
 /// There are no descriptors left.
-pub fn watch_termination() -> io::Result<io::PipeReader> {
+pub(crate) fn watch_termination() -> io::Result<io::PipeReader> {
     let (reader, writer) = io::pipe()?;
     nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
     TERMINATION.store(std::os::fd::IntoRawFd::into_raw_fd(writer), Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What was perhaps meant by a word that nobody knows.
 
 /// The known word nearest to `given`, if it is near enough to have been meant.
-pub fn near_miss<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn near_miss<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let nearest = known.map(|candidate| (distance(given, candidate), candidate)).min()?;
     (nearest.0 <= 1 + given.len() / 5).then_some(nearest.1)
 }

@@ -3,7 +3,7 @@
 
 /// A state's row.
 #[derive(Debug)]
-pub struct Row<S: 'static> {
+pub(crate) struct Row<S: 'static> {
     pub state: S,
     /// What may follow.
     pub next: &'static [S],
@@ -13,7 +13,7 @@ pub struct Row<S: 'static> {
 }
 
 /// Whether the table has that edge.
-pub fn may_become<S: PartialEq>(table: &[Row<S>], from: &S, to: &S) -> bool {
+pub(crate) fn may_become<S: PartialEq>(table: &[Row<S>], from: &S, to: &S) -> bool {
     table.iter().any(|row| row.state == *from && row.next.contains(to))
 }
 

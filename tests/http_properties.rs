@@ -8,8 +8,8 @@ use checks::{check_answer_head, check_request_head, decode_alike, pass_alike, re
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use rip_server::http::Version;
-use rip_server::http::response::RequestContext;
+use rip_server::internals::http::Version;
+use rip_server::internals::http::response::RequestContext;
 
 const CONTEXT: RequestContext =
     RequestContext { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };

@@ -39,7 +39,7 @@ impl Target {
 
 /// Where a target lies, and from where it is imported.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// The project: the workers' working directory, and what is watched.
     pub root: PathBuf,
     /// The module's file; of a module that lies elsewhere (an installed one) the root.
@@ -48,7 +48,7 @@ pub struct Found {
 }
 
 /// A target that was typed, looked for in the folder that was typed (or its `src`).
-pub fn find_target(dir: &Path, target: &Target) -> Result<Found, NoApp> {
+pub(super) fn find_target(dir: &Path, target: &Target) -> Result<Found, NoApp> {
     let bases = [dir.to_path_buf(), dir.join("src")];
     let found = bases.iter().find_map(|base| module_file(base, &target.module));
     let misspelt = || {
@@ -89,7 +89,7 @@ fn meant_module(bases: &[PathBuf], module: &str) -> Option<String> {
 
 /// An entry that was found in `dir`: inside a package it is imported by its full name, from the first folder above that
 /// is none.
-pub fn find_entry(dir: &Path, entry: &Path) -> Result<Found, NoApp> {
+pub(super) fn find_entry(dir: &Path, entry: &Path) -> Result<Found, NoApp> {
     let inside = entry.strip_prefix(dir).unwrap_or(entry);
     if inside == Path::new("manage.py") {
         return find_django(dir);

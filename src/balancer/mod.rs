@@ -7,7 +7,7 @@ mod retry;
 #[cfg(test)]
 pub(crate) mod simulation;
 
-pub use retry::{Failure, may_retry};
+pub(crate) use retry::{Failure, may_retry};
 
 use crate::keys::{ClientKey, WorkerKey};
 use crate::list::KeyList;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     Assign {
         worker: WorkerKey,
     },
@@ -26,7 +26,7 @@ pub enum Decision {
 
 /// What becomes of a worker that could take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NextStep {
+pub(crate) enum NextStep {
     /// The request that has waited longest.
     Dispatch { client: ClientKey },
     /// Onto the top of the stack.
@@ -36,7 +36,7 @@ pub enum NextStep {
 }
 
 #[derive(Debug)]
-pub struct Balancer {
+pub(crate) struct Balancer {
     /// The top of the stack is the list's back.
     idle: KeyList,
     standing: Vec<Option<WorkerState>>,
@@ -70,7 +70,7 @@ struct Waiting {
 
 /// Getters.
 impl Balancer {
-    pub fn new(max_queue: usize, queue_timeout: Duration) -> Self {
+    pub(crate) fn new(max_queue: usize, queue_timeout: Duration) -> Self {
         Balancer {
             idle: KeyList::default(),
             standing: Vec::new(),
@@ -85,53 +85,54 @@ impl Balancer {
         }
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
 
-    pub fn longest_queue(&self) -> usize {
+    pub(crate) fn longest_queue(&self) -> usize {
         self.longest_queue
     }
 
-    pub fn idle(&self) -> usize {
+    pub(crate) fn idle(&self) -> usize {
         self.idle.len()
     }
 
-    pub fn busy(&self) -> usize {
+    pub(crate) fn busy(&self) -> usize {
         self.busy
     }
 
     /// Busy workers of those that get requests: the depth of the stack. One that leaves or is stuck is no measure of
     /// what load needs.
-    pub fn in_use(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         self.busy - self.withdrawn
     }
 
     /// The most workers that were in use at once since the last [`Balancer::take_deepest`].
-    pub fn deepest(&self) -> usize {
+    pub(crate) fn deepest(&self) -> usize {
         self.deepest
     }
 
-    pub fn is_waiting(&self, client: ClientKey) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_waiting(&self, client: ClientKey) -> bool {
         self.queue.contains(client.0)
     }
 
-    pub fn is_idle(&self, worker: WorkerKey) -> bool {
+    pub(crate) fn is_idle(&self, worker: WorkerKey) -> bool {
         self.idle.contains(worker.0)
     }
 
     /// When the next waiting request gives up. The queue is sorted by deadline, so that is its head's.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.queue.front().map(|client| self.waiting[client].deadline)
     }
 
     /// The idle worker that gets the next request.
-    pub fn top(&self) -> Option<WorkerKey> {
+    pub(crate) fn top(&self) -> Option<WorkerKey> {
         self.idle.back().map(WorkerKey)
     }
 
     /// The idle worker at the bottom of the stack, and since when load has not needed it.
-    pub fn bottom(&self) -> Option<(WorkerKey, Instant)> {
+    pub(crate) fn bottom(&self) -> Option<(WorkerKey, Instant)> {
         let worker = self.idle.front()?;
         match self.standing[worker] {
             Some(WorkerState::Idle { since }) => Some((WorkerKey(worker), since)),
@@ -144,7 +145,7 @@ impl Balancer {
 impl Balancer {
     /// A whole request has arrived. If no worker is idle, it waits until `deadline`: [`Balancer::deadline`], or later
     /// where something more is waited for.
-    pub fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+    pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = match self.take_top() {
             Some(worker) => Decision::Assign { worker },
             None if self.queue.len() >= self.max_queue => Decision::Reject,
@@ -159,7 +160,7 @@ impl Balancer {
 
     /// A request is tried once more: with an idle worker, else before all that came after it, whatever the bound,
     /// since it was let in already. `deadline` is its first one.
-    pub fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+    pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = match self.take_top() {
             Some(worker) => Decision::Assign { worker },
             None => {
@@ -172,14 +173,19 @@ impl Balancer {
     }
 
     /// The deadline of a request that is submitted now.
-    pub fn deadline(&self, now: Instant) -> Instant {
+    pub(crate) fn deadline(&self, now: Instant) -> Instant {
         now + self.queue_timeout
     }
 
     /// A worker has joined. It serves the request that has waited longest; else it takes its predecessor's place in
     /// the stack: below it, which leaves, or on top if that one is busy, and would come back there. Without one it
     /// goes to the bottom: the coldest is not the first.
-    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> NextStep {
+    pub(crate) fn join(
+        &mut self,
+        worker: WorkerKey,
+        predecessor: Option<WorkerKey>,
+        now: Instant,
+    ) -> NextStep {
         if self.standing.len() <= worker.0 {
             self.standing.resize(worker.0 + 1, None);
         }
@@ -216,7 +222,7 @@ impl Balancer {
     }
 
     /// A worker's answer has ended.
-    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = match self.standing.get(worker.0).copied().flatten() {
             Some(WorkerState::Busy) => match self.queue.pop_front() {
                 Some(client) => {
@@ -245,7 +251,7 @@ impl Balancer {
 
     /// A worker is to get no further request. `true`: it was idle, and is out at once; else [`Next::Leave`] comes
     /// with its release.
-    pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
+    pub(crate) fn withdraw(&mut self, worker: WorkerKey) -> bool {
         let is_out = match self.standing.get(worker.0).copied().flatten() {
             Some(WorkerState::Busy) => {
                 self.standing[worker.0] = Some(WorkerState::Withdrawn);
@@ -263,7 +269,7 @@ impl Balancer {
     }
 
     /// A worker that was withdrawn, and not replaced after all, may have requests again.
-    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+    pub(crate) fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         match self.standing.get(worker.0).copied().flatten() {
             None => self.join(worker, None, now),
             Some(WorkerState::Withdrawn) => {
@@ -277,7 +283,7 @@ impl Balancer {
     }
 
     /// A worker is gone, whatever it did.
-    pub fn remove(&mut self, worker: WorkerKey) {
+    pub(crate) fn remove(&mut self, worker: WorkerKey) {
         match self.standing.get_mut(worker.0).and_then(Option::take) {
             Some(WorkerState::Idle { .. }) => {
                 self.idle.remove(worker.0);
@@ -293,12 +299,12 @@ impl Balancer {
     }
 
     /// A client is gone, or gets an answer without a worker: it is not dispatched. `true`: it had waited.
-    pub fn forget(&mut self, client: ClientKey) -> bool {
+    pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
         self.queue.remove(client.0)
     }
 
     /// Takes one waiting request out whose time is up. To be called until there is none.
-    pub fn expire(&mut self, now: Instant) -> Option<ClientKey> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
         if self.next_deadline()? > now {
             return None;
         }
@@ -306,7 +312,7 @@ impl Balancer {
     }
 
     /// How many workers were needed at once since the last call: the depth of the stack.
-    pub fn take_deepest(&mut self) -> usize {
+    pub(crate) fn take_deepest(&mut self) -> usize {
         let in_use = self.in_use();
         std::mem::replace(&mut self.deepest, in_use)
     }

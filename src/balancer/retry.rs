@@ -3,7 +3,7 @@
 
 /// How a worker failed before it had answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// It said that it is busy: it has not touched the request.
     Busy,
     /// No connection could be made.
@@ -20,7 +20,7 @@ pub enum Failure {
 }
 
 /// Whether to try again (RFC 9110 §9.2.2). `tries` counts the ones made.
-pub fn may_retry(failure: Failure, tries: u8, is_idempotent: bool) -> bool {
+pub(crate) fn may_retry(failure: Failure, tries: u8, is_idempotent: bool) -> bool {
     /// A second worker that fails alike says that the request or the app is the cause.
     const MAX_TRIES: u8 = 2;
     tries < MAX_TRIES

@@ -20,11 +20,11 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub fn new(max_queue: usize) -> Self {
+    pub(crate) fn new(max_queue: usize) -> Self {
         Model { idle: Vec::new(), busy: Vec::new(), withdrawn: Vec::new(), waiting: Vec::new(), max_queue }
     }
 
-    pub fn submit(&mut self, client: ClientKey, deadline: Instant, is_second_try: bool) -> Decision {
+    pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant, is_second_try: bool) -> Decision {
         if let Some(worker) = self.idle.pop() {
             self.busy.push(worker);
             return Decision::Assign { worker };
@@ -38,7 +38,7 @@ impl Model {
         Decision::Enqueue
     }
 
-    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) -> NextStep {
+    pub(crate) fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) -> NextStep {
         if !self.waiting.is_empty() {
             self.busy.push(worker);
             return NextStep::Dispatch { client: self.waiting.remove(0).0 };
@@ -50,7 +50,7 @@ impl Model {
         NextStep::Idle
     }
 
-    pub fn release(&mut self, worker: WorkerKey) -> NextStep {
+    pub(crate) fn release(&mut self, worker: WorkerKey) -> NextStep {
         if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
             self.withdrawn.remove(at);
             return NextStep::Retired;
@@ -64,7 +64,7 @@ impl Model {
     }
 
     /// `true`: it was idle, and is out.
-    pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
+    pub(crate) fn withdraw(&mut self, worker: WorkerKey) -> bool {
         if self.busy.contains(&worker) {
             self.remove(worker);
             self.withdrawn.push(worker);
@@ -77,7 +77,7 @@ impl Model {
         !is_at_work
     }
 
-    pub fn readmit(&mut self, worker: WorkerKey) -> NextStep {
+    pub(crate) fn readmit(&mut self, worker: WorkerKey) -> NextStep {
         if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
             self.busy.push(self.withdrawn.remove(at));
         }
@@ -87,7 +87,7 @@ impl Model {
         self.join(worker, None)
     }
 
-    pub fn remove(&mut self, worker: WorkerKey) {
+    pub(crate) fn remove(&mut self, worker: WorkerKey) {
         for list in [&mut self.idle, &mut self.busy, &mut self.withdrawn] {
             list.retain(|other| *other != worker);
         }

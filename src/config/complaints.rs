@@ -7,7 +7,7 @@ use crate::spelling::near_miss;
 use std::path::Path;
 
 /// A token that may be there once: the last of two would silently win.
-pub fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(), Usage> {
+pub(super) fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(), Usage> {
     match std::mem::replace(is_given, true) {
         false => Ok(()),
         true => {
@@ -17,7 +17,7 @@ pub fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(), Usag
 }
 
 /// A second app, or a verb that was misspelt or put behind its app.
-pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
+pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
     let verbs = || Verb::ALL.into_iter().map(Verb::code);
     if verbs().any(|verb| verb == extra) {
         return Usage(format!(
@@ -45,7 +45,7 @@ pub fn one_app_too_many(app: &str, extra: &str) -> Usage {
 }
 
 /// No place twice: the second would find it in use by the first.
-pub fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Result<(), Usage> {
+pub(super) fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Result<(), Usage> {
     let mut seen: Vec<&Listen> = Vec::new();
     for place in places {
         let is_any = matches!(place, Listen::Tcp { port: 0, .. });

@@ -171,13 +171,13 @@ pub fn help() -> String {
 }
 
 /// The words as they were given, sorted into tokens, flags and the command.
-pub struct Raw {
+pub(super) struct Raw {
     flags: Arguments,
     command: Option<Vec<OsString>>,
 }
 
 impl Raw {
-    pub fn split(mut arguments: Vec<OsString>) -> Result<Self, Usage> {
+    pub(super) fn split(mut arguments: Vec<OsString>) -> Result<Self, Usage> {
         let dashes = arguments.iter().position(|argument| argument == "--");
         let command = dashes.map(|at| arguments.split_off(at).split_off(1));
         if command.as_ref().is_some_and(Vec::is_empty) {
@@ -195,7 +195,7 @@ impl Raw {
         Ok(Raw { flags: Arguments::from_vec(arguments), command })
     }
 
-    pub fn resolve(
+    pub(super) fn resolve(
         mut self,
         environment: &dyn Fn(&str) -> Option<String>,
         carries_app: bool,
@@ -549,7 +549,7 @@ impl Reader<'_> {
 }
 
 /// The variable that stands for a flag.
-pub fn environment_name(flag: &str) -> Option<&'static str> {
+pub(super) fn environment_name(flag: &str) -> Option<&'static str> {
     FLAGS.iter().find(|known| known.name == flag && !known.env.is_empty()).map(|known| known.env)
 }
 

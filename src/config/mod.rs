@@ -171,7 +171,7 @@ pub struct Config {
     pub javascript: JavaScript,
     /// Variables for workers that are not in the server's own environment.
     pub env_file: Option<PathBuf>,
-    pub roll: RollMode,
+    pub(crate) roll: RollMode,
     pub keep_trying: bool,
     pub spool_dir: PathBuf,
     /// Names and texts of the files that workers need beside an app that is no program. A program that is its own app
@@ -188,7 +188,7 @@ impl Config {
     }
 
     /// The fleet's part of it.
-    pub fn plan(&self, seed: u64) -> Plan {
+    pub(crate) fn plan(&self, seed: u64) -> Plan {
         Plan {
             min_workers: self.workers.min,
             max_workers: self.workers.max,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// A whole number within `range`.
-pub fn number(name: &str, argument: &str, range: RangeInclusive<u64>) -> Result<u64, Usage> {
+pub(super) fn number(name: &str, argument: &str, range: RangeInclusive<u64>) -> Result<u64, Usage> {
     let complaint = || {
         let upper = match *range.end() {
             u64::MAX => String::from("up"),
@@ -17,7 +17,7 @@ pub fn number(name: &str, argument: &str, range: RangeInclusive<u64>) -> Result<
 }
 
 /// Bytes, or with k, m, g for powers of 1024.
-pub fn size(name: &str, argument: &str) -> Result<u64, Usage> {
+pub(super) fn size(name: &str, argument: &str) -> Result<u64, Usage> {
     let complaint =
         || Usage(format!("{name} takes a number of bytes, or with k, m or g as in 100m, not '{argument}'"));
     let lower = argument.to_ascii_lowercase();
@@ -32,7 +32,7 @@ pub fn size(name: &str, argument: &str) -> Result<u64, Usage> {
 }
 
 /// What stands behind `w:`: a number, `auto`, or `min..max`.
-pub fn workers(argument: &str) -> Result<Workers, Usage> {
+pub(super) fn workers(argument: &str) -> Result<Workers, Usage> {
     let complaint = |what: &str| Usage(format!("'w:{argument}' {what}; w:4, w:auto or w:2..8 would do"));
     let count = |text: &str| -> Result<usize, Usage> {
         let count: usize = text.parse().map_err(|_| complaint("is no number of workers"))?;
@@ -57,13 +57,13 @@ pub fn workers(argument: &str) -> Result<Workers, Usage> {
 }
 
 /// As many as CPUs that this process may use: affinity and the cgroup's quota, not the host's count.
-pub fn cpus() -> Workers {
+pub(super) fn cpus() -> Workers {
     let count = std::thread::available_parallelism().map_or(1, |count| count.get()).min(MAX_WORKERS);
     Workers { min: count, max: count }
 }
 
 /// What stands behind `http:` and `metrics:`.
-pub fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
+pub(super) fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
     let port = if token == "metrics" { 9090 } else { 5002 };
     let would_do = format!("{token}:{port}, {token}:127.0.0.1:{port} or {token}:unix:/path would do");
     let complaint = |what: &str| Usage(format!("'{token}:{argument}' {what}; {would_do}"));
@@ -94,7 +94,7 @@ pub fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
 const MAPPED_BITS: u8 = 96;
 
 /// `addr|cidr|loopback|all,…`
-pub fn trust(name: &str, argument: &str) -> Result<Vec<Trust>, Usage> {
+pub(super) fn trust(name: &str, argument: &str) -> Result<Vec<Trust>, Usage> {
     let mut all = Vec::new();
     for part in argument.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match part {

@@ -96,10 +96,6 @@ impl Client {
     pub fn is_lingering(&self) -> bool {
         matches!(self.state, State::Lingering)
     }
-
-    pub fn is_tunnel(&self) -> bool {
-        matches!(self.state, State::Tunnel)
-    }
 }
 
 /// Events in.

@@ -50,8 +50,6 @@ enum Source {
 #[derive(Debug, Clone, Copy)]
 pub struct Answer {
     pub status: u16,
-    /// It will end by itself: a length or chunks say so.
-    pub is_framed: bool,
     /// It may be quiet for long: server-sent events, or a tunnel.
     pub may_idle: bool,
     /// The client's connection stays open behind it.
@@ -66,7 +64,6 @@ impl Answer {
     fn new(head: &ResponseHead<'_, '_>, downstream: Onward) -> Self {
         let mut answer = Answer {
             status: head.status,
-            is_framed: head.framing != Framing::UntilClose,
             may_idle: head.is_event_stream(),
             keep_alive: downstream.keep_alive,
             downstream: downstream.framing,
@@ -81,7 +78,6 @@ impl Answer {
     pub fn local(status: u16, media_type: &str, keep_alive: bool) -> Self {
         let mut answer = Answer {
             status,
-            is_framed: true,
             may_idle: false,
             keep_alive,
             downstream: Framing::Empty,
@@ -153,23 +149,6 @@ pub enum End {
 impl Step {
     fn new(consumed: usize, outcome: Outcome) -> Self {
         Step { consumed, data: 0..0, suffix: b"", answer: None, outcome }
-    }
-}
-
-/// Getters.
-impl Worker {
-    /// A request may be sent.
-    pub fn is_quiet(&self) -> bool {
-        matches!(self.state, State::Idle)
-    }
-
-    /// Whether any byte of the answer has come.
-    pub fn was_heard(&self) -> bool {
-        match self.state {
-            State::Idle => false,
-            State::Head { was_heard, .. } => was_heard,
-            State::Body { .. } | State::Tunnel | State::Spent => true,
-        }
     }
 }
 

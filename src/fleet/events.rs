@@ -7,12 +7,12 @@ use crate::keys::WorkerKey;
 use std::time::Instant;
 
 impl Fleet {
-    pub fn next_action(&mut self) -> Option<Action> {
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// A worker was started, as [`Action::Spawn`] asked.
-    pub fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
+    pub(crate) fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
         let until = now + self.plan.boot_timeout;
         let version = self.slots[slot].version;
         let member = Member::booting(worker, version, until);
@@ -30,7 +30,7 @@ impl Fleet {
     }
 
     /// A worker could not be started.
-    pub fn spawn_failed(&mut self, slot: usize, now: Instant) {
+    pub(crate) fn spawn_failed(&mut self, slot: usize, now: Instant) {
         if let Succession::Spawning { why } = self.slots[slot].succession() {
             self.successor_failed(slot, why, None, now);
         } else if self.slots[slot].front() == Front::Spawning {
@@ -40,7 +40,7 @@ impl Fleet {
     }
 
     /// A booting worker says that its app is loaded, and whether SIGTERM lets what it has at work end.
-    pub fn joined(&mut self, worker: WorkerKey, drains: bool, now: Instant) {
+    pub(crate) fn joined(&mut self, worker: WorkerKey, drains: bool, now: Instant) {
         let Some((index, mut member)) = self.find(worker) else {
             return;
         };
@@ -78,7 +78,7 @@ impl Fleet {
     }
 
     /// A worker's process is gone. What was still to be done to it is void: its key and its pid may soon be others'.
-    pub fn exited(&mut self, worker: WorkerKey, has_served: bool, now: Instant) {
+    pub(crate) fn exited(&mut self, worker: WorkerKey, has_served: bool, now: Instant) {
         self.actions.retain(|action| action.worker() != Some(worker));
         let Some((index, member)) = self.find(worker) else {
             return;
@@ -102,7 +102,7 @@ impl Fleet {
     }
 
     /// A withdrawn worker has nothing left to do.
-    pub fn idle(&mut self, worker: WorkerKey, now: Instant) {
+    pub(crate) fn idle(&mut self, worker: WorkerKey, now: Instant) {
         if let Some((slot, member)) = self.find(worker)
             && let Phase::Leaving { until } = member.phase()
         {
@@ -112,7 +112,7 @@ impl Fleet {
     }
 
     /// A serving worker is to be replaced. Asking twice changes nothing.
-    pub fn retire(&mut self, worker: WorkerKey, why: RetireReason, now: Instant) {
+    pub(crate) fn retire(&mut self, worker: WorkerKey, why: RetireReason, now: Instant) {
         let Some((index, _)) = self.find(worker) else {
             return;
         };
@@ -125,7 +125,7 @@ impl Fleet {
     }
 
     /// A worker leaves by itself, or is of no use: no more requests for it, and somebody else into its place.
-    pub fn quit(&mut self, worker: WorkerKey, ending: Ending, now: Instant) {
+    pub(crate) fn quit(&mut self, worker: WorkerKey, ending: Ending, now: Instant) {
         let Some((index, mut member)) = self.find(worker) else {
             return;
         };
@@ -143,7 +143,7 @@ impl Fleet {
     /// A worker's answer has not ended by the drain timeout after its read timeout: its successor is started, and
     /// whether that joins or not, the stuck one goes. It gets no more requests, even if its answer ends after all:
     /// they would be cut short.
-    pub fn stuck(&mut self, worker: WorkerKey, now: Instant) {
+    pub(crate) fn stuck(&mut self, worker: WorkerKey, now: Instant) {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
@@ -167,7 +167,7 @@ impl Fleet {
     }
 
     /// A rolling restart. During another one: that starts over with the newest code, once.
-    pub fn reload(&mut self, now: Instant) {
+    pub(crate) fn reload(&mut self, now: Instant) {
         match (&mut self.roll, self.stage) {
             (_, Stage::Draining | Stage::Stopping) => {
                 self.actions.push_back(Action::RollEnded(RollEnd::Stopping));
@@ -184,7 +184,7 @@ impl Fleet {
     }
 
     /// Requests wait: one more worker, unless one is on its way already or there are enough.
-    pub fn grow(&mut self, now: Instant) {
+    pub(crate) fn grow(&mut self, now: Instant) {
         let is_coming = self.slots.iter().any(|slot| match slot.front() {
             Front::Spawning | Front::Empty { .. } => true,
             Front::Held(member) => matches!(member.phase(), Phase::Booting { .. }),
@@ -201,7 +201,7 @@ impl Fleet {
     }
 
     /// A worker that load has not needed for long leaves, if it may. `true`: it does.
-    pub fn shrink(&mut self, worker: WorkerKey, now: Instant) -> bool {
+    pub(crate) fn shrink(&mut self, worker: WorkerKey, now: Instant) -> bool {
         let Some((index, member)) = self.find(worker).filter(|_| self.may_shrink(worker)) else {
             return false;
         };
@@ -211,7 +211,7 @@ impl Fleet {
     }
 
     /// A serving worker leaves for good, since the server stops and nobody is to follow it.
-    pub fn release(&mut self, worker: WorkerKey, now: Instant) {
+    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
@@ -231,7 +231,7 @@ impl Fleet {
     }
 
     /// The server drains: nobody is replaced any more, crashed workers still are started again.
-    pub fn drain(&mut self, now: Instant) {
+    pub(crate) fn drain(&mut self, now: Instant) {
         if matches!(self.stage, Stage::Running | Stage::GivenUp) {
             self.stage = Stage::Draining;
             self.end_roll(RollEnd::Stopping);
@@ -240,7 +240,7 @@ impl Fleet {
     }
 
     /// All workers leave, and have until `until` for what they have at work.
-    pub fn stop(&mut self, until: Instant, now: Instant) {
+    pub(crate) fn stop(&mut self, until: Instant, now: Instant) {
         self.stage = Stage::Stopping;
         self.end_roll(RollEnd::Stopping);
         // Whoever was to be started would only have to end.
@@ -284,7 +284,7 @@ impl Fleet {
     }
 
     /// The clock has moved on.
-    pub fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         for index in 0..self.slots.len() {
             let due = |member: &&Member| member.phase().deadline().is_some_and(|deadline| deadline <= now);
             let due: Vec<Member> = self.slots[index].members().filter(due).copied().collect();
@@ -301,7 +301,7 @@ impl Fleet {
 
     /// How many requests a new worker is to serve before its successor is started: between 90 and 100 % of the
     /// bound, so that those started together do not all go together.
-    pub fn draw_request_limit(&mut self) -> Option<u64> {
+    pub(crate) fn draw_request_limit(&mut self) -> Option<u64> {
         let most = self.plan.max_requests;
         // xorshift64: good enough to spread a few numbers, and reproducible in the simulation.
         self.random ^= self.random << 13;

@@ -22,8 +22,8 @@ mod simulation;
 mod slot;
 mod succession;
 
-pub use roll::RollEnd;
-pub use slot::{Ending, Member, Phase, RetireReason};
+pub(crate) use roll::RollEnd;
+pub(crate) use slot::{Ending, Member, Phase, RetireReason};
 #[cfg(test)]
 pub(crate) use slot::{SLOT, SUCCESSION, WORKER};
 
@@ -38,7 +38,7 @@ const KILL_AFTER: Duration = Duration::from_secs(1);
 
 /// What the reactor is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Start a worker; answered by [`Fleet::spawned`] or [`Fleet::spawn_failed`].
     Spawn {
         slot: usize,
@@ -109,7 +109,7 @@ impl Action {
 
 /// What a start runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Release {
+pub(crate) enum Release {
     /// What the last roll that succeeded has brought; at first, what was there at the start.
     Good,
     /// What the roll that goes on brings.
@@ -118,7 +118,7 @@ pub enum Release {
 
 /// How a roll replaces its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RollMode {
+pub(crate) enum RollMode {
     /// A next slot when this one's successor has joined; the old workers drain side by side.
     Side,
     /// A next slot when this one's old worker is gone.
@@ -127,7 +127,7 @@ pub enum RollMode {
 
 /// The fleet's settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub min_workers: usize,
     pub max_workers: usize,
     /// At most about so many requests a worker; 0 = no bound.
@@ -142,7 +142,7 @@ pub struct Plan {
 }
 
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     plan: Plan,
     slots: Vec<Slot>,
     actions: VecDeque<Action>,
@@ -170,7 +170,7 @@ enum Stage {
 
 /// Getters.
 impl Fleet {
-    pub fn new(plan: Plan, now: Instant) -> Self {
+    pub(crate) fn new(plan: Plan, now: Instant) -> Self {
         let mut fleet = Fleet {
             slots: (0..plan.min_workers).map(|_| Slot::new(now)).collect(),
             plan,
@@ -187,27 +187,27 @@ impl Fleet {
         fleet
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.next_deadline
     }
 
     /// No member is left, and none will come.
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.slots.iter().all(Slot::is_gone)
     }
 
     /// Slots that are to hold a worker.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.slots.iter().filter(|slot| slot.front() != Front::Closed).count()
     }
 
     /// Workers that get requests.
-    pub fn serving(&self) -> usize {
+    pub(crate) fn serving(&self) -> usize {
         self.slots.iter().filter(|slot| slot.is_serving() && !slot.is_stuck()).count()
     }
 
     /// All members with their slots, for status.
-    pub fn members(&self) -> impl Iterator<Item = (usize, &Member)> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = (usize, &Member)> {
         self.slots
             .iter()
             .enumerate()
@@ -215,7 +215,7 @@ impl Fleet {
     }
 
     /// Slots without a worker, how often they have failed in a row, and when they are tried again.
-    pub fn empty_slots(&self) -> impl Iterator<Item = (usize, u32, Instant)> {
+    pub(crate) fn empty_slots(&self) -> impl Iterator<Item = (usize, u32, Instant)> {
         let empty = |(index, slot): (usize, &Slot)| {
             self.next_start(index).map(|at| (index, slot.backoff.failures(), at))
         };
@@ -232,7 +232,7 @@ impl Fleet {
     }
 
     /// The booting worker of that slot and generation: only that one may join.
-    pub fn booting(&self, slot: usize, version: u64) -> Option<WorkerKey> {
+    pub(crate) fn booting(&self, slot: usize, version: u64) -> Option<WorkerKey> {
         self.slots
             .get(slot)?
             .members()
@@ -240,12 +240,12 @@ impl Fleet {
             .map(|member| member.worker)
     }
 
-    pub fn is_rolling(&self) -> bool {
+    pub(crate) fn is_rolling(&self) -> bool {
         self.roll.is_some()
     }
 
     /// Whether a worker may leave for good: there are more than the fewest, and nobody is replaced in its slot.
-    pub fn may_shrink(&self, worker: WorkerKey) -> bool {
+    pub(crate) fn may_shrink(&self, worker: WorkerKey) -> bool {
         if self.size() <= self.plan.min_workers || self.stage != Stage::Running || self.roll.is_some() {
             return false;
         }

@@ -21,7 +21,7 @@ const MAX_TURNS: usize = 3;
 
 /// How a rolling restart ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RollEnd {
+pub(crate) enum RollEnd {
     Done {
         replaced: usize,
     },

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// Why a worker is replaced. The log's and the metrics' word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetireReason {
+pub(crate) enum RetireReason {
     /// It has served its number of requests.
     Requests,
     /// Its memory has grown beyond the bound.
@@ -23,7 +23,7 @@ pub enum RetireReason {
 }
 
 impl RetireReason {
-    pub const ALL: [RetireReason; 6] = [
+    pub(crate) const ALL: [RetireReason; 6] = [
         RetireReason::Requests,
         RetireReason::Memory,
         RetireReason::Asked,
@@ -32,7 +32,7 @@ impl RetireReason {
         RetireReason::Unresponsive,
     ];
 
-    pub const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         match self {
             RetireReason::Requests => "requests",
             RetireReason::Memory => "memory",
@@ -46,7 +46,7 @@ impl RetireReason {
 
 /// How a worker's time at the front of its slot ended, which decides when the slot is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// It had served: whatever ended it, its start was good. Started again at once.
     Served,
     /// It quit before it had served. No failure, but no loop either.
@@ -57,7 +57,7 @@ pub enum Ending {
 
 /// A worker process as the fleet sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     pub worker: WorkerKey,
     pub version: u64,
     phase: Phase,
@@ -66,7 +66,7 @@ pub struct Member {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Spawned, and not joined by now.
     Booting { until: Instant },
     /// Joined: it gets requests.
@@ -80,7 +80,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub fn state(self) -> WorkerState {
+    pub(crate) fn state(self) -> WorkerState {
         match self {
             Phase::Booting { .. } => WorkerState::Booting,
             Phase::Serving { .. } => WorkerState::Serving,
@@ -91,7 +91,7 @@ impl Phase {
     }
 
     /// When this phase runs out by itself.
-    pub fn deadline(self) -> Option<Instant> {
+    pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Phase::Booting { until } | Phase::Leaving { until } => Some(until),
             Phase::Terminating { kill_at } => Some(kill_at),
@@ -102,7 +102,7 @@ impl Phase {
 
 /// What is to happen at the front of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Front {
+pub(crate) enum Front {
     /// Nobody, and to be tried at that time.
     Empty { retry_at: Instant },
     /// Asked for; the answer to [`super::Action::Spawn`] is on its way.
@@ -115,7 +115,7 @@ pub enum Front {
 
 /// Whether and how the front of a slot is being replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Succession {
+pub(crate) enum Succession {
     None,
     /// It is to be, when its turn comes and not before that time.
     Wanted {
@@ -134,7 +134,7 @@ pub enum Succession {
 
 /// A worker's phase without what it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkerState {
+pub(crate) enum WorkerState {
     Booting,
     Serving,
     Leaving,
@@ -143,7 +143,7 @@ pub enum WorkerState {
 }
 
 /// Each state of a worker, with what may follow. Its process may end in any of them.
-pub const WORKER: &[Row<WorkerState>] = &[
+pub(crate) const WORKER: &[Row<WorkerState>] = &[
     Row {
         state: WorkerState::Booting,
         next: &[WorkerState::Serving, WorkerState::Terminating, WorkerState::Killed],
@@ -165,7 +165,7 @@ pub const WORKER: &[Row<WorkerState>] = &[
 
 /// What is at the front of a slot, or who is to follow there, without what it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotState {
+pub(crate) enum SlotState {
     Empty,
     Spawning,
     Held,
@@ -173,7 +173,7 @@ pub enum SlotState {
 }
 
 /// Each state of a slot's front, with what may follow.
-pub const SLOT: &[Row<SlotState>] = &[
+pub(crate) const SLOT: &[Row<SlotState>] = &[
     Row {
         state: SlotState::Empty,
         next: &[SlotState::Spawning, SlotState::Closed],
@@ -194,7 +194,7 @@ pub const SLOT: &[Row<SlotState>] = &[
 
 /// How far a succession is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SuccessionState {
+pub(crate) enum SuccessionState {
     None,
     Wanted,
     Spawning,
@@ -202,7 +202,7 @@ pub enum SuccessionState {
 }
 
 /// Each state of a succession, with what may follow.
-pub const SUCCESSION: &[Row<SuccessionState>] = &[
+pub(crate) const SUCCESSION: &[Row<SuccessionState>] = &[
     Row {
         state: SuccessionState::None,
         next: &[SuccessionState::None, SuccessionState::Wanted, SuccessionState::Spawning],
@@ -226,23 +226,23 @@ pub const SUCCESSION: &[Row<SuccessionState>] = &[
 ];
 
 impl Member {
-    pub fn booting(worker: WorkerKey, version: u64, until: Instant) -> Self {
+    pub(crate) fn booting(worker: WorkerKey, version: u64, until: Instant) -> Self {
         Member { worker, version, phase: Phase::Booting { until }, drains: false }
     }
 
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
     /// The one door for transitions.
-    pub fn enter(&mut self, next: Phase) {
+    pub(crate) fn enter(&mut self, next: Phase) {
         let (from, to) = (self.phase.state(), next.state());
         debug_assert!(may_become(WORKER, &from, &to), "a worker: no way from {from:?} to {to:?}");
         self.phase = next;
     }
 
     /// Has less time for what it has at work.
-    pub fn leave_by(&mut self, until: Instant) {
+    pub(crate) fn leave_by(&mut self, until: Instant) {
         if let Phase::Leaving { until: own } = &mut self.phase {
             *own = until.min(*own);
         }
@@ -272,7 +272,7 @@ impl Succession {
 }
 
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     front: Front,
     succession: Succession,
     /// Those that were replaced and are not gone yet.
@@ -285,7 +285,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Slot {
             front: Front::Empty { retry_at: now },
             succession: Succession::None,
@@ -296,43 +296,43 @@ impl Slot {
         }
     }
 
-    pub fn front(&self) -> Front {
+    pub(crate) fn front(&self) -> Front {
         self.front
     }
 
-    pub fn succession(&self) -> Succession {
+    pub(crate) fn succession(&self) -> Succession {
         self.succession
     }
 
     /// The one door for what is at the front.
-    pub fn enter(&mut self, next: Front) {
+    pub(crate) fn enter(&mut self, next: Front) {
         let (from, to) = (self.front.state(), next.state());
         debug_assert!(may_become(SLOT, &from, &to), "a slot: no way from {from:?} to {to:?}");
         self.front = next;
     }
 
     /// The one door for the succession.
-    pub fn succeed(&mut self, next: Succession) {
+    pub(crate) fn succeed(&mut self, next: Succession) {
         let (from, to) = (self.succession.state(), next.state());
         debug_assert!(may_become(SUCCESSION, &from, &to), "a succession: no way from {from:?} to {to:?}");
         self.succession = next;
     }
 
     /// A succession that is on its way has another reason from now on.
-    pub fn succession_is_for(&mut self, reason: RetireReason) {
+    pub(crate) fn succession_is_for(&mut self, reason: RetireReason) {
         if let Succession::Spawning { why } | Succession::Booting { why, .. } = &mut self.succession {
             *why = reason;
         }
     }
 
     /// Nobody is to be here any more.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.enter(Front::Closed);
         self.succeed(Succession::None);
     }
 
     /// Everybody who has a process here.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         let front = match &self.front {
             Front::Held(member) => Some(member),
             Front::Empty { .. } | Front::Spawning | Front::Closed => None,
@@ -344,7 +344,7 @@ impl Slot {
         front.into_iter().chain(successor).chain(&self.leaving)
     }
 
-    pub fn member_mut(&mut self, worker: WorkerKey) -> Option<&mut Member> {
+    pub(crate) fn member_mut(&mut self, worker: WorkerKey) -> Option<&mut Member> {
         let front = match &mut self.front {
             Front::Held(member) => Some(member),
             Front::Empty { .. } | Front::Spawning | Front::Closed => None,
@@ -357,21 +357,21 @@ impl Slot {
         members.find(|member| member.worker == worker)
     }
 
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.front == Front::Closed && self.members().next().is_none()
     }
 
-    pub fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         matches!(self.front, Front::Held(Member { phase: Phase::Serving { .. }, .. }))
     }
 
     /// A worker serves, and no successor is on its way.
-    pub fn may_be_replaced(&self) -> bool {
+    pub(crate) fn may_be_replaced(&self) -> bool {
         self.is_serving() && matches!(self.succession, Succession::None | Succession::Wanted { .. })
     }
 
     /// Its worker is replaced because its answer does not end.
-    pub fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         matches!(
             self.succession,
             Succession::Spawning { why: RetireReason::Stuck }
@@ -380,7 +380,7 @@ impl Slot {
     }
 
     /// When something here is to be done by the clock, with `succession_too` also a wanted succession.
-    pub fn deadline(&self, succession_too: bool) -> Option<Instant> {
+    pub(crate) fn deadline(&self, succession_too: bool) -> Option<Instant> {
         let retry = match self.front {
             Front::Empty { retry_at } => Some(retry_at),
             Front::Spawning | Front::Held(_) | Front::Closed => None,

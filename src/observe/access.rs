@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What one line says.
 #[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     pub method: &'a [u8],
     pub path: &'a [u8],
     pub status: u16,
@@ -30,7 +30,7 @@ pub struct Record<'a> {
 
 /// Formats lines; keeps the parts that change once a second.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     json: bool,
     app: String,
     zone: jiff::tz::TimeZone,
@@ -42,7 +42,7 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    pub fn new(json: bool, app: &str) -> Self {
+    pub(crate) fn new(json: bool, app: &str) -> Self {
         // No zone data means UTC.
         let zone = if json { jiff::tz::TimeZone::UTC } else { jiff::tz::TimeZone::system() };
         AccessLog {
@@ -56,7 +56,7 @@ impl AccessLog {
     }
 
     /// Adds one line. `unix`: the time of the answer's end, since 1970.
-    pub fn write(&mut self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
         self.set_second(unix.as_secs() as i64);
         if self.json { self.write_json(out, record, unix) } else { self.write_human(out, record, unix) }
     }

@@ -14,7 +14,7 @@ const MAX_KNOWN: usize = 16 * MAX_LINES;
 
 /// What a worker has said before it served.
 #[derive(Debug, Default)]
-pub struct BootOutput {
+pub(crate) struct BootOutput {
     lines: Vec<u64>,
     /// So many lines were those of an earlier failure, and not written.
     pub folded: usize,
@@ -22,14 +22,14 @@ pub struct BootOutput {
 
 /// What workers said that failed before they served.
 #[derive(Debug, Default)]
-pub struct Folds {
+pub(crate) struct Folds {
     known: HashSet<u64>,
     last_failure: Option<Instant>,
 }
 
 impl Folds {
     /// A worker that has not served says something. `true`: it was said at an earlier failure.
-    pub fn is_repeated(&mut self, output: &mut BootOutput, line: &[u8], now: Instant) -> bool {
+    pub(crate) fn is_repeated(&mut self, output: &mut BootOutput, line: &[u8], now: Instant) -> bool {
         if self.last_failure.is_some_and(|last| now.saturating_duration_since(last) >= FORGOTTEN_AFTER) {
             self.forget();
         }
@@ -44,7 +44,7 @@ impl Folds {
     }
 
     /// That worker has failed.
-    pub fn failed(&mut self, output: &mut BootOutput, now: Instant) {
+    pub(crate) fn failed(&mut self, output: &mut BootOutput, now: Instant) {
         if self.known.len() > MAX_KNOWN {
             self.known.clear();
         }
@@ -53,7 +53,7 @@ impl Folds {
     }
 
     /// From here on everything is news: other code is run.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         *self = Folds::default();
     }
 }

@@ -14,7 +14,7 @@ const BAD_REQUEST: &str = "bad_request";
 
 /// One request that has had its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Served {
+pub(crate) struct Served {
     pub status: u16,
     pub reason: Option<Reason>,
     pub queue: Duration,
@@ -27,7 +27,7 @@ pub struct Served {
 
 /// What is counted.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     by_class: [u64; 5],
     refusals: BTreeMap<&'static str, u64>,
     total: Histogram,
@@ -52,7 +52,7 @@ pub struct Metrics {
 
 /// What is asked at the moment of the answer.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub app: String,
     pub uptime: Duration,
     pub waiting: usize,
@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 impl Metrics {
-    pub fn served(&mut self, served: Served) {
+    pub(crate) fn served(&mut self, served: Served) {
         let class = usize::from(served.status / 100).clamp(1, 5) - 1;
         self.by_class[class] += 1;
         if let Some(reason) = served.reason {
@@ -101,12 +101,12 @@ impl Metrics {
         self.sent_body_bytes += served.body_bytes;
     }
 
-    pub fn replaced(&mut self, why: RetireReason) {
+    pub(crate) fn replaced(&mut self, why: RetireReason) {
         *self.replacements.entry(why.code()).or_default() += 1;
     }
 
     /// `busy` workers were at work for that long.
-    pub fn busy_for(&mut self, busy: usize, time: Duration) {
+    pub(crate) fn busy_for(&mut self, busy: usize, time: Duration) {
         if self.busy.len() <= busy {
             self.busy.resize(busy + 1, Duration::ZERO);
         }
@@ -114,7 +114,7 @@ impl Metrics {
     }
 
     /// Prometheus' text format, version 0.0.4.
-    pub fn render(&self, now: &Snapshot) -> String {
+    pub(crate) fn render(&self, now: &Snapshot) -> String {
         let mut text = Text(String::with_capacity(8192));
         text.head("rip_info", "gauge", "The app that is served.");
         text.line("rip_info", &[("app", &now.app), ("version", env!("CARGO_PKG_VERSION"))], 1);

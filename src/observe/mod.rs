@@ -1,6 +1,6 @@
 //! What operators see: the access log, status, metrics.
 
-pub mod access;
-pub mod folds;
-pub mod metrics;
-pub mod status;
+pub(crate) mod access;
+pub(crate) mod folds;
+pub(crate) mod metrics;
+pub(crate) mod status;

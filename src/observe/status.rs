@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::fmt::Write;
 
 /// The whole table, ended with a line end.
-pub fn table(status: &Value) -> String {
+pub(crate) fn table(status: &Value) -> String {
     let text = |name: &str| shown(status[name].as_str().unwrap_or("?")).to_string();
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let mut out = String::new();

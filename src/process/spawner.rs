@@ -38,7 +38,7 @@ const ANSWER_BYTES: usize = 13;
 
 /// A start that is on its way.
 #[derive(Debug)]
-pub struct Begun {
+pub(crate) struct Begun {
     /// Names it in the answers.
     pub id: u64,
     pub stdout: OwnedFd,
@@ -47,7 +47,7 @@ pub struct Begun {
 
 /// What became of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// A process is there. May be said twice.
     Started { id: u64, pid: Pid },
     /// The kernel refused to make one.
@@ -86,7 +86,7 @@ impl Answer {
 
 /// The server's side.
 #[derive(Debug)]
-pub struct Spawner {
+pub(crate) struct Spawner {
     limit: DescriptorLimit,
     process: Option<(Pid, OwnedFd)>,
     /// Starts that the socket has no room for.
@@ -95,7 +95,7 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    pub fn new(limit: DescriptorLimit) -> Self {
+    pub(crate) fn new(limit: DescriptorLimit) -> Self {
         Spawner { limit, process: None, waiting: VecDeque::new(), last_id: 0 }
     }
 
@@ -103,7 +103,7 @@ impl Spawner {
     ///
     /// # Errors
     /// The kernel's refusal to fork.
-    pub fn ensure(&mut self) -> io::Result<Option<RawFd>> {
+    pub(crate) fn ensure(&mut self) -> io::Result<Option<RawFd>> {
         if self.process.is_some() {
             return Ok(None);
         }
@@ -131,7 +131,7 @@ impl Spawner {
     ///
     /// # Errors
     /// A lack of descriptors, or words that no program can be given.
-    pub fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
+    pub(crate) fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
         self.last_id += 1;
         let id = self.last_id;
         let message = write(launch, id)?;
@@ -158,7 +158,7 @@ impl Spawner {
     }
 
     /// The next answer that has come.
-    pub fn answer(&mut self) -> Option<Answer> {
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
         let (_, socket) = self.process.as_ref()?;
         let mut bytes = [0; ANSWER_BYTES];
         loop {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// A request on its way through the server: from the frontend to the backend, and back for a second try.
 #[derive(Debug)]
-pub struct Job {
+pub(super) struct Job {
     pub request: Request,
     pub body: Spool,
     pub submitted: Instant,
@@ -22,7 +22,7 @@ pub struct Job {
 
 impl Job {
     /// Of a question that the server asks for itself.
-    pub fn of_server(request: Request, budget: &Rc<SpoolBudget>, now: Instant) -> Self {
+    pub(super) fn of_server(request: Request, budget: &Rc<SpoolBudget>, now: Instant) -> Self {
         Job {
             request,
             body: Spool::new(budget),
@@ -36,7 +36,7 @@ impl Job {
 
 /// A request that has had its answer, for the log.
 #[derive(Debug)]
-pub struct Finished {
+pub(super) struct Finished {
     pub request: Request,
     pub answer: Answer,
     pub reason: Option<Reason>,
@@ -48,21 +48,21 @@ pub struct Finished {
 
 /// How long a request waited, and how long a worker had it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Times {
+pub(super) struct Times {
     pub queue: Duration,
     pub worker: Duration,
 }
 
 impl Times {
     /// Of a job that a worker has had since `assigned`.
-    pub fn of(job: &Job, assigned: Instant, now: Instant) -> Self {
+    pub(crate) fn of(job: &Job, assigned: Instant, now: Instant) -> Self {
         Times { queue: assigned - job.submitted, worker: now.saturating_duration_since(assigned) }
     }
 }
 
 /// What follows when the client has all of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub(super) enum Then {
     /// The next request.
     Keep,
     Close,
@@ -74,7 +74,7 @@ pub enum Then {
 
 /// How a delivery to a client went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
+pub(super) enum Delivery {
     /// The kernel has it all.
     Sent,
     /// Some of it waits. `is_full`: no more should come before the client has taken some.
@@ -88,7 +88,7 @@ pub enum Delivery {
 
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Received {
+pub(super) enum Received {
     Bytes(usize),
     /// The peer will send no more.
     End,

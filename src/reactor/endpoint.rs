@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a worker listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
+pub(super) enum Endpoint {
     Unix(PathBuf),
     /// A command's `{port}`. Whether it listens on 127.0.0.1 or only on ::1 is found out.
     Loopback {
@@ -16,7 +16,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// The socket's file, if it is one.
-    pub fn path(&self) -> Option<&Path> {
+    pub(super) fn path(&self) -> Option<&Path> {
         match self {
             Endpoint::Unix(path) => Some(path),
             Endpoint::Loopback { .. } => None,
@@ -24,7 +24,7 @@ impl Endpoint {
     }
 
     /// The address, if it has a port.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         match *self {
             Endpoint::Unix(_) => None,
             Endpoint::Loopback { port, is_ipv6 } => Some(loopback(port, is_ipv6)),
@@ -32,7 +32,7 @@ impl Endpoint {
     }
 
     /// Some servers take `localhost` for ::1 alone.
-    pub fn try_other_address(&mut self) {
+    pub(super) fn try_other_address(&mut self) {
         match self {
             Endpoint::Unix(_) => {}
             Endpoint::Loopback { is_ipv6, .. } => *is_ipv6 = !*is_ipv6,
@@ -40,7 +40,7 @@ impl Endpoint {
     }
 
     /// The last user of the file is gone.
-    pub fn remove_file(&self) {
+    pub(super) fn remove_file(&self) {
         if let Some(path) = self.path() {
             let _ = std::fs::remove_file(path);
         }
@@ -48,7 +48,7 @@ impl Endpoint {
 }
 
 /// Where a server of this machine may listen that was told nothing but a port.
-pub fn loopback(port: u16, is_ipv6: bool) -> SocketAddr {
+pub(super) fn loopback(port: u16, is_ipv6: bool) -> SocketAddr {
     if is_ipv6 {
         SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0).into()
     } else {

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 /// How much is read from one connection in one tick, so that a fast sender keeps nobody waiting. Small where the
 /// reactor is simulated, so that short messages meet the bounds.
-pub const TICK_BYTES: usize = if cfg!(test) { 256 } else { 256 * 1024 };
+pub(super) const TICK_BYTES: usize = if cfg!(test) { 256 } else { 256 * 1024 };
 /// One read; a pipe's or a Unix socket's buffer is not much larger.
-pub const READ_BYTES: usize = if cfg!(test) { 64 } else { 64 * 1024 };
+pub(super) const READ_BYTES: usize = if cfg!(test) { 64 } else { 64 * 1024 };
 /// At most this many accepts or client timeouts per tick (1–2 ms), so other requests are not delayed.
-pub const MAX_PER_TICK: usize = 128;
+pub(super) const MAX_PER_TICK: usize = 128;
 /// At most this many answers per tick to requests that waited for too long.
-pub const MAX_REFUSALS_PER_TICK: usize = if cfg!(test) { 1 } else { 128 };
+pub(super) const MAX_REFUSALS_PER_TICK: usize = if cfg!(test) { 1 } else { 128 };
 /// How long a refused client may go on sending before it is closed.
-pub const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// At a stop, an idle connection gets so long: a request may be on its way.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// A worker that answered busy counts as busy for so long.
-pub const COOLDOWN: Duration = Duration::from_millis(100);
+pub(super) const COOLDOWN: Duration = Duration::from_millis(100);

@@ -54,8 +54,8 @@ mod tick;
 mod tunnels;
 mod workers;
 
-pub use source::StartError;
-pub use start::serve;
+pub(crate) use source::StartError;
+pub(crate) use start::serve;
 
 #[cfg(test)]
 pub(crate) use {backend::exchange::EXCHANGE, frontend::phase::CLIENT};

@@ -20,7 +20,7 @@ const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// A server's name is its own for as long as this lives.
 #[derive(Debug)]
-pub struct NameLock {
+pub(super) struct NameLock {
     /// Unlocked by the kernel, whatever the server dies of.
     file: Option<Flock<File>>,
     path: PathBuf,
@@ -28,7 +28,7 @@ pub struct NameLock {
 
 /// Why the name is not to be had.
 #[derive(Debug)]
-pub enum Locked {
+pub(super) enum Locked {
     /// Another server has it, or is about to: its process, if it has said, and its status, if it answers.
     Held {
         pid: Option<i32>,
@@ -39,7 +39,7 @@ pub enum Locked {
 
 impl NameLock {
     /// Takes the name, or waits a moment for whoever starts or ends at the same time.
-    pub fn take(names: &Names) -> Result<Self, Locked> {
+    pub(super) fn take(names: &Names) -> Result<Self, Locked> {
         let path = names.lock();
         let since = Instant::now();
         loop {
@@ -96,7 +96,7 @@ impl Drop for NameLock {
 }
 
 /// The folder for the sockets: made if missing, ours alone, and no symlink that somebody planted.
-pub fn prepare(dir: &Path) -> Result<(), StartError> {
+pub(super) fn prepare(dir: &Path) -> Result<(), StartError> {
     let refuse = |what: String| {
         StartError::Trouble(format!("the socket folder '{}' {what}; --socket-dir names another", shown(dir)))
     };
@@ -123,7 +123,7 @@ pub fn prepare(dir: &Path) -> Result<(), StartError> {
 
 /// Removes what a killed server of this name has left: the sockets of its workers, on which nobody listens, and its
 /// harnesses. To be called with the name's lock.
-pub fn sweep(names: &Names) {
+pub(super) fn sweep(names: &Names) {
     for file in std::fs::read_dir(&names.dir).into_iter().flatten().flatten() {
         let Some(name) = file.file_name().to_str().map(str::to_owned) else { continue };
         if names.is_worker_socket(&name) {
@@ -138,7 +138,7 @@ pub fn sweep(names: &Names) {
 }
 
 /// The longest of the server's own paths must fit into a socket's address.
-pub fn check_lengths(names: &Names) -> Result<(), StartError> {
+pub(super) fn check_lengths(names: &Names) -> Result<(), StartError> {
     let longest = names.worker_socket(crate::config::MAX_WORKERS, 1_000_000_000);
     let (bytes, dir_bytes) = (longest.as_os_str().len(), names.dir.as_os_str().len());
     if bytes <= MAX_PATH_BYTES {

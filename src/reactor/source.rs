@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the app comes from.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub(super) enum Source {
     /// A path, absolute and as typed; looked at anew by each reload.
     Path { path: PathBuf, wanted: Wanted },
     /// This program is the app. It runs in the folder that it was started in, whatever a symlink on the way leads to
@@ -15,7 +15,7 @@ pub enum Source {
 
 /// Why the server could not start.
 #[derive(Debug)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// Wrong words: exit 2.
     Usage(String),
     /// The machine's trouble: exit 1.
@@ -24,7 +24,7 @@ pub enum StartError {
 
 impl Source {
     /// As typed, absolute.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             Source::Path { path, .. } => path,
             Source::Embedded { program, .. } => program,
@@ -33,7 +33,7 @@ impl Source {
 
     /// # Errors
     /// Why there is no app, for people.
-    pub fn find(&self) -> Result<App, String> {
+    pub(super) fn find(&self) -> Result<App, String> {
         match self {
             Source::Path { path, wanted } => App::find(path, wanted).map_err(|no_app| no_app.to_string()),
             Source::Embedded { program, dir } => Ok(App {

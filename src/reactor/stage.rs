@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     Running,
     /// Requests are finished until then. `signalled`: when a signal last asked for the end.
     Draining {
@@ -22,7 +22,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub fn deadline(self) -> Option<Instant> {
+    pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Stage::Draining { until, .. } | Stage::Leaving { until, .. } => Some(until),
             Stage::Running | Stage::Ending { .. } => None,

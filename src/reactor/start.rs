@@ -57,7 +57,7 @@ pub(super) struct Run {
 ///
 /// # Errors
 /// [`StartError`] if it could not start; then nothing runs and nothing is left behind.
-pub fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
+pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
     let limit = process::raise_descriptor_limit();
     let mut reactor = Reactor::start(config, embedded, limit)?;
     crate::process::ask_for_shorter_turns();

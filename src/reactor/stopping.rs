@@ -18,7 +18,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Who asks for the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopCause {
+pub(crate) enum StopCause {
     Signal(Signal),
     /// `rip-server stop`
     Command,

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Events fetched at once.
 const EVENTS: usize = 1024;
 
-pub struct Reactor {
+pub(super) struct Reactor {
     pub(super) config: Rc<Config>,
     pub(super) io: Io,
     pub(super) observer: Observer,

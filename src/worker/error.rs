@@ -40,6 +40,7 @@ impl Error {
         Error { status, ..self }
     }
 
+    /// The status that the client gets.
     pub fn status(&self) -> u16 {
         self.status
     }
@@ -91,8 +92,28 @@ impl fmt::Debug for Error {
     }
 }
 
-/// What a handler may return: a [`Response`], text, or a `Result` of either with any error.
+/// What a handler may return: a [`Response`], text, or a `Result` of either with any error. Types of the app's own can
+/// be answers too:
+///
+/// ```
+/// use rip_server::{IntoResponse, Response};
+///
+/// struct Page { title: &'static str }
+///
+/// impl IntoResponse for Page {
+///     fn into_response(self) -> Response {
+///         Response::new(200)
+///             .with_header("Content-Type", "text/html; charset=utf-8")
+///             .with_body(format!("<title>{}</title>", self.title))
+///     }
+/// }
+///
+/// assert_eq!(Page { title: "Shop" }.into_response().into_body()?, b"<title>Shop</title>");
+/// assert_eq!("plain text".into_response().status(), 200);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait IntoResponse {
+    /// The answer that goes out.
     fn into_response(self) -> Response;
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 /// }
 /// ```
 pub struct Request<'a> {
+    /// As the client sent it: `GET`, `POST`, any other token.
     pub method: String,
     /// Path and query, as the client sent them.
     pub target: String,
@@ -34,13 +35,31 @@ pub struct Request<'a> {
     pub(super) leaving: &'a Arc<Leaving>,
 }
 
-/// A request's body, read as it comes.
+/// A request's body, to be read: [`Request::body`].
+///
+/// ```
+/// use rip_server::{Error, Request};
+/// use std::io::Read;
+///
+/// /// Counts line ends without holding the body in memory.
+/// fn count(request: &mut Request<'_>) -> Result<String, Error> {
+///     let body = request.body();
+///     let mut piece = vec![0; 64 * 1024];
+///     let mut lines = 0;
+///     while !body.is_empty() {
+///         let bytes = body.read(&mut piece)?;
+///         lines += piece[..bytes].iter().filter(|byte| **byte == b'\n').count();
+///     }
+///     Ok(format!("{lines} lines\n"))
+/// }
+/// # let _: fn(&mut Request<'_>) -> Result<String, Error> = count;
+/// ```
 pub struct Body<'a> {
     pub(super) source: &'a mut dyn Read,
     pub(super) left_bytes: u64,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
     /// The path without the query, as the client sent it.
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or(&self.target)
@@ -94,7 +113,7 @@ impl Request<'_> {
     }
 
     /// The body, to be read at leisure: it never blocks for a slow client, since the server has it in full.
-    pub fn body(&mut self) -> &mut dyn Read {
+    pub fn body(&mut self) -> &mut Body<'a> {
         &mut self.body
     }
 
@@ -120,10 +139,12 @@ impl Request<'_> {
 }
 
 impl Body<'_> {
+    /// How many bytes are still to be read.
     pub fn len(&self) -> u64 {
         self.left_bytes
     }
 
+    /// Whether all of it has been read.
     pub fn is_empty(&self) -> bool {
         self.left_bytes == 0
     }

@@ -79,11 +79,20 @@ impl Response {
         Response::new(200).with_header("Content-Type", "text/plain; charset=utf-8").with_body(text.into())
     }
 
+    /// The same answer with another status.
+    ///
+    /// ```
+    /// use rip_server::Response;
+    ///
+    /// let busy = Response::text("please come back\n").with_status(503).with_header("Retry-After", "5");
+    /// assert_eq!((busy.status(), busy.header("retry-after")), (503, Some("5")));
+    /// ```
     #[must_use]
     pub fn with_status(self, status: u16) -> Self {
         Response { status, ..self }
     }
 
+    /// The status that goes out.
     pub fn status(&self) -> u16 {
         self.status
     }
@@ -100,7 +109,17 @@ impl Response {
         self
     }
 
-    /// Adds a field.
+    /// Adds a field whose name or value comes from outside.
+    ///
+    /// ```
+    /// use rip_server::Response;
+    ///
+    /// let named = |name: &str| {
+    ///     Response::new(200).try_with_header("Content-Disposition", format!("attachment; filename={name}"))
+    /// };
+    /// assert!(named("report.pdf").is_ok());
+    /// assert!(named("a\r\nSet-Cookie: b=c").is_err());
+    /// ```
     ///
     /// # Errors
     /// It is not valid HTTP.
@@ -122,6 +141,7 @@ impl Response {
         Ok(())
     }
 
+    /// The same answer with this body.
     #[must_use]
     pub fn with_body(self, body: impl Into<Vec<u8>>) -> Self {
         Response { content: Content::Bytes(body.into()), ..self }
@@ -130,6 +150,19 @@ impl Response {
     /// A body that is written piece by piece; each write reaches the client at once. An error cuts the answer. A write
     /// to a client that has gone is an error, where the method is safe or the answer an event stream; so is a write to
     /// an event stream of a worker that is about to end.
+    ///
+    /// ```
+    /// use rip_server::Response;
+    ///
+    /// let countdown = Response::new(200).with_stream(|out| {
+    ///     for number in (1..=3).rev() {
+    ///         writeln!(out, "{number}")?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// assert_eq!(countdown.into_body()?, b"3\n2\n1\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn with_stream(self, write: impl FnOnce(&mut dyn Write) -> io::Result<()> + 'static) -> Self {
         Response { content: Content::Stream { write: Box::new(write), length_bytes: None }, ..self }

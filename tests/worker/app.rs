@@ -14,7 +14,7 @@ mod raw;
 
 use rip_server::{Error, IntoResponse, Request, Response};
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -43,7 +43,7 @@ const MAX_PROGRESS_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
 
 deadline_kinds! {
     /// What a connection waits for.
-    pub enum ControlDeadline {
+    pub(crate) enum ControlDeadline {
         /// A next request.
         Idle,
         /// That the peer takes a byte of its answer.
@@ -57,7 +57,7 @@ deadline_kinds! {
 
 /// Who is on the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlPeer {
+pub(crate) enum ControlPeer {
     /// A process of the same user, as the kernel says.
     Process { pid: i32 },
     /// Root, where the server is another user's: it may give orders, but is no worker.
@@ -69,7 +69,7 @@ pub enum ControlPeer {
 }
 
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     pub conn: conn::Client,
     body: Vec<u8>,
@@ -115,7 +115,7 @@ enum Then {
 
 /// All connections, and those that have something to do.
 #[derive(Debug, Default)]
-pub struct Connections {
+pub(crate) struct Connections {
     slab: Slab<Connection>,
     /// First come, first served, so that nobody's many requests keep the others waiting.
     ready: VecDeque<usize>,
@@ -126,16 +126,16 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }
 
-    pub fn has_ready(&self) -> bool {
+    pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     #[cfg(test)]
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
         self.slab.iter()
     }
 
@@ -191,24 +191,24 @@ impl Connection {
 #[cfg(test)]
 impl Connection {
     /// Its peer is waited for, so it needs a deadline.
-    pub fn waits_for_peer(&self) -> bool {
+    pub(crate) fn waits_for_peer(&self) -> bool {
         let is_told_later = matches!(self.phase, Phase::FollowsRoll | Phase::AwaitsEnd);
         self.phase != Phase::Closed && (!is_told_later || !self.out.is_empty())
     }
 
-    pub fn follows_roll(&self) -> bool {
+    pub(crate) fn follows_roll(&self) -> bool {
         self.phase == Phase::FollowsRoll
     }
 
     /// No more than one read lies behind a request, and what was left of the read before it.
-    pub const MAX_INBOX_BYTES: usize = 2 * READ_BYTES;
+    pub(crate) const MAX_INBOX_BYTES: usize = 2 * READ_BYTES;
     /// No more than this of a rolling restart's progress.
-    pub const MAX_PROGRESS_BYTES: usize = 3 * MAX_PROGRESS_BYTES;
+    pub(crate) const MAX_PROGRESS_BYTES: usize = 3 * MAX_PROGRESS_BYTES;
 }
 
 /// What somebody asks for.
 #[derive(Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub key: usize,
     pub peer: ControlPeer,
     pub request: Request,
@@ -217,7 +217,7 @@ pub struct Ask {
 
 /// Reading and writing.
 impl Admin {
-    pub fn note(&mut self, key: usize, event: Readiness) {
+    pub(crate) fn note(&mut self, key: usize, event: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.is_readable |= event.is_readable || event.is_read_closed;
         connection.is_closing |= event.is_read_closed;
@@ -226,12 +226,12 @@ impl Admin {
     }
 
     /// How many of the connections that have something to do are looked at in this tick.
-    pub fn steps(&self) -> usize {
+    pub(crate) fn steps(&self) -> usize {
         self.connections.ready.len().min(MAX_STEPS_PER_TICK)
     }
 
     /// The next one that has something to do.
-    pub fn next_ready(&mut self) -> Option<usize> {
+    pub(crate) fn next_ready(&mut self) -> Option<usize> {
         let key = self.connections.ready.pop_front()?;
         if let Some(connection) = self.connections.slab.get_mut(key) {
             connection.is_ready = false;
@@ -240,7 +240,7 @@ impl Admin {
     }
 
     /// One step: what waits is written; then one read, and at most one request.
-    pub fn advance(&mut self, key: usize, io: &Io) -> Option<Ask> {
+    pub(crate) fn advance(&mut self, key: usize, io: &Io) -> Option<Ask> {
         self.flush(key, io);
         // Requests that had to wait for the answer before them come first, so that no more than one read lies unread.
         if let Some(ask) = self.feed(key, &mut [], io) {
@@ -327,7 +327,7 @@ impl Admin {
     }
 
     /// Writes what the peer has not taken; what follows when that is all.
-    pub fn flush(&mut self, key: usize, io: &Io) {
+    pub(crate) fn flush(&mut self, key: usize, io: &Io) {
         let now = io.now();
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut taken_bytes = 0;
@@ -388,18 +388,18 @@ impl Admin {
     }
 
     /// Takes one connection whose deadline is due.
-    pub fn expire(&mut self, now: Instant) -> Option<(usize, ControlDeadline)> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(usize, ControlDeadline)> {
         self.deadlines.expire(now)
     }
 
     /// An idle connection is about to be closed: a request that has arrived is answered.
-    pub fn look_once_more(&mut self, key: usize) {
+    pub(crate) fn look_once_more(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.is_readable = true;
         }
     }
 
-    pub fn close_if_idle(&mut self, key: usize) {
+    pub(crate) fn close_if_idle(&mut self, key: usize) {
         let is_idle = |other: &mut Connection| other.phase == Phase::Reading && other.conn.is_idle();
         let is_timed = self.deadlines.armed(key).is_some();
         if !is_timed && self.connections.get_mut(key).is_some_and(is_idle) {
@@ -408,7 +408,7 @@ impl Admin {
     }
 
     /// Its request has not come in time.
-    pub fn refuse_arriving(&mut self, key: usize, io: &Io) {
+    pub(crate) fn refuse_arriving(&mut self, key: usize, io: &Io) {
         let connection = self.connections.get_mut(key);
         match connection.and_then(|connection| connection.conn.abandon(Vec::new(), io.now())) {
             Some(request) => self.refuse(key, &request, Reason::ClientTimeout, io),
@@ -417,7 +417,7 @@ impl Admin {
     }
 
     /// Out of the slab after this batch of events.
-    pub fn close(&mut self, key: usize) {
+    pub(crate) fn close(&mut self, key: usize) {
         self.deadlines.disarm(key);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::Closed;
@@ -426,7 +426,7 @@ impl Admin {
     }
 
     /// Drops the connections that were closed in this tick, so that no key is used again inside one batch of events.
-    pub fn remove_closed(&mut self, io: &mut Io) {
+    pub(crate) fn remove_closed(&mut self, io: &mut Io) {
         let connections = &mut self.connections;
         for key in connections.closed.drain(..) {
             connections.slab.try_remove(key);

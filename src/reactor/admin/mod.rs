@@ -1,8 +1,8 @@
 //! Operators: the control socket, where workers join and leave and the command line's verbs ask, and the metrics
 //! listeners. What is asked for is done by the reactor.
 
-pub mod connections;
-pub mod socket;
+pub(super) mod connections;
+pub(super) mod socket;
 
 use super::io::listen::Listener;
 use super::limits::LINGER;
@@ -12,7 +12,7 @@ use connections::{Connections, ControlDeadline};
 use std::rc::Rc;
 use std::time::Instant;
 
-pub struct Admin {
+pub(super) struct Admin {
     listener: Listener,
     metrics_listeners: Vec<Listener>,
     connections: Connections,
@@ -21,7 +21,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn new(listener: Listener, metrics_listeners: Vec<Listener>, config: Rc<Config>) -> Self {
+    pub(super) fn new(listener: Listener, metrics_listeners: Vec<Listener>, config: Rc<Config>) -> Self {
         Admin {
             listener,
             metrics_listeners,
@@ -35,29 +35,29 @@ impl Admin {
         }
     }
 
-    pub fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    pub fn has_ready(&self) -> bool {
+    pub(super) fn has_ready(&self) -> bool {
         self.connections.has_ready()
     }
 
-    pub fn metrics_listeners(&self) -> &[Listener] {
+    pub(super) fn metrics_listeners(&self) -> &[Listener] {
         &self.metrics_listeners
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
 
     #[cfg(test)]
-    pub fn all(&self) -> impl Iterator<Item = (usize, &connections::Connection)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (usize, &connections::Connection)> {
         self.connections.iter()
     }
 
     #[cfg(test)]
-    pub fn is_timed(&self, key: usize) -> bool {
+    pub(super) fn is_timed(&self, key: usize) -> bool {
         self.deadlines.armed(key).is_some()
     }
 }

@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind};
 
 /// Why a worker has no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoConnection {
+pub(crate) enum NoConnection {
     /// Its backlog is full, or this side lacks something that comes back, a descriptor say.
     Later,
     /// Nobody listens on its socket.
@@ -37,7 +37,7 @@ impl NoConnection {
 
 /// What came of starting an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Started {
+pub(crate) enum Started {
     /// Its request is to be sent.
     Connected,
     /// It is tried again to connect, after a moment.
@@ -47,7 +47,7 @@ pub enum Started {
 
 impl Backend {
     /// Has an exchange begin on its connection, over a new one where there is none.
-    pub fn start(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &Io) -> Started {
+    pub(crate) fn start(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &Io) -> Started {
         let now = io.now();
         match self.connect(upstream, endpoint, io) {
             Ok(()) => {}
@@ -85,7 +85,7 @@ impl Backend {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn connect(
+    pub(crate) fn connect(
         &mut self,
         upstream: UpstreamKey,
         endpoint: &Endpoint,

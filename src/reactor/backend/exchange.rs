@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     /// `None`: nobody waits for the answer any more.
     pub client: Option<ClientKey>,
     pub job: Job,
@@ -28,7 +28,7 @@ pub struct Exchange {
 
 /// Where an exchange stands.
 #[derive(Debug)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// A client's request goes out, and its answer comes in.
     Serving,
     /// The same request, on its way to the process that has just closed a connection.
@@ -47,7 +47,7 @@ pub enum Stage {
 
 /// A stage without what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     Serving,
     Reconnecting,
     Tunnel,
@@ -57,7 +57,7 @@ pub enum State {
 }
 
 /// Each state of an exchange, with what may follow. Each may be the last one.
-pub const EXCHANGE: &[Row<State>] = &[
+pub(crate) const EXCHANGE: &[Row<State>] = &[
     Row {
         state: State::Serving,
         next: &[State::Reconnecting, State::Tunnel, State::AwaitingExit],
@@ -80,7 +80,7 @@ pub const EXCHANGE: &[Row<State>] = &[
 
 /// The way to the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sending {
+pub(crate) enum Sending {
     Open,
     /// Shut behind the last byte that waits.
     Ending,
@@ -90,7 +90,7 @@ pub enum Sending {
 
 /// The way from the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receiving {
+pub(crate) enum Receiving {
     Open,
     /// The worker is not read while its client's spool is full.
     HeldBack,
@@ -100,7 +100,7 @@ pub enum Receiving {
 
 impl Exchange {
     /// A client's request.
-    pub fn of_client(client: ClientKey, job: Job, now: Instant, is_connection_new: bool) -> Self {
+    pub(crate) fn of_client(client: ClientKey, job: Job, now: Instant, is_connection_new: bool) -> Self {
         Exchange {
             client: Some(client),
             job,
@@ -116,12 +116,17 @@ impl Exchange {
     }
 
     /// A command's first question.
-    pub fn probe(request: Request, budget: &Rc<SpoolBudget>, now: Instant) -> Self {
+    pub(crate) fn probe(request: Request, budget: &Rc<SpoolBudget>, now: Instant) -> Self {
         Exchange::question(Job::of_server(request, budget, now), now, Stage::Probing)
     }
 
     /// The question whether the worker is idle after `about`, which was given to it at `assigned`.
-    pub fn ask_idle(question: Request, about: Request, assigned: Instant, budget: &Rc<SpoolBudget>) -> Self {
+    pub(crate) fn ask_idle(
+        question: Request,
+        about: Request,
+        assigned: Instant,
+        budget: &Rc<SpoolBudget>,
+    ) -> Self {
         let job = Job::of_server(question, budget, assigned);
         Exchange::question(job, assigned, Stage::AskingIdle { about: Box::new(about) })
     }
@@ -141,7 +146,7 @@ impl Exchange {
         }
     }
 
-    pub fn stage(&self) -> &Stage {
+    pub(crate) fn stage(&self) -> &Stage {
         &self.stage
     }
 
@@ -157,31 +162,31 @@ impl Exchange {
     }
 
     /// The one door for transitions.
-    pub fn enter(&mut self, next: Stage) {
+    pub(crate) fn enter(&mut self, next: Stage) {
         let (from, to) = (Self::state(&self.stage), Self::state(&next));
         debug_assert!(may_become(EXCHANGE, &from, &to), "an exchange: no way from {from:?} to {to:?}");
         self.stage = next;
     }
 
     /// The server's own, and not a client's request.
-    pub fn is_question(&self) -> bool {
+    pub(crate) fn is_question(&self) -> bool {
         matches!(self.stage, Stage::Probing | Stage::AskingIdle { .. })
     }
 
-    pub fn is_asking_idle(&self) -> bool {
+    pub(crate) fn is_asking_idle(&self) -> bool {
         matches!(self.stage, Stage::AskingIdle { .. })
     }
 
-    pub fn is_reconnecting(&self) -> bool {
+    pub(crate) fn is_reconnecting(&self) -> bool {
         matches!(self.stage, Stage::Reconnecting)
     }
 
-    pub fn is_tunnel(&self) -> bool {
+    pub(crate) fn is_tunnel(&self) -> bool {
         matches!(self.stage, Stage::Tunnel { .. })
     }
 
     /// What waits for a tunnel's worker.
-    pub fn tunnel_out(&self) -> Option<&Spool> {
+    pub(crate) fn tunnel_out(&self) -> Option<&Spool> {
         match &self.stage {
             Stage::Tunnel { out } => Some(out),
             Stage::Serving
@@ -204,23 +209,23 @@ impl Exchange {
     }
 
     /// A tunnel whose worker has sent its last byte.
-    pub fn has_tunnel_ended(&self) -> bool {
+    pub(crate) fn has_tunnel_ended(&self) -> bool {
         self.receiving == Receiving::Ended
     }
 
-    pub fn is_held_back(&self) -> bool {
+    pub(crate) fn is_held_back(&self) -> bool {
         self.receiving == Receiving::HeldBack
     }
 
     /// The same once more, over a fresh connection.
-    pub fn send_again(&mut self) {
+    pub(crate) fn send_again(&mut self) {
         self.head_sent_bytes = 0;
         self.sending = Sending::Open;
         self.job.body.rewind();
     }
 
     /// What the worker was at work on, for the log and for status.
-    pub fn subject(&self) -> &Request {
+    pub(crate) fn subject(&self) -> &Request {
         match &self.stage {
             Stage::AskingIdle { about } => about,
             Stage::Serving
@@ -232,7 +237,7 @@ impl Exchange {
     }
 
     /// Its requests, for their buffers.
-    pub fn into_requests(self) -> impl Iterator<Item = Request> {
+    pub(crate) fn into_requests(self) -> impl Iterator<Item = Request> {
         let about = match self.stage {
             Stage::AskingIdle { about } => Some(*about),
             Stage::Serving
@@ -244,21 +249,21 @@ impl Exchange {
         std::iter::once(self.job.request).chain(about)
     }
 
-    pub fn times(&self, now: Instant) -> Times {
+    pub(crate) fn times(&self, now: Instant) -> Times {
         Times::of(&self.job, self.assigned, now)
     }
 
-    pub fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.head_sent_bytes == self.job.request.head.len() && self.job.body.is_read()
     }
 
     /// The worker has seen nothing of it.
-    pub fn is_unsent(&self) -> bool {
+    pub(crate) fn is_unsent(&self) -> bool {
         self.head_sent_bytes == 0
     }
 
     /// Sending has begun, and there is more to do.
-    pub fn is_half_sent(&self) -> bool {
+    pub(crate) fn is_half_sent(&self) -> bool {
         let tunnel_waits = self.tunnel_out().is_some_and(|out| !out.is_read());
         match self.sending {
             Sending::Open => self.head_sent_bytes > 0 && (!self.is_sent() || tunnel_waits),
@@ -268,17 +273,17 @@ impl Exchange {
     }
 
     /// The whole request is out, and the way is still open: another one may follow on the connection.
-    pub fn has_left_the_way_open(&self) -> bool {
+    pub(crate) fn has_left_the_way_open(&self) -> bool {
         self.is_sent() && self.sending == Sending::Open
     }
 
     /// An event stream's head is out: nobody half-closes one, so a FIN is a departure.
-    pub fn is_event_stream(&self) -> bool {
+    pub(crate) fn is_event_stream(&self) -> bool {
         !self.is_tunnel() && self.answer.is_some_and(|answer| answer.may_idle)
     }
 
     /// An event stream or a tunnel: it may go on for as long as it likes.
-    pub fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         self.is_tunnel() || self.answer.is_some_and(|answer| answer.may_idle)
     }
 }

@@ -2,16 +2,16 @@
 //! connection at most.
 
 mod connecting;
-pub mod exchange;
+pub(crate) mod exchange;
 mod receiving;
 #[cfg(test)]
 mod seen;
 mod sending;
 mod tunnels;
 
-pub use connecting::{NoConnection, Started};
-pub use receiving::Piece;
-pub use sending::Sent;
+pub(crate) use connecting::{NoConnection, Started};
+pub(crate) use receiving::Piece;
+pub(crate) use sending::Sent;
 
 use super::crossing::Job;
 use super::io::Io;
@@ -40,7 +40,7 @@ const EXIT_WAIT: Duration = Duration::from_secs(2);
 
 deadline_kinds! {
     /// What a connection to a worker waits for.
-    pub enum UpstreamDeadline {
+    pub(crate) enum UpstreamDeadline {
         /// The next byte of an answer.
         Read,
         /// The same, where a stream may be idle for long.
@@ -60,7 +60,7 @@ deadline_kinds! {
 
 deadline_kinds! {
     /// What runs beside [`UpstreamDeadline::Stall`], while a worker is asked whether it is idle.
-    pub enum AskDeadline {
+    pub(crate) enum AskDeadline {
         /// The next time that it is asked.
         Repeat,
     }
@@ -68,7 +68,7 @@ deadline_kinds! {
 
 /// A connection to a worker, or the place for one.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     worker: WorkerKey,
     stream: Option<Stream>,
     conn: conn::Worker,
@@ -81,7 +81,7 @@ pub struct Upstream {
     connecting_since: Option<Instant>,
 }
 
-pub struct Backend {
+pub(crate) struct Backend {
     upstreams: Slab<Upstream>,
     /// By the worker's key.
     of_workers: Vec<Option<UpstreamKey>>,
@@ -91,7 +91,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub fn new(config: Rc<Config>) -> Self {
+    pub(crate) fn new(config: Rc<Config>) -> Self {
         Backend {
             upstreams: Slab::new(),
             of_workers: Vec::new(),
@@ -126,81 +126,81 @@ impl Backend {
 
 /// Getters.
 impl Backend {
-    pub fn upstream_of(&self, worker: WorkerKey) -> Option<UpstreamKey> {
+    pub(crate) fn upstream_of(&self, worker: WorkerKey) -> Option<UpstreamKey> {
         self.of_workers.get(worker.0).copied().flatten()
     }
 
-    pub fn worker_of(&self, upstream: UpstreamKey) -> Option<WorkerKey> {
+    pub(crate) fn worker_of(&self, upstream: UpstreamKey) -> Option<WorkerKey> {
         self.get(upstream).map(|entry| entry.worker)
     }
 
-    pub fn keys(&self) -> Vec<UpstreamKey> {
+    pub(crate) fn keys(&self) -> Vec<UpstreamKey> {
         self.upstreams.iter().map(|(key, _)| UpstreamKey(key)).collect()
     }
 
-    pub fn exchange(&self, upstream: UpstreamKey) -> Option<&Exchange> {
+    pub(crate) fn exchange(&self, upstream: UpstreamKey) -> Option<&Exchange> {
         self.get(upstream)?.exchange.as_ref()
     }
 
     /// Who waits for its answer.
-    pub fn client_of(&self, upstream: UpstreamKey) -> Option<ClientKey> {
+    pub(crate) fn client_of(&self, upstream: UpstreamKey) -> Option<ClientKey> {
         self.exchange(upstream)?.client
     }
 
-    pub fn is_question(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_question(&self, upstream: UpstreamKey) -> bool {
         self.exchange(upstream).is_some_and(Exchange::is_question)
     }
 
-    pub fn is_tunnel(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_tunnel(&self, upstream: UpstreamKey) -> bool {
         self.exchange(upstream).is_some_and(Exchange::is_tunnel)
     }
 
-    pub fn is_event_stream(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_event_stream(&self, upstream: UpstreamKey) -> bool {
         self.exchange(upstream).is_some_and(Exchange::is_event_stream)
     }
 
-    pub fn is_held_back(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_held_back(&self, upstream: UpstreamKey) -> bool {
         self.exchange(upstream).is_some_and(Exchange::is_held_back)
     }
 
-    pub fn is_watched_for_room(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_watched_for_room(&self, upstream: UpstreamKey) -> bool {
         self.get(upstream).is_some_and(|entry| entry.is_watched_for_room)
     }
 
     /// Sending has begun, and there is more to do without an event.
-    pub fn has_more_to_send(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn has_more_to_send(&self, upstream: UpstreamKey) -> bool {
         let exchange = self.get(upstream).filter(|entry| !entry.is_watched_for_room);
         exchange.and_then(|entry| entry.exchange.as_ref()).is_some_and(Exchange::is_half_sent)
     }
 
     /// Tunnels with both of their ends.
-    pub fn tunnels(&self) -> usize {
+    pub(crate) fn tunnels(&self) -> usize {
         let is_one = |exchange: &Exchange| exchange.is_tunnel() && exchange.client.is_some();
         self.upstreams.iter().filter(|(_, entry)| entry.exchange.as_ref().is_some_and(is_one)).count()
     }
 
     /// Workers that hold an event stream or a tunnel.
-    pub fn workers_with_streams(&self) -> Vec<WorkerKey> {
+    pub(crate) fn workers_with_streams(&self) -> Vec<WorkerKey> {
         let has_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_stream);
         let with = self.upstreams.iter().filter(|(_, entry)| has_stream(entry));
         with.map(|(_, entry)| entry.worker).collect()
     }
 
     /// The job of an exchange of which the worker has seen nothing.
-    pub fn unsent_job(&mut self, upstream: UpstreamKey) -> Option<&mut Job> {
+    pub(crate) fn unsent_job(&mut self, upstream: UpstreamKey) -> Option<&mut Job> {
         let exchange = self.exchange_mut(upstream)?;
         exchange.is_unsent().then_some(&mut exchange.job)
     }
 
     /// The final head of the answer, if it has come.
-    pub fn answer_of(&self, upstream: UpstreamKey) -> Option<Answer> {
+    pub(crate) fn answer_of(&self, upstream: UpstreamKey) -> Option<Answer> {
         self.exchange(upstream)?.answer
     }
 }
 
 /// Workers come and go.
 impl Backend {
-    pub fn add(&mut self, worker: WorkerKey) {
+    pub(crate) fn add(&mut self, worker: WorkerKey) {
         let upstream = self.upstreams.insert(Upstream {
             worker,
             stream: None,
@@ -216,7 +216,7 @@ impl Backend {
         self.of_workers[worker.0] = Some(UpstreamKey(upstream));
     }
 
-    pub fn remove(&mut self, worker: WorkerKey) {
+    pub(crate) fn remove(&mut self, worker: WorkerKey) {
         if let Some(upstream) = self.of_workers.get_mut(worker.0).and_then(Option::take) {
             self.deadlines.disarm(upstream.0);
             self.ask_deadlines.disarm(upstream.0);
@@ -225,25 +225,25 @@ impl Backend {
     }
 
     /// A worker's process has ended: what it had written before is still to be read to its end.
-    pub fn worker_has_ended(&mut self, upstream: UpstreamKey) {
+    pub(crate) fn worker_has_ended(&mut self, upstream: UpstreamKey) {
         if let Some(entry) = self.get_mut(upstream) {
             entry.is_closing = true;
         }
     }
 
     /// The connection has ended; how far its answer had come.
-    pub fn end_connection(&mut self, upstream: UpstreamKey, is_reset: bool) -> Option<End> {
+    pub(crate) fn end_connection(&mut self, upstream: UpstreamKey, is_reset: bool) -> Option<End> {
         self.get_mut(upstream).map(|entry| entry.conn.end(is_reset))
     }
 
-    pub fn close(&mut self, upstream: UpstreamKey) {
+    pub(crate) fn close(&mut self, upstream: UpstreamKey) {
         if let Some(entry) = self.get_mut(upstream) {
             entry.close();
         }
     }
 
     /// Clients' connections are to end with the answers at work.
-    pub fn close_clients(&mut self) {
+    pub(crate) fn close_clients(&mut self) {
         for (_, entry) in &mut self.upstreams {
             entry.conn.close_client();
         }
@@ -262,7 +262,7 @@ impl Upstream {
 impl Backend {
     /// A client's request is the worker's from now on. Inlined, since a call would move all of it once more.
     #[inline(always)]
-    pub fn begin(&mut self, upstream: UpstreamKey, client: ClientKey, job: Job, now: Instant) {
+    pub(crate) fn begin(&mut self, upstream: UpstreamKey, client: ClientKey, job: Job, now: Instant) {
         let Some(entry) = self.get_mut(upstream) else { return };
         debug_assert!(entry.exchange.is_none(), "one request at a time");
         let is_connection_new = entry.stream.is_none();
@@ -270,7 +270,7 @@ impl Backend {
     }
 
     /// A command is asked whether it answers by now.
-    pub fn begin_probe(&mut self, upstream: UpstreamKey, io: &mut Io) {
+    pub(crate) fn begin_probe(&mut self, upstream: UpstreamKey, io: &mut Io) {
         let question = Request::probe(io.take_buffer(), io.now());
         let exchange = Exchange::probe(question, io.spools(), io.now());
         if let Some(entry) = self.get_mut(upstream) {
@@ -279,7 +279,7 @@ impl Backend {
     }
 
     /// A worker is asked whether it is idle after an earlier request. The time for its answer's end runs.
-    pub fn begin_asking_idle(
+    pub(crate) fn begin_asking_idle(
         &mut self,
         upstream: UpstreamKey,
         about: Request,
@@ -294,7 +294,7 @@ impl Backend {
     }
 
     /// The same request, over a fresh connection to the process that has just closed one.
-    pub fn begin_again(&mut self, upstream: UpstreamKey, mut exchange: Exchange) {
+    pub(crate) fn begin_again(&mut self, upstream: UpstreamKey, mut exchange: Exchange) {
         exchange.is_connection_new = true;
         exchange.enter(Stage::Reconnecting);
         exchange.send_again();
@@ -304,20 +304,20 @@ impl Backend {
     }
 
     /// The same question once more.
-    pub fn ask_again(&mut self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn ask_again(&mut self, upstream: UpstreamKey) -> bool {
         let exchange = self.exchange_mut(upstream).filter(|exchange| exchange.is_asking_idle());
         exchange.map(Exchange::send_again).is_some()
     }
 
     /// An exchange is over.
-    pub fn take_exchange(&mut self, upstream: UpstreamKey) -> Option<Exchange> {
+    pub(crate) fn take_exchange(&mut self, upstream: UpstreamKey) -> Option<Exchange> {
         self.get_mut(upstream)?.exchange.take()
     }
 
     /// An answer is whole. Its connection is closed if no other request may follow on it. Inlined, since a call would move
     /// the exchange once more.
     #[inline(always)]
-    pub fn end_exchange(&mut self, upstream: UpstreamKey, is_reusable: bool) -> Option<Exchange> {
+    pub(crate) fn end_exchange(&mut self, upstream: UpstreamKey, is_reusable: bool) -> Option<Exchange> {
         let entry = self.get_mut(upstream)?;
         if !is_reusable || !entry.exchange.as_ref()?.has_left_the_way_open() {
             entry.close();
@@ -326,7 +326,7 @@ impl Backend {
     }
 
     /// An exchange ends without a word about it.
-    pub fn drop_exchange(&mut self, upstream: UpstreamKey, io: &mut Io) {
+    pub(crate) fn drop_exchange(&mut self, upstream: UpstreamKey, io: &mut Io) {
         self.close(upstream);
         self.ask_deadlines.disarm(upstream.0);
         if let Some(exchange) = self.take_exchange(upstream) {
@@ -338,7 +338,7 @@ impl Backend {
 
     /// A request of which its worker has seen nothing is not sent any more. `true`: the worker is free; else it is cooling
     /// down, and goes on with that.
-    pub fn call_off(&mut self, upstream: UpstreamKey, io: &mut Io) -> bool {
+    pub(crate) fn call_off(&mut self, upstream: UpstreamKey, io: &mut Io) -> bool {
         self.close(upstream);
         let Some(entry) = self.get_mut(upstream) else { return false };
         entry.connecting_since = None;
@@ -353,7 +353,7 @@ impl Backend {
     }
 
     /// The answer has ended with its connection: the exit status tells whether that was all.
-    pub fn await_exit(
+    pub(crate) fn await_exit(
         &mut self,
         upstream: UpstreamKey,
         suffix: &'static [u8],
@@ -367,7 +367,7 @@ impl Backend {
     }
 
     /// What makes an answer whole whose end hangs on an exit status.
-    pub fn awaited_suffix(&self, upstream: UpstreamKey) -> Option<&'static [u8]> {
+    pub(crate) fn awaited_suffix(&self, upstream: UpstreamKey) -> Option<&'static [u8]> {
         match self.exchange(upstream)?.stage() {
             Stage::AwaitingExit { suffix } => Some(suffix),
             Stage::Serving
@@ -379,61 +379,61 @@ impl Backend {
     }
 
     /// An exchange goes on for nobody: whatever its worker still says is read and thrown away.
-    pub fn let_client_go(&mut self, upstream: UpstreamKey, io: &mut Io) -> Option<ClientKey> {
+    pub(crate) fn let_client_go(&mut self, upstream: UpstreamKey, io: &mut Io) -> Option<ClientKey> {
         let client = self.exchange_mut(upstream)?.client.take();
         self.release_held_back(upstream, io);
         client
     }
 
     /// For the log: the exchange keeps its own request, since its worker may still be at it.
-    pub fn copy_request(&self, upstream: UpstreamKey, io: &mut Io) -> Option<Request> {
+    pub(crate) fn copy_request(&self, upstream: UpstreamKey, io: &mut Io) -> Option<Request> {
         Some(self.exchange(upstream)?.job.request.copy_into(io.take_buffer()))
     }
 }
 
 /// Deadlines.
 impl Backend {
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         earliest([self.deadlines.next(), self.ask_deadlines.next()])
     }
 
     /// Takes one connection whose deadline is due.
-    pub fn expire(&mut self, now: Instant) -> Option<(UpstreamKey, UpstreamDeadline)> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(UpstreamKey, UpstreamDeadline)> {
         let (key, kind) = self.deadlines.expire(now)?;
         Some((UpstreamKey(key), kind))
     }
 
     /// Takes one worker that is to be asked again.
-    pub fn expire_question(&mut self, now: Instant) -> Option<UpstreamKey> {
+    pub(crate) fn expire_question(&mut self, now: Instant) -> Option<UpstreamKey> {
         self.ask_deadlines.expire(now).map(|(key, AskDeadline::Repeat)| UpstreamKey(key))
     }
 
-    pub fn armed(&self, upstream: UpstreamKey) -> Option<UpstreamDeadline> {
+    pub(crate) fn armed(&self, upstream: UpstreamKey) -> Option<UpstreamDeadline> {
         self.deadlines.armed(upstream.0)
     }
 
-    pub fn arm(&mut self, upstream: UpstreamKey, kind: UpstreamDeadline, now: Instant) {
+    pub(crate) fn arm(&mut self, upstream: UpstreamKey, kind: UpstreamDeadline, now: Instant) {
         self.deadlines.arm(upstream.0, kind, now);
     }
 
-    pub fn disarm(&mut self, upstream: UpstreamKey) {
+    pub(crate) fn disarm(&mut self, upstream: UpstreamKey) {
         self.deadlines.disarm(upstream.0);
     }
 
     /// A worker's time to end an answer that nobody waits for. Where it runs, nothing sets it back.
-    pub fn arm_stall(&mut self, upstream: UpstreamKey, now: Instant) {
+    pub(crate) fn arm_stall(&mut self, upstream: UpstreamKey, now: Instant) {
         if self.armed(upstream) != Some(UpstreamDeadline::Stall) {
             self.arm(upstream, UpstreamDeadline::Stall, now);
         }
     }
 
     /// A question is asked again after a while.
-    pub fn arm_question(&mut self, upstream: UpstreamKey, now: Instant) {
+    pub(crate) fn arm_question(&mut self, upstream: UpstreamKey, now: Instant) {
         self.ask_deadlines.arm(upstream.0, AskDeadline::Repeat, now);
     }
 
     /// The worker takes bytes, so it lives.
-    pub fn note_progress(&mut self, upstream: UpstreamKey, now: Instant) {
+    pub(crate) fn note_progress(&mut self, upstream: UpstreamKey, now: Instant) {
         if self.armed(upstream) == Some(UpstreamDeadline::Read) {
             self.arm(upstream, UpstreamDeadline::Read, now);
         }
@@ -441,7 +441,7 @@ impl Backend {
 
     /// A piece of an answer has come, and it goes on. Once nobody waits, the stall's clock runs and is not set back by more
     /// bytes.
-    pub fn answer_goes_on(&mut self, upstream: UpstreamKey, now: Instant) {
+    pub(crate) fn answer_goes_on(&mut self, upstream: UpstreamKey, now: Instant) {
         let may_idle = self.answer_of(upstream).is_some_and(|answer| answer.may_idle);
         if self.armed(upstream) != Some(UpstreamDeadline::Stall) {
             let kind = if may_idle { UpstreamDeadline::Idle } else { UpstreamDeadline::Read };
@@ -450,7 +450,7 @@ impl Backend {
     }
 
     /// An event has come. `false`: of nobody.
-    pub fn note(&mut self, upstream: UpstreamKey, event: Readiness) -> bool {
+    pub(crate) fn note(&mut self, upstream: UpstreamKey, event: Readiness) -> bool {
         let Some(entry) = self.get_mut(upstream) else { return false };
         entry.is_closing |= event.is_read_closed;
         true

@@ -16,7 +16,7 @@ use std::ops::Range;
 /// What one look at a worker's bytes amounts to. For the client: what was written to the prefix, then `data` of the
 /// pending bytes, then `suffix`.
 #[derive(Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Who gets it; `None`: nobody.
     pub client: Option<ClientKey>,
     pub consumed: usize,
@@ -32,7 +32,7 @@ pub struct Piece {
 impl Backend {
     /// One read; `true`: the kernel has no more. `None`: nothing is there, or the worker is held back, or the tick's budget
     /// is used up.
-    pub fn receive(
+    pub(crate) fn receive(
         &mut self,
         upstream: UpstreamKey,
         scratch: &mut [u8],
@@ -60,13 +60,17 @@ impl Backend {
     }
 
     /// What is not used up of its bytes, the fresh ones behind the kept ones.
-    pub fn pending<'a>(&mut self, upstream: UpstreamKey, fresh: &'a mut [u8]) -> Option<PendingBytes<'a>> {
+    pub(crate) fn pending<'a>(
+        &mut self,
+        upstream: UpstreamKey,
+        fresh: &'a mut [u8],
+    ) -> Option<PendingBytes<'a>> {
         let entry = self.get_mut(upstream)?;
         Some(PendingBytes::join(entry.conn.read_buffer.take(), fresh))
     }
 
     /// Looks at a worker's bytes. `prefix` gets what goes to the client before the data.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         upstream: UpstreamKey,
         bytes: &mut PendingBytes<'_>,
@@ -91,14 +95,14 @@ impl Backend {
     }
 
     /// Keeps what is not used up.
-    pub fn keep(&mut self, upstream: UpstreamKey, bytes: PendingBytes<'_>) {
+    pub(crate) fn keep(&mut self, upstream: UpstreamKey, bytes: PendingBytes<'_>) {
         if let Some(entry) = self.get_mut(upstream) {
             entry.conn.read_buffer.keep(bytes);
         }
     }
 
     /// The client has not taken all: whether the worker is held back.
-    pub fn hold_back(&mut self, upstream: UpstreamKey, is_full: bool) {
+    pub(crate) fn hold_back(&mut self, upstream: UpstreamKey, is_full: bool) {
         if let Some(exchange) = self.exchange_mut(upstream)
             && exchange.receiving != Receiving::Ended
         {
@@ -107,7 +111,7 @@ impl Backend {
     }
 
     /// There is room again for what a worker says. Its time starts anew: it could not write.
-    pub fn release_held_back(&mut self, upstream: UpstreamKey, io: &mut Io) {
+    pub(crate) fn release_held_back(&mut self, upstream: UpstreamKey, io: &mut Io) {
         let Some(exchange) = self.exchange_mut(upstream).filter(|exchange| exchange.is_held_back()) else {
             return;
         };

@@ -6,31 +6,31 @@ use crate::deadlines::Deadlines;
 use crate::keys::{UpstreamKey, WorkerKey};
 
 impl Backend {
-    pub fn upstreams(&self) -> impl Iterator<Item = (UpstreamKey, &Upstream)> {
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = (UpstreamKey, &Upstream)> {
         self.upstreams.iter().map(|(key, entry)| (UpstreamKey(key), entry))
     }
 
-    pub fn deadlines(&self) -> &Deadlines<UpstreamDeadline> {
+    pub(crate) fn deadlines(&self) -> &Deadlines<UpstreamDeadline> {
         &self.deadlines
     }
 }
 
 impl Upstream {
-    pub fn worker(&self) -> WorkerKey {
+    pub(crate) fn worker(&self) -> WorkerKey {
         self.worker
     }
 
-    pub fn exchange(&self) -> Option<&Exchange> {
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
         self.exchange.as_ref()
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.stream.is_some()
     }
 }
 
 impl Exchange {
-    pub fn sending(&self) -> Sending {
+    pub(crate) fn sending(&self) -> Sending {
         self.sending
     }
 }

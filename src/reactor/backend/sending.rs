@@ -14,7 +14,7 @@ use std::io::{IoSlice, Write};
 
 /// What came of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// It is out, or waits for room.
     Fine,
     /// The rest cannot be given to the worker, which is not to blame.
@@ -25,7 +25,7 @@ pub enum Sent {
 
 impl Backend {
     /// Writes as much of the request as the worker takes.
-    pub fn send(&mut self, upstream: UpstreamKey, io: &mut Io) -> Sent {
+    pub(crate) fn send(&mut self, upstream: UpstreamKey, io: &mut Io) -> Sent {
         let Some(entry) = self.get_mut(upstream) else { return Sent::Fine };
         let (Some(stream), Some(exchange)) = (&mut entry.stream, &mut entry.exchange) else {
             return Sent::Fine;
@@ -102,7 +102,7 @@ impl Backend {
     }
 
     /// Tells the worker that nobody waits: it reads the end of its connection, at once.
-    pub fn shut_down_sending(&mut self, upstream: UpstreamKey) {
+    pub(crate) fn shut_down_sending(&mut self, upstream: UpstreamKey) {
         if let Some(entry) = self.get_mut(upstream)
             && let Some(stream) = &entry.stream
         {
@@ -115,13 +115,13 @@ impl Backend {
     }
 
     /// The same behind the last byte that is still to be sent. `true`: it is to be sent now.
-    pub fn end_sending(&mut self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn end_sending(&mut self, upstream: UpstreamKey) -> bool {
         let exchange = self.exchange_mut(upstream).filter(|exchange| exchange.sending == Sending::Open);
         exchange.map(|exchange| exchange.sending = Sending::Ending).is_some()
     }
 
     /// Whether more may be sent to the worker.
-    pub fn is_sending_open(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_sending_open(&self, upstream: UpstreamKey) -> bool {
         self.exchange(upstream).is_some_and(|exchange| exchange.sending == Sending::Open)
     }
 }

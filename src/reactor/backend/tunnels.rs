@@ -13,7 +13,7 @@ const MAX_WAITING_BYTES: u64 = 64 * 1024;
 
 impl Backend {
     /// After a 101.
-    pub fn upgrade(&mut self, upstream: UpstreamKey, io: &Io) {
+    pub(crate) fn upgrade(&mut self, upstream: UpstreamKey, io: &Io) {
         if let Some(exchange) = self.exchange_mut(upstream) {
             exchange.enter(Stage::Tunnel { out: Box::new(Spool::new(io.spools())) });
             self.deadlines.arm(upstream.0, UpstreamDeadline::Idle, io.now());
@@ -22,7 +22,7 @@ impl Backend {
 
     /// Bytes for a tunnel's worker. Its client is not read while much of this waits, so what finds no room on disk is
     /// little.
-    pub fn push_to_tunnel(&mut self, upstream: UpstreamKey, bytes: &[u8], now: Instant) -> bool {
+    pub(crate) fn push_to_tunnel(&mut self, upstream: UpstreamKey, bytes: &[u8], now: Instant) -> bool {
         let Some(out) = self.exchange_mut(upstream).and_then(Exchange::tunnel_out_mut) else { return false };
         out.push_all(bytes);
         self.deadlines.arm(upstream.0, UpstreamDeadline::Idle, now);
@@ -30,13 +30,13 @@ impl Backend {
     }
 
     /// The worker does not keep up, so the client is not read.
-    pub fn is_tunnel_full(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn is_tunnel_full(&self, upstream: UpstreamKey) -> bool {
         let out = self.exchange(upstream).and_then(Exchange::tunnel_out);
         out.is_some_and(|out| out.unread_bytes() >= MAX_WAITING_BYTES)
     }
 
     /// There is room in a tunnel again: its client may be read.
-    pub fn resume_tunnels_client(&self, upstream: UpstreamKey, io: &mut Io) {
+    pub(crate) fn resume_tunnels_client(&self, upstream: UpstreamKey, io: &mut Io) {
         if let Some(exchange) = self.exchange(upstream)
             && let (Some(out), Some(client)) = (exchange.tunnel_out(), exchange.client)
             && out.unread_bytes() < MAX_WAITING_BYTES
@@ -46,20 +46,20 @@ impl Backend {
     }
 
     /// A tunnel's worker has sent its last byte.
-    pub fn end_receiving(&mut self, upstream: UpstreamKey) {
+    pub(crate) fn end_receiving(&mut self, upstream: UpstreamKey) {
         if let Some(exchange) = self.exchange_mut(upstream).filter(|exchange| exchange.is_tunnel()) {
             exchange.receiving = Receiving::Ended;
         }
     }
 
     /// Whether a tunnel's worker has sent its last byte.
-    pub fn has_tunnel_ended(&self, upstream: UpstreamKey) -> bool {
+    pub(crate) fn has_tunnel_ended(&self, upstream: UpstreamKey) -> bool {
         self.exchange(upstream).is_some_and(Exchange::has_tunnel_ended)
     }
 
     /// Whether nothing more is to pass. Without a client, a worker that cannot be asked is not waited for: it answers busy
     /// if its handler still runs.
-    pub fn is_tunnel_over(&self, upstream: UpstreamKey, can_be_asked: bool) -> bool {
+    pub(crate) fn is_tunnel_over(&self, upstream: UpstreamKey, can_be_asked: bool) -> bool {
         self.exchange(upstream).filter(|exchange| exchange.is_tunnel()).is_some_and(|exchange| {
             let is_awaited = exchange.client.is_some() || can_be_asked;
             exchange.sending == Sending::Ended && (exchange.has_tunnel_ended() || !is_awaited)

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
-pub struct Acceptor {
+pub(super) struct Acceptor {
     listeners: Vec<Listener>,
     paused_until: Option<Instant>,
     is_short_of_descriptors: bool,
@@ -25,30 +25,30 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn new(listeners: Vec<Listener>, kept_descriptors: u64) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, kept_descriptors: u64) -> Self {
         Acceptor { listeners, paused_until: None, is_short_of_descriptors: false, kept_descriptors }
     }
 
-    pub fn is_listening(&self) -> bool {
+    pub(super) fn is_listening(&self) -> bool {
         !self.listeners.is_empty()
     }
 
-    pub fn paused_until(&self) -> Option<Instant> {
+    pub(super) fn paused_until(&self) -> Option<Instant> {
         self.paused_until
     }
 }
 
 impl Frontend {
-    pub fn listeners(&self) -> &[Listener] {
+    pub(crate) fn listeners(&self) -> &[Listener] {
         &self.acceptor.listeners
     }
 
-    pub fn is_accepting_paused(&self) -> bool {
+    pub(crate) fn is_accepting_paused(&self) -> bool {
         self.acceptor.paused_until.is_some()
     }
 
     /// The next connection that the kernel has ready; `None`: there is no such listener any more.
-    pub fn accept(&mut self, index: usize) -> Option<Accepted> {
+    pub(crate) fn accept(&mut self, index: usize) -> Option<Accepted> {
         let accepted = self.acceptor.listeners.get(index)?.accept();
         if matches!(accepted, Accepted::Nobody) {
             self.acceptor.is_short_of_descriptors = false;
@@ -57,7 +57,7 @@ impl Frontend {
     }
 
     /// Whether another client could take a descriptor that is needed elsewhere, beside those that `others` have.
-    pub fn is_near_descriptor_bound(&self, others: usize, io: &Io) -> bool {
+    pub(crate) fn is_near_descriptor_bound(&self, others: usize, io: &Io) -> bool {
         let taken = self.clients.len() + io.spools().files() + others;
         taken as u64 + self.acceptor.kept_descriptors >= io.descriptors()
     }
@@ -66,7 +66,7 @@ impl Frontend {
     ///
     /// # Errors
     /// The kernel does not watch it; it is closed.
-    pub fn admit(&mut self, stream: Stream, peer: Peer, io: &Io) -> Result<(), io::Error> {
+    pub(crate) fn admit(&mut self, stream: Stream, peer: Peer, io: &Io) -> Result<(), io::Error> {
         let (address, ip) = match peer {
             Peer::Ip(ip) => (ip.to_string(), Some(ip)),
             Peer::Unix => ("127.0.0.1".to_owned(), None),
@@ -96,7 +96,7 @@ impl Frontend {
     /// Who makes room near the descriptors' bound: the connection that has been idle for the longest time. None of
     /// them, where whoever knocks has to wait: somebody who has just come, or just had an answer, may have a request
     /// on its way.
-    pub fn longest_idle(&self, now: Instant) -> Option<ClientKey> {
+    pub(crate) fn longest_idle(&self, now: Instant) -> Option<ClientKey> {
         const IDLE_FOR: Duration = Duration::from_millis(100);
         let key = self.deadlines.oldest(ClientDeadline::Idle)?;
         let since = self.deadlines.due(key)? - self.config.idle_timeout;
@@ -104,7 +104,7 @@ impl Frontend {
     }
 
     /// An idle connection is about to be closed: it is read once more, since a request that has arrived is served.
-    pub fn look_once_more(&mut self, client: ClientKey) {
+    pub(crate) fn look_once_more(&mut self, client: ClientKey) {
         self.deadlines.disarm(client.0);
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.is_readable = true;
@@ -112,7 +112,7 @@ impl Frontend {
     }
 
     /// Closes it if it is idle still; whoever was answered meanwhile, or has begun a request, has another deadline.
-    pub fn close_if_idle(&mut self, client: ClientKey) -> bool {
+    pub(crate) fn close_if_idle(&mut self, client: ClientKey) -> bool {
         let is_timed = self.deadlines.armed(client.0).is_some();
         let is_idle = |entry: &Client| matches!(entry.phase, Phase::Reading) && entry.conn.is_idle();
         let closes = !is_timed && self.clients.get(client.0).is_some_and(is_idle);
@@ -123,7 +123,7 @@ impl Frontend {
     }
 
     /// Accepting again at once would only fail again; the backlog keeps whoever comes meanwhile.
-    pub fn pause_accepting(&mut self, why: &dyn std::fmt::Display, now: Instant) {
+    pub(crate) fn pause_accepting(&mut self, why: &dyn std::fmt::Display, now: Instant) {
         if !self.acceptor.is_short_of_descriptors {
             self.acceptor.is_short_of_descriptors = true;
             log::warn!("accepting pauses until there is room again: {why}");
@@ -132,19 +132,19 @@ impl Frontend {
     }
 
     /// Whether a pause is over now.
-    pub fn end_pause(&mut self, now: Instant) -> bool {
+    pub(crate) fn end_pause(&mut self, now: Instant) -> bool {
         self.acceptor.paused_until.take_if(|until| *until <= now).is_some()
     }
 
     /// No new connection finds a way in; those that have are accepted still.
-    pub fn close_paths(&mut self) {
+    pub(crate) fn close_paths(&mut self) {
         self.acceptor.paused_until = None;
         for listener in &self.acceptor.listeners {
             listener.close_path();
         }
     }
 
-    pub fn stop_listening(&mut self) {
+    pub(crate) fn stop_listening(&mut self) {
         self.acceptor.listeners.clear();
     }
 }

@@ -12,7 +12,7 @@ use crate::reactor::limits::TICK_BYTES;
 
 /// What came of writing what waits for a client.
 #[derive(Debug)]
-pub enum Flushed {
+pub(crate) enum Flushed {
     /// It has all of it.
     All,
     /// It has taken some.
@@ -45,7 +45,7 @@ impl After {
 
 impl Frontend {
     /// Sends what can be sent at once, and keeps the rest.
-    pub fn deliver(&mut self, client: ClientKey, parts: [&[u8]; 3]) -> Delivery {
+    pub(crate) fn deliver(&mut self, client: ClientKey, parts: [&[u8]; 3]) -> Delivery {
         match self.clients.get_mut(client.0) {
             Some(entry) => entry.deliver(parts),
             None => Delivery::Gone,
@@ -53,7 +53,13 @@ impl Frontend {
     }
 
     /// A piece of an answer that goes on, or ends with it. Nobody is there any more: then nothing is to be done.
-    pub fn pass_on(&mut self, client: ClientKey, parts: [&[u8]; 3], is_last: bool, io: &Io) -> Delivery {
+    pub(crate) fn pass_on(
+        &mut self,
+        client: ClientKey,
+        parts: [&[u8]; 3],
+        is_last: bool,
+        io: &Io,
+    ) -> Delivery {
         let Some(entry) = self.clients.get_mut(client.0) else { return Delivery::Sent };
         let delivery = entry.deliver(parts);
         if let Delivery::Waits { is_full } = delivery {
@@ -68,19 +74,19 @@ impl Frontend {
     }
 
     /// Whether earlier bytes still wait for a client.
-    pub fn undelivered(&self, client: ClientKey) -> Delivery {
+    pub(crate) fn undelivered(&self, client: ClientKey) -> Delivery {
         self.clients.get(client.0).map_or(Delivery::Sent, |entry| entry.undelivered())
     }
 
     /// A whole answer of the server's own, so nobody reads the request's body.
-    pub fn answer(&mut self, client: ClientKey, bytes: &[u8]) -> Delivery {
+    pub(crate) fn answer(&mut self, client: ClientKey, bytes: &[u8]) -> Delivery {
         let Some(entry) = self.clients.get_mut(client.0) else { return Delivery::Gone };
         entry.body.clear();
         entry.deliver([bytes, b"", b""])
     }
 
     /// All of an answer is there, and the client has not taken it.
-    pub fn await_taking(&mut self, client: ClientKey, finished: Finished, then: Then, io: &Io) {
+    pub(crate) fn await_taking(&mut self, client: ClientKey, finished: Finished, then: Then, io: &Io) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.phase.enter(Phase::Finishing { finished, then });
             self.deadlines.arm(client.0, ClientDeadline::Take, io.now());
@@ -88,7 +94,7 @@ impl Frontend {
     }
 
     /// The client has all of its answer.
-    pub fn answered(&mut self, client: ClientKey, then: Then, io: &mut Io) {
+    pub(crate) fn answered(&mut self, client: ClientKey, then: Then, io: &mut Io) {
         if let Some(next) = self.after_answer(client, then, io)
             && let Some(entry) = self.clients.get_mut(client.0)
         {
@@ -134,7 +140,7 @@ impl Frontend {
     }
 
     /// Everything that waited is out. Gives the request whose answer that was, if all of it is there.
-    pub fn taken(&mut self, client: ClientKey, io: &mut Io) -> Option<Finished> {
+    pub(crate) fn taken(&mut self, client: ClientKey, io: &mut Io) -> Option<Finished> {
         let Phase::Finishing { then, .. } = self.clients.get(client.0)?.phase else { return None };
         let next = self.after_answer(client, then, io)?;
         match self.clients.get_mut(client.0)?.phase.leave_for(next.phase()) {
@@ -144,7 +150,7 @@ impl Frontend {
     }
 
     /// Writes what waits for the client, now that there is room.
-    pub fn flush(&mut self, client: ClientKey, io: &mut Io) -> Flushed {
+    pub(crate) fn flush(&mut self, client: ClientKey, io: &mut Io) -> Flushed {
         let Some(entry) = self.clients.get_mut(client.0) else { return Flushed::Nothing };
         let before = entry.out.unread_bytes();
         match entry.out.write_to(&mut entry.stream, TICK_BYTES) {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 deadline_kinds! {
     /// What a client's connection waits for.
-    pub enum ClientDeadline {
+    pub(crate) enum ClientDeadline {
         /// A next request.
         Idle,
         /// That the client takes a byte of its answer.
@@ -27,7 +27,7 @@ deadline_kinds! {
 }
 
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     pub(super) stream: Stream,
     pub(super) address: Box<str>,
     pub(super) is_trusted: bool,
@@ -46,7 +46,7 @@ pub struct Client {
 
 /// What the kernel has told of a client's end of the connection, read or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PeerState {
+pub(crate) enum PeerState {
     Open,
     /// It has sent its FIN: a short read does not mean that there is no more.
     HalfClosed,
@@ -55,7 +55,7 @@ pub enum PeerState {
 }
 
 impl PeerState {
-    pub fn of(event: Readiness) -> Self {
+    pub(crate) fn of(event: Readiness) -> Self {
         match event {
             Readiness { is_error: true, .. } | Readiness { is_write_closed: true, .. } => PeerState::Gone,
             Readiness { is_read_closed: true, .. } => PeerState::HalfClosed,

@@ -17,7 +17,7 @@ const FILES_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whose spool waits for a tick that may make files, in the order of their coming.
 #[derive(Debug, Default)]
-pub struct FileQueue {
+pub(super) struct FileQueue {
     waiting: VecDeque<ClientKey>,
     /// When they are looked at again, after there were no descriptors.
     again_at: Option<Instant>,
@@ -25,25 +25,25 @@ pub struct FileQueue {
 
 impl FileQueue {
     /// Puts a client at the end.
-    pub fn wait(&mut self, client: ClientKey, entry: &mut Client) {
+    pub(super) fn wait(&mut self, client: ClientKey, entry: &mut Client) {
         if !std::mem::replace(&mut entry.waits_for_file, true) {
             self.waiting.push_back(client);
         }
     }
 
     /// Somebody waits for a file, and it is worth while to look whether one can be made.
-    pub fn wants_files_now(&self) -> bool {
+    pub(super) fn wants_files_now(&self) -> bool {
         !self.waiting.is_empty() && self.again_at.is_none()
     }
 
-    pub fn looked_at_again(&self) -> Option<Instant> {
+    pub(super) fn looked_at_again(&self) -> Option<Instant> {
         self.again_at
     }
 }
 
 /// How much may be read from a client now; 0: it has to wait until files may be made. Whoever waits already has had its
 /// file at the beginning of the tick, so newcomers take nobody's.
-pub fn readable_bytes(entry: &Client, budget: &SpoolBudget) -> usize {
+pub(super) fn readable_bytes(entry: &Client, budget: &SpoolBudget) -> usize {
     match entry.phase {
         Phase::Reading if entry.body.has_tail() => 0,
         Phase::Reading if !budget.is_tick_over() => usize::MAX,
@@ -55,7 +55,7 @@ pub fn readable_bytes(entry: &Client, budget: &SpoolBudget) -> usize {
 
 /// Who may have a file now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileTurn {
+pub(crate) enum FileTurn {
     /// Its body goes on.
     Body(ClientKey),
     /// There is no room for its body.
@@ -66,7 +66,7 @@ pub enum FileTurn {
 
 impl Frontend {
     /// Whether files may be looked for by now.
-    pub fn may_look_for_files(&mut self, now: Instant) -> bool {
+    pub(crate) fn may_look_for_files(&mut self, now: Instant) -> bool {
         if self.files.again_at.is_some_and(|again_at| now < again_at) {
             return false;
         }
@@ -75,7 +75,7 @@ impl Frontend {
     }
 
     /// The next one that waits for a file, first come, first served.
-    pub fn next_for_file(&mut self, io: &Io) -> Option<FileTurn> {
+    pub(crate) fn next_for_file(&mut self, io: &Io) -> Option<FileTurn> {
         while !io.spools().is_tick_over() {
             let client = self.files.waiting.pop_front()?;
             let Some(entry) = self.clients.get_mut(client.0) else { continue };
@@ -99,7 +99,7 @@ impl Frontend {
     }
 
     /// Somebody waits still, for want of descriptors: they are looked for again after a while.
-    pub fn lacks_files(&mut self, io: &Io) -> bool {
+    pub(crate) fn lacks_files(&mut self, io: &Io) -> bool {
         let lacks = io.spools().lacks_descriptors() && !self.files.waiting.is_empty();
         if lacks {
             self.files.again_at = Some(io.now() + FILES_PAUSE);
@@ -108,14 +108,14 @@ impl Frontend {
     }
 
     /// What a client has taken of its answer is forgotten.
-    pub fn forget_taken(&mut self, client: ClientKey) {
+    pub(crate) fn forget_taken(&mut self, client: ClientKey) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.out.forget_read();
         }
     }
 
     /// Whether there is room for more of an answer now; else its client waits for a file, or is to take more first.
-    pub fn has_room_for_answer(&mut self, client: ClientKey) -> bool {
+    pub(crate) fn has_room_for_answer(&mut self, client: ClientKey) -> bool {
         let Some(entry) = self.clients.get_mut(client.0) else { return false };
         match entry.out.settle(Need::Must) {
             Settled::HasRoom => true,
@@ -128,7 +128,7 @@ impl Frontend {
         }
     }
 
-    pub fn waits_for_file(&self, client: ClientKey) -> bool {
+    pub(crate) fn waits_for_file(&self, client: ClientKey) -> bool {
         self.clients.get(client.0).is_some_and(|entry| entry.waits_for_file)
     }
 }

@@ -2,16 +2,16 @@
 
 mod accepting;
 mod answering;
-pub mod client;
+pub(crate) mod client;
 mod files;
-pub mod phase;
+pub(crate) mod phase;
 mod reading;
 #[cfg(test)]
 mod seen;
 
-pub use answering::Flushed;
-pub use files::FileTurn;
-pub use reading::FromClient;
+pub(crate) use answering::Flushed;
+pub(crate) use files::FileTurn;
+pub(crate) use reading::FromClient;
 
 use super::crossing::Job;
 use super::io::Io;
@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-pub struct Frontend {
+pub(crate) struct Frontend {
     acceptor: Acceptor,
     clients: Slab<Client>,
     closed: Vec<ClientKey>,
@@ -49,7 +49,7 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    pub fn new(listeners: Vec<Listener>, kept_descriptors: u64, config: Rc<Config>) -> Self {
+    pub(crate) fn new(listeners: Vec<Listener>, kept_descriptors: u64, config: Rc<Config>) -> Self {
         Frontend {
             acceptor: Acceptor::new(listeners, kept_descriptors),
             clients: Slab::new(),
@@ -71,16 +71,16 @@ impl Frontend {
 
 /// Getters.
 impl Frontend {
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.clients.len()
     }
 
-    pub fn phase(&self, client: ClientKey) -> Option<&Phase> {
+    pub(crate) fn phase(&self, client: ClientKey) -> Option<&Phase> {
         self.clients.get(client.0).map(|entry| &entry.phase)
     }
 
     /// The connection that it is assigned to, or tunnelled through.
-    pub fn upstream_of(&self, client: ClientKey) -> Option<UpstreamKey> {
+    pub(crate) fn upstream_of(&self, client: ClientKey) -> Option<UpstreamKey> {
         match self.phase(client)? {
             Phase::Assigned { upstream } | Phase::Tunnel { upstream } => Some(*upstream),
             Phase::Reading
@@ -92,7 +92,7 @@ impl Frontend {
         }
     }
 
-    pub fn tunnel_of(&self, client: ClientKey) -> Option<UpstreamKey> {
+    pub(crate) fn tunnel_of(&self, client: ClientKey) -> Option<UpstreamKey> {
         match self.phase(client)? {
             Phase::Tunnel { upstream } => Some(*upstream),
             Phase::Reading
@@ -106,25 +106,25 @@ impl Frontend {
     }
 
     /// Who has connected, as the log names it.
-    pub fn address(&self, client: ClientKey) -> &[u8] {
+    pub(crate) fn address(&self, client: ClientKey) -> &[u8] {
         self.clients.get(client.0).map_or(b"", |entry| entry.address.as_bytes())
     }
 
     /// What the kernel has told of its end.
-    pub fn peer(&self, client: ClientKey) -> Option<PeerState> {
+    pub(crate) fn peer(&self, client: ClientKey) -> Option<PeerState> {
         self.clients.get(client.0).map(|entry| entry.peer)
     }
 
-    pub fn has_undelivered(&self, client: ClientKey) -> bool {
+    pub(crate) fn has_undelivered(&self, client: ClientKey) -> bool {
         self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read())
     }
 
-    pub fn is_waiting(&self, client: ClientKey, for_what: Wait) -> bool {
+    pub(crate) fn is_waiting(&self, client: ClientKey, for_what: Wait) -> bool {
         matches!(self.phase(client), Some(Phase::Waiting { wait, .. }) if *wait == for_what)
     }
 
     /// Whether a worker may be asked once more: by a client that is there, or in the backlog.
-    pub fn may_bring_requests(&self) -> bool {
+    pub(crate) fn may_bring_requests(&self) -> bool {
         let may_ask = |(_, entry): (usize, &Client)| match entry.phase {
             Phase::Reading | Phase::Dispatching | Phase::Waiting { .. } => true,
             Phase::Assigned { .. }
@@ -137,27 +137,27 @@ impl Frontend {
     }
 
     /// Nobody is connected any more.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.clients.iter().all(|(_, entry)| entry.is_closed())
     }
 
     /// Everybody who is in the queue.
-    pub fn queued(&self) -> impl Iterator<Item = ClientKey> {
+    pub(crate) fn queued(&self) -> impl Iterator<Item = ClientKey> {
         let is_queued = |entry: &Client| matches!(entry.phase, Phase::Waiting { wait: Wait::Queued, .. });
         self.clients.iter().filter(move |(_, entry)| is_queued(entry)).map(|(key, _)| ClientKey(key))
     }
 
-    pub fn keys(&self) -> Vec<ClientKey> {
+    pub(crate) fn keys(&self) -> Vec<ClientKey> {
         self.clients.iter().map(|(key, _)| ClientKey(key)).collect()
     }
 
     /// When something is to be done by the clock.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         earliest([self.deadlines.next(), self.files.looked_at_again(), self.acceptor.paused_until()])
     }
 
     /// There is something to do in the next tick, without an event.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.timed_out.is_empty() || !self.second_tries.is_empty() || self.files.wants_files_now()
     }
 }
@@ -166,28 +166,34 @@ impl Frontend {
 impl Frontend {
     /// A whole request, with the body that came with it. Inlined, since a call would move all of it once more.
     #[inline(always)]
-    pub fn job(&mut self, client: ClientKey, request: Request, deadline: Instant, io: &Io) -> Option<Job> {
+    pub(crate) fn job(
+        &mut self,
+        client: ClientKey,
+        request: Request,
+        deadline: Instant,
+        io: &Io,
+    ) -> Option<Job> {
         let entry = self.clients.get_mut(client.0)?;
         let body = std::mem::replace(&mut entry.body, Spool::new(io.spools()));
         Some(Job { request, body, submitted: io.now(), deadline, tries: 1, is_client_asked: false })
     }
 
     /// A request waits from now on.
-    pub fn enqueue(&mut self, client: ClientKey, job: Job) {
+    pub(crate) fn enqueue(&mut self, client: ClientKey, job: Job) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.phase.enter(Phase::Waiting { job, wait: Wait::Queued });
         }
     }
 
     /// A worker has a request from now on.
-    pub fn assign(&mut self, client: ClientKey, upstream: UpstreamKey) {
+    pub(crate) fn assign(&mut self, client: ClientKey, upstream: UpstreamKey) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.phase.enter(Phase::Assigned { upstream });
         }
     }
 
     /// A request waits no longer: a worker takes it, or the server answers it by itself.
-    pub fn end_wait(&mut self, client: ClientKey) -> Option<Job> {
+    pub(crate) fn end_wait(&mut self, client: ClientKey) -> Option<Job> {
         let entry = self.clients.get_mut(client.0)?;
         match entry.phase.leave_for(Phase::Dispatching) {
             Phase::Waiting { job, .. } => Some(job),
@@ -199,7 +205,7 @@ impl Frontend {
     }
 
     /// The request comes back from a worker, to be tried again at once.
-    pub fn take_back(&mut self, client: ClientKey) {
+    pub(crate) fn take_back(&mut self, client: ClientKey) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.phase.enter(Phase::Dispatching);
         }
@@ -207,7 +213,7 @@ impl Frontend {
 
     /// The request comes back from a worker, to be tried again in the next tick, when the hang-ups of this moment have
     /// been read.
-    pub fn try_next_tick(&mut self, client: ClientKey, job: Job) {
+    pub(crate) fn try_next_tick(&mut self, client: ClientKey, job: Job) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.phase.enter(Phase::Waiting { job, wait: Wait::SecondTry });
             self.second_tries.push(client);
@@ -215,12 +221,12 @@ impl Frontend {
     }
 
     /// All whose second try is due.
-    pub fn take_second_tries(&mut self) -> Vec<ClientKey> {
+    pub(crate) fn take_second_tries(&mut self) -> Vec<ClientKey> {
         std::mem::take(&mut self.second_tries)
     }
 
     /// From now on no worker gets the request. Its answer is written when its turn comes.
-    pub fn has_waited_too_long(&mut self, client: ClientKey) {
+    pub(crate) fn has_waited_too_long(&mut self, client: ClientKey) {
         if let Some(entry) = self.clients.get_mut(client.0) {
             entry.phase.wait_for(Wait::TimedOut);
             self.timed_out.push_back(client);
@@ -228,16 +234,16 @@ impl Frontend {
     }
 
     /// The next request that has waited for too long. Some have left meanwhile.
-    pub fn next_timed_out(&mut self) -> Option<ClientKey> {
+    pub(crate) fn next_timed_out(&mut self) -> Option<ClientKey> {
         self.timed_out.pop_front()
     }
 
-    pub fn has_timed_out(&self) -> bool {
+    pub(crate) fn has_timed_out(&self) -> bool {
         !self.timed_out.is_empty()
     }
 
     /// After a 101: from now on bytes are only passed on.
-    pub fn upgrade(&mut self, client: ClientKey, upstream: UpstreamKey) -> bool {
+    pub(crate) fn upgrade(&mut self, client: ClientKey, upstream: UpstreamKey) -> bool {
         let Some(entry) = self.clients.get_mut(client.0) else { return false };
         entry.conn.upgraded();
         entry.phase.enter(Phase::Tunnel { upstream });
@@ -248,7 +254,7 @@ impl Frontend {
 /// Departures.
 impl Frontend {
     /// An event has come. `true`: it tells that the client has closed its side, or has gone altogether.
-    pub fn note(&mut self, client: ClientKey, event: Readiness) -> Option<bool> {
+    pub(crate) fn note(&mut self, client: ClientKey, event: Readiness) -> Option<bool> {
         let entry = self.clients.get_mut(client.0)?;
         entry.is_readable |= event.is_readable || event.is_read_closed;
         let before = entry.peer;
@@ -258,7 +264,7 @@ impl Frontend {
 
     /// Whether somebody who waits, and has sent its FIN, is to be asked by a `100 Continue` whether it is there. HTTP/1.0
     /// knows no 1xx, and a Unix peer's hang-up tells without asking. Asked once.
-    pub fn is_to_be_asked(&self, client: ClientKey, job: &mut Job) -> bool {
+    pub(crate) fn is_to_be_asked(&self, client: ClientKey, job: &mut Job) -> bool {
         let Some(entry) = self.clients.get(client.0) else { return false };
         job.request.context.version == Version::Http11
             && !entry.stream.tells_hang_up()
@@ -266,7 +272,7 @@ impl Frontend {
     }
 
     /// The same of one whose request waits here.
-    pub fn is_waiting_to_be_asked(&mut self, client: ClientKey) -> bool {
+    pub(crate) fn is_waiting_to_be_asked(&mut self, client: ClientKey) -> bool {
         let Some(entry) = self.clients.get_mut(client.0) else { return false };
         let tells_hang_up = entry.stream.tells_hang_up();
         match &mut entry.phase {
@@ -281,7 +287,7 @@ impl Frontend {
 
     /// A client has gone away, or its connection ends: out of the slab after this batch, and the socket closes with it.
     /// Gives what it leaves; `None`: it was closed already.
-    pub fn close(&mut self, client: ClientKey) -> Option<Phase> {
+    pub(crate) fn close(&mut self, client: ClientKey) -> Option<Phase> {
         self.clients.get(client.0).filter(|entry| !entry.is_closed())?;
         self.about_to_close(client);
         Some(self.clients.get_mut(client.0)?.phase.leave_for(Phase::Closed))
@@ -294,33 +300,33 @@ impl Frontend {
     }
 
     /// Whatever is still to be written to it, its end cannot look orderly.
-    pub fn reset_on_close(&self, client: ClientKey) {
+    pub(crate) fn reset_on_close(&self, client: ClientKey) {
         if let Some(entry) = self.clients.get(client.0) {
             entry.stream.reset_on_close();
         }
     }
 
     /// The client gets the end behind what it has.
-    pub fn shut_down(&self, client: ClientKey) {
+    pub(crate) fn shut_down(&self, client: ClientKey) {
         if let Some(entry) = self.clients.get(client.0) {
             entry.stream.shutdown_write();
         }
     }
 
     /// Gives up a request that is still arriving, for its log line.
-    pub fn abandon(&mut self, client: ClientKey, io: &mut Io) -> Option<Request> {
+    pub(crate) fn abandon(&mut self, client: ClientKey, io: &mut Io) -> Option<Request> {
         let entry = self.clients.get_mut(client.0)?;
         entry.conn.abandon(io.take_buffer(), io.now())
     }
 
     /// The same of one that has gone: between two requests nothing is given up.
-    pub fn abandon_arriving(&mut self, client: ClientKey, io: &mut Io) -> Option<Request> {
+    pub(crate) fn abandon_arriving(&mut self, client: ClientKey, io: &mut Io) -> Option<Request> {
         let entry = self.clients.get_mut(client.0).filter(|entry| entry.conn.is_receiving())?;
         entry.conn.abandon(io.take_buffer(), io.now())
     }
 
     /// At a stop: idle connections get a moment.
-    pub fn begin_stop(&mut self, now: Instant) {
+    pub(crate) fn begin_stop(&mut self, now: Instant) {
         self.idle_kind = ClientDeadline::Grace;
         for (key, entry) in &self.clients {
             if entry.conn.is_idle() {
@@ -330,7 +336,7 @@ impl Frontend {
     }
 
     /// Closed entries leave the slab only now, so that no key is used again inside one batch of events.
-    pub fn remove_closed(&mut self) {
+    pub(crate) fn remove_closed(&mut self) {
         for client in self.closed.drain(..) {
             self.deadlines.disarm(client.0);
             self.clients.try_remove(client.0);
@@ -341,16 +347,16 @@ impl Frontend {
 /// Deadlines.
 impl Frontend {
     /// Takes one client whose deadline is due.
-    pub fn expire(&mut self, now: Instant) -> Option<(ClientKey, ClientDeadline)> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(ClientKey, ClientDeadline)> {
         let (key, kind) = self.deadlines.expire(now)?;
         Some((ClientKey(key), kind))
     }
 
-    pub fn disarm(&mut self, client: ClientKey) {
+    pub(crate) fn disarm(&mut self, client: ClientKey) {
         self.deadlines.disarm(client.0);
     }
 
-    pub fn arm_receive(&mut self, client: ClientKey, now: Instant) {
+    pub(crate) fn arm_receive(&mut self, client: ClientKey, now: Instant) {
         self.deadlines.arm(client.0, ClientDeadline::Receive, now);
     }
 }

@@ -5,7 +5,7 @@ use crate::reactor::crossing::{Finished, Job, Then};
 use crate::states::{Row, may_become};
 
 #[derive(Debug)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Between requests, or one is arriving.
     Reading,
     /// Its request is whole, and is given to a worker, to the queue, or an answer of the server's own, in this moment.
@@ -26,7 +26,7 @@ pub enum Phase {
 
 /// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// A worker.
     Queued,
     /// The next tick, when the hang-ups of this moment have been read: then it is tried a second time.
@@ -37,7 +37,7 @@ pub enum Wait {
 
 /// A phase without what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     Reading,
     Dispatching,
     Queued,
@@ -53,7 +53,7 @@ pub enum State {
 use State::*;
 
 /// Each state of a client, with what may follow.
-pub const CLIENT: &[Row<State>] = &[
+pub(crate) const CLIENT: &[Row<State>] = &[
     Row {
         state: Reading,
         next: &[Dispatching, Finishing, Lingering, Closed],
@@ -87,7 +87,7 @@ pub const CLIENT: &[Row<State>] = &[
 ];
 
 impl Phase {
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         match self {
             Phase::Reading => Reading,
             Phase::Dispatching => Dispatching,
@@ -104,13 +104,13 @@ impl Phase {
 
     /// The one door for transitions. Inlined, since a call would write a whole phase where most are a word.
     #[inline(always)]
-    pub fn enter(&mut self, next: Phase) {
+    pub(crate) fn enter(&mut self, next: Phase) {
         self.check(&next);
         *self = next;
     }
 
     /// The same door, for whoever wants what is left behind.
-    pub fn leave_for(&mut self, next: Phase) -> Phase {
+    pub(crate) fn leave_for(&mut self, next: Phase) -> Phase {
         self.check(&next);
         std::mem::replace(self, next)
     }
@@ -121,7 +121,7 @@ impl Phase {
     }
 
     /// The door for a request that waits for something else from now on.
-    pub fn wait_for(&mut self, next: Wait) {
+    pub(crate) fn wait_for(&mut self, next: Wait) {
         let before = self.state();
         if let Phase::Waiting { wait, .. } = self {
             *wait = next;

@@ -18,7 +18,7 @@ use crate::reactor::limits::{READ_BYTES, TICK_BYTES};
 
 /// What a client's bytes amount to.
 #[derive(Debug)]
-pub enum FromClient {
+pub(crate) enum FromClient {
     /// A whole request.
     Request(Request),
     /// To be answered with this reason; nothing that follows is a request.
@@ -35,13 +35,13 @@ pub enum FromClient {
 
 impl Frontend {
     /// How much may be read of it in one tick. What is thrown away behind a refusal keeps others waiting for less.
-    pub fn read_budget(&self, client: ClientKey) -> usize {
+    pub(crate) fn read_budget(&self, client: ClientKey) -> usize {
         let is_lingering = |entry: &Client| matches!(entry.phase, Phase::Lingering);
         if self.clients.get(client.0).is_some_and(is_lingering) { READ_BYTES } else { TICK_BYTES }
     }
 
     /// One read. `None`: nothing is there, or nothing can be used, or the tick's budget is used up.
-    pub fn receive(
+    pub(crate) fn receive(
         &mut self,
         client: ClientKey,
         scratch: &mut [u8],
@@ -85,13 +85,13 @@ impl Frontend {
     }
 
     /// What is not used up of its bytes, the fresh ones behind the kept ones.
-    pub fn pending<'a>(&mut self, client: ClientKey, fresh: &'a mut [u8]) -> Option<PendingBytes<'a>> {
+    pub(crate) fn pending<'a>(&mut self, client: ClientKey, fresh: &'a mut [u8]) -> Option<PendingBytes<'a>> {
         let entry = self.clients.get_mut(client.0)?;
         Some(PendingBytes::join(entry.conn.read_buffer.take(), fresh))
     }
 
     /// The next step of a client's machine, up to something that is not the frontend's to do.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         client: ClientKey,
         bytes: &mut PendingBytes<'_>,
@@ -145,7 +145,7 @@ impl Frontend {
 
     /// Keeps what is not used up. The head's clock starts with its first byte, even behind a request that was answered
     /// just now; the body's with each byte.
-    pub fn keep(&mut self, client: ClientKey, bytes: PendingBytes<'_>, io: &Io) {
+    pub(crate) fn keep(&mut self, client: ClientKey, bytes: PendingBytes<'_>, io: &Io) {
         let Some(entry) = self.clients.get_mut(client.0) else { return };
         entry.conn.read_buffer.keep(bytes);
         let is_timed = self.deadlines.armed(client.0) == Some(ClientDeadline::Receive);

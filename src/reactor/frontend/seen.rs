@@ -9,34 +9,34 @@ use crate::reactor::io::spool::Spool;
 use slab::Slab;
 
 impl Frontend {
-    pub fn clients(&self) -> &Slab<Client> {
+    pub(crate) fn clients(&self) -> &Slab<Client> {
         &self.clients
     }
 
-    pub fn deadlines(&self) -> &Deadlines<ClientDeadline> {
+    pub(crate) fn deadlines(&self) -> &Deadlines<ClientDeadline> {
         &self.deadlines
     }
 }
 
 impl Client {
-    pub fn phase(&self) -> &Phase {
+    pub(crate) fn phase(&self) -> &Phase {
         &self.phase
     }
 
-    pub fn conn(&self) -> &conn::Client {
+    pub(crate) fn conn(&self) -> &conn::Client {
         &self.conn
     }
 
-    pub fn out(&self) -> &Spool {
+    pub(crate) fn out(&self) -> &Spool {
         &self.out
     }
 
-    pub fn body(&self) -> &Spool {
+    pub(crate) fn body(&self) -> &Spool {
         &self.body
     }
 
     /// Bytes that come now can be used.
-    pub fn is_listened_to(&self) -> bool {
+    pub(crate) fn is_listened_to(&self) -> bool {
         self.wants_bytes() && !self.waits_for_file
     }
 }

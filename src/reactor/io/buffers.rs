@@ -9,13 +9,13 @@ const LARGEST_KEPT_BYTES: usize = 4096;
 const KEPT_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Default)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     kept: Vec<Vec<u8>>,
     bytes: usize,
 }
 
 impl Buffers {
-    pub fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn take(&mut self) -> Vec<u8> {
         match self.kept.pop() {
             Some(buffer) => {
                 self.bytes -= buffer.capacity();
@@ -25,7 +25,7 @@ impl Buffers {
         }
     }
 
-    pub fn give_back(&mut self, mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(&mut self, mut buffer: Vec<u8>) {
         let is_kept = (1..=LARGEST_KEPT_BYTES).contains(&buffer.capacity())
             && self.bytes + buffer.capacity() <= KEPT_BYTES;
         if is_kept {

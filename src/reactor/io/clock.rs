@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 const WALL_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     pub now: Instant,
     /// Since 1970.
     pub unix: Duration,
@@ -35,7 +35,7 @@ fn push_six_digits(out: &mut Vec<u8>, number: u32) {
 }
 
 impl Clock {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         let mut clock = Clock {
             now,
@@ -52,12 +52,12 @@ impl Clock {
     }
 
     /// Reads the clock, once a turn.
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         self.move_to(Instant::now());
     }
 
     /// It is `now`.
-    pub fn move_to(&mut self, now: Instant) {
+    pub(crate) fn move_to(&mut self, now: Instant) {
         self.now = now;
         self.unix_us.clear();
         let since_asked = self.now.duration_since(self.wall_asked);
@@ -71,7 +71,7 @@ impl Clock {
     }
 
     /// µs since 1970 as digits, made once for all requests of a turn.
-    pub fn unix_us(&mut self) -> &[u8] {
+    pub(crate) fn unix_us(&mut self) -> &[u8] {
         if self.unix_us.is_empty() {
             // Its seconds are made with the date, as few ticks have others.
             self.unix_us.extend_from_slice(&self.seconds);
@@ -99,17 +99,17 @@ impl Clock {
 
 /// Request ids: 16 hexadecimal digits, unpredictable enough not to collide, and cheap.
 #[derive(Debug)]
-pub struct Ids {
+pub(crate) struct Ids {
     state: u64,
     text: [u8; 16],
 }
 
 impl Ids {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Ids { state: seed(), text: [b'0'; 16] }
     }
 
-    pub fn next(&mut self) -> &str {
+    pub(crate) fn next(&mut self) -> &str {
         // splitmix64: every state gives another id until all 2^64 have been given.
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
@@ -124,7 +124,7 @@ impl Ids {
 }
 
 /// Randomness without a file: what std seeds its hash maps with.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

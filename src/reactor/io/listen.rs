@@ -26,27 +26,27 @@ use std::path::{Path, PathBuf};
 const BACKLOG: i32 = 4096;
 
 /// A Unix socket's path has room for so many bytes.
-pub const MAX_PATH_BYTES: usize = 107;
+pub(crate) const MAX_PATH_BYTES: usize = 107;
 
 /// Which file a socket is: device and inode.
-pub type FileId = (u64, u64);
+pub(crate) type FileId = (u64, u64);
 
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix { listener: UnixListener, path: PathBuf, file: Option<FileId> },
 }
 
 /// Who has connected, as the worker and the log are told.
 #[derive(Debug, Clone, Copy)]
-pub enum Peer {
+pub(crate) enum Peer {
     Ip(IpAddr),
     Unix,
 }
 
 /// Who stands at the door.
 #[derive(Debug)]
-pub enum Accepted {
+pub(crate) enum Accepted {
     Peer(Stream, Peer),
     Nobody,
     /// That connection had its end before it was taken; the next may be there.
@@ -57,7 +57,7 @@ pub enum Accepted {
 }
 
 /// Whether something lacks that comes back.
-pub fn is_shortage(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
     codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
@@ -82,7 +82,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 impl Listener {
     /// # Errors
     /// The kernel's, for the message that names `at`.
-    pub fn bind(at: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(at: &Listen) -> io::Result<Self> {
         match at {
             Listen::Tcp { address: Some(address), port } => bind_tcp(SocketAddr::new(*address, *port)),
             Listen::Tcp { address: None, port } => {
@@ -103,7 +103,7 @@ impl Listener {
 
     /// From now on nobody new finds a way in by a Unix socket: its file goes, and a connect that is under way is
     /// refused. Whoever has connected already is accepted still.
-    pub fn close_path(&self) {
+    pub(crate) fn close_path(&self) {
         self.remove_file();
         #[cfg(not(test))]
         if let Listener::Unix { listener, .. } = self {
@@ -112,7 +112,7 @@ impl Listener {
         }
     }
 
-    pub fn accept(&self) -> Accepted {
+    pub(crate) fn accept(&self) -> Accepted {
         let accepted = match self {
             Listener::Tcp(listener) => listener.accept().map(|(stream, address)| {
                 // An IPv4 address in IPv6 clothes counts as IPv4.
@@ -138,7 +138,7 @@ impl Listener {
     }
 
     /// Where it listens, as people write it.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         match self {
             Listener::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => address.to_string(),
@@ -149,7 +149,7 @@ impl Listener {
     }
 
     /// Takes a Unix socket out of its folder, unless another server's has taken its place.
-    pub fn remove_file(&self) {
+    pub(crate) fn remove_file(&self) {
         if let Listener::Unix { path, file, .. } = self
             && file.is_some()
             && file_id(path) == *file
@@ -158,7 +158,7 @@ impl Listener {
         }
     }
 
-    pub fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
             Listener::Unix { .. } => None,
@@ -218,7 +218,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 ///
 /// # Errors
 /// [`io::ErrorKind::AddrInUse`] with words about what is there, or the kernel's.
-pub fn bind_unix(path: &Path) -> io::Result<Listener> {
+pub(crate) fn bind_unix(path: &Path) -> io::Result<Listener> {
     match what_is_at(path) {
         Found::Nothing => {}
         Found::Stale => remove_stale(path)?,
@@ -310,7 +310,7 @@ fn file_id(path: &Path) -> Option<FileId> {
 }
 
 /// The process that listens on a port, where `/proc` tells.
-pub fn owner_of_port(port: u16) -> Option<u32> {
+pub(crate) fn owner_of_port(port: u16) -> Option<u32> {
     const LISTENING: &str = "0A";
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();

@@ -1,13 +1,13 @@
 //! What every room uses: the poll, the clock, buffers, bounds on spooled bytes, and the list of those who have more to
 //! do without a new event.
 
-pub mod buffers;
-pub mod clock;
-pub mod listen;
-pub mod ready_list;
-pub mod spool;
-pub mod stream;
-pub mod token;
+pub(super) mod buffers;
+pub(super) mod clock;
+pub(super) mod listen;
+pub(super) mod ready_list;
+pub(super) mod spool;
+pub(super) mod stream;
+pub(super) mod token;
 
 use crate::process::DescriptorLimit;
 use buffers::Buffers;
@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use token::Target;
 
-pub struct Io {
+pub(super) struct Io {
     poll: Poll,
     clock: Clock,
     ids: Ids,
@@ -37,7 +37,7 @@ pub struct Io {
 }
 
 /// What a new request's head is made with.
-pub struct Stamp<'a> {
+pub(super) struct Stamp<'a> {
     /// An id that no other request has.
     pub fresh_id: &'a str,
     /// µs since 1970 as digits.
@@ -46,7 +46,7 @@ pub struct Stamp<'a> {
 }
 
 impl Io {
-    pub fn new(poll: Poll, limit: DescriptorLimit, spool_dir: PathBuf, max_spool_bytes: u64) -> Self {
+    pub(super) fn new(poll: Poll, limit: DescriptorLimit, spool_dir: PathBuf, max_spool_bytes: u64) -> Self {
         let clock = Clock::new();
         Io {
             poll,
@@ -66,15 +66,15 @@ impl Io {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    pub(super) fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         self.poll.poll(events, timeout)
     }
 
-    pub fn registry(&self) -> &Registry {
+    pub(super) fn registry(&self) -> &Registry {
         self.poll.registry()
     }
 
-    pub fn descriptors(&self) -> u64 {
+    pub(super) fn descriptors(&self) -> u64 {
         self.limit.raised()
     }
 }
@@ -82,102 +82,102 @@ impl Io {
 /// The time.
 impl Io {
     /// The time of this tick.
-    pub fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.clock.now
     }
 
     /// The same, since 1970.
-    pub fn unix(&self) -> Duration {
+    pub(super) fn unix(&self) -> Duration {
         self.clock.unix
     }
 
     /// Since the start.
-    pub fn uptime(&self) -> Duration {
+    pub(super) fn uptime(&self) -> Duration {
         self.clock.now.duration_since(self.started)
     }
 
     /// `Date: …\r\n`
-    pub fn date_line(&self) -> &[u8] {
+    pub(super) fn date_line(&self) -> &[u8] {
         &self.clock.date_line
     }
 
     /// Reads the clock, once a tick; how much time has passed.
-    pub fn read_clock(&mut self) -> Duration {
+    pub(super) fn read_clock(&mut self) -> Duration {
         let before = self.clock.now;
         self.clock.read();
         self.clock.now - before
     }
 
     #[cfg(test)]
-    pub fn started(&self) -> Instant {
+    pub(super) fn started(&self) -> Instant {
         self.started
     }
 
     #[cfg(test)]
-    pub fn move_clock_to(&mut self, now: Instant) {
+    pub(super) fn move_clock_to(&mut self, now: Instant) {
         self.clock.move_to(now);
     }
 }
 
 /// Buffers.
 impl Io {
-    pub fn stamp(&mut self) -> Stamp<'_> {
+    pub(super) fn stamp(&mut self) -> Stamp<'_> {
         Stamp { fresh_id: self.ids.next(), start_us: self.clock.unix_us(), buffers: &mut self.buffers }
     }
 
     /// A buffer for a head.
-    pub fn take_buffer(&mut self) -> Vec<u8> {
+    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
         self.buffers.take()
     }
 
-    pub fn give_back(&mut self, buffer: Vec<u8>) {
+    pub(super) fn give_back(&mut self, buffer: Vec<u8>) {
         self.buffers.give_back(buffer);
     }
 
-    pub fn take_scratch(&mut self) -> Vec<u8> {
+    pub(super) fn take_scratch(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.scratch)
     }
 
-    pub fn give_scratch_back(&mut self, scratch: Vec<u8>) {
+    pub(super) fn give_scratch_back(&mut self, scratch: Vec<u8>) {
         self.scratch = scratch;
     }
 
     /// An empty buffer for what is written before an answer's bytes.
-    pub fn take_prefix(&mut self) -> Vec<u8> {
+    pub(super) fn take_prefix(&mut self) -> Vec<u8> {
         let mut prefix = std::mem::take(&mut self.prefix);
         prefix.clear();
         prefix
     }
 
-    pub fn give_prefix_back(&mut self, prefix: Vec<u8>) {
+    pub(super) fn give_prefix_back(&mut self, prefix: Vec<u8>) {
         self.prefix = prefix;
     }
 
-    pub fn spools(&self) -> &Rc<SpoolBudget> {
+    pub(super) fn spools(&self) -> &Rc<SpoolBudget> {
         &self.spools
     }
 }
 
 /// Those who have more to do without a new event.
 impl Io {
-    pub fn go_on_with(&mut self, target: Target) {
+    pub(super) fn go_on_with(&mut self, target: Target) {
         self.ready.push(target);
     }
 
-    pub fn has_ready(&self) -> bool {
+    pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    pub fn take_ready(&mut self) -> Vec<Target> {
+    pub(super) fn take_ready(&mut self) -> Vec<Target> {
         self.ready.take()
     }
 
-    pub fn give_ready_back(&mut self, targets: Vec<Target>) {
+    pub(super) fn give_ready_back(&mut self, targets: Vec<Target>) {
         self.ready.give_back(targets);
     }
 
     #[cfg(test)]
-    pub fn is_ready(&self, target: &Target) -> bool {
+    pub(super) fn is_ready(&self, target: &Target) -> bool {
         self.ready.contains(target)
     }
 }

@@ -3,24 +3,24 @@
 use super::token::Target;
 
 #[derive(Debug, Default)]
-pub struct ReadyList {
+pub(crate) struct ReadyList {
     targets: Vec<Target>,
     /// The list of the turn before, empty: the two take turns, so that neither is allocated anew.
     spare: Vec<Target>,
 }
 
 impl ReadyList {
-    pub fn push(&mut self, target: Target) {
+    pub(crate) fn push(&mut self, target: Target) {
         self.targets.push(target);
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 
     /// All that are to go on in this turn, each once: whoever has an event besides is pushed twice, and would else be
     /// pushed once more in each turn, until all its budgets together keep everybody else waiting.
-    pub fn take(&mut self) -> Vec<Target> {
+    pub(crate) fn take(&mut self) -> Vec<Target> {
         let mut targets = std::mem::replace(&mut self.targets, std::mem::take(&mut self.spare));
         targets.sort_unstable();
         targets.dedup();
@@ -28,13 +28,13 @@ impl ReadyList {
     }
 
     /// Gives the list back that [`Again::take`] gave.
-    pub fn give_back(&mut self, mut targets: Vec<Target>) {
+    pub(crate) fn give_back(&mut self, mut targets: Vec<Target>) {
         targets.clear();
         self.spare = targets;
     }
 
     #[cfg(test)]
-    pub fn contains(&self, target: &Target) -> bool {
+    pub(crate) fn contains(&self, target: &Target) -> bool {
         self.targets.contains(target)
     }
 }

@@ -4,7 +4,7 @@
 mod budget;
 
 use super::stream::{Transfer, attempt};
-pub use budget::SpoolBudget;
+pub(crate) use budget::SpoolBudget;
 #[cfg(test)]
 use budget::Spooled;
 use budget::{NoRoom, Segment};
@@ -28,7 +28,7 @@ const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 16 * 1024 * 1024
 
 /// How far writing came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
+pub(crate) enum Written {
     All,
     /// The peer takes no more now; an event will tell.
     PeerIsFull,
@@ -38,11 +38,11 @@ pub enum Written {
 
 /// There is no room for these bytes: the disk, `--max-spool` or the memfds' bound is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub(crate) struct Full;
 
 /// Why what waits does not get to where it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// The peer's end of the connection.
     Peer,
     /// The file does not give back what was written to it.
@@ -51,7 +51,7 @@ pub enum Broken {
 
 /// Whether bytes can be refused where the folder has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub(crate) enum Need {
     /// A body: its client gets 503.
     May,
     /// An answer, whose head may be out: memory stands in, as far as it goes.
@@ -60,7 +60,7 @@ pub enum Need {
 
 /// Whether a spool takes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub(crate) enum Settled {
     /// All of it lies where it should, and there is room for more.
     HasRoom,
     /// So many files have been made in this tick: there may be room in the next.
@@ -72,7 +72,7 @@ pub enum Settled {
 /// A row of bytes with a reading position. What has been read can be read again after [`Spool::rewind`], until
 /// [`Spool::clear`] or [`Spool::forget_read`].
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     budget: Rc<SpoolBudget>,
     memory: Vec<u8>,
     overflow: Overflow,
@@ -105,7 +105,7 @@ impl Overflow {
 }
 
 impl Spool {
-    pub fn new(budget: &Rc<SpoolBudget>) -> Self {
+    pub(crate) fn new(budget: &Rc<SpoolBudget>) -> Self {
         Spool {
             budget: budget.clone(),
             memory: Vec::new(),
@@ -116,7 +116,7 @@ impl Spool {
     }
 
     /// All bytes, read or not.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.before_tail() + self.tail.len() as u64
     }
 
@@ -125,21 +125,21 @@ impl Spool {
     }
 
     /// Everything has been read.
-    pub fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.read_bytes == self.len()
     }
 
-    pub fn unread_bytes(&self) -> u64 {
+    pub(crate) fn unread_bytes(&self) -> u64 {
         self.len() - self.read_bytes
     }
 
     /// No more should be written before some has been read, or has found room.
-    pub fn is_at_bound(&self) -> bool {
+    pub(crate) fn is_at_bound(&self) -> bool {
         !self.tail.is_empty() || self.overflow.bytes - self.overflow.forgotten_bytes >= FILE_BYTES
     }
 
     /// How many bytes surely need no file that is not there yet.
-    pub fn room_without_new_file(&self) -> usize {
+    pub(crate) fn room_without_new_file(&self) -> usize {
         if !self.tail.is_empty() {
             return 0;
         }
@@ -150,17 +150,17 @@ impl Spool {
     }
 
     /// Something waits in memory for a file.
-    pub fn has_tail(&self) -> bool {
+    pub(crate) fn has_tail(&self) -> bool {
         !self.tail.is_empty()
     }
 
     #[cfg(test)]
-    pub fn tail_bytes(&self) -> usize {
+    pub(crate) fn tail_bytes(&self) -> usize {
         self.tail.len()
     }
 
     /// The unread part that stands in memory.
-    pub fn memory(&self) -> &[u8] {
+    pub(crate) fn memory(&self) -> &[u8] {
         let from = usize::try_from(self.read_bytes).unwrap_or(usize::MAX).min(self.memory.len());
         &self.memory[from..]
     }
@@ -169,7 +169,7 @@ impl Spool {
     ///
     /// # Errors
     /// There is no room for them.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
         match self.push_where_room_is(bytes, Need::May) {
             (_, Some(NoRoom::Full)) => Err(Full),
             (remaining, Some(NoRoom::TickIsOver) | None) => {
@@ -180,13 +180,13 @@ impl Spool {
     }
 
     /// Adds bytes, all of them. What finds no room waits in memory, so whoever writes must then be held back.
-    pub fn push_all(&mut self, bytes: &[u8]) {
+    pub(crate) fn push_all(&mut self, bytes: &[u8]) {
         let (remaining, _) = self.push_where_room_is(bytes, Need::Must);
         self.keep_in_tail(remaining);
     }
 
     /// Looks again for room for what waits in memory for want of it.
-    pub fn settle(&mut self, need: Need) -> Settled {
+    pub(crate) fn settle(&mut self, need: Need) -> Settled {
         let is_unread = self.read_bytes <= self.before_tail();
         if !self.tail.is_empty() && is_unread {
             let tail = std::mem::take(&mut self.tail);
@@ -263,13 +263,13 @@ impl Spool {
     }
 
     /// Reads again from the start.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         debug_assert_eq!(self.overflow.forgotten_bytes, 0, "forgotten bytes cannot be read again");
         self.read_bytes = 0;
     }
 
     /// Forgets everything, and gives memory and files back.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.budget.give_memory_back(self.memory.len() + self.tail.len());
         self.memory = Vec::new();
         self.tail = Vec::new();
@@ -280,7 +280,7 @@ impl Spool {
     }
 
     /// Gives back the files that have been read to their end. They cannot be read again.
-    pub fn forget_read(&mut self) {
+    pub(crate) fn forget_read(&mut self) {
         let Some(read_bytes) = self.read_bytes.checked_sub(self.memory.len() as u64) else { return };
         // The last one may still be written to.
         while self.overflow.segments.get(1).is_some_and(|next| next.start <= read_bytes)
@@ -292,7 +292,7 @@ impl Spool {
     }
 
     /// Marks bytes of [`Spool::memory`] as read.
-    pub fn consume(&mut self, bytes: usize) {
+    pub(crate) fn consume(&mut self, bytes: usize) {
         self.read_bytes += bytes as u64;
         debug_assert!(self.read_bytes <= self.len());
     }
@@ -310,7 +310,7 @@ impl Spool {
     ///
     /// # Errors
     /// Which side is broken.
-    pub fn write_to<S: Write + AsFd>(
+    pub(crate) fn write_to<S: Write + AsFd>(
         &mut self,
         stream: &mut S,
         most_bytes: usize,

@@ -1,11 +1,11 @@
 //! One face for the two kinds of stream sockets, and the one place where their errors are told apart.
 
 #[cfg(test)]
-pub use crate::reactor::simulation::wire::UnixStream;
+pub(crate) use crate::reactor::simulation::wire::UnixStream;
 use mio::event::Source;
 use mio::net::TcpStream;
 #[cfg(not(test))]
-pub use mio::net::UnixStream;
+pub(crate) use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, IoSlice, Read, Write};
@@ -13,14 +13,14 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 #[derive(Debug)]
-pub enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// What a read or a write came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transfer {
+pub(crate) enum Transfer {
     Bytes(usize),
     /// Nothing now; an event will tell.
     Later,
@@ -31,7 +31,7 @@ pub enum Transfer {
 }
 
 /// Reads or writes, again if a signal came between, and classifies the result.
-pub fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> Transfer {
+pub(crate) fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> Transfer {
     loop {
         return match call() {
             Ok(0) => Transfer::End,
@@ -45,7 +45,7 @@ pub fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> Transfer {
 
 impl Stream {
     /// Connects over TCP, on this machine. Such a connection may still be under way.
-    pub fn connect(address: SocketAddr) -> io::Result<Stream> {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Stream> {
         let stream = TcpStream::connect(address)?;
         setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
         Ok(Stream::Tcp(stream))
@@ -55,7 +55,7 @@ impl Stream {
     ///
     /// # Errors
     /// It never will.
-    pub fn is_connected(&self) -> io::Result<bool> {
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
         match self {
             Stream::Unix(_) => Ok(true),
             Stream::Tcp(stream) => match (stream.take_error()?, stream.peer_addr()) {
@@ -67,19 +67,19 @@ impl Stream {
         }
     }
 
-    pub fn receive(&mut self, bytes: &mut [u8]) -> Transfer {
+    pub(crate) fn receive(&mut self, bytes: &mut [u8]) -> Transfer {
         attempt(|| self.read(bytes))
     }
 
     /// Writes all parts in one call.
-    pub fn send(&mut self, parts: &[IoSlice<'_>]) -> Transfer {
+    pub(crate) fn send(&mut self, parts: &[IoSlice<'_>]) -> Transfer {
         match attempt(|| self.write_vectored(parts)) {
             Transfer::End => Transfer::Later,
             result => result,
         }
     }
 
-    pub fn shutdown_write(&self) {
+    pub(crate) fn shutdown_write(&self) {
         // A peer that is gone already needs no telling.
         let _ = match self {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -88,7 +88,7 @@ impl Stream {
     }
 
     /// Whether the kernel tells when the peer has closed altogether. A TCP peer's FIN may be a half-close.
-    pub fn tells_hang_up(&self) -> bool {
+    pub(crate) fn tells_hang_up(&self) -> bool {
         match self {
             Stream::Tcp(_) => false,
             #[cfg(not(test))]
@@ -99,7 +99,7 @@ impl Stream {
     }
 
     /// Makes closing a reset, which no reader takes for an orderly end.
-    pub fn reset_on_close(&self) {
+    pub(crate) fn reset_on_close(&self) {
         #[cfg(test)]
         if let Stream::Unix(stream) = self {
             return stream.reset_on_close();

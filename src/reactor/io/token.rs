@@ -6,7 +6,7 @@ use mio::event::Event;
 
 /// What the kernel tells of one socket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     pub is_readable: bool,
     pub is_writable: bool,
     /// The peer sends no more.
@@ -17,7 +17,7 @@ pub struct Readiness {
 }
 
 /// One event's target with what it tells; `None`: of nobody's token.
-pub fn decode_event(event: &Event) -> Option<(Target, Readiness)> {
+pub(crate) fn decode_event(event: &Event) -> Option<(Target, Readiness)> {
     let readiness = Readiness {
         is_readable: event.is_readable(),
         is_writable: event.is_writable(),
@@ -29,7 +29,7 @@ pub fn decode_event(event: &Event) -> Option<(Target, Readiness)> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
+pub(crate) enum Target {
     Listener(usize),
     Client(ClientKey),
     Upstream(UpstreamKey),
@@ -50,7 +50,7 @@ pub enum Target {
 const KIND_BITS: u32 = 4;
 
 impl Target {
-    pub fn token(self) -> Token {
+    pub(crate) fn token(self) -> Token {
         let (kind, key) = match self {
             Target::Listener(index) => (0, index),
             Target::Client(ClientKey(key)) => (1, key),
@@ -68,7 +68,7 @@ impl Target {
         Token(key << KIND_BITS | kind)
     }
 
-    pub fn of(token: Token) -> Option<Target> {
+    pub(crate) fn of(token: Token) -> Option<Target> {
         let key = token.0 >> KIND_BITS;
         Some(match token.0 & ((1 << KIND_BITS) - 1) {
             0 => Target::Listener(key),

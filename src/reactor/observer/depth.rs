@@ -7,7 +7,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// How deep the stack was used, window by window.
 #[derive(Debug)]
-pub struct Depth {
+pub(crate) struct Depth {
     /// The window's end.
     until: Instant,
     last: usize,
@@ -17,12 +17,12 @@ pub struct Depth {
 }
 
 impl Depth {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Depth { until: now + WINDOW, last: 0, last_size: 0, size: 0 }
     }
 
     /// The fleet has that size now. `take_deepest` gives how deep the stack was used since it was asked last.
-    pub fn note(&mut self, size_now: usize, take_deepest: impl FnOnce() -> usize, now: Instant) {
+    pub(crate) fn note(&mut self, size_now: usize, take_deepest: impl FnOnce() -> usize, now: Instant) {
         let size = size_now.max(self.size);
         self.size = size;
         if now < self.until {
@@ -36,12 +36,12 @@ impl Depth {
     }
 
     /// The most workers that were at work at once within the last minute or two; `deepest`: in this window.
-    pub fn needed(&self, deepest: usize) -> usize {
+    pub(crate) fn needed(&self, deepest: usize) -> usize {
         deepest.max(self.last)
     }
 
     /// Of how many, within the same time: a fleet that has shrunk since then was larger.
-    pub fn needed_of(&self, size_now: usize) -> usize {
+    pub(crate) fn needed_of(&self, size_now: usize) -> usize {
         size_now.max(self.size).max(self.last_size)
     }
 }

@@ -48,7 +48,7 @@ fn start_logger() {
 }
 
 #[derive(Debug)]
-pub struct Logs {
+pub(crate) struct Logs {
     access: Option<AccessLog>,
     lines: Vec<u8>,
     /// When `lines` are written at the latest.
@@ -59,7 +59,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    pub fn open(access: Option<AccessLog>, is_json: bool, registry: &Registry) -> io::Result<Self> {
+    pub(crate) fn open(access: Option<AccessLog>, is_json: bool, registry: &Registry) -> io::Result<Self> {
         start_logger();
         let stdout = Output::new(io::stdout().as_fd().try_clone_to_owned()?, 1);
         let stderr = Output::new(io::stderr().as_fd().try_clone_to_owned()?, 2);
@@ -70,31 +70,31 @@ impl Logs {
 
     /// Keeps JSON access lines until they are taken, and drops everything else.
     #[cfg(test)]
-    pub fn kept() -> Self {
+    pub(crate) fn kept() -> Self {
         let access = Some(AccessLog::new(true, "app"));
         let (stdout, stderr) = (Output::closed(), Output::closed());
         Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, stderr }
     }
 
     #[cfg(test)]
-    pub fn take_lines(&mut self) -> Vec<u8> {
+    pub(crate) fn take_lines(&mut self) -> Vec<u8> {
         self.lines_due = None;
         std::mem::take(&mut self.lines)
     }
 
     /// The line at the start: on stdout, but in JSON mode that has access lines only.
-    pub fn announce(&mut self, line: &[u8]) {
+    pub(crate) fn announce(&mut self, line: &[u8]) {
         if self.is_json { self.stderr.push(line) } else { self.stdout.push(line) }
     }
 
-    pub fn access(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
+    pub(crate) fn access(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
         if let Some(access) = &mut self.access {
             access.write(&mut self.lines, record, unix);
             self.lines_due.get_or_insert_with(|| now + LOG_DELAY);
         }
     }
 
-    pub fn worker_line(&mut self, line: &[u8], is_stderr: bool, label: &str) {
+    pub(crate) fn worker_line(&mut self, line: &[u8], is_stderr: bool, label: &str) {
         let mut out = Vec::with_capacity(label.len() + line.len() + 4);
         if !self.is_json {
             out.extend_from_slice(format!("[{label}] ").as_bytes());
@@ -105,14 +105,14 @@ impl Logs {
     }
 
     /// When lines must be written at the latest.
-    pub fn next_flush(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_flush(&self, now: Instant) -> Option<Instant> {
         // Output that tells nobody when it has room is asked again by the clock.
         let context = (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| now + LOG_DELAY);
         self.lines_due.into_iter().chain(context).min()
     }
 
     /// Writes what is due, without waiting for anybody.
-    pub fn flush(&mut self, now: Instant) {
+    pub(crate) fn flush(&mut self, now: Instant) {
         let is_due = self.lines_due.is_some_and(|due| due <= now);
         if is_due || self.lines.len() >= LOG_BYTES {
             self.stdout.push(&self.lines);
@@ -125,7 +125,7 @@ impl Logs {
     }
 
     /// One of the two outputs has room again.
-    pub fn has_room(&mut self) {
+    pub(crate) fn has_room(&mut self) {
         self.stdout.has_room();
         self.stderr.has_room();
         self.write();
@@ -151,12 +151,12 @@ impl Logs {
     }
 
     /// The last lines, at the end.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.stdout.push(&std::mem::take(&mut self.lines));
         self.flush(Instant::now());
     }
 
-    pub fn dropped_lines(&self) -> u64 {
+    pub(crate) fn dropped_lines(&self) -> u64 {
         self.stdout.all_dropped_lines() + self.stderr.all_dropped_lines()
     }
 }

@@ -4,7 +4,7 @@ mod depth;
 mod logs;
 mod stdio;
 
-pub use logs::Logs;
+pub(super) use logs::Logs;
 
 use super::crossing::Finished;
 use super::io::Io;
@@ -14,7 +14,7 @@ use crate::observe::metrics::{Metrics, Served, Snapshot};
 use depth::Depth;
 use std::time::{Duration, Instant};
 
-pub struct Observer {
+pub(super) struct Observer {
     logs: Logs,
     metrics: Metrics,
     depth: Depth,
@@ -22,12 +22,12 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub fn new(logs: Logs, now: Instant) -> Self {
+    pub(super) fn new(logs: Logs, now: Instant) -> Self {
         Observer { logs, metrics: Metrics::default(), depth: Depth::new(now), longest_wait: Duration::ZERO }
     }
 
     /// A request's one line.
-    pub fn log(&mut self, finished: &Finished, peer: &[u8], io: &Io) {
+    pub(super) fn log(&mut self, finished: &Finished, peer: &[u8], io: &Io) {
         let now = io.now();
         let request = &finished.request;
         let record = Record {
@@ -58,20 +58,20 @@ impl Observer {
         self.logs.access(&record, io.unix(), now);
     }
 
-    pub fn depth(&self) -> &Depth {
+    pub(super) fn depth(&self) -> &Depth {
         &self.depth
     }
 
     /// The fleet has that size now; `take_deepest` gives how deep the stack was used since it was asked last.
-    pub fn note_size(&mut self, size: usize, take_deepest: impl FnOnce() -> usize, now: Instant) {
+    pub(super) fn note_size(&mut self, size: usize, take_deepest: impl FnOnce() -> usize, now: Instant) {
         self.depth.note(size, take_deepest, now);
     }
 
-    pub fn longest_wait(&self) -> Duration {
+    pub(super) fn longest_wait(&self) -> Duration {
         self.longest_wait
     }
 
-    pub fn render(&self, snapshot: &Snapshot) -> String {
+    pub(super) fn render(&self, snapshot: &Snapshot) -> String {
         self.metrics.render(snapshot)
     }
 }
@@ -79,91 +79,91 @@ impl Observer {
 /// The outputs.
 impl Observer {
     /// The line at the start.
-    pub fn announce(&mut self, line: &[u8]) {
+    pub(super) fn announce(&mut self, line: &[u8]) {
         self.logs.announce(line);
     }
 
     /// A line that a worker has printed.
-    pub fn worker_line(&mut self, line: &[u8], is_stderr: bool, label: &str) {
+    pub(super) fn worker_line(&mut self, line: &[u8], is_stderr: bool, label: &str) {
         self.logs.worker_line(line, is_stderr, label);
     }
 
     /// Writes what is due, without waiting for anybody.
-    pub fn flush(&mut self, now: Instant) {
+    pub(super) fn flush(&mut self, now: Instant) {
         self.logs.flush(now);
     }
 
     /// When lines must be written at the latest.
-    pub fn next_flush(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_flush(&self, now: Instant) -> Option<Instant> {
         self.logs.next_flush(now)
     }
 
     /// One of the two outputs has room again.
-    pub fn on_output_writable(&mut self) {
+    pub(super) fn on_output_writable(&mut self) {
         self.logs.has_room();
     }
 
     /// The last lines, at the end.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.logs.finish();
     }
 
-    pub fn dropped_lines(&self) -> u64 {
+    pub(super) fn dropped_lines(&self) -> u64 {
         self.logs.dropped_lines()
     }
 
     #[cfg(test)]
-    pub fn take_lines(&mut self) -> Vec<u8> {
+    pub(super) fn take_lines(&mut self) -> Vec<u8> {
         self.logs.take_lines()
     }
 }
 
 /// Figures.
 impl Observer {
-    pub fn busy_for(&mut self, workers: usize, time: Duration) {
+    pub(super) fn busy_for(&mut self, workers: usize, time: Duration) {
         self.metrics.busy_for(workers, time);
     }
 
-    pub fn received(&mut self, bytes: usize) {
+    pub(super) fn received(&mut self, bytes: usize) {
         self.metrics.received_bytes += bytes as u64;
     }
 
-    pub fn retried(&mut self) {
+    pub(super) fn retried(&mut self) {
         self.metrics.retries += 1;
     }
 
-    pub fn held_back(&mut self) {
+    pub(super) fn held_back(&mut self) {
         self.metrics.hold_backs += 1;
     }
 
-    pub fn accept_failed(&mut self) {
+    pub(super) fn accept_failed(&mut self) {
         self.metrics.accept_failures += 1;
     }
 
-    pub fn accepting_paused(&mut self) {
+    pub(super) fn accepting_paused(&mut self) {
         self.metrics.accept_pauses += 1;
     }
 
-    pub fn closed_for_room(&mut self) {
+    pub(super) fn closed_for_room(&mut self) {
         self.metrics.closed_for_room += 1;
     }
 
-    pub fn worker_started(&mut self, replaces: Option<RetireReason>) {
+    pub(super) fn worker_started(&mut self, replaces: Option<RetireReason>) {
         self.metrics.worker_starts += 1;
         if let Some(reason) = replaces {
             self.metrics.replaced(reason);
         }
     }
 
-    pub fn start_failed(&mut self) {
+    pub(super) fn start_failed(&mut self) {
         self.metrics.worker_start_failures += 1;
     }
 
-    pub fn worker_crashed(&mut self) {
+    pub(super) fn worker_crashed(&mut self) {
         self.metrics.worker_crashes += 1;
     }
 
-    pub fn boot_failed(&mut self) {
+    pub(super) fn boot_failed(&mut self) {
         self.metrics.worker_boot_failures += 1;
     }
 }

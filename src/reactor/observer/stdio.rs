@@ -21,7 +21,7 @@ const PIPE_BYTES: usize = 4096;
 
 /// One of the two outputs.
 #[derive(Debug)]
-pub struct Output {
+pub(super) struct Output {
     way: Way,
     waiting: Vec<u8>,
     /// The last write found no room; an event will tell when there is some.
@@ -46,7 +46,7 @@ enum Health {
 
 /// What is to be told of an output.
 #[derive(Debug)]
-pub enum News {
+pub(super) enum News {
     Failing(io::Error),
     /// Its reader will never come back.
     Gone(io::Error),
@@ -70,7 +70,7 @@ enum Way {
 
 impl Output {
     /// `fd` is 1 or 2, duplicated.
-    pub fn new(fd: OwnedFd, number: u8) -> Self {
+    pub(super) fn new(fd: OwnedFd, number: u8) -> Self {
         let file = File::from(fd);
         let kind = file.metadata().map(|metadata| metadata.file_type());
         let way = match kind {
@@ -92,7 +92,7 @@ impl Output {
     }
 
     #[cfg(test)]
-    pub fn closed() -> Self {
+    pub(super) fn closed() -> Self {
         Output::through(Way::Closed)
     }
 
@@ -109,7 +109,7 @@ impl Output {
     }
 
     /// Watches it for room, where that can be watched; registered once, edge-triggered.
-    pub fn register(&self, registry: &Registry, token: Token) {
+    pub(super) fn register(&self, registry: &Registry, token: Token) {
         let fd = match &self.way {
             Way::Embedded(file) => file.as_raw_fd(),
             Way::Socket(fd) => fd.as_raw_fd(),
@@ -120,21 +120,21 @@ impl Output {
     }
 
     /// An event says that there is room.
-    pub fn has_room(&mut self) {
+    pub(super) fn has_room(&mut self) {
         self.is_full = false;
     }
 
     /// Whether a look by the clock is needed: something waits, and no event will tell of room.
-    pub fn needs_clock(&self) -> bool {
+    pub(super) fn needs_clock(&self) -> bool {
         !self.waiting.is_empty() && matches!(self.way, Way::Shared(_))
     }
 
-    pub fn all_dropped_lines(&self) -> u64 {
+    pub(super) fn all_dropped_lines(&self) -> u64 {
         self.all_dropped_lines
     }
 
     /// Takes whole lines, or none of them where too much waits already.
-    pub fn push(&mut self, lines: &[u8]) {
+    pub(super) fn push(&mut self, lines: &[u8]) {
         if matches!(self.way, Way::Closed) || lines.is_empty() {
             return;
         }
@@ -153,7 +153,7 @@ impl Output {
     }
 
     /// What is new about it: that it fails, or how many lines were dropped, once it can be written to again.
-    pub fn news(&mut self) -> Option<News> {
+    pub(super) fn news(&mut self) -> Option<News> {
         match std::mem::replace(&mut self.health, Health::KnownToFail) {
             Health::Failing(error) if matches!(self.way, Way::Gone) => Some(News::Gone(error)),
             Health::Failing(error) => Some(News::Failing(error)),
@@ -167,7 +167,7 @@ impl Output {
     }
 
     /// Writes what can be written without waiting.
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         while !self.waiting.is_empty() && !self.is_full {
             let result = match &mut self.way {
                 Way::File(file) | Way::Embedded(file) => file.write(&self.waiting),

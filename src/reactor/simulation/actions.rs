@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 
 /// A small generator: xorshift64, reproducible.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         // Neighbouring seeds begin alike otherwise.
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d | 1);
         for _ in 0..4 {
@@ -26,17 +26,17 @@ impl Random {
         self.0 >> 11
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
 
-    pub fn chance(&mut self, of: usize) -> bool {
+    pub(crate) fn chance(&mut self, of: usize) -> bool {
         self.below(of) == 0
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// A client connects; `script` seeds what it will send, `room` is how much it takes unread.
     Arrive {
         script: u32,
@@ -183,7 +183,7 @@ pub enum Action {
 
 /// How a process ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Death {
+pub(crate) enum Death {
     Crash,
     Fails,
     Exits,
@@ -194,7 +194,7 @@ impl Death {
         [Death::Crash, Death::Fails, Death::Exits][random.below(3)]
     }
 
-    pub fn exit(self) -> Exit {
+    pub(crate) fn exit(self) -> Exit {
         match self {
             Death::Crash => Exit::Signal(Signal::SIGSEGV),
             Death::Fails => Exit::Code(1),
@@ -207,7 +207,7 @@ impl Death {
 const ALL: usize = usize::MAX;
 
 /// The history of a seed.
-pub fn history(seed: u64, steps: usize) -> Vec<Action> {
+pub(crate) fn history(seed: u64, steps: usize) -> Vec<Action> {
     let mut random = Random::new(seed);
     // Some histories are calm, so that there is load without failures, and deadlines are met.
     let is_calm = random.chance(3);
@@ -289,4 +289,4 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
 }
 
 /// The ways to answer, of [`super::script::compose`].
-pub const STYLES: usize = 20;
+pub(crate) const STYLES: usize = 20;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// How the folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disk {
+pub(crate) enum Disk {
     Works,
     /// No file can be made, and nothing written.
     Full,
@@ -29,24 +29,24 @@ thread_local! {
     static WAS_FULL: Cell<bool> = const { Cell::new(false) };
 }
 
-pub fn set(disk: Disk) {
+pub(crate) fn set(disk: Disk) {
     DISK.set(disk);
 }
 
 /// For a new history.
-pub fn begin() {
+pub(crate) fn begin() {
     set(Disk::Works);
     WAS_FULL.set(false);
     LACKED_DESCRIPTORS.set(false);
 }
 
 /// Whether anything has found no room.
-pub fn was_full() -> bool {
+pub(crate) fn was_full() -> bool {
     WAS_FULL.get()
 }
 
 /// Whether there was no descriptor for a file, so that quiet connections had to make room.
-pub fn lacked_descriptors() -> bool {
+pub(crate) fn lacked_descriptors() -> bool {
     LACKED_DESCRIPTORS.get()
 }
 
@@ -55,7 +55,7 @@ fn no_space() -> io::Error {
     Errno::ENOSPC.into()
 }
 
-pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
+pub(crate) fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     match DISK.get() {
         Disk::Full | Disk::FullFolder => Err(no_space()),
         Disk::Works | Disk::NearlyFull(_) => anonymous_file::open(folder),
@@ -68,11 +68,11 @@ pub fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
     }
 }
 
-pub fn open_in_memory() -> io::Result<File> {
+pub(crate) fn open_in_memory() -> io::Result<File> {
     anonymous_file::open_in_memory()
 }
 
-pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     match DISK.get() {
         Disk::Full | Disk::NearlyFull(0) => return Err(no_space()),
         Disk::NearlyFull(writes) => DISK.set(Disk::NearlyFull(writes - 1)),

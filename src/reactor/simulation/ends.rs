@@ -14,7 +14,7 @@ const MAX_ROUNDS: usize = 400;
 
 impl World {
     /// Clients send and take, workers join and answer, those that are told to end do so.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         disk::set(disk::Disk::Works);
         process::table(|table| table.failing_spawns = 0);
         for _ in 0..MAX_ROUNDS {
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// The server is told to stop, and must leave nothing behind.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if self.reactor.exit.is_none() && !std::mem::replace(&mut self.is_stop_told, true) {
             self.tell(&Message::Stop, 0);
         }

@@ -13,13 +13,13 @@ use crate::reactor::stage::Stage;
 use std::collections::BTreeMap;
 
 /// Who holds which key at the beginning of a turn.
-pub struct Keys {
+pub(crate) struct Keys {
     clients: BTreeMap<usize, usize>,
     workers: BTreeMap<usize, i32>,
 }
 
 impl World {
-    pub fn keys(&self) -> Keys {
+    pub(crate) fn keys(&self) -> Keys {
         let clients = self.clients.iter().enumerate().filter_map(|(at, client)| {
             let wire = client.wire.borrow();
             wire.token.filter(|_| !wire.is_server_gone).map(|token| (token.0, at))
@@ -35,7 +35,7 @@ impl World {
         found.map(|(upstream, _)| upstream)
     }
 
-    pub fn check_keys(&self, before: &Keys) {
+    pub(crate) fn check_keys(&self, before: &Keys) {
         let after = self.keys();
         for (token, at) in &after.clients {
             let earlier = before.clients.get(token);
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Who waits, who is idle and who is busy are those whose entries say so.
-    pub fn check_balance(&self) {
+    pub(crate) fn check_balance(&self) {
         if self.reactor.exit.is_some() {
             return;
         }
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Nothing that is due has been left for a later turn.
-    pub fn check_deadlines(&self) {
+    pub(crate) fn check_deadlines(&self) {
         if self.reactor.exit.is_some() {
             return;
         }
@@ -187,7 +187,7 @@ impl World {
     }
 
     /// At rest nothing lies about that somebody wants.
-    pub fn check_rest(&self) {
+    pub(crate) fn check_rest(&self) {
         self.check_operators_rest();
         let reactor = &self.reactor;
         for (at, client) in self.clients.iter().enumerate() {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// More clients than that only make a history slow.
 const MAX_CLIENTS: usize = 24;
 
-pub struct Client {
+pub(crate) struct Client {
     pub wire: Shared,
     pub script: Vec<u8>,
     pub sent: usize,
@@ -37,7 +37,7 @@ pub struct Client {
 }
 
 /// A worker process as it sees itself.
-pub struct Worker {
+pub(crate) struct Worker {
     pub pid: i32,
     pub slot: usize,
     pub version: u64,
@@ -56,7 +56,7 @@ pub struct Worker {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub(crate) enum Life {
     Booting,
     Joined,
     /// It has been told to end.
@@ -65,7 +65,7 @@ pub enum Life {
 }
 
 impl World {
-    pub fn act(&mut self, action: Action) {
+    pub(crate) fn act(&mut self, action: Action) {
         if self.reactor.exit.is_some() {
             return;
         }
@@ -275,7 +275,7 @@ impl World {
         });
     }
 
-    pub fn send(&mut self, at: usize, bytes: usize) {
+    pub(crate) fn send(&mut self, at: usize, bytes: usize) {
         let client = &mut self.clients[at];
         let to = client.sent.saturating_add(bytes).min(client.script.len());
         tell(|| format!("  client {at}: {}", client.script[client.sent..to].escape_ascii()));
@@ -288,7 +288,7 @@ impl World {
     }
 
     /// Makes up the answer of a worker's request in hand.
-    pub fn answer(&mut self, at: usize, style: usize, size: usize) {
+    pub(crate) fn answer(&mut self, at: usize, style: usize, size: usize) {
         let number = self.oracle.answers.len();
         for line in &self.workers[at].lines {
             line.wire.borrow_mut().take(usize::MAX);
@@ -312,7 +312,7 @@ impl World {
         hand.answer = Some(answer);
     }
 
-    pub fn say(&mut self, at: usize, bytes: usize) {
+    pub(crate) fn say(&mut self, at: usize, bytes: usize) {
         let worker = &mut self.workers[at];
         let Some(line) = worker.lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
         let Some(hand) = &mut line.hand else { return };
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    pub fn join(&mut self, at: usize) {
+    pub(crate) fn join(&mut self, at: usize) {
         let worker = &mut self.workers[at];
         worker.life = Life::Joined;
         wire::listen_at(&worker.socket);
@@ -371,7 +371,7 @@ impl World {
     }
 
     /// Says something on the control socket.
-    pub fn tell(&mut self, message: &Message, pid: i32) {
+    pub(crate) fn tell(&mut self, message: &Message, pid: i32) {
         let wire = Wire::new(Kind::Unix, usize::MAX);
         self.watch_operator(wire.clone(), ControlPeer::Process { pid });
         let body = message.to_json();
@@ -385,7 +385,7 @@ impl World {
         self.controls.push(wire);
     }
 
-    pub fn end_process(&mut self, at: usize, exit: Exit) {
+    pub(crate) fn end_process(&mut self, at: usize, exit: Exit) {
         let worker = &mut self.workers[at];
         worker.life = Life::Ended;
         worker.running.clear();
@@ -405,7 +405,7 @@ impl World {
         process::table(|table| table.end(worker.pid, exit));
     }
 
-    pub fn meet_new_workers(&mut self) {
+    pub(crate) fn meet_new_workers(&mut self) {
         let is_command = self.reactor.config.command.is_some();
         for pid in process::table(|table| std::mem::take(&mut table.fresh)) {
             let Some(started) = process::table(|table| table.alive.get(&pid).cloned()) else { continue };
@@ -432,12 +432,12 @@ impl World {
     }
 
     /// The server hears in the next turn of children that have ended.
-    pub fn reaps_soon(&mut self) {
+    pub(crate) fn reaps_soon(&mut self) {
         self.reaps_in = 1;
     }
 
     /// Processes take their signals.
-    pub fn take_signals(&mut self) {
+    pub(crate) fn take_signals(&mut self) {
         let has_ended = process::table(|table| {
             let before = table.children.len();
             table.children.retain(|child| child.is_unresponsive || !child.is_told);
@@ -467,7 +467,7 @@ impl World {
 
 impl Client {
     /// Notes whether anything passes or has passed in this turn.
-    pub fn note_activity(&mut self, now: Instant) {
+    pub(crate) fn note_activity(&mut self, now: Instant) {
         let wire = self.wire.borrow();
         if !wire.to_server.is_empty() || wire.has_edge() || wire.written.len() > self.written_bytes {
             self.active_at = now;
@@ -475,7 +475,7 @@ impl Client {
         }
     }
 
-    pub fn can_send(&self) -> bool {
+    pub(crate) fn can_send(&self) -> bool {
         let wire = self.wire.borrow();
         self.sent < self.script.len() && !wire.peer_has_ended && !wire.is_server_gone && !wire.is_reset
     }
@@ -483,7 +483,7 @@ impl Client {
 
 impl Worker {
     /// The newest connection's request.
-    pub fn hand(&mut self) -> Option<&mut Hand> {
+    pub(crate) fn hand(&mut self) -> Option<&mut Hand> {
         self.lines.iter_mut().rev().find_map(|line| line.hand.as_mut())
     }
 
@@ -503,7 +503,7 @@ impl Worker {
 
     /// What it says when it is probed. A command is there with any answer, but it may say first that it is busy; a
     /// worker is idle if no handler runs.
-    pub fn probe_answer(&self) -> &'static [u8] {
+    pub(crate) fn probe_answer(&self) -> &'static [u8] {
         let is_busy = match self.life {
             Life::Booting => self.probes == 0 && self.closes_when_told,
             Life::Joined | Life::ForwardedFields | Life::Ended => !self.running.is_empty(),
@@ -518,7 +518,7 @@ impl Worker {
     }
 
     /// A runtime that cannot keep a connection which the server has shut; its handler runs on.
-    pub fn close_what_is_shut(&mut self, oracle: &mut Oracle) {
+    pub(crate) fn close_what_is_shut(&mut self, oracle: &mut Oracle) {
         if !self.closes_when_told {
             return;
         }
@@ -555,7 +555,7 @@ impl Worker {
         }
     }
 
-    pub fn listen(&mut self, capacity: usize) {
+    pub(crate) fn listen(&mut self, capacity: usize) {
         wire::set_capacity(&self.socket, capacity);
         for line in &mut self.lines {
             let mut wire = line.wire.borrow_mut();

@@ -7,7 +7,7 @@ use super::wire::Shared;
 use std::time::Instant;
 
 /// One connection to a worker.
-pub struct Line {
+pub(crate) struct Line {
     pub wire: Shared,
     /// So much of what was written was done with.
     pub parsed: usize,
@@ -19,7 +19,7 @@ pub struct Line {
 }
 
 /// The request that a worker has in hand.
-pub struct Hand {
+pub(crate) struct Hand {
     pub tag: usize,
     pub began: Instant,
     /// Another one was answered over this connection before.
@@ -30,13 +30,13 @@ pub struct Hand {
 }
 
 impl Line {
-    pub fn new(wire: Shared, now: Instant) -> Self {
+    pub(crate) fn new(wire: Shared, now: Instant) -> Self {
         Line { wire, parsed: 0, hand: None, last: None, touched: now }
     }
 
     /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
     /// are handed back.
-    pub fn read(&mut self, oracle: &Oracle, now: Instant, probe_answer: &[u8]) -> Vec<usize> {
+    pub(crate) fn read(&mut self, oracle: &Oracle, now: Instant, probe_answer: &[u8]) -> Vec<usize> {
         let mut fresh = Vec::new();
         if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
             self.touched = now;
@@ -99,11 +99,11 @@ impl Line {
 
 impl Hand {
     /// A handler is at work on it.
-    pub fn is_handled(&self) -> bool {
+    pub(crate) fn is_handled(&self) -> bool {
         !self.is_done() && self.answer.as_ref().is_none_or(|answer| !answer.is_busy)
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.answer.as_ref().is_some_and(|answer| self.said == answer.bytes.len())
     }
 }

@@ -15,19 +15,19 @@
 //! output, how changed sources are noticed, workers from outside (`w:0`).
 
 mod actions;
-pub mod disk;
+pub(crate) mod disk;
 mod ends;
 mod inside;
 mod life;
 mod line;
 mod operators;
 mod oracle;
-pub mod order;
-pub mod process;
+pub(crate) mod order;
+pub(crate) mod process;
 mod reader;
 mod script;
 mod shadow;
-pub mod wire;
+pub(crate) mod wire;
 mod world;
 
 use actions::{Action, history};

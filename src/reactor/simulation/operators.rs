@@ -13,7 +13,7 @@ use std::time::Instant;
 /// More of them only make a history slow.
 const MAX_OPERATORS: usize = 6;
 
-pub struct Operator {
+pub(crate) struct Operator {
     pub wire: Shared,
     asks_for: AsksFor,
     /// When it came, sent or took something last.
@@ -32,7 +32,7 @@ enum AsksFor {
 
 impl World {
     /// Somebody pipelines so many requests at once; `room` is how much it takes unread.
-    pub fn ask_for_pages(&mut self, is_scraper: bool, count: usize, capacity: usize) {
+    pub(crate) fn ask_for_pages(&mut self, is_scraper: bool, count: usize, capacity: usize) {
         if self.operators.len() >= MAX_OPERATORS {
             return;
         }
@@ -53,14 +53,14 @@ impl World {
         self.operate(kind, peer, &text, AsksFor::Pages(count), capacity);
     }
 
-    pub fn ask_for_reload(&mut self, capacity: usize) {
+    pub(crate) fn ask_for_reload(&mut self, capacity: usize) {
         let body = Message::Reload.to_json();
         let length = body.len();
         let text = format!("POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
         self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, capacity);
     }
 
-    pub fn watch_operator(&mut self, wire: Shared, peer: ControlPeer) {
+    pub(crate) fn watch_operator(&mut self, wire: Shared, peer: ControlPeer) {
         let stream = Stream::Unix(UnixStream::of(wire));
         self.reactor.admin.watch(stream, peer, &self.reactor.io, &mut self.reactor.observer);
     }
@@ -78,7 +78,7 @@ impl World {
         });
     }
 
-    pub fn operator_takes(&mut self, at: usize, bytes: usize) {
+    pub(crate) fn operator_takes(&mut self, at: usize, bytes: usize) {
         let now = self.now;
         if let Some(operator) = self.operators.get_mut(at)
             && !operator.wire.borrow_mut().take(bytes).is_empty()
@@ -87,14 +87,14 @@ impl World {
         }
     }
 
-    pub fn operator_leaves(&mut self, at: usize) {
+    pub(crate) fn operator_leaves(&mut self, at: usize) {
         if let Some(operator) = self.operators.get(at) {
             operator.wire.borrow_mut().close();
         }
     }
 
     /// Takes all that there is, from now on.
-    pub fn operators_are_kind(&mut self) {
+    pub(crate) fn operators_are_kind(&mut self) {
         for at in 0..self.operators.len() {
             self.operators[at].wire.borrow_mut().set_capacity(1 << 20);
             self.operator_takes(at, usize::MAX);
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// What lies about for operators is little, whatever they ask for, and each that is waited for has a deadline.
-    pub fn check_operators(&mut self) {
+    pub(crate) fn check_operators(&mut self) {
         for (key, connection) in self.reactor.admin.all() {
             // Of a head or body that is arriving there may be more.
             let inbox_bytes = connection.conn.read_buffer.len();
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// At rest, whoever has room has its answers.
-    pub fn check_operators_rest(&self) {
+    pub(crate) fn check_operators_rest(&self) {
         for (at, operator) in self.operators.iter().enumerate() {
             let wire = operator.wire.borrow();
             let has_room = wire.capacity() > 0 && !wire.is_peer_gone && !wire.is_server_gone;
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// After the server's end: whoever follows a reload has heard of its end, unless it did not read.
-    pub fn check_operators_end(&self) {
+    pub(crate) fn check_operators_end(&self) {
         for (at, operator) in self.operators.iter().enumerate() {
             let wire = operator.wire.borrow();
             let has_begun = wire.written.windows(6).any(|window| window == b"ndjson");

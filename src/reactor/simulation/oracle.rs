@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// All requests and answers there ever were, by their numbers.
 #[derive(Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     pub tags: Vec<Tag>,
     pub answers: Vec<Said>,
     /// The status of each line that bears no number: of the server's own pages, and of requests that were cut off
@@ -17,7 +17,7 @@ pub struct Oracle {
 }
 
 /// One answer, and how much of it a worker has said.
-pub struct Said {
+pub(crate) struct Said {
     /// The request that it answers.
     pub tag: usize,
     pub answer: Answer,
@@ -34,7 +34,7 @@ pub struct Said {
 
 /// What a worker said to a request that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Try {
+pub(crate) enum Try {
     NoResponse,
     Busy,
     /// Bytes of no answer, over a connection that had one before.
@@ -44,7 +44,7 @@ pub enum Try {
 }
 
 /// One request.
-pub struct Tag {
+pub(crate) struct Tag {
     pub planned: Planned,
     pub client: usize,
     pub first_sent: Option<Instant>,
@@ -68,7 +68,7 @@ pub struct Tag {
 }
 
 #[derive(Debug, Clone)]
-pub struct LogLine {
+pub(crate) struct LogLine {
     pub status: u64,
     pub reason: String,
 }
@@ -80,13 +80,13 @@ impl Tag {
     }
 
     /// The longest time, until now, that nothing passed between its worker and the server.
-    pub fn pause(&self, now: Instant) -> Duration {
+    pub(crate) fn pause(&self, now: Instant) -> Duration {
         self.longest_pause.max(self.touched.map_or(Duration::ZERO, |touched| now - touched))
     }
 }
 
 impl Oracle {
-    pub fn expect(&mut self, planned: &Planned, client: usize) {
+    pub(crate) fn expect(&mut self, planned: &Planned, client: usize) {
         assert_eq!(planned.tag, self.tags.len());
         self.tags.push(Tag {
             planned: planned.clone(),
@@ -104,7 +104,7 @@ impl Oracle {
         });
     }
 
-    pub fn tried(&mut self, tag: usize, now: Instant) {
+    pub(crate) fn tried(&mut self, tag: usize, now: Instant) {
         let tag = &mut self.tags[tag];
         let name = &tag.planned.tag;
         assert!(!tag.is_forsaken, "request {name}: dispatched although its client's connection is closed");
@@ -126,13 +126,13 @@ impl Oracle {
     }
 
     /// The head of an event stream was said to this request.
-    pub fn is_stream(&self, tag: usize) -> bool {
+    pub(crate) fn is_stream(&self, tag: usize) -> bool {
         let is_its = |said: &&Said| said.tag == tag && said.answer.may_idle;
         self.answers.iter().filter(is_its).any(|said| said.said_bytes >= said.answer.head_bytes)
     }
 
     /// `bytes` of an answer are said by now.
-    pub fn said(&mut self, number: usize, bytes: usize, now: Instant) {
+    pub(crate) fn said(&mut self, number: usize, bytes: usize, now: Instant) {
         if bytes == 0 {
             return;
         }

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
-pub struct Balancer {
+pub(crate) struct Balancer {
     real: balancer::Balancer,
     model: Model,
     /// Back in the queue since it was last looked through for those who are due.
@@ -24,7 +24,7 @@ impl Deref for Balancer {
 }
 
 impl Balancer {
-    pub fn new(max_queue: usize, queue_timeout: Duration) -> Self {
+    pub(crate) fn new(max_queue: usize, queue_timeout: Duration) -> Self {
         Balancer {
             real: balancer::Balancer::new(max_queue, queue_timeout),
             model: Model::new(max_queue),
@@ -32,7 +32,7 @@ impl Balancer {
         }
     }
 
-    pub fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+    pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = self.real.submit(client, deadline);
         let expected = self.model.submit(client, deadline, false);
         assert_eq!(decision, expected, "submitted: the top of the stack, else the end of the queue");
@@ -40,7 +40,7 @@ impl Balancer {
         decision
     }
 
-    pub fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+    pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = self.real.resubmit(client, deadline);
         self.is_back.push(client);
         let expected = self.model.submit(client, deadline, true);
@@ -49,7 +49,12 @@ impl Balancer {
         decision
     }
 
-    pub fn join(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>, now: Instant) -> NextStep {
+    pub(crate) fn join(
+        &mut self,
+        worker: WorkerKey,
+        predecessor: Option<WorkerKey>,
+        now: Instant,
+    ) -> NextStep {
         let next = self.real.join(worker, predecessor, now);
         assert_eq!(
             next,
@@ -60,7 +65,7 @@ impl Balancer {
         next
     }
 
-    pub fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = self.real.release(worker, now);
         assert_eq!(
             next,
@@ -71,27 +76,27 @@ impl Balancer {
         next
     }
 
-    pub fn withdraw(&mut self, worker: WorkerKey) -> bool {
+    pub(crate) fn withdraw(&mut self, worker: WorkerKey) -> bool {
         let is_out = self.real.withdraw(worker);
         assert_eq!(is_out, self.model.withdraw(worker), "withdrawn: an idle one at once, a busy one later");
         self.check();
         is_out
     }
 
-    pub fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+    pub(crate) fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = self.real.readmit(worker, now);
         assert_eq!(next, self.model.readmit(worker), "readmitted: as a joined one, or it goes on");
         self.check();
         next
     }
 
-    pub fn remove(&mut self, worker: WorkerKey) {
+    pub(crate) fn remove(&mut self, worker: WorkerKey) {
         self.real.remove(worker);
         self.model.remove(worker);
         self.check();
     }
 
-    pub fn forget(&mut self, client: ClientKey) -> bool {
+    pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
         let had_waited = self.real.forget(client);
         let place = self.model.waiting.iter().position(|(other, _)| *other == client);
         assert_eq!(had_waited, place.is_some(), "forgotten: whoever waited");
@@ -102,7 +107,7 @@ impl Balancer {
         had_waited
     }
 
-    pub fn expire(&mut self, now: Instant) -> Option<ClientKey> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
         let expired = self.real.expire(now);
         let is_due = self.model.waiting.first().is_some_and(|(_, deadline)| *deadline <= now);
         self.is_back.retain(|_| is_due);
@@ -111,17 +116,17 @@ impl Balancer {
         expired
     }
 
-    pub fn take_deepest(&mut self) -> usize {
+    pub(crate) fn take_deepest(&mut self) -> usize {
         self.real.take_deepest()
     }
 
     /// Busy, or withdrawn and not free.
-    pub fn is_at_work(&self, worker: WorkerKey) -> bool {
+    pub(crate) fn is_at_work(&self, worker: WorkerKey) -> bool {
         self.model.busy.contains(&worker) || self.model.withdrawn.contains(&worker)
     }
 
     /// Nobody waits beyond its deadline, at the end of a turn.
-    pub fn check_deadlines(&self, now: Instant) {
+    pub(crate) fn check_deadlines(&self, now: Instant) {
         let may_wait =
             |(client, deadline): &(ClientKey, Instant)| *deadline > now || self.is_back.contains(client);
         assert!(self.model.waiting.iter().all(may_wait), "waits beyond its deadline");

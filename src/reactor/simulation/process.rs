@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-pub use crate::process::{is_ignored, raise_descriptor_limit, watch_children};
+pub(crate) use crate::process::{is_ignored, raise_descriptor_limit, watch_children};
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());
@@ -19,7 +19,7 @@ thread_local! {
 
 /// The kernel's table of processes.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     pub alive: BTreeMap<i32, Started>,
     /// Started and not yet seen by the street.
     pub fresh: Vec<i32>,
@@ -38,7 +38,7 @@ pub struct Table {
 
 /// A child of a worker's, in its process group.
 #[derive(Debug, Clone, Copy)]
-pub struct Offspring {
+pub(crate) struct Offspring {
     pub group: i32,
     /// SIGTERM has come.
     pub is_told: bool,
@@ -48,18 +48,18 @@ pub struct Offspring {
 
 /// What a worker finds in its environment.
 #[derive(Debug, Clone)]
-pub struct Started {
+pub(crate) struct Started {
     pub slot: usize,
     pub version: u64,
     pub socket: PathBuf,
 }
 
-pub fn table<R>(look: impl FnOnce(&mut Table) -> R) -> R {
+pub(crate) fn table<R>(look: impl FnOnce(&mut Table) -> R) -> R {
     TABLE.with_borrow_mut(look)
 }
 
 impl Table {
-    pub fn end(&mut self, pid: i32, exit: Exit) {
+    pub(crate) fn end(&mut self, pid: i32, exit: Exit) {
         if self.alive.remove(&pid).is_some() {
             self.ended.push_back((pid, exit));
         }
@@ -68,20 +68,20 @@ impl Table {
 
 /// Starts processes at once, and tells of them in the next turn.
 #[derive(Debug)]
-pub struct Spawner {
+pub(crate) struct Spawner {
     last_id: u64,
 }
 
 impl Spawner {
-    pub fn new(_: DescriptorLimit) -> Self {
+    pub(crate) fn new(_: DescriptorLimit) -> Self {
         Spawner { last_id: 0 }
     }
 
-    pub fn ensure(&mut self) -> io::Result<Option<RawFd>> {
+    pub(crate) fn ensure(&mut self) -> io::Result<Option<RawFd>> {
         Ok(None)
     }
 
-    pub fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
+    pub(crate) fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
         let variable = |name: &str| {
             let found = launch.environment.iter().find(|(other, _)| other == name);
             found.map(|(_, value)| value.clone()).unwrap_or_default()
@@ -115,33 +115,33 @@ impl Spawner {
         Ok(Begun { id, stdout: null.try_clone()?.into(), stderr: null.into() })
     }
 
-    pub fn answer(&mut self) -> Option<Answer> {
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
         table(|table| table.answers.pop_front())
     }
 }
 
-pub fn adopt_orphans() -> bool {
+pub(crate) fn adopt_orphans() -> bool {
     true
 }
 
-pub fn exit_of(pid: Pid) -> Option<Exit> {
+pub(crate) fn exit_of(pid: Pid) -> Option<Exit> {
     table(|table| table.ended.iter().find(|(other, _)| *other == pid.as_raw()).map(|(_, exit)| *exit))
 }
 
-pub fn any_exit() -> Option<(Pid, Exit)> {
+pub(crate) fn any_exit() -> Option<(Pid, Exit)> {
     table(|table| table.ended.front().map(|&(pid, exit)| (Pid::from_raw(pid), exit)))
 }
 
 /// Whether a child of that leader's is left.
-pub fn group_lives(leader: Pid) -> bool {
+pub(crate) fn group_lives(leader: Pid) -> bool {
     table(|table| table.children.iter().any(|child| child.group == leader.as_raw()))
 }
 
-pub fn release(pid: Pid) {
+pub(crate) fn release(pid: Pid) {
     table(|table| table.ended.retain(|(other, _)| *other != pid.as_raw()));
 }
 
-pub fn terminate_group(leader: Pid) {
+pub(crate) fn terminate_group(leader: Pid) {
     check_leader(leader);
     table(|table| {
         for child in table.children.iter_mut().filter(|child| child.group == leader.as_raw()) {
@@ -174,11 +174,11 @@ fn signal(pid: Pid, is_kill: bool) {
     });
 }
 
-pub fn terminate(pid: Pid) {
+pub(crate) fn terminate(pid: Pid) {
     signal(pid, false);
 }
 
-pub fn kill_group(pid: Pid) {
+pub(crate) fn kill_group(pid: Pid) {
     check_leader(pid);
     table(|table| {
         for child in table.children.iter_mut().filter(|child| child.group == pid.as_raw()) {
@@ -188,10 +188,10 @@ pub fn kill_group(pid: Pid) {
     signal(pid, true);
 }
 
-pub fn is_ending(pid: Pid) -> Option<bool> {
+pub(crate) fn is_ending(pid: Pid) -> Option<bool> {
     table(|table| (!table.tells_little).then(|| !table.alive.contains_key(&pid.as_raw())))
 }
 
-pub fn resident_bytes(_: Pid) -> Option<u64> {
+pub(crate) fn resident_bytes(_: Pid) -> Option<u64> {
     None
 }

@@ -2,7 +2,7 @@
 
 /// A request as a worker finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     pub tag: usize,
     /// Head and body together, once the head is there.
     pub bytes: Option<usize>,
@@ -10,12 +10,12 @@ pub struct Found {
 }
 
 /// The number in a path, if all of it is there.
-pub fn tag(path: &str) -> Option<usize> {
+pub(crate) fn tag(path: &str) -> Option<usize> {
     path.strip_prefix("/t")?.strip_suffix('/')?.parse().ok()
 }
 
 /// The request that `bytes` begin with, as soon as its target can be read.
-pub fn request(bytes: &[u8]) -> Option<Found> {
+pub(crate) fn request(bytes: &[u8]) -> Option<Found> {
     let target = bytes.split(|&byte| byte == b' ').nth(1)?;
     // Whole only with the space behind it.
     bytes.split(|&byte| byte == b' ').nth(2)?;
@@ -29,7 +29,7 @@ pub fn request(bytes: &[u8]) -> Option<Found> {
 
 /// An answer as a client finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub(crate) struct Heard {
     pub status: u16,
     pub tag: Option<usize>,
     pub number: Option<usize>,
@@ -42,7 +42,7 @@ pub struct Heard {
 }
 
 /// All final answers in `bytes`; `is_head` tells which are to `HEAD`. `is_closed`: in an orderly way.
-pub fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -> Vec<Heard> {
+pub(crate) fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -> Vec<Heard> {
     let mut all = Vec::new();
     let mut remaining = bytes;
     while let Some((head, behind)) = split(remaining) {

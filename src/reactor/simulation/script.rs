@@ -4,7 +4,7 @@ use super::actions::Random;
 
 /// One request of a client's script.
 #[derive(Debug, Clone)]
-pub struct Planned {
+pub(crate) struct Planned {
     pub tag: usize,
     pub method: &'static str,
     pub is_http10: bool,
@@ -23,18 +23,18 @@ pub struct Planned {
 }
 
 impl Planned {
-    pub fn is_idempotent(&self) -> bool {
+    pub(crate) fn is_idempotent(&self) -> bool {
         self.method != "POST"
     }
 }
 
 /// The body of a request or an answer: its own number, again and again.
-pub fn pattern(letter: char, number: usize, bytes: usize) -> Vec<u8> {
+pub(crate) fn pattern(letter: char, number: usize, bytes: usize) -> Vec<u8> {
     format!("{letter}{number}.").into_bytes().into_iter().cycle().take(bytes).collect()
 }
 
 /// A client's requests with their bytes. `first_tag`: the number of the first one.
-pub fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
+pub(crate) fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
     let mut random = Random::new(seed.into());
     let mut bytes = Vec::new();
     let mut requests = Vec::new();
@@ -114,7 +114,7 @@ fn chunk(out: &mut Vec<u8>, body: &[u8], most_bytes: usize) {
 
 /// A worker's answer, made up whole before its first byte is said.
 #[derive(Debug, Clone, Default)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub number: usize,
     pub bytes: Vec<u8>,
     /// What is said before the answer can be told apart from another: its head, with interim ones before it.
@@ -140,10 +140,10 @@ pub struct Answer {
 }
 
 /// The way to answer with server-sent events.
-pub const EVENT_STREAM: usize = 17;
+pub(crate) const EVENT_STREAM: usize = 17;
 
 /// An answer in one of [`super::actions::STYLES`] ways to the request `tag`. `number` is the answer's own.
-pub fn compose(style: usize, size: usize, number: usize, context: &Planned) -> Answer {
+pub(crate) fn compose(style: usize, size: usize, number: usize, context: &Planned) -> Answer {
     let tag = context.tag;
     // Those who ask for a tunnel mostly get one.
     let style = if context.wants_websocket && !style.is_multiple_of(4) { 18 } else { style };

@@ -21,7 +21,7 @@ use std::time::Instant;
 impl World {
     /// Who is in the queue, and will be heard in this turn to have closed its side. Before that, or behind another
     /// request, a half-close is no departure.
-    pub fn note_departures(&mut self) {
+    pub(crate) fn note_departures(&mut self) {
         for client in &mut self.clients {
             let wire = client.wire.borrow();
             let is_heard = wire.has_edge() && !self.hears_clients_later;
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// Where something is to be read or told, something happens in this turn.
-    pub fn note_activity(&mut self) {
+    pub(crate) fn note_activity(&mut self) {
         let now = self.now;
         for client in &mut self.clients {
             client.note_activity(now);
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// Takes in what the turn has done, and checks all of it.
-    pub fn observe(&mut self, before: &Keys) {
+    pub(crate) fn observe(&mut self, before: &Keys) {
         self.look_at_workers();
         self.read_log();
         for client in &mut self.clients {
@@ -264,7 +264,7 @@ impl World {
     }
 
     /// What a client has been sent, as it understands it.
-    pub fn heard(&self, at: usize) -> Vec<reader::Heard> {
+    pub(crate) fn heard(&self, at: usize) -> Vec<reader::Heard> {
         let client = &self.clients[at];
         let wire = client.wire.borrow();
         let is_head =
@@ -282,7 +282,7 @@ impl World {
     }
 
     /// A worker is told to end only with nothing in hand, or after it has had its time.
-    pub fn check_signal(&self, at: usize, is_kill: bool) {
+    pub(crate) fn check_signal(&self, at: usize, is_kill: bool) {
         let worker = &self.workers[at];
         let config = &self.reactor.config;
         // Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
@@ -301,7 +301,7 @@ impl World {
     }
 
     /// All answers, each as its worker has said it, and one line for each request.
-    pub fn check_answers(&self) {
+    pub(crate) fn check_answers(&self) {
         for at in 0..self.clients.len() {
             let client = &self.clients[at];
             let wire = client.wire.borrow();

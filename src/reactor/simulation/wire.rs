@@ -19,7 +19,7 @@ use crate::reactor::io::token::Readiness;
 
 /// Whose rules the end of a connection follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Over TCP a peer that has closed is known to be gone only after another write.
     Tcp,
     Unix,
@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// One connection, as both ends and the street between them see it.
 #[derive(Debug)]
-pub struct Wire {
+pub(crate) struct Wire {
     pub kind: Kind,
     pub to_server: VecDeque<u8>,
     pub from_server: VecDeque<u8>,
@@ -50,7 +50,7 @@ pub struct Wire {
     edge: Option<u64>,
 }
 
-pub type Shared = Rc<RefCell<Wire>>;
+pub(crate) type Shared = Rc<RefCell<Wire>>;
 
 thread_local! {
     static EDGES: Cell<u64> = const { Cell::new(0) };
@@ -69,24 +69,24 @@ struct ServerId {
 }
 
 /// Somebody listens at `path` from now on.
-pub fn listen_at(path: &Path) {
+pub(crate) fn listen_at(path: &Path) {
     let place = ServerId { is_backlog_full: false, room_bytes: usize::MAX, waiting: Vec::new() };
     PLACES.with_borrow_mut(|places| places.insert(path.to_path_buf(), place));
 }
 
 /// Nobody listens at `path` any more.
-pub fn leave(path: &Path) {
+pub(crate) fn leave(path: &Path) {
     PLACES.with_borrow_mut(|places| places.remove(path));
 }
 
 /// Connections that nobody has taken up at `path`.
-pub fn accept_at(path: &Path) -> Vec<Shared> {
+pub(crate) fn accept_at(path: &Path) -> Vec<Shared> {
     PLACES
         .with_borrow_mut(|places| places.get_mut(path).map(|place| std::mem::take(&mut place.waiting)))
         .unwrap_or_default()
 }
 
-pub fn set_backlog(path: &Path, is_full: bool) {
+pub(crate) fn set_backlog(path: &Path, is_full: bool) {
     PLACES.with_borrow_mut(|places| {
         if let Some(place) = places.get_mut(path) {
             place.is_backlog_full = is_full;
@@ -95,7 +95,7 @@ pub fn set_backlog(path: &Path, is_full: bool) {
 }
 
 /// How much connections to `path` hold that are made from now on.
-pub fn set_capacity(path: &Path, room_bytes: usize) {
+pub(crate) fn set_capacity(path: &Path, room_bytes: usize) {
     PLACES.with_borrow_mut(|places| {
         if let Some(place) = places.get_mut(path) {
             place.room_bytes = room_bytes;
@@ -103,14 +103,14 @@ pub fn set_capacity(path: &Path, room_bytes: usize) {
     });
 }
 
-pub fn forget_all() {
+pub(crate) fn forget_all() {
     PLACES.with_borrow_mut(BTreeMap::clear);
     EDGES.set(0);
     SENDFILES.set(0);
 }
 
 impl Wire {
-    pub fn new(kind: Kind, room_bytes: usize) -> Shared {
+    pub(crate) fn new(kind: Kind, room_bytes: usize) -> Shared {
         Rc::new(RefCell::new(Wire {
             kind,
             to_server: VecDeque::new(),
@@ -136,7 +136,7 @@ impl Wire {
         self.edge.get_or_insert(next);
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         if self.is_server_gone {
             return;
         }
@@ -145,7 +145,7 @@ impl Wire {
     }
 
     /// The peer sends no more, and still reads.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if !self.peer_has_ended {
             self.peer_has_ended = true;
             self.mark();
@@ -153,7 +153,7 @@ impl Wire {
     }
 
     /// The peer closes.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         // Closed with bytes unread: the other side learns of a reset instead of an end.
         let is_unread = !self.from_server.is_empty();
         // Behind a FIN over TCP, nothing tells of it.
@@ -169,7 +169,7 @@ impl Wire {
         }
     }
 
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.is_peer_gone = true;
         self.peer_has_ended = true;
         self.from_server.clear();
@@ -178,14 +178,14 @@ impl Wire {
     }
 
     /// The peer reads.
-    pub fn take(&mut self, most_bytes: usize) -> Vec<u8> {
+    pub(crate) fn take(&mut self, most_bytes: usize) -> Vec<u8> {
         let bytes = most_bytes.min(self.from_server.len());
         let taken = self.from_server.drain(..bytes).collect();
         self.tell_room(bytes > 0);
         taken
     }
 
-    pub fn set_capacity(&mut self, room_bytes: usize) {
+    pub(crate) fn set_capacity(&mut self, room_bytes: usize) {
         let has_grown = room_bytes > self.room_bytes;
         self.room_bytes = room_bytes;
         self.tell_room(has_grown);
@@ -199,12 +199,12 @@ impl Wire {
         }
     }
 
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.room_bytes.saturating_sub(self.from_server.len())
     }
 
     /// What is to be told now, with the moment of its happening; told once.
-    pub fn tell(&mut self) -> Option<(u64, Token, Readiness)> {
+    pub(crate) fn tell(&mut self) -> Option<(u64, Token, Readiness)> {
         let token = self.token.filter(|_| !self.is_server_gone)?;
         let edge = self.edge.take()?;
         let is_hung_up = (self.server_has_ended && self.peer_has_ended)
@@ -221,23 +221,23 @@ impl Wire {
         Some((edge, token, readiness))
     }
 
-    pub fn has_edge(&self) -> bool {
+    pub(crate) fn has_edge(&self) -> bool {
         self.edge.is_some() && self.token.is_some() && !self.is_server_gone
     }
 }
 
 /// The server's end. Under this name, since it stands where the reactor has mio's.
 #[derive(Debug)]
-pub struct UnixStream {
+pub(crate) struct UnixStream {
     wire: Shared,
 }
 
 impl UnixStream {
-    pub fn of(wire: Shared) -> Self {
+    pub(crate) fn of(wire: Shared) -> Self {
         UnixStream { wire }
     }
 
-    pub fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub(crate) fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
         PLACES.with_borrow_mut(|places| match places.get_mut(path.as_ref()) {
             None => Err(io::ErrorKind::ConnectionRefused.into()),
             Some(place) if place.is_backlog_full => Err(io::ErrorKind::WouldBlock.into()),
@@ -249,7 +249,7 @@ impl UnixStream {
         })
     }
 
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         assert_eq!(how, Shutdown::Write);
         let mut wire = self.wire.borrow_mut();
         wire.server_has_ended = true;
@@ -259,11 +259,11 @@ impl UnixStream {
         Ok(())
     }
 
-    pub fn tells_hang_up(&self) -> bool {
+    pub(crate) fn tells_hang_up(&self) -> bool {
         self.wire.borrow().kind == Kind::Unix
     }
 
-    pub fn reset_on_close(&self) {
+    pub(crate) fn reset_on_close(&self) {
         self.wire.borrow_mut().server_resets = true;
     }
 }
@@ -340,13 +340,13 @@ impl AsFd for UnixStream {
 }
 
 /// Whether a stream's descriptor stands for a wire.
-pub fn is_scripted(descriptor: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_scripted(descriptor: BorrowedFd<'_>) -> bool {
     descriptor.as_raw_fd() == NO_DESCRIPTOR.as_raw_fd()
 }
 
 /// As the kernel's: as many bytes of `file` as the stream takes. Now and then it has no such call, and the bytes go
 /// through `write`.
-pub fn sendfile(stream: &mut impl Write, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
+pub(crate) fn sendfile(stream: &mut impl Write, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
     const ONE_IN: u64 = 4;
     let calls = SENDFILES.get();
     SENDFILES.set(calls + 1);
@@ -383,20 +383,20 @@ impl Source for UnixStream {
 
 /// Where scripted clients knock.
 #[derive(Debug, Default)]
-pub struct UnixListener {
+pub(crate) struct UnixListener {
     waiting: Rc<RefCell<VecDeque<Shared>>>,
 }
 
 impl UnixListener {
-    pub fn at(waiting: &Rc<RefCell<VecDeque<Shared>>>) -> Self {
+    pub(crate) fn at(waiting: &Rc<RefCell<VecDeque<Shared>>>) -> Self {
         UnixListener { waiting: waiting.clone() }
     }
 
-    pub fn from_std(_: std::os::unix::net::UnixListener) -> Self {
+    pub(crate) fn from_std(_: std::os::unix::net::UnixListener) -> Self {
         UnixListener::default()
     }
 
-    pub fn accept(&self) -> io::Result<(UnixStream, ())> {
+    pub(crate) fn accept(&self) -> io::Result<(UnixStream, ())> {
         let wire = self.waiting.borrow_mut().pop_front();
         wire.map(|wire| (UnixStream { wire }, ())).ok_or(io::ErrorKind::WouldBlock.into())
     }

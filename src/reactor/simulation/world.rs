@@ -27,7 +27,7 @@ use std::time::Instant;
 const MAX_TICKS_AT_ONCE: usize = 300;
 /// A command that does not answer is asked twenty times a second.
 const MAX_DEADLINES_AT_ONCE: usize = 3000;
-pub struct World {
+pub(crate) struct World {
     pub reactor: Reactor,
     pub now: Instant,
     pub clients: Vec<Client>,
@@ -48,7 +48,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         wire::forget_all();
         disk::begin();
         let mut random = Random::new(seed ^ 0xffff);
@@ -106,7 +106,7 @@ impl World {
     }
 
     /// One turn of the loop, with all that is to be told.
-    pub fn tick(&mut self, rotation: usize) {
+    pub(crate) fn tick(&mut self, rotation: usize) {
         if self.reactor.exit.is_some() {
             return;
         }
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// For the story.
-    pub fn clock(&self) -> String {
+    pub(crate) fn clock(&self) -> String {
         format!("{} ms", (self.now - self.reactor.io.started()).as_millis())
     }
 
@@ -161,7 +161,7 @@ impl World {
         self.reactor.supervisor.launcher().starts() > 0 && process::table(|table| !table.answers.is_empty())
     }
 
-    pub fn is_at_rest(&self) -> bool {
+    pub(crate) fn is_at_rest(&self) -> bool {
         let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
         let clients = self.clients.iter().map(|client| &client.wire);
         let operators = self.operators.iter().map(|operator| &operator.wire);
@@ -173,7 +173,7 @@ impl World {
     }
 
     /// Turns until nothing is left to do at this moment.
-    pub fn remaining(&mut self) {
+    pub(crate) fn remaining(&mut self) {
         for _ in 0..MAX_TICKS_AT_ONCE {
             if self.reactor.exit.is_some() {
                 return;
@@ -187,7 +187,7 @@ impl World {
     }
 
     /// The server sleeps, but for its deadlines.
-    pub fn sleep_until(&mut self, until: Instant) {
+    pub(crate) fn sleep_until(&mut self, until: Instant) {
         for _ in 0..MAX_DEADLINES_AT_ONCE {
             self.remaining();
             match self.reactor.next_deadline() {

@@ -13,14 +13,14 @@ use std::time::Instant;
 
 /// Signals.
 impl Supervisor {
-    pub fn terminate(&self, worker: WorkerKey) {
+    pub(crate) fn terminate(&self, worker: WorkerKey) {
         if let Some(entry) = self.get(worker) {
             process::terminate(entry.process.pid);
         }
     }
 
     /// SIGKILL, with its process group.
-    pub fn kill(&self, worker: WorkerKey, is_stopping: bool) {
+    pub(crate) fn kill(&self, worker: WorkerKey, is_stopping: bool) {
         let Some(entry) = self.get(worker) else { return };
         log::warn!("{}: SIGKILL: {}", entry.label(), self.reason_to_kill(entry, is_stopping));
         process::kill_group(entry.process.pid);
@@ -40,7 +40,7 @@ impl Supervisor {
     }
 
     /// No worker outlives the server.
-    pub fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         for (_, entry) in &self.workers {
             if entry.is_own_child() {
                 process::kill_group(entry.process.pid);
@@ -51,29 +51,29 @@ impl Supervisor {
     }
 
     /// SIGKILL for what workers have left, and whose time is up.
-    pub fn expire_groups(&mut self, now: Instant) {
+    pub(crate) fn expire_groups(&mut self, now: Instant) {
         self.groups.expire(now);
     }
 
     /// Nobody is left, and nobody will come.
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.fleet.is_gone() && self.launcher.starts() == 0 && self.groups.is_empty()
     }
 }
 
 /// Reaping.
 impl Supervisor {
-    pub fn note_ended_children(&mut self) {
+    pub(crate) fn note_ended_children(&mut self) {
         self.has_ended_children = true;
     }
 
-    pub fn has_ended_children(&self) -> bool {
+    pub(crate) fn has_ended_children(&self) -> bool {
         self.has_ended_children
     }
 
     /// All workers that have ended. Each is asked for by itself, since one that is not reaped would stand before all
     /// others.
-    pub fn ended_workers(&mut self) -> Vec<(WorkerKey, Exit)> {
+    pub(crate) fn ended_workers(&mut self) -> Vec<(WorkerKey, Exit)> {
         self.has_ended_children = false;
         let ended = self.workers.iter().filter(|(_, entry)| entry.is_own_child());
         let exit_of = |entry: &Worker| process::exit_of(entry.process.pid);
@@ -81,14 +81,14 @@ impl Supervisor {
     }
 
     /// A worker's process has ended; what it has written before is still to be read.
-    pub fn note_exit(&mut self, worker: WorkerKey, exit: Exit) {
+    pub(crate) fn note_exit(&mut self, worker: WorkerKey, exit: Exit) {
         if let Some(entry) = self.get_mut(worker) {
             entry.presence = Presence::Exited(exit);
         }
     }
 
     /// What a worker has left of its process group ends with it.
-    pub fn end_group(&mut self, worker: WorkerKey, now: Instant) {
+    pub(crate) fn end_group(&mut self, worker: WorkerKey, now: Instant) {
         let Some(entry) = self.workers.get(worker.0) else { return };
         if self.groups.end(entry.process.pid, now) {
             log::info!("{}: what it has started lives on, and gets SIGTERM", entry.label());
@@ -96,7 +96,7 @@ impl Supervisor {
     }
 
     /// Takes in everybody else who has ended.
-    pub fn reap_others(&mut self) {
+    pub(crate) fn reap_others(&mut self) {
         self.groups.look();
         // One that nobody knows may be a worker whose start has not been told.
         while let Some((pid, exit)) = process::any_exit().filter(|_| self.launcher.starts() == 0) {
@@ -117,7 +117,7 @@ impl Supervisor {
     }
 
     /// Everything that a worker has said before its end is read: its end is told, and the fleet hears of it.
-    pub fn worker_is_gone(&mut self, worker: WorkerKey, exit: Exit, io: &Io, observer: &mut Observer) {
+    pub(crate) fn worker_is_gone(&mut self, worker: WorkerKey, exit: Exit, io: &Io, observer: &mut Observer) {
         let now = io.now();
         let Some(entry) = self.workers.get(worker.0) else { return };
         entry.endpoint.remove_file();
@@ -171,7 +171,7 @@ impl Supervisor {
     }
 
     /// Closed workers leave the slab only now, so that no key is used again inside one batch of events.
-    pub fn remove_closed(&mut self) -> impl Iterator<Item = WorkerKey> {
+    pub(crate) fn remove_closed(&mut self) -> impl Iterator<Item = WorkerKey> {
         let workers = &mut self.workers;
         self.closed.drain(..).inspect(|worker| {
             workers.try_remove(worker.0);

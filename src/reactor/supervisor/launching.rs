@@ -26,7 +26,7 @@ use mio::unix::SourceFd;
 use nix::unistd::Pid;
 
 /// What a start needs.
-pub struct Launcher {
+pub(crate) struct Launcher {
     source: Source,
     releases: Releases,
     names: Names,
@@ -55,7 +55,7 @@ struct Start {
 }
 
 impl Launcher {
-    pub fn new(
+    pub(crate) fn new(
         source: Source,
         names: Names,
         harnesses: Harnesses,
@@ -76,11 +76,11 @@ impl Launcher {
         }
     }
 
-    pub fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &Source {
         &self.source
     }
 
-    pub fn names(&self) -> &Names {
+    pub(crate) fn names(&self) -> &Names {
         &self.names
     }
 
@@ -89,12 +89,12 @@ impl Launcher {
     }
 
     /// Processes that were asked for, and are not there yet.
-    pub fn starts(&self) -> usize {
+    pub(crate) fn starts(&self) -> usize {
         self.starts.len()
     }
 
     #[cfg(test)]
-    pub fn instance(&self) -> &str {
+    pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
 
@@ -179,7 +179,7 @@ impl Launcher {
 
 impl Supervisor {
     /// Asks for a process; the answer comes with [`Supervisor::next_started`].
-    pub fn spawn(
+    pub(crate) fn spawn(
         &mut self,
         slot: usize,
         version: u64,
@@ -203,7 +203,7 @@ impl Supervisor {
     }
 
     /// What became of the starts: the next worker that is there.
-    pub fn next_started(&mut self, io: &Io, observer: &mut Observer) -> Option<WorkerKey> {
+    pub(crate) fn next_started(&mut self, io: &Io, observer: &mut Observer) -> Option<WorkerKey> {
         while let Some(answer) = self.launcher.spawner.answer() {
             match answer {
                 Answer::Started { id, pid } => {

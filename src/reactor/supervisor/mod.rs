@@ -1,7 +1,7 @@
 //! Worker processes: which there should be, which there are, what they print, and what they run.
 
 mod ending;
-pub mod groups;
+pub(super) mod groups;
 mod launching;
 mod output;
 mod ports;
@@ -9,13 +9,13 @@ mod releases;
 mod renewal;
 #[cfg(test)]
 mod seen;
-pub mod signals;
+pub(super) mod signals;
 mod telling;
 mod watch;
-pub mod worker;
+pub(super) mod worker;
 
-pub use launching::Launcher;
-pub use renewal::Renewed;
+pub(super) use launching::Launcher;
+pub(super) use renewal::Renewed;
 
 #[cfg(test)]
 use super::simulation::process;
@@ -46,7 +46,7 @@ const MAX_BUSY_ANSWERS: u8 = 10;
 /// Memory is looked at no more often than that, since each look opens a file.
 const CHECK_RSS_EVERY: Duration = Duration::from_secs(1);
 
-pub struct Supervisor {
+pub(super) struct Supervisor {
     fleet: Fleet,
     workers: Slab<Worker>,
     closed: Vec<WorkerKey>,
@@ -73,7 +73,7 @@ struct History {
 }
 
 impl Supervisor {
-    pub fn new(launcher: Launcher, config: Rc<Config>, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(launcher: Launcher, config: Rc<Config>, seed: u64, now: Instant) -> Self {
         Supervisor {
             fleet: Fleet::new(config.plan(seed), now),
             workers: Slab::new(),
@@ -101,60 +101,60 @@ impl Supervisor {
 
 /// Getters.
 impl Supervisor {
-    pub fn fleet(&self) -> &Fleet {
+    pub(super) fn fleet(&self) -> &Fleet {
         &self.fleet
     }
 
-    pub fn fleet_mut(&mut self) -> &mut Fleet {
+    pub(super) fn fleet_mut(&mut self) -> &mut Fleet {
         &mut self.fleet
     }
 
-    pub fn launcher(&self) -> &Launcher {
+    pub(super) fn launcher(&self) -> &Launcher {
         &self.launcher
     }
 
-    pub fn endpoint(&self, worker: WorkerKey) -> Option<&Endpoint> {
+    pub(super) fn endpoint(&self, worker: WorkerKey) -> Option<&Endpoint> {
         self.get(worker).map(|entry| &entry.endpoint)
     }
 
-    pub fn origin(&self, worker: WorkerKey) -> Option<Origin> {
+    pub(super) fn origin(&self, worker: WorkerKey) -> Option<Origin> {
         self.get(worker).map(|entry| entry.origin)
     }
 
-    pub fn is_external(&self, worker: WorkerKey) -> bool {
+    pub(super) fn is_external(&self, worker: WorkerKey) -> bool {
         self.origin(worker).is_some_and(|origin| !origin.is_own())
     }
 
-    pub fn is_command(&self, worker: WorkerKey) -> bool {
+    pub(super) fn is_command(&self, worker: WorkerKey) -> bool {
         self.get(worker).is_some_and(|entry| entry.is_command)
     }
 
-    pub fn is_dead(&self, worker: WorkerKey) -> bool {
+    pub(super) fn is_dead(&self, worker: WorkerKey) -> bool {
         self.get(worker).is_none_or(Worker::is_dead)
     }
 
     /// It has not joined yet, and may.
-    pub fn is_booting(&self, worker: WorkerKey) -> bool {
+    pub(super) fn is_booting(&self, worker: WorkerKey) -> bool {
         self.get(worker).is_some_and(|entry| !entry.has_joined() && !entry.is_dead())
     }
 
-    pub fn can_be_asked(&self, worker: WorkerKey) -> bool {
+    pub(super) fn can_be_asked(&self, worker: WorkerKey) -> bool {
         self.get(worker).is_some_and(|entry| entry.talk.can_be_asked)
     }
 
     /// Whether it may be told, by a half-close, that nobody waits for its answer. A plain command may close for that
     /// while its handler runs on, and cannot be asked about it: only the end of its answer shows that it is idle. But one
     /// whose head is out may never end it otherwise.
-    pub fn may_be_told(&self, worker: WorkerKey, has_head: bool) -> bool {
+    pub(super) fn may_be_told(&self, worker: WorkerKey, has_head: bool) -> bool {
         self.get(worker).is_some_and(|entry| !entry.is_command || has_head)
     }
 
     /// Whether a worker's process is on its way out, where that can be known.
-    pub fn is_ending(&self, worker: WorkerKey) -> Option<bool> {
+    pub(super) fn is_ending(&self, worker: WorkerKey) -> Option<bool> {
         process::is_ending(self.get(worker)?.pid()?)
     }
 
-    pub fn fate(&self, worker: WorkerKey) -> Fate {
+    pub(super) fn fate(&self, worker: WorkerKey) -> Fate {
         let Some(entry) = self.get(worker) else { return Fate::Unknown };
         // Once reaped, its pid may be somebody else's.
         if let Some(exit) = entry.exit() {
@@ -167,23 +167,23 @@ impl Supervisor {
         }
     }
 
-    pub fn is_dying(&self, worker: WorkerKey) -> bool {
+    pub(super) fn is_dying(&self, worker: WorkerKey) -> bool {
         self.fate(worker) == Fate::IsEnding
     }
 
     /// `worker 3 (pid 42)`
-    pub fn label(&self, worker: WorkerKey) -> String {
+    pub(super) fn label(&self, worker: WorkerKey) -> String {
         self.get(worker).map_or_else(|| "a worker".to_owned(), Worker::label)
     }
 
     /// A worker's number and process, for the log.
-    pub fn identity(&self, worker: WorkerKey) -> Option<(usize, i32)> {
+    pub(super) fn identity(&self, worker: WorkerKey) -> Option<(usize, i32)> {
         let entry = self.get(worker)?;
         Some((entry.origin.worker_id(), entry.process.pid.as_raw()))
     }
 
     /// As last sampled; of a process that lives it can still be asked.
-    pub fn resident_bytes(&self, worker: WorkerKey) -> Option<u64> {
+    pub(super) fn resident_bytes(&self, worker: WorkerKey) -> Option<u64> {
         let entry = self.get(worker)?;
         entry.memory.resident_bytes.or_else(|| process::resident_bytes(entry.pid()?))
     }
@@ -193,7 +193,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// There is none, or it is another server's.
-    pub fn speaker(&self, sender: &Sender, peer_pid: i32) -> Result<WorkerKey, String> {
+    pub(super) fn speaker(&self, sender: &Sender, peer_pid: i32) -> Result<WorkerKey, String> {
         let worker_id = sender.worker_id;
         if self.config.workers.max != 0 {
             self.launcher.check_instance(sender)?;
@@ -208,27 +208,27 @@ impl Supervisor {
             .ok_or_else(|| format!("there is no worker {worker_id}"))
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         earliest([self.fleet.next_deadline(), self.groups.next_deadline(), self.renewal_deadline()])
     }
 }
 
 /// What the exchanges tell of workers.
 impl Supervisor {
-    pub fn has_request(&mut self, worker: WorkerKey) {
+    pub(super) fn has_request(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.was_asked = true;
         }
     }
 
-    pub fn count_request(&mut self, worker: WorkerKey) {
+    pub(super) fn count_request(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.requests += 1;
         }
     }
 
     /// It has given a whole answer.
-    pub fn has_answered(&mut self, worker: WorkerKey, now: Instant) {
+    pub(super) fn has_answered(&mut self, worker: WorkerKey, now: Instant) {
         self.last_answer = Some(now);
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.requests += 1;
@@ -238,14 +238,14 @@ impl Supervisor {
     }
 
     /// `true`: it has done so too often in a row.
-    pub fn has_answered_busy(&mut self, worker: WorkerKey) -> bool {
+    pub(super) fn has_answered_busy(&mut self, worker: WorkerKey) -> bool {
         let Some(entry) = self.get_mut(worker) else { return false };
         entry.counts.busy_streak = entry.counts.busy_streak.saturating_add(1);
         entry.counts.busy_streak >= MAX_BUSY_ANSWERS
     }
 
     /// It says that no handler runs.
-    pub fn is_well(&mut self, worker: WorkerKey) {
+    pub(super) fn is_well(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.busy_streak = 0;
             entry.is_stuck = false;
@@ -253,14 +253,14 @@ impl Supervisor {
     }
 
     /// Its answer has not ended in time.
-    pub fn is_stuck_from_now(&mut self, worker: WorkerKey) {
+    pub(super) fn is_stuck_from_now(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.is_stuck = true;
         }
     }
 
     /// A connection to it failed. One that is looked for still may listen on the other address.
-    pub fn cannot_connect(&mut self, worker: WorkerKey, why: NoConnection) {
+    pub(super) fn cannot_connect(&mut self, worker: WorkerKey, why: NoConnection) {
         if let Some(entry) = self.get_mut(worker).filter(|entry| !entry.has_joined())
             && why != NoConnection::Later
         {
@@ -269,14 +269,14 @@ impl Supervisor {
     }
 
     /// Nobody listens on its socket. `true`: that is news of one that had joined.
-    pub fn refuses_connections(&mut self, worker: WorkerKey) -> bool {
+    pub(super) fn refuses_connections(&mut self, worker: WorkerKey) -> bool {
         let Some(entry) = self.get_mut(worker).filter(|entry| !entry.is_dead()) else { return false };
         entry.presence = Presence::Gone;
         entry.has_joined()
     }
 
     /// One that came by itself is gone.
-    pub fn forget(&mut self, worker: WorkerKey) -> bool {
+    pub(super) fn forget(&mut self, worker: WorkerKey) -> bool {
         let Some(entry) = self.get_mut(worker) else { return false };
         if entry.exit().is_none() {
             entry.presence = Presence::Gone;
@@ -286,7 +286,7 @@ impl Supervisor {
     }
 
     /// Has a worker replaced that has served its number of requests, or has grown too heavy. Looked at after an answer.
-    pub fn check_limits(&mut self, worker: WorkerKey, now: Instant) {
+    pub(super) fn check_limits(&mut self, worker: WorkerKey, now: Instant) {
         let Some(entry) = self.workers.get(worker.0) else { return };
         if entry.counts.request_limit.is_some_and(|limit| entry.counts.requests >= limit) {
             self.fleet.retire(worker, RetireReason::Requests, now);
@@ -326,7 +326,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// Why it does not count.
-    pub fn join(&mut self, worker_id: usize, join: &Join, now: Instant) -> Result<(), String> {
+    pub(super) fn join(&mut self, worker_id: usize, join: &Join, now: Instant) -> Result<(), String> {
         self.launcher.check_instance(&join.sender)?;
         let version = join.version;
         let Some(worker) = self.fleet.booting(worker_id, version) else {
@@ -347,7 +347,7 @@ impl Supervisor {
     }
 
     /// Those that have joined under that socket before.
-    pub fn externals_at(&self, socket: &Path) -> Vec<WorkerKey> {
+    pub(super) fn externals_at(&self, socket: &Path) -> Vec<WorkerKey> {
         let is_it = |entry: &Worker| {
             !entry.origin.is_own() && !entry.is_dead() && entry.endpoint.path() == Some(socket)
         };
@@ -355,7 +355,13 @@ impl Supervisor {
     }
 
     /// A worker that came by itself (`w:0`).
-    pub fn add_external(&mut self, worker_id: usize, join: &Join, peer_pid: i32, now: Instant) -> WorkerKey {
+    pub(super) fn add_external(
+        &mut self,
+        worker_id: usize,
+        join: &Join,
+        peer_pid: i32,
+        now: Instant,
+    ) -> WorkerKey {
         let pid = Pid::from_raw(join.pid);
         let process = (join.pid == peer_pid).then_some(pid);
         let origin = Origin::Outside { worker_id, process };
@@ -369,7 +375,7 @@ impl Supervisor {
     }
 
     /// A worker gets requests from now on. `true`: it is connected to at once.
-    pub fn admit(&mut self, worker: WorkerKey, now: Instant) -> Option<bool> {
+    pub(super) fn admit(&mut self, worker: WorkerKey, now: Instant) -> Option<bool> {
         let limit = self.fleet.draw_request_limit();
         let entry = self.workers.get_mut(worker.0)?;
         entry.joined = Some(now);
@@ -382,14 +388,14 @@ impl Supervisor {
         Some(!entry.is_command)
     }
 
-    pub fn note_reload(&mut self, worker: WorkerKey) {
+    pub(super) fn note_reload(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.reloads += 1;
         }
     }
 
     /// A command has answered.
-    pub fn probe_answered(&mut self, worker: WorkerKey, now: Instant) {
+    pub(super) fn probe_answered(&mut self, worker: WorkerKey, now: Instant) {
         if let Some(stranger) = self.stranger_on_port(worker) {
             // That port will not become the worker's; its successor gets another one.
             log::error!("{}: {stranger}, so the worker is ended", self.label(worker));
@@ -420,13 +426,13 @@ impl Supervisor {
     }
 
     /// A worker says that it leaves by itself.
-    pub fn quit(&mut self, worker: WorkerKey, now: Instant) {
+    pub(super) fn quit(&mut self, worker: WorkerKey, now: Instant) {
         let ending = if self.has_served(worker) { Ending::Served } else { Ending::Quit };
         self.fleet.quit(worker, ending, now);
     }
 
     /// A worker is of no use any more.
-    pub fn give_up_on(&mut self, worker: WorkerKey, now: Instant) {
+    pub(super) fn give_up_on(&mut self, worker: WorkerKey, now: Instant) {
         let ending = if self.has_served(worker) { Ending::Served } else { Ending::Failed };
         self.fleet.quit(worker, ending, now);
     }

@@ -60,7 +60,7 @@ impl Outputs {
 
 impl Supervisor {
     /// Passes a worker's output on, line by line.
-    pub fn read_pipe(&mut self, key: usize, io: &mut Io, observer: &mut Observer) {
+    pub(crate) fn read_pipe(&mut self, key: usize, io: &mut Io, observer: &mut Observer) {
         let mut scratch = io.take_scratch();
         let mut budget = PIPE_TICK_BYTES;
         while let Some(pipe) = self.outputs.pipes.get_mut(key) {
@@ -84,7 +84,7 @@ impl Supervisor {
     }
 
     /// A worker has ended: what it has printed is read, and its outputs are closed.
-    pub fn finish_output(&mut self, worker: WorkerKey, io: &mut Io, observer: &mut Observer) {
+    pub(crate) fn finish_output(&mut self, worker: WorkerKey, io: &mut Io, observer: &mut Observer) {
         let pipes = self.outputs.pipes.iter().filter(|(_, pipe)| pipe.worker == worker);
         let pipes: Vec<usize> = pipes.map(|(key, _)| key).collect();
         for key in pipes {

@@ -14,7 +14,7 @@ const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 /// Hands out ports, each another one for as long as there are others: the worker that was given one has not bound it yet
 /// when the next worker asks.
 #[derive(Debug)]
-pub struct Ports {
+pub(super) struct Ports {
     /// Ports of this range may be taken by any outgoing connection at any time.
     ephemeral: RangeInclusive<u16>,
     last: u16,
@@ -22,7 +22,7 @@ pub struct Ports {
 
 impl Ports {
     /// `seed` has two servers begin at different places.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
         let ephemeral = ephemeral.ok().and_then(|text| parse_range(&text)).unwrap_or(EPHEMERAL_PORTS);
         let span = u64::from(u16::MAX - FIRST_PORT) + 1;
@@ -33,7 +33,7 @@ impl Ports {
     ///
     /// # Errors
     /// A line for people: every port is taken, or ephemeral.
-    pub fn take(&mut self) -> Result<u16, String> {
+    pub(super) fn take(&mut self) -> Result<u16, String> {
         self.take_if(is_free)
     }
 
@@ -75,7 +75,7 @@ fn is_free(port: u16) -> bool {
 }
 
 /// The user who listens on a loopback address, as only `/proc` tells; `None` if it does not, or nobody does.
-pub fn listener_uid(address: SocketAddr) -> Option<u32> {
+pub(super) fn listener_uid(address: SocketAddr) -> Option<u32> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
     uid_in(&text, address)

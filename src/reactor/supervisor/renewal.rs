@@ -41,7 +41,7 @@ struct Hold {
 
 /// What has come of changes that have settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewed {
+pub(crate) enum Renewed {
     /// The workers take them over by themselves: nobody waits for new code.
     Nothing,
     /// The workers are to be replaced. `is_slowed`: nobody waits for it, since the app changes its sources in a loop.
@@ -57,7 +57,7 @@ impl Renewal {
 /// Watching.
 impl Supervisor {
     /// Begins to watch, or goes on with the folder that the app's path leads to now.
-    pub fn start_watch(&mut self, io: &Io) {
+    pub(crate) fn start_watch(&mut self, io: &Io) {
         if self.config.hot_reload != HotReload::Module || self.config.workers.max == 0 {
             return;
         }
@@ -96,7 +96,7 @@ impl Supervisor {
     }
 
     /// Takes in what has changed. `true`: requests are to wait for the new code.
-    pub fn read_watch(&mut self, io: &Io) -> bool {
+    pub(crate) fn read_watch(&mut self, io: &Io) -> bool {
         let now = io.now();
         let Some(watch) = &mut self.renewal.watch else { return false };
         let news = watch.read(now);
@@ -134,7 +134,7 @@ impl Supervisor {
     }
 
     /// Looks at changes that have settled by now.
-    pub fn settle_changes(&mut self, now: Instant) -> Option<Renewed> {
+    pub(crate) fn settle_changes(&mut self, now: Instant) -> Option<Renewed> {
         let watch = self.renewal.watch.as_mut()?;
         let paths = watch.changes.take(now)?;
         let changed = watch.settle(paths);
@@ -175,19 +175,19 @@ impl Supervisor {
 
 /// Rolls.
 impl Supervisor {
-    pub fn begin_roll(&mut self) {
+    pub(crate) fn begin_roll(&mut self) {
         self.launcher.begin_release();
         self.outputs.folds.forget();
     }
 
     /// All slots have what the roll brought.
-    pub fn adopt(&mut self, io: &Io) {
+    pub(crate) fn adopt(&mut self, io: &Io) {
         self.launcher.adopt_release();
         self.start_watch(io);
     }
 
     /// All workers are replaced, or that was given up. `true`: nobody waits for new code any more.
-    pub fn end_renewal(&mut self, is_done: bool) -> bool {
+    pub(crate) fn end_renewal(&mut self, is_done: bool) -> bool {
         self.renewal.is_behind = !is_done;
         let has_more = self.renewal.watch.as_ref().is_some_and(|watch| watch.changes.due().is_some());
         !has_more
@@ -197,7 +197,7 @@ impl Supervisor {
 /// Requests that wait for the new code.
 impl Supervisor {
     /// From now on nobody with the old code gets a request; those who had it, and might have.
-    pub fn hold(&mut self, now: Instant) -> Vec<WorkerKey> {
+    pub(crate) fn hold(&mut self, now: Instant) -> Vec<WorkerKey> {
         self.renewal.hold = Some(Hold { changed_at: now, until: now + self.config.boot_timeout });
         let old: Vec<WorkerKey> = self.keys().into_iter().filter(|worker| self.may_serve(*worker)).collect();
         for worker in &old {
@@ -218,7 +218,7 @@ impl Supervisor {
     }
 
     /// New code is waited for no longer: whoever has the old code and is still there.
-    pub fn end_hold(&mut self) -> Vec<WorkerKey> {
+    pub(crate) fn end_hold(&mut self) -> Vec<WorkerKey> {
         if self.renewal.hold.take().is_none() {
             return Vec::new();
         }
@@ -230,7 +230,7 @@ impl Supervisor {
     }
 
     /// A worker that was withheld is so no more. Whether it may get requests: of a dying one the end is about to be heard.
-    pub fn end_withholding(&mut self, worker: WorkerKey) -> bool {
+    pub(crate) fn end_withholding(&mut self, worker: WorkerKey) -> bool {
         if let Some(entry) = self.get_mut(worker) {
             entry.is_withheld = false;
         }
@@ -238,7 +238,7 @@ impl Supervisor {
     }
 
     /// A worker has joined: whether it has the old code, and is withheld like all others that have.
-    pub fn is_withheld_at_once(&mut self, worker: WorkerKey) -> bool {
+    pub(crate) fn is_withheld_at_once(&mut self, worker: WorkerKey) -> bool {
         self.renewal.failure = None;
         let Some(hold) = self.renewal.hold else { return false };
         let Some(entry) = self.workers.get_mut(worker.0) else { return false };
@@ -250,12 +250,12 @@ impl Supervisor {
     }
 
     /// Requests wait for new code, and not for want of workers.
-    pub fn waits_for_new_code(&self) -> bool {
+    pub(crate) fn waits_for_new_code(&self) -> bool {
         self.renewal.hold.is_some()
     }
 
     /// Until when the new code has come, or the old one goes on.
-    pub fn hold_until(&self) -> Option<Instant> {
+    pub(crate) fn hold_until(&self) -> Option<Instant> {
         self.renewal.hold.map(|hold| hold.until)
     }
 }
@@ -263,12 +263,12 @@ impl Supervisor {
 /// An app that does not start.
 impl Supervisor {
     /// Whether edits are waited for where the server would else end.
-    pub fn waits_for_edits(&self) -> bool {
+    pub(crate) fn waits_for_edits(&self) -> bool {
         self.renewal.watch.is_some()
     }
 
     /// Whether the app has failed to start, nobody serves, and nobody is about to.
-    pub fn has_failed_to_start(&self) -> bool {
+    pub(crate) fn has_failed_to_start(&self) -> bool {
         let is_coming = |member: &fleet::Member| {
             matches!(member.phase(), fleet::Phase::Booting { .. } | fleet::Phase::Serving { .. })
         };
@@ -279,7 +279,7 @@ impl Supervisor {
     }
 
     /// A start has failed, and no worker has joined since.
-    pub fn has_failure(&self) -> bool {
+    pub(crate) fn has_failure(&self) -> bool {
         self.renewal.failure.is_some()
     }
 
@@ -292,12 +292,12 @@ impl Supervisor {
     }
 
     /// Nobody serves, and the last start has failed: then that is why a request has waited in vain.
-    pub fn knows_failed_start(&self) -> bool {
+    pub(crate) fn knows_failed_start(&self) -> bool {
         self.renewal.watch.is_some() && self.renewal.failure.is_some() && self.fleet.serving() == 0
     }
 
     /// Why the app does not start, for whoever asks.
-    pub fn failed_start_text(&self) -> String {
+    pub(crate) fn failed_start_text(&self) -> String {
         let app = &self.launcher.names().app;
         let why = match &self.renewal.failure {
             Some(failure) if self.config.is_development => failure,

@@ -30,7 +30,7 @@ const LEFT_ALONE: [Signal; 13] = [
 ///
 /// # Errors
 /// The kernel's.
-pub fn open() -> nix::Result<SignalFd> {
+pub(crate) fn open() -> nix::Result<SignalFd> {
     process::watch_children();
     let mut taken = SigSet::all();
     let ignored = Signal::iterator().filter(|signal| process::is_ignored(*signal));

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 impl Supervisor {
     /// Workers that get requests: none that leaves, is stuck, or is known to be gone.
-    pub fn serving(&self) -> usize {
+    pub(crate) fn serving(&self) -> usize {
         let is_serving = |worker: WorkerKey| {
             let Some(entry) = self.get(worker) else { return false };
             let has_joined = match self.phase_of(worker) {
@@ -23,11 +23,11 @@ impl Supervisor {
         self.workers.iter().filter(|(key, _)| is_serving(WorkerKey(*key))).count()
     }
 
-    pub fn was_ever_healthy(&self) -> bool {
+    pub(crate) fn was_ever_healthy(&self) -> bool {
         self.history.was_ever_healthy
     }
 
-    pub fn keys(&self) -> Vec<WorkerKey> {
+    pub(crate) fn keys(&self) -> Vec<WorkerKey> {
         self.workers.iter().map(|(key, _)| WorkerKey(key)).collect()
     }
 
@@ -36,7 +36,7 @@ impl Supervisor {
     }
 
     /// Slots that have failed and wait for their next start.
-    pub fn waiting_slots(&self, now: Instant) -> Vec<Value> {
+    pub(crate) fn waiting_slots(&self, now: Instant) -> Vec<Value> {
         let waiting = self.fleet.empty_slots().map(|(slot, failures, at)| {
             let next_ms = at.saturating_duration_since(now).as_millis() as u64;
             let last_exit = self.last_exit(slot);
@@ -47,7 +47,7 @@ impl Supervisor {
 
     /// What is served, and `true` if other files lie there by now. In `module` mode workers take over changes
     /// themselves.
-    pub fn release(&self) -> (String, bool) {
+    pub(crate) fn release(&self) -> (String, bool) {
         let releases = self.launcher.releases();
         match releases.app(Release::Good) {
             Ok(app) => {
@@ -60,7 +60,7 @@ impl Supervisor {
     }
 
     /// What a reload would bring, where that is something else than what is served.
-    pub fn next_release(&self) -> Option<String> {
+    pub(crate) fn next_release(&self) -> Option<String> {
         let found = self.launcher.source().find();
         if found == self.launcher.releases().app(Release::Good) {
             return None;
@@ -69,7 +69,7 @@ impl Supervisor {
     }
 
     /// How a worker stands; `is_idle`: it has no request.
-    pub fn state_of(&self, worker: WorkerKey, is_idle: bool) -> &'static str {
+    pub(crate) fn state_of(&self, worker: WorkerKey, is_idle: bool) -> &'static str {
         let Some(entry) = self.get(worker) else { return "gone" };
         match self.phase_of(worker) {
             _ if entry.is_stuck => "stuck",
@@ -82,7 +82,13 @@ impl Supervisor {
     }
 
     /// Everything about one worker; `request`: what it is at work on.
-    pub fn details(&self, worker: WorkerKey, is_idle: bool, request: Option<String>, now: Instant) -> Value {
+    pub(crate) fn details(
+        &self,
+        worker: WorkerKey,
+        is_idle: bool,
+        request: Option<String>,
+        now: Instant,
+    ) -> Value {
         let Some(entry) = self.get(worker) else { return Value::Null };
         let member = self.fleet.members().find(|(_, member)| member.worker == worker);
         let slot = entry.origin.worker_id();
@@ -101,7 +107,7 @@ impl Supervisor {
     }
 
     /// How a roll has ended, for whoever asked for it.
-    pub fn end_roll(&mut self, end: RollEnd) -> Result<usize, String> {
+    pub(crate) fn end_roll(&mut self, end: RollEnd) -> Result<usize, String> {
         self.launcher.end_release();
         match end {
             RollEnd::Done { replaced } => {

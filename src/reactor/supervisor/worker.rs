@@ -14,7 +14,7 @@ const LAST_WORDS: usize = 24;
 const LAST_WORD_BYTES: usize = 500;
 
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     pub(super) origin: Origin,
     pub(super) endpoint: Endpoint,
     /// Its connections are opened only with a request to send.
@@ -34,7 +34,7 @@ pub struct Worker {
 
 /// Where a worker comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The fleet started it.
     Slot { slot: usize, version: u64 },
     /// It came by itself (`w:0`).
@@ -102,7 +102,7 @@ pub(super) struct Said {
 
 /// Whether a worker's process lives, as far as can be known now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     Lives,
     /// On its way out; its exit status will come.
     IsEnding,
@@ -112,14 +112,14 @@ pub enum Fate {
 }
 
 impl Origin {
-    pub fn worker_id(self) -> usize {
+    pub(crate) fn worker_id(self) -> usize {
         match self {
             Origin::Slot { slot, .. } => slot,
             Origin::Outside { worker_id, .. } => worker_id,
         }
     }
 
-    pub fn is_own(self) -> bool {
+    pub(crate) fn is_own(self) -> bool {
         match self {
             Origin::Slot { .. } => true,
             Origin::Outside { .. } => false,

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rip_server::http::Version;
-use rip_server::http::response::RequestContext;
+use rip_server::internals::http::Version;
+use rip_server::internals::http::response::RequestContext;
 use rip_server_fuzz::{check_answer_head, pass_alike};
 
 fuzz_target!(|input: (u16, [bool; 4], &[u8])| {

@@ -1,16 +1,16 @@
 //! What is checked of the HTTP code for any bytes, by `tests/http_properties.rs` and by the fuzz targets: that their
 //! meaning does not depend on segments, and that what goes out is what our own strict readers take.
 
-use rip_server::conn::client::Event;
-use rip_server::conn::read_buffer::PendingBytes;
-use rip_server::conn::request::Local;
-use rip_server::conn::worker::{Answer, End, Outcome};
-use rip_server::conn::{Client, Request, Worker};
-use rip_server::http::chunked::Fault;
-use rip_server::http::forward::{self, ForwardedTrust, Origin};
-use rip_server::http::request::header_buffer;
-use rip_server::http::response::RequestContext;
-use rip_server::http::{
+use rip_server::internals::conn::client::Event;
+use rip_server::internals::conn::read_buffer::PendingBytes;
+use rip_server::internals::conn::request::Local;
+use rip_server::internals::conn::worker::{Answer, End, Outcome};
+use rip_server::internals::conn::{Client, Request, Worker};
+use rip_server::internals::http::chunked::Fault;
+use rip_server::internals::http::forward::{self, ForwardedTrust, Origin};
+use rip_server::internals::http::request::header_buffer;
+use rip_server::internals::http::response::RequestContext;
+use rip_server::internals::http::{
     Chunked, Framing, MAX_FIELDS, Reason, RequestHead, ResponseHead, Version, field, head,
 };
 use std::net::IpAddr;

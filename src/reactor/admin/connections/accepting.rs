@@ -16,7 +16,7 @@ use std::time::Duration;
 
 impl Admin {
     /// Takes the control connections that the kernel has ready, as many as a tick may take.
-    pub fn accept_control(&mut self, io: &mut Io, observer: &mut Observer) -> Result<(), io::Error> {
+    pub(crate) fn accept_control(&mut self, io: &mut Io, observer: &mut Observer) -> Result<(), io::Error> {
         for _ in 0..MAX_PER_TICK {
             if self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io)) {
                 let idle = self.connections.idle_control().filter(|key| self.has_been_idle(*key, io));
@@ -60,7 +60,7 @@ impl Admin {
     }
 
     /// Takes connections of those who ask for metrics alone.
-    pub fn accept_scraper(
+    pub(crate) fn accept_scraper(
         &mut self,
         index: usize,
         io: &mut Io,
@@ -83,7 +83,7 @@ impl Admin {
         Ok(())
     }
 
-    pub fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
+    pub(crate) fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
         self.connections.accepted += 1;
         let number = self.connections.accepted;
         let entry = self.connections.slab.vacant_entry();

@@ -9,7 +9,7 @@ use crate::reactor::io::Io;
 use serde_json::{Value, json};
 
 impl Admin {
-    pub fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value, io: &Io) {
+    pub(crate) fn respond(&mut self, key: usize, request: &Request, status: u16, value: &Value, io: &Io) {
         let text = format!("{value}\n");
         self.respond_with(key, request, status, "application/json", text.as_bytes(), io);
     }
@@ -21,7 +21,7 @@ impl Admin {
         self.flush(key, io);
     }
 
-    pub fn respond_with(
+    pub(crate) fn respond_with(
         &mut self,
         key: usize,
         request: &Request,
@@ -48,7 +48,7 @@ impl Admin {
     }
 
     /// Answers with a line for each step of the rolling restart, and one for its end.
-    pub fn follow_roll(&mut self, key: usize) {
+    pub(crate) fn follow_roll(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::FollowsRoll;
             connection.out.extend_from_slice(
@@ -58,17 +58,17 @@ impl Admin {
     }
 
     /// Keeps an answered connection open until the server ends.
-    pub fn await_end(&mut self, key: usize) {
+    pub(crate) fn await_end(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.phase = Phase::AwaitsEnd;
         }
     }
 
-    pub fn tell_roll_progress(&mut self, replaced: usize, of: usize, io: &Io) {
+    pub(crate) fn tell_roll_progress(&mut self, replaced: usize, of: usize, io: &Io) {
         self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false, io);
     }
 
-    pub fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
+    pub(crate) fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
         let last = match result {
             Ok(replaced) => json!({"ok": true, "replaced": replaced}),
             Err(error) => json!({"ok": false, "error": error}),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// What all spools together hold in memory, so that many middling ones cannot fill it.
 const MAX_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 /// What all spools together hold in memfds, where there is no folder for temporary files.
-pub const MAX_MEMFD_BYTES: u64 = if cfg!(test) { 4 * 1024 * 1024 } else { 64 * 1024 * 1024 };
+pub(super) const MAX_MEMFD_BYTES: u64 = if cfg!(test) { 4 * 1024 * 1024 } else { 64 * 1024 * 1024 };
 /// Files made in one tick, and small ones closed: either takes a file system up to half a millisecond.
 const MAX_FILES_PER_TICK: usize = if cfg!(test) { 1 } else { 4 };
 /// Files up to that size count as small. Closing a large one takes the kernel 2 ms, so one is closed a tick.
@@ -26,7 +26,7 @@ const WELL_AFTER: Duration = Duration::from_secs(10);
 
 /// The shared bounds.
 #[derive(Debug)]
-pub struct SpoolBudget {
+pub(crate) struct SpoolBudget {
     folder: PathBuf,
     /// `--max-spool`
     max_disk_bytes: u64,
@@ -49,7 +49,7 @@ pub struct SpoolBudget {
 
 /// What spools hold now, for the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spooled {
+pub(crate) struct Spooled {
     pub memory_bytes: u64,
     pub memfd_bytes: u64,
     pub disk_bytes: u64,
@@ -58,7 +58,7 @@ pub struct Spooled {
 
 /// One file of a spool.
 #[derive(Debug)]
-pub struct Segment {
+pub(crate) struct Segment {
     pub file: File,
     /// Where in the spool's files together it begins.
     pub start: u64,
@@ -68,7 +68,7 @@ pub struct Segment {
 
 /// Why bytes find no place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoRoom {
+pub(crate) enum NoRoom {
     /// So many files have been made in this tick, or there was no descriptor; there may be room in the next.
     TickIsOver,
     /// The disk, `--max-spool` or the memfds' bound are used up.
@@ -120,7 +120,7 @@ enum Notice {
 
 impl SpoolBudget {
     /// `folder`: where temporary files are made.
-    pub fn new(folder: PathBuf, max_disk_bytes: u64) -> Rc<Self> {
+    pub(crate) fn new(folder: PathBuf, max_disk_bytes: u64) -> Rc<Self> {
         Rc::new(SpoolBudget {
             folder,
             max_disk_bytes,
@@ -136,7 +136,7 @@ impl SpoolBudget {
         })
     }
 
-    pub fn spooled(&self) -> Spooled {
+    pub(crate) fn spooled(&self) -> Spooled {
         Spooled {
             memory_bytes: self.memory_bytes.get() as u64,
             memfd_bytes: self.memfd_bytes.get(),
@@ -146,40 +146,40 @@ impl SpoolBudget {
     }
 
     /// No more files are made in this tick.
-    pub fn is_tick_over(&self) -> bool {
+    pub(crate) fn is_tick_over(&self) -> bool {
         self.files_left.get() == 0
     }
 
     /// How many files are open.
-    pub fn files(&self) -> usize {
+    pub(crate) fn files(&self) -> usize {
         self.files.get()
     }
 
     /// The last file could not be made for want of a descriptor: it is tried again when there is one.
-    pub fn lacks_descriptors(&self) -> bool {
+    pub(crate) fn lacks_descriptors(&self) -> bool {
         self.lacks_descriptors.get()
     }
 
     /// Whether files are still to be closed.
-    pub fn has_leaving_files(&self) -> bool {
+    pub(crate) fn has_leaving_files(&self) -> bool {
         !self.leaving.borrow().is_empty()
     }
 
     /// What is left of the memory for all.
-    pub fn memory_left(&self) -> usize {
+    pub(crate) fn memory_left(&self) -> usize {
         MAX_MEMORY_BYTES.saturating_sub(self.memory_bytes.get())
     }
 
-    pub fn take_memory(&self, bytes: usize) {
+    pub(crate) fn take_memory(&self, bytes: usize) {
         self.memory_bytes.set(self.memory_bytes.get() + bytes);
     }
 
-    pub fn give_memory_back(&self, bytes: usize) {
+    pub(crate) fn give_memory_back(&self, bytes: usize) {
         self.memory_bytes.set(self.memory_bytes.get() - bytes);
     }
 
     /// The end of a tick: files are closed, trouble is told, and the next tick may make files again.
-    pub fn end_tick(&self, now: Instant) {
+    pub(crate) fn end_tick(&self, now: Instant) {
         self.files_left.set(MAX_FILES_PER_TICK);
         for _ in 0..MAX_FILES_PER_TICK {
             let Some(segment) = self.leaving.borrow_mut().pop_front() else { break };
@@ -209,7 +209,7 @@ impl SpoolBudget {
     }
 
     /// A new, empty file in memory, for what must not be lost where the folder has no room.
-    pub fn open_in_memory(&self, start: u64) -> Result<Segment, NoRoom> {
+    pub(crate) fn open_in_memory(&self, start: u64) -> Result<Segment, NoRoom> {
         if self.memfd_bytes.get() >= MAX_MEMFD_BYTES {
             return Err(NoRoom::Full);
         }
@@ -219,7 +219,7 @@ impl SpoolBudget {
     }
 
     /// A new, empty file.
-    pub fn open(&self, start: u64) -> Result<Segment, NoRoom> {
+    pub(crate) fn open(&self, start: u64) -> Result<Segment, NoRoom> {
         if self.files_left.get() == 0 {
             return Err(NoRoom::TickIsOver);
         }
@@ -248,7 +248,7 @@ impl SpoolBudget {
     }
 
     /// Writes behind what stands in `segment`; all of it, or what would count as nothing.
-    pub fn append(&self, segment: &mut Segment, bytes: &[u8]) -> Result<(), NoRoom> {
+    pub(crate) fn append(&self, segment: &mut Segment, bytes: &[u8]) -> Result<(), NoRoom> {
         let (held, bound) = match segment.is_memfd {
             true => (&self.memfd_bytes, MAX_MEMFD_BYTES),
             false => (&self.disk_bytes, self.max_disk_bytes),
@@ -270,7 +270,7 @@ impl SpoolBudget {
     }
 
     /// Nobody reads a segment any more. Many that go at once are closed one tick after the other.
-    pub fn give_file_back(&self, segment: Segment) {
+    pub(crate) fn give_file_back(&self, segment: Segment) {
         self.leaving.borrow_mut().push_back(segment);
     }
 

@@ -27,7 +27,7 @@ const LOOP_OVER: Duration = Duration::from_secs(30);
 
 /// What has been touched and is not acted on yet.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     settling: Option<Settling>,
     pace: Pace,
 }
@@ -49,7 +49,7 @@ struct Pace {
 
 impl Changes {
     /// A source has other content than before.
-    pub fn touch(&mut self, path: PathBuf, now: Instant) {
+    pub(crate) fn touch(&mut self, path: PathBuf, now: Instant) {
         let settling =
             self.settling.get_or_insert_with(|| Settling { paths: BTreeSet::new(), since: now, last: now });
         settling.last = now;
@@ -59,30 +59,30 @@ impl Changes {
     }
 
     /// How many paths the change at hand has.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.settling.as_ref().map_or(0, |settling| settling.paths.len())
     }
 
     /// When the change at hand is to be acted on.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let Settling { since, last, .. } = self.settling.as_ref()?;
         let settled = (*last + IDLE_FOR).min(*since + MAX_SETTLE);
         Some(self.pace.not_before().map_or(settled, |not_before| settled.max(not_before)))
     }
 
     /// Takes the change at hand, if it is due.
-    pub fn take(&mut self, now: Instant) -> Option<BTreeSet<PathBuf>> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<BTreeSet<PathBuf>> {
         self.due().filter(|due| *due <= now)?;
         self.settling.take().map(|settling| settling.paths)
     }
 
     /// Whether a loop is slowed down: then nobody waits for the new code.
-    pub fn is_slowed(&self, now: Instant) -> bool {
+    pub(crate) fn is_slowed(&self, now: Instant) -> bool {
         self.pace.not_before().is_some_and(|not_before| now < not_before)
     }
 
     /// Workers are replaced now. `true`: that has become a loop.
-    pub fn replaced(&mut self, now: Instant) -> bool {
+    pub(crate) fn replaced(&mut self, now: Instant) -> bool {
         self.pace.count(now)
     }
 }
@@ -116,7 +116,7 @@ impl Pace {
 
 /// The relative modules that a source of JavaScript imports or requires and that may be JSON: those that end so, and
 /// those without an ending.
-pub fn json_modules(text: &[u8]) -> Vec<String> {
+pub(super) fn json_modules(text: &[u8]) -> Vec<String> {
     let mut modules = Vec::new();
     let mut from = 0;
     while let Some(at) = text[from..].iter().position(|byte| b"'\"`".contains(byte)) {

@@ -18,7 +18,7 @@ const MAX_FILES: usize = 16_384;
 
 /// The sources as they were when they were last acted on.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub(super) struct Contents {
     known: HashMap<PathBuf, Known>,
     read_bytes: u64,
 }
@@ -37,18 +37,18 @@ enum Content {
 }
 
 impl Contents {
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.known.keys()
     }
 
     /// Takes a file for known as it is now, or for gone. For the first look at a whole folder.
-    pub fn scan(&mut self, path: &Path) {
+    pub(super) fn scan(&mut self, path: &Path) {
         let may_read = self.read_bytes < MAX_SCAN_BYTES;
         self.take(path, if may_read { MAX_FILE_BYTES } else { 0 });
     }
 
     /// The same for a file that has changed.
-    pub fn learn(&mut self, path: &Path) {
+    pub(super) fn learn(&mut self, path: &Path) {
         self.take(path, MAX_FILE_BYTES);
     }
 
@@ -65,7 +65,7 @@ impl Contents {
     }
 
     /// Whether a file is another than it was, is new, or has gone.
-    pub fn differs(&self, path: &Path) -> bool {
+    pub(super) fn differs(&self, path: &Path) -> bool {
         let known = self.known.get(path);
         let max_bytes = match known.map(|known| &known.content) {
             Some(Content::Stat { .. }) => 0,
@@ -76,7 +76,7 @@ impl Contents {
     }
 
     /// Whether a source that is known imports that JSON.
-    pub fn import_json(&self, path: &Path) -> bool {
+    pub(super) fn import_json(&self, path: &Path) -> bool {
         let without_ending = path.with_extension("");
         self.known.iter().any(|(source, known)| {
             known.json.iter().any(|module| {

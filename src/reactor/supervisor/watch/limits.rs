@@ -4,11 +4,11 @@ use nix::errno::Errno;
 use std::fmt;
 
 /// The most folders that are watched: each takes kernel memory, and sources seldom lie in more.
-pub const MAX_FOLDERS: usize = 4096;
+pub(super) const MAX_FOLDERS: usize = 4096;
 
 /// Why changes go unseen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// Ours: [`MAX_FOLDERS`].
     Folders,
     /// The kernel's for each user: watches, and as it stands.
@@ -24,7 +24,7 @@ pub enum Limit {
 
 impl Limit {
     /// What an error of `inotify_init` means.
-    pub fn of_init(error: Errno) -> Limit {
+    pub(crate) fn of_init(error: Errno) -> Limit {
         match error {
             Errno::EMFILE => Limit::Instances { now: setting("max_user_instances") },
             error => Limit::Kernel(error),
@@ -32,7 +32,7 @@ impl Limit {
     }
 
     /// What an error of `inotify_add_watch` means.
-    pub fn of_add(error: Errno) -> Limit {
+    pub(crate) fn of_add(error: Errno) -> Limit {
         match error {
             Errno::ENOSPC => Limit::Watches { now: setting("max_user_watches") },
             error => Limit::Kernel(error),

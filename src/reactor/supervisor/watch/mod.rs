@@ -6,7 +6,7 @@ mod changes;
 mod contents;
 mod limits;
 
-pub use limits::Limit;
+pub(super) use limits::Limit;
 
 use crate::app::{App, Runtime};
 use crate::reactor::io::token::Target;
@@ -32,7 +32,7 @@ const SETTINGS: [&str; 2] = ["package.json", "tsconfig.json"];
 const MAX_DEPTH: usize = 64;
 
 /// Watches an app's folder.
-pub struct Watch {
+pub(super) struct Watch {
     inotify: Inotify,
     folders: HashMap<WatchDescriptor, PathBuf>,
     /// Whose own fate counts: the app's folder and those above it, each with the name in it that leads to the app; of an
@@ -57,7 +57,7 @@ enum State {
 
 /// What a look at the kernel's news has brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct News {
+pub(super) struct News {
     /// A source has changed that workers do not take over by themselves.
     pub needs_new_workers: bool,
     /// The folder may be another one by now.
@@ -93,7 +93,7 @@ impl Watch {
     ///
     /// # Errors
     /// No inotify, or too many watches.
-    pub fn start(app: App, registry: &Registry) -> Result<Option<Self>, Limit> {
+    pub(super) fn start(app: App, registry: &Registry) -> Result<Option<Self>, Limit> {
         if app.runtime == Runtime::Cgi {
             return Ok(None);
         }
@@ -136,7 +136,12 @@ impl Watch {
     ///
     /// # Errors
     /// No inotify, or too many watches.
-    pub fn start_anew(self, app: App, registry: &Registry, now: Instant) -> Result<Option<Self>, Limit> {
+    pub(super) fn start_anew(
+        self,
+        app: App,
+        registry: &Registry,
+        now: Instant,
+    ) -> Result<Option<Self>, Limit> {
         let Some(mut fresh) = Watch::start(app, registry)? else { return Ok(None) };
         let before = self.contents;
         fresh.changes = self.changes;
@@ -156,7 +161,7 @@ impl Watch {
     ///
     /// # Errors
     /// No inotify, or too many watches.
-    pub fn wait_for_return(self, registry: &Registry) -> Result<Self, Limit> {
+    pub(super) fn wait_for_return(self, registry: &Registry) -> Result<Self, Limit> {
         let mut watch = Watch { state: State::Lost, ..Watch::open(self.app.clone(), registry)? };
         (watch.contents, watch.changes, watch.folder) = (self.contents, self.changes, self.folder);
         let coming = AddWatchFlags::IN_CREATE
@@ -180,12 +185,12 @@ impl Watch {
     }
 
     /// Whether it still sees the folder that the app has.
-    pub fn sees(&self, app: &App) -> bool {
+    pub(super) fn sees(&self, app: &App) -> bool {
         self.state == State::Watching && self.app == *app && folder_id(&self.root()) == self.folder
     }
 
     /// What has begun to go unseen, to be told once.
-    pub fn take_unseen(&mut self) -> Option<(Limit, PathBuf)> {
+    pub(super) fn take_unseen(&mut self) -> Option<(Limit, PathBuf)> {
         self.unseen.take()
     }
 
@@ -285,7 +290,7 @@ impl Watch {
     }
 
     /// Takes in what the kernel has noticed.
-    pub fn read(&mut self, now: Instant) -> News {
+    pub(super) fn read(&mut self, now: Instant) -> News {
         let mut news = News::default();
         loop {
             match self.inotify.read_events() {
@@ -353,7 +358,7 @@ impl Watch {
     }
 
     /// Those of the paths whose change stands, which is from now on no change any more.
-    pub fn settle(&mut self, paths: BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    pub(super) fn settle(&mut self, paths: BTreeSet<PathBuf>) -> Vec<PathBuf> {
         let root = self.root();
         let has_changed = |path: &PathBuf| *path == root || self.contents.differs(path);
         let changed: Vec<PathBuf> = paths.into_iter().filter(has_changed).collect();
@@ -364,7 +369,7 @@ impl Watch {
     }
 
     /// Whether the workers see a change of that file by themselves.
-    pub fn swaps(&self, path: &Path) -> bool {
+    pub(super) fn swaps(&self, path: &Path) -> bool {
         path == self.app.entry && swaps_in_place(self.app.runtime)
     }
 
