@@ -102,6 +102,11 @@ impl Fixture {
         self.dir.path()
     }
 
+    /// The app's folder.
+    pub fn app_dir(&self) -> &Path {
+        &self.app
+    }
+
     /// A file of the app.
     pub fn file(&self, name: &str) -> PathBuf {
         self.app.join(name)

@@ -63,7 +63,10 @@ export default async function (req, res) {
     case 'nobody':
       res.statusCode = Number(kind)
       return res.end()
-    case 'client': return res.end((req.socket.remoteAddress ?? '') + (req.headers['rip-client'] ?? ''))
+    case 'client': {
+      const field = req.headers['rip-client']
+      return res.end((req.socket.remoteAddress ?? '') + (field ? ` Rip-Client: ${field}` : ''))
+    }
   }
   res.writeHead(404).end()
 }

@@ -16,7 +16,14 @@ pub const RULES: &[Rule] = &[
     Rule::fresh("SIGINT is the server's, not the worker's", ignores_sigint),
 ];
 
+/// A command says nothing; it has the signal.
 fn wait_for_quit(worker: &mut Worker<'_>) {
+    if worker.column.command().is_none() {
+        wait_for_a_quit(worker);
+    }
+}
+
+fn wait_for_a_quit(worker: &mut Worker<'_>) {
     worker.wait_until("the quit", |worker| worker.message("quit").is_some());
 }
 
@@ -24,14 +31,14 @@ fn leaves(worker: &mut Worker<'_>) {
     let mut client = worker.ask("GET", "/hello", "", b"");
     assert_eq!(worker.answer(&mut client).text(), "hello");
     worker.signal(Signal::SIGTERM);
-    wait_for_quit(worker);
+    wait_for_a_quit(worker);
     drop(client);
     worker.wait_exit();
 }
 
 fn says_whose_quit_it_is(worker: &mut Worker<'_>) {
     worker.signal(Signal::SIGTERM);
-    wait_for_quit(worker);
+    wait_for_a_quit(worker);
     let quit = worker.message("quit").expect("as was waited for");
     assert_eq!(quit["instance"], super::worker::INSTANCE);
     assert_eq!(quit["workerId"], super::worker::WORKER_ID);
@@ -57,7 +64,7 @@ fn serves_what_was_sent(worker: &mut Worker<'_>) {
     worker.signal(Signal::SIGTERM);
     send(&mut client, "GET", "/pid", "", b"");
     assert_eq!(worker.answer(&mut client).status, 200);
-    wait_for_quit(worker);
+    wait_for_a_quit(worker);
     drop(client);
     worker.wait_exit();
 }
@@ -105,5 +112,6 @@ fn ignores_sigint(worker: &mut Worker<'_>) {
     worker.signal(Signal::SIGINT);
     let mut client = worker.ask("GET", "/pid", "", b"");
     assert_eq!(worker.answer(&mut client).text(), worker.pid().to_string());
-    assert!(!comes_true(A_WHILE, || worker.has_exited()));
+    // Longer, since some servers look for signals only every 100 ms.
+    assert!(!comes_true(A_WHILE * 4, || worker.has_exited()));
 }

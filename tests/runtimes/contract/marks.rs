@@ -2,7 +2,7 @@
 
 use super::Column;
 use Cell::Cannot;
-use Column::{Bun, Cgi, Node, NodeHttp, Rack, Rust, Wsgi};
+use Column::{Bun, Cgi, Node, NodeHttp, NodePort, Rack, Rust, Uvicorn, Wsgi};
 
 /// How a harness stands to a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,38 @@ const OWN_PROCESS: Cell = Cannot("each request has a process of its own, which e
 const CLOSES: Cell = Cannot("`Bun.serve` closes at once; the server asks until it is idle");
 const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls it has to end the child");
 
+const COMMANDS: &[Column] = &[Uvicorn, NodePort];
+const NO_PROTOCOL: Cell = Cannot("a command knows nothing of the worker protocol");
+const OWN_ADDRESSES: Cell =
+    Cannot("a command reads `X-Forwarded-For` by its own rules; `Rip-Client` has the address as well");
+const CLOSES_EARLY: Cell =
+    Cannot("uvicorn and Node close at once; a command counts as idle 100 ms after that");
+const SENDS_BODIES: Cell = Cannot("uvicorn sends the body that an app gives to a 204");
+const CHILDREN_COME_BACK: Cell = Cannot("uvicorn lets a forked child back into its event loop");
+const WAITS_FOR_STREAMS: Cell = Cannot("uvicorn and Node wait for open streams; the drain timeout ends them");
+const OWN_SIGNALS: Cell =
+    Cannot("a command ends on SIGINT; Ctrl-C in the server's terminal does not reach it");
+const FREE_100_MS_LATER: Cell =
+    Cannot("it is told at once; a command gets its next request 100 ms after its connection has closed");
+
 const MARKS: &[Mark] = &[
+    mark("the join says", COMMANDS, NO_PROTOCOL),
+    mark("a second request at once", COMMANDS, NO_PROTOCOL),
+    mark("a probe is answered ok", COMMANDS, NO_PROTOCOL),
+    mark("an idle probe", COMMANDS, NO_PROTOCOL),
+    mark("SIGTERM: says quit", COMMANDS, NO_PROTOCOL),
+    mark("the quit says", COMMANDS, NO_PROTOCOL),
+    mark("SIGTERM: what is sent before", COMMANDS, NO_PROTOCOL),
+    mark("HEAD, 204 and 304", &[Uvicorn], SENDS_BODIES),
+    mark("the app knows its client's address", COMMANDS, OWN_ADDRESSES),
+    mark("the client's address is", COMMANDS, OWN_ADDRESSES),
+    mark("a half-close does not end", COMMANDS, CLOSES_EARLY),
+    mark("a child that", &[NodePort], NO_FORK),
+    mark("a child that", &[Uvicorn], CHILDREN_COME_BACK),
+    mark("SIGTERM: an event stream", COMMANDS, WAITS_FOR_STREAMS),
+    mark("SIGTERM: a WebSocket", &[NodePort], NO_WEBSOCKETS),
+    mark("SIGINT", COMMANDS, OWN_SIGNALS),
+    mark("an event stream that its client closes", COMMANDS, FREE_100_MS_LATER),
     mark("a half-close does not end", &[Bun], CLOSES),
     mark("a half-close is told", &[Wsgi, Rack, Rust], BLOCKED),
     mark("a silent event stream", &[Wsgi, Rack, Rust], BLOCKED),

@@ -32,10 +32,14 @@ pub enum Column {
     Rack,
     Cgi,
     Rust,
+    /// The ASGI app behind uvicorn, a command on `{socket}`.
+    Uvicorn,
+    /// The `(req, res)` app behind a server of its own, a command on `{port}`.
+    NodePort,
 }
 
 impl Column {
-    pub const ALL: [Column; 8] = [
+    pub const ALL: [Column; 10] = [
         Column::Wsgi,
         Column::Asgi,
         Column::Bun,
@@ -44,6 +48,8 @@ impl Column {
         Column::Rack,
         Column::Cgi,
         Column::Rust,
+        Column::Uvicorn,
+        Column::NodePort,
     ];
 
     pub fn title(self) -> &'static str {
@@ -56,6 +62,17 @@ impl Column {
             Column::Rack => "Rack",
             Column::Cgi => "CGI",
             Column::Rust => "Rust",
+            Column::Uvicorn => "uvicorn `{socket}`",
+            Column::NodePort => "Node `{port}`",
+        }
+    }
+
+    /// What is behind `--`, for a server that knows nothing of the worker protocol.
+    pub fn command(self) -> Option<&'static [&'static str]> {
+        match self {
+            Column::Uvicorn => Some(&["uvicorn", "--no-access-log", "--uds", "{socket}", "asgi:app"]),
+            Column::NodePort => Some(&["node", "server.mjs", "{port}"]),
+            _ => None,
         }
     }
 
@@ -63,13 +80,14 @@ impl Column {
         match self {
             Column::Wsgi | Column::Asgi => python(&["sys"]),
             Column::Bun => bun(&[]),
-            Column::Node | Column::NodeHttp => node(&[]),
+            Column::Node | Column::NodeHttp | Column::NodePort => node(&[]),
             Column::Rack => ruby(&["rack"]),
             Column::Cgi | Column::Rust => Needs::programs(&[]),
+            Column::Uvicorn => Needs { programs: &["uvicorn"], ..python(&["uvicorn", "websockets"]) },
         }
     }
 
-    /// The app's entry, in a copy of its folder.
+    /// The app's entry, in a copy of its folder; a command's is the folder.
     fn entry(self, fixture: &Fixture) -> PathBuf {
         match self {
             Column::Wsgi => fixture.file("wsgi.py"),
@@ -79,6 +97,7 @@ impl Column {
             Column::Rack => fixture.file("config.ru"),
             Column::Cgi => fixture.file("index.sh"),
             Column::Rust => test_worker(),
+            Column::Uvicorn | Column::NodePort => fixture.app_dir().to_path_buf(),
         }
     }
 
@@ -94,6 +113,8 @@ impl Column {
             }
             Column::Cgi => &["error", "kill"],
             Column::Rust => &["panic", "own"],
+            // The rest is between the app and its server.
+            Column::Uvicorn | Column::NodePort => &["error"],
         }
     }
 
@@ -255,4 +276,14 @@ fn cgi() {
 #[test]
 fn rust() {
     check(Column::Rust);
+}
+
+#[test]
+fn uvicorn_on_a_socket() {
+    check(Column::Uvicorn);
+}
+
+#[test]
+fn node_on_a_port() {
+    check(Column::NodePort);
 }

@@ -51,7 +51,7 @@ fn knows_its_environment(worker: &Worker<'_>) {
     let has = |line: &str| text.lines().any(|other| other == line);
     let entry = worker.column.entry(worker.fixture);
     let folder = entry.canonicalize().expect("the entry");
-    let folder = folder.parent().expect("its folder").display();
+    let folder = if folder.is_dir() { &folder } else { folder.parent().expect("its folder") }.display();
     assert!(has(&format!("cwd={folder}")), "not in {folder}:\n{text}");
     if worker.column == Column::Cgi {
         // A script is not told how its worker speaks with the server.
@@ -225,7 +225,9 @@ fn half_close_waits(worker: &Worker<'_>) {
     let (mut client, folder) = waiting(worker, "POST");
     client.half_close();
     assert!(!client.is_closed_within(A_WHILE), "closed with its handler at work");
-    assert_eq!(worker.probe("idle").status, 503);
+    if worker.column.command().is_none() {
+        assert_eq!(worker.probe("idle").status, 503);
+    }
     folder.go();
     worker.wait_for(&folder, "ended");
     worker.wait_until_closed(&mut client);
@@ -265,7 +267,11 @@ fn answers_exceptions(worker: &Worker<'_>) {
     let mut client = worker.client();
     for kind in worker.column.exceptions() {
         send(&mut client, "GET", &format!("/fail/{kind}"), "", b"");
-        assert_eq!(worker.answer(&mut client).status, 500, "{kind}");
+        let answer = worker.answer(&mut client);
+        assert_eq!(answer.status, 500, "{kind}");
+        if worker.column.command().is_some() && answer.header("connection") == Some("close") {
+            client = worker.client();
+        }
         send(&mut client, "GET", "/pid", "", b"");
         assert_eq!(worker.answer(&mut client).text(), pid, "{kind}");
     }

@@ -21,8 +21,8 @@ const READ_TIMEOUT_MS: u64 = 250;
 impl<'a> Served<'a> {
     pub fn start(column: Column, fixture: &'a Fixture) -> Served<'a> {
         let entry = column.entry(fixture);
-        let builder = fixture.server(entry.to_str());
-        let mut server = builder
+        let mut builder = fixture
+            .server(entry.to_str())
             .env("CONTRACT_DIR", fixture.dir())
             .args([
                 "w:1",
@@ -31,8 +31,11 @@ impl<'a> Served<'a> {
                 "--trust-proxy=loopback",
                 "--queue-timeout-ms=20000",
             ])
-            .arg(format!("--read-timeout-ms={READ_TIMEOUT_MS}"))
-            .start();
+            .arg(format!("--read-timeout-ms={READ_TIMEOUT_MS}"));
+        if let Some(command) = column.command() {
+            builder = builder.arg("--").args(command);
+        }
+        let mut server = builder.start();
         server.wait_for_workers(1);
         Served { column, fixture, server, poll_timeout: TEST_TIMEOUT }
     }

@@ -4,14 +4,15 @@ use super::marks::Cell;
 use super::{Column, Fixture};
 use crate::fixture::{find_program, python_program};
 use crate::support::wire::Wire;
-use crate::support::{Client, Response, TEST_TIMEOUT, Trouble, comes_true, is_alive, server_program};
+use crate::support::{Client, Response, Signal, TEST_TIMEOUT, Trouble, comes_true, is_alive, server_program};
 use rip_server::internals::app::{App, Wanted};
 use rip_server::internals::config::{self, Command as Words};
 use rip_server::internals::runtime::{self, Harnesses, Identity};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a cell may take that is marked as one that does not hold: whoever waits longer waits in vain.
-const SHORT: Duration = Duration::from_millis(800);
+const SHORT: Duration = Duration::from_millis(400);
 
 pub fn poll_timeout(cell: Cell) -> Duration {
     match cell {
@@ -44,6 +45,8 @@ pub struct Worker<'a> {
     pub fixture: &'a Fixture,
     dir: TempDir,
     socket: PathBuf,
+    /// Where a command with `{port}` listens.
+    port: Option<u16>,
     control: Control,
     child: Child,
     exit: Option<std::process::ExitStatus>,
@@ -54,13 +57,14 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Started, and joined.
+    /// Started, and joined; a command listens.
     pub fn start(column: Column, fixture: &'a Fixture) -> Worker<'a> {
         let dir = tempfile::Builder::new().prefix("ctr").tempdir().expect("a temporary folder");
         let socket = dir.path().join("w.sock");
+        let port = column.command().is_some_and(|words| words.contains(&"{port}")).then(free_port);
         let control = Control::listen(&dir.path().join("c.sock"));
         let mut harnesses = Harnesses::at(dir.path().join("harness"), runtime::HARNESS_FILES);
-        let mut command = command(column, fixture, dir.path(), &socket, &mut harnesses);
+        let mut command = command(column, fixture, dir.path(), (&socket, port), &mut harnesses);
         let words = File::create(dir.path().join("words")).expect("a file");
         let child = command
             .env("CONTRACT_DIR", dir.path())
@@ -76,6 +80,7 @@ impl<'a> Worker<'a> {
             fixture,
             dir,
             socket,
+            port,
             control,
             child,
             exit: None,
@@ -85,7 +90,7 @@ impl<'a> Worker<'a> {
         };
         worker.wait_until("the join", |worker| {
             assert!(!worker.has_exited(), "the worker has ended:\n{}", worker.words());
-            worker.message("join").is_some()
+            if column.command().is_some() { worker.listens() } else { worker.message("join").is_some() }
         });
         worker
     }
@@ -161,11 +166,23 @@ impl<'a> Worker<'a> {
     pub fn wait_exit(&mut self) {
         self.wait_until("the worker's end", Worker::has_exited);
         let exit = self.exit.expect("as was waited for");
-        assert!(exit.success(), "{exit}");
+        // Some servers restore the signal's default, and send it to themselves.
+        let by_signal = self.column.command().is_some() && exit.signal() == Some(Signal::SIGTERM as i32);
+        assert!(exit.success() || by_signal, "{exit}");
+    }
+
+    fn listens(&self) -> bool {
+        match self.port {
+            Some(port) => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(),
+            None => UnixStream::connect(&self.socket).is_ok(),
+        }
     }
 
     pub fn client(&self) -> Client {
-        Client::connect_unix(&self.socket)
+        match self.port {
+            Some(port) => Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            None => Client::connect_unix(&self.socket),
+        }
     }
 
     /// A connection on which that was asked, as the front end asks.
@@ -201,7 +218,6 @@ impl<'a> Worker<'a> {
         assert!(client.is_closed_within(self.poll_timeout), "the connection was not closed");
     }
 
-    /// Waits until it says that no handler runs.
     /// What of an answer came, and how it ended before its end.
     pub fn broken_answer(&self, client: &mut Client) -> Box<crate::support::Broken> {
         let whole = client.read_response_within(self.poll_timeout).map(|whole| whole.text());
@@ -210,6 +226,7 @@ impl<'a> Worker<'a> {
         broken
     }
 
+    /// Waits until it says that no handler runs.
     pub fn wait_until_idle(&self) {
         // Both, since a worker that takes no such probe yet answers it as any other.
         let is_idle = || self.probe("idle").status == 200 && self.get("/hello").status == 200;
@@ -231,6 +248,12 @@ impl Drop for Worker<'_> {
     }
 }
 
+/// A loopback port that nobody has.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
 /// A request as the front end writes it.
 pub fn send(client: &mut Client, method: &str, target: &str, fields: &str, body: &[u8]) {
     let request = format!(
@@ -245,7 +268,7 @@ fn command(
     column: Column,
     fixture: &Fixture,
     dir: &Path,
-    socket: &Path,
+    (socket, port): (&Path, Option<u16>),
     harnesses: &mut Harnesses,
 ) -> Command {
     let entry = column.entry(fixture);
@@ -256,17 +279,23 @@ fn command(
         Column::Node | Column::NodeHttp => words.push("--runtime=node".into()),
         _ => {}
     }
+    if let Some([name, arguments @ ..]) = column.command() {
+        let program = find_program(name).expect("it is installed, as was looked");
+        words.extend(["--".into(), program.into_os_string()]);
+        words.extend(arguments.iter().map(Into::into));
+    }
     let Ok(Words::Serve(config)) = config::read(words, &|_| None, false) else {
         panic!("the words are right");
     };
-    let app = App::find(&entry, &Wanted::Entry).unwrap_or_else(|error| panic!("{error}"));
+    let wanted = if column.command().is_some() { Wanted::Command } else { Wanted::Entry };
+    let app = App::find(&entry, &wanted).unwrap_or_else(|error| panic!("{error}"));
     harnesses.provide(app.runtime).expect("harnesses can be written");
     let control = dir.join("c.sock");
     let identity = Identity {
         slot: WORKER_ID,
         version: VERSION,
         socket,
-        port: None,
+        port,
         control_socket: &control,
         prefix: "contract",
         instance: INSTANCE,
@@ -279,7 +308,7 @@ fn command(
         Column::Bun => find_program("bun"),
         Column::Node | Column::NodeHttp => find_program("node"),
         Column::Cgi => Some(server_program()),
-        Column::Rack | Column::Rust => Some(launch.program.clone()),
+        Column::Rack | Column::Rust | Column::Uvicorn | Column::NodePort => Some(launch.program.clone()),
     };
     let mut command = Command::new(program.expect("it is installed, as was looked"));
     command.args(&launch.arguments);
