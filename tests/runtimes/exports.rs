@@ -393,3 +393,51 @@ fn node_serves_the_websockets_of_an_exported_server_and_closes_them_when_it_leav
     client.send([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf4]);
     client.read_until_close();
 }
+
+/// Each path destroys its answer in another way; a pipeline does it whose source fails.
+const DESTROYERS: &str = "import fs from 'node:fs'
+import { pipeline } from 'node:stream'
+export default (req, res) => {
+  if (req.url === '/at-once') return void res.destroy()
+  if (req.url === '/later') return void setTimeout(() => res.destroy(), 10)
+  if (req.url === '/pipeline') return void pipeline(fs.createReadStream('/nonexistent'), res, () => {})
+  if (req.url === '/in-the-middle') {
+    res.write('half')
+    return void setTimeout(() => res.destroy(), 10)
+  }
+  if (req.url === '/works-on') return new Promise((resolve) => {
+    res.destroy()
+    globalThis.works = true
+    setTimeout(() => { globalThis.works = false; resolve() }, 150)
+  })
+  res.end(globalThis.works ? 'two at once' : 'fine')
+}\n";
+
+fn a_destroyed_answer_frees_its_worker(needs: &Needs) {
+    let Some((_fixture, server)) = start(needs, "index.mjs", DESTROYERS, &["--queue-timeout-ms=4000"]) else {
+        return;
+    };
+    for path in ["/at-once", "/later", "/pipeline", "/in-the-middle", "/works-on"] {
+        let mut client = server.client();
+        client.send_request("POST", path, "Content-Length: 0\r\n", b"");
+        match path {
+            "/in-the-middle" => {
+                assert_eq!(client.read_head().status(), Ok(200));
+                let (rest, _) = client.read_until_close();
+                assert!(!rest.ends_with(b"0\r\n\r\n"), "{path}: a cut looks whole");
+            }
+            _ => assert_eq!(client.read_response().status, 502, "{path}"),
+        }
+        assert_eq!(server.get("/").text(), "fine", "after {path}: {}", server.stderr_text());
+    }
+}
+
+#[test]
+fn an_answer_that_its_handler_destroys_frees_its_worker_under_bun() {
+    a_destroyed_answer_frees_its_worker(&bun(&[]));
+}
+
+#[test]
+fn an_answer_that_its_handler_destroys_frees_its_worker_under_node() {
+    a_destroyed_answer_frees_its_worker(&node(&[]));
+}

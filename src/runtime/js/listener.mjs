@@ -15,7 +15,8 @@ const CLOSE_1012 = Buffer.from([0x88, 2, 1012 >> 8, 1012 & 255])
 //
 //     at work ─▶ the answer is whole ─────────────────────────────────────────────▶ over
 //        └─────▶ told that nobody waits ─▶ the handler ends its answer or its promise ─▶ over
-//                        └────────────────── its head was out, and it made no promise ─▶ over
+//        │               ├────────────────── its head was out, and it made no promise ─▶ over
+//        └─▶ destroyed by the handler ─▶ told ─▶ its promise, if it made one, has ended ─▶ over
 //
 // Only then does the next request come, so that no two handlers run at once.
 
@@ -23,12 +24,37 @@ class Exchange {
   #pending = false // the handler's promise
   #hasEnded = false // the promise is settled, or the handler has failed
   #isTold = false
+  #isDestroyed = false // by the handler
   #isLeaving = false
   #isClosed = false
   constructor(req, res) {
     this.req = req
     this.res = res
-    res.on('close', () => (res.writableFinished ? this.over() : this.told(true)))
+    res.on('close', () => {
+      if (res.writableFinished) return this.over()
+      const { socket } = req
+      // Bun has neither of the two.
+      if (!isBun && !socket.readableEnded && !socket.errored) this.#isDestroyed = true
+      this.told(true)
+    })
+    // A pipeline, say, whose source fails.
+    for (const stream of [req, res]) {
+      const { destroy } = stream
+      stream.destroy = (...args) => {
+        const { socket } = req
+        const wasOpen = !socket.destroyed && !this.#isTold && !res.writableEnded
+        // Bun would end the answer as if it were whole.
+        if (isBun && wasOpen && (stream === res || !req.complete)) socket.destroy()
+        destroy.apply(stream, args)
+        if (wasOpen && socket.destroyed) this.destroyed()
+        return stream
+      }
+    }
+  }
+
+  destroyed() {
+    this.#isDestroyed = true
+    process.nextTick(() => this.told(true))
   }
 
   async run() {
@@ -88,7 +114,7 @@ class Exchange {
       }
     }
     // What streams to nobody stops by itself, and seldom ends its answer.
-    if (this.#hasEnded || (res.headersSent && !this.#pending)) this.over()
+    if (this.#hasEnded || ((res.headersSent || this.#isDestroyed) && !this.#pending)) this.over()
   }
 
   isEventStream() {
