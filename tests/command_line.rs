@@ -182,6 +182,34 @@ fn help_and_the_reference_have_the_same_flags() {
     assert!(in_help.len() > 20, "{in_help:?}");
 }
 
+/// A flag's variable and default as `--help` has them: `… help   [default]   VARIABLE`.
+fn variable_and_default(line: &str) -> (&str, &str) {
+    let parts: Vec<&str> = line.split("   ").map(str::trim).filter(|part| !part.is_empty()).collect();
+    let default = parts.iter().find_map(|part| part.strip_prefix('[')?.strip_suffix(']'));
+    (parts.iter().find(|part| part.starts_with("RIP_")).unwrap_or(&""), default.unwrap_or_default())
+}
+
+#[test]
+fn help_and_the_reference_have_the_same_variables_and_defaults() {
+    let help = run(["--help"]).stdout;
+    let rows = include_str!("../docs/command-line.md").lines().filter(|line| line.starts_with("| `--"));
+    let mut compared = 0;
+    for row in rows {
+        let row = row.replace("\\|", "/").replace('`', "");
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [flag, _, variable, default] = cells[..] else { panic!("four cells: {row}") };
+        let Some(name) = flag_of(flag) else { continue };
+        let is_it = |line: &&str| flag_of(line.trim_start()) == Some(name);
+        let line = help.lines().find(is_it).unwrap_or_else(|| panic!("{name} is not in --help"));
+        let variable = variable.split('=').next().unwrap_or_default();
+        let expected = (variable.to_owned(), default.to_lowercase());
+        let (variable, default) = variable_and_default(line);
+        assert_eq!((variable.to_owned(), default.to_lowercase()), expected, "{name}: {line}");
+        compared += 1;
+    }
+    assert!(compared > 20, "{compared} rows");
+}
+
 #[test]
 fn port_0_is_told_in_the_line_at_the_start() {
     let server = patient(test_worker()).arg("w:2").start();

@@ -1,6 +1,6 @@
 //! Words that a program which carries the server would have typed for its user.
 
-use super::flags;
+use super::table;
 use std::ffi::OsString;
 
 /// What stands for one setting: `w:`, `http:`, `--read-timeout-ms`.
@@ -29,7 +29,7 @@ pub fn with_defaults(
         let name = setting(argument);
         let in_environment = match name {
             "http:" => is_set("PORT"),
-            name => flags::environment_name(name).is_some_and(is_set),
+            name => table::environment_name(name).is_some_and(is_set),
         };
         !typed.iter().any(|other| other == name) && !in_environment && (!is_verb || PLACE.contains(&name))
     };

@@ -1,5 +1,6 @@
-//! The table of flags, and how raw words become a [`Config`].
+//! How raw words become a [`Config`].
 
+use super::table::{FLAGS, Kind, MAX_MS, known};
 use super::{Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, complaints, words};
 use crate::app::{self, Target};
 use crate::fleet::RollMode;
@@ -7,136 +8,8 @@ use crate::paths::{self, quoted};
 use crate::spelling::near_miss;
 use pico_args::Arguments;
 use std::ffi::OsString;
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
-
-struct Flag {
-    name: &'static str,
-    /// What stands behind it; empty for a switch.
-    value: &'static str,
-    env: &'static str,
-    default: &'static str,
-    help: &'static str,
-}
-
-const fn flag(
-    name: &'static str,
-    value: &'static str,
-    env: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> Flag {
-    Flag { name, value, env, default, help }
-}
-
-const FLAGS: &[Flag] = &[
-    flag(
-        "--hot-reload",
-        "<mode>",
-        "RIP_HOT_RELOAD",
-        "module in development, else none",
-        "none, process or module",
-    ),
-    flag("--max-reloads", "<N>", "RIP_MAX_RELOADS", "10", "module reloads before a worker is replaced"),
-    flag("--max-queue", "<N>", "RIP_MAX_QUEUE", "8192", "requests that may wait; more get 503"),
-    flag(
-        "--queue-timeout-ms",
-        "<N>",
-        "RIP_QUEUE_TIMEOUT_MS",
-        "2000",
-        "the longest wait for a worker, then 504",
-    ),
-    flag("--connect-timeout-ms", "<N>", "RIP_CONNECT_TIMEOUT_MS", "200", "to connect to a worker"),
-    flag(
-        "--read-timeout-ms",
-        "<N>",
-        "RIP_READ_TIMEOUT_MS",
-        "5000",
-        "between two bytes of an answer, then 504",
-    ),
-    flag(
-        "--client-timeout-ms",
-        "<N>",
-        "RIP_CLIENT_TIMEOUT_MS",
-        "10000",
-        "a whole head; each next byte of a body",
-    ),
-    flag(
-        "--idle-timeout-ms",
-        "<N>",
-        "RIP_IDLE_TIMEOUT_MS",
-        "60000",
-        "a quiet connection; a client that reads nothing",
-    ),
-    flag("--boot-timeout-ms", "<N>", "RIP_BOOT_TIMEOUT_MS", "30000", "from a worker's start to its join"),
-    flag(
-        "--drain-timeout-ms",
-        "<N>",
-        "RIP_DRAIN_TIMEOUT_MS",
-        "30000",
-        "to finish what is under way, at a stop",
-    ),
-    flag(
-        "--roll",
-        "<mode>",
-        "RIP_ROLL",
-        "side",
-        "side or serial: old workers of a reload drain side by side, or one after the other",
-    ),
-    flag("--max-body", "<size>", "RIP_MAX_BODY", "100m", "the largest request body; more gets 413"),
-    flag(
-        "--max-spool",
-        "<size>",
-        "RIP_MAX_SPOOL",
-        "10g",
-        "temporary disk (TMPDIR) for waiting bodies and answers, all together",
-    ),
-    flag(
-        "--max-memory",
-        "<size>",
-        "RIP_MAX_MEMORY",
-        "0: never",
-        "a worker whose resident memory is above it after an answer is replaced",
-    ),
-    flag(
-        "--trust-proxy",
-        "<list>",
-        "RIP_TRUST_PROXY",
-        "nobody",
-        "whose X-Forwarded-* are believed: addresses, networks, loopback, all",
-    ),
-    flag("--json-logging", "", "", "off", "access lines as JSON on stdout, all else on stderr (also --json)"),
-    flag("--json", "", "", "off", "the same"),
-    flag("--no-access-log", "", "", "off", "no access lines"),
-    flag("--variant", "<name>", "RIP_VARIANT", "server2", "tells two servers of one app apart"),
-    flag("--socket-prefix", "<prefix>", "", "rip_<variant>_<app>", "names of the sockets"),
-    flag(
-        "--socket-dir",
-        "<dir>",
-        "RIP_SOCKET_DIR",
-        "$XDG_RUNTIME_DIR/rip, else /tmp/rip-<uid>",
-        "where the sockets lie",
-    ),
-    flag(
-        "--preload",
-        "<module>",
-        "",
-        "",
-        "loaded before the app by Bun (--preload) or Node (--import); may be repeated",
-    ),
-    flag(
-        "--runtime",
-        "<name>",
-        "RIP_RUNTIME",
-        "bun where it is installed",
-        "what runs a JavaScript app: bun or node",
-    ),
-    flag("--env-file", "<path>", "", "none", "NAME=value lines for the workers; the real environment wins"),
-    flag("--cgi-pass-auth", "", "RIP_CGI_PASS_AUTH", "off", "CGI scripts get HTTP_AUTHORIZATION"),
-    flag("--help", "", "", "", "this text"),
-    flag("--version", "", "", "", "the version"),
-];
 
 /// How the server starts the built-in worker of a CGI app.
 pub const CGI_WORKER: &str = "cgi-worker";
@@ -145,30 +18,6 @@ pub const CGI_GUARD: &str = "cgi-guard";
 
 /// Values of tokens, and no names of Python's: behind a misspelt token they make no target.
 const SETTINGS: [&str; 3] = ["auto", "localhost", "none"];
-
-/// A day: longer waits are mistakes.
-const MAX_MS: u64 = 24 * 60 * 60 * 1000;
-
-/// What the program prints for `--help`.
-pub fn help() -> String {
-    let mut text = String::from(
-        "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
-         rip-server <app-path> [<module>:<app>] [w:<N|auto|min..max>] [r:<N>] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
-         rip-server status|reload|stop <app-path>   (status also with --json or --watch)\n\n\
-         \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\
-         \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
-         \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
-         \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\
-         \u{20} metrics:<>  Prometheus text over HTTP: a port, address:port, unix:path   [none]\n\n",
-    );
-    for Flag { name, value, env, default, help } in FLAGS {
-        let default = if default.is_empty() { String::new() } else { format!("   [{default}]") };
-        let env = if env.is_empty() { String::new() } else { format!("   {env}") };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {:<27} {help}{default}{env}", format!("{name} {value}"));
-    }
-    text
-}
 
 /// The words as they were given, sorted into tokens, flags and the command.
 pub(super) struct Raw {
@@ -320,36 +169,22 @@ impl Reader<'_> {
     ) -> Result<Command, Usage> {
         let node_env = (self.environment)("NODE_ENV").unwrap_or_default();
         let is_development = matches!(node_env.as_str(), "" | "dev" | "development");
-        let argument = self.argument("--hot-reload")?;
-        let hot_reload = match argument.as_ref().map(|argument| argument.text.as_str()) {
-            None if is_development => HotReload::Module,
-            None | Some("none") => HotReload::None,
+        let hot_reload = match self.choice("--hot-reload")? {
             Some("process") => HotReload::Process,
             Some("module") => HotReload::Module,
-            Some(other) => {
-                let name = argument.as_ref().map_or("--hot-reload", |argument| argument.name);
-                return Err(Usage(format!("{name} takes none, process or module, not '{other}'")));
-            }
+            None if is_development => HotReload::Module,
+            Some(_) | None => HotReload::None,
         };
-        let argument = self.argument("--runtime")?;
-        let javascript = match argument.as_ref().map(|argument| argument.text.as_str()) {
-            None => JavaScript::Any,
+        let javascript = match self.choice("--runtime")? {
             Some("bun") => JavaScript::Bun,
-            Some("node") => JavaScript::Node,
-            Some(other) => {
-                let name = argument.as_ref().map_or("--runtime", |argument| argument.name);
-                return Err(Usage(format!("{name} takes bun or node, not '{other}'")));
-            }
+            Some(_) => JavaScript::Node,
+            None => JavaScript::Any,
         };
         // Workers start in other folders than the one that it was typed in.
         let env_file = self.text("--env-file")?.map(|path| paths::absolute(path.as_ref()));
-        let roll = match self.argument("--roll")? {
-            None => RollMode::Side,
-            Some(Word { text, .. }) if text == "side" => RollMode::Side,
-            Some(Word { text, .. }) if text == "serial" => RollMode::Serial,
-            Some(Word { name, text }) => {
-                return Err(Usage(format!("{name} takes side or serial, not '{text}'")));
-            }
+        let roll = match self.choice("--roll")? {
+            Some("serial") => RollMode::Serial,
+            Some(_) | None => RollMode::Side,
         };
         let mut config = Config {
             place: place.clone(),
@@ -359,22 +194,22 @@ impl Reader<'_> {
             max_requests: 10_000,
             listen: Vec::new(),
             metrics: Vec::new(),
-            max_reloads: self.number("--max-reloads", 10, 0..=u64::MAX)?,
+            max_reloads: self.number("--max-reloads")?,
             hot_reload,
             is_development,
-            max_queue: self.number("--max-queue", 8192, 0..=1_000_000)? as usize,
-            queue_timeout: self.milliseconds("--queue-timeout-ms", 2000, 0)?,
-            connect_timeout: self.milliseconds("--connect-timeout-ms", 200, 1)?,
-            read_timeout: self.milliseconds("--read-timeout-ms", 5000, 1)?,
-            client_timeout: self.milliseconds("--client-timeout-ms", 10_000, 1)?,
-            idle_timeout: self.milliseconds("--idle-timeout-ms", 60_000, 1)?,
-            boot_timeout: self.milliseconds("--boot-timeout-ms", 30_000, 1)?,
-            drain_timeout: self.milliseconds("--drain-timeout-ms", 30_000, 1)?,
+            max_queue: self.number("--max-queue")? as usize,
+            queue_timeout: self.milliseconds("--queue-timeout-ms")?,
+            connect_timeout: self.milliseconds("--connect-timeout-ms")?,
+            read_timeout: self.milliseconds("--read-timeout-ms")?,
+            client_timeout: self.milliseconds("--client-timeout-ms")?,
+            idle_timeout: self.milliseconds("--idle-timeout-ms")?,
+            boot_timeout: self.milliseconds("--boot-timeout-ms")?,
+            drain_timeout: self.milliseconds("--drain-timeout-ms")?,
             json_logging: self.flags.contains("--json-logging") | self.flags.contains("--json"),
             access_log: !self.flags.contains("--no-access-log"),
-            max_body_bytes: self.size("--max-body", 100 << 20)?,
-            max_spool_bytes: self.size("--max-spool", 10 << 30)?,
-            max_memory_bytes: self.size("--max-memory", 0)?,
+            max_body_bytes: self.size("--max-body")?,
+            max_spool_bytes: self.size("--max-spool")?,
+            max_memory_bytes: self.size("--max-memory")?,
             shrink_after: Duration::from_millis(words::number(
                 "RIP_SHRINK_AFTER_MS",
                 &(self.environment)("RIP_SHRINK_AFTER_MS").unwrap_or("60000".into()),
@@ -471,6 +306,7 @@ impl Reader<'_> {
     fn check_switches(&self) -> Result<(), Usage> {
         let words = self.flags.clone().finish();
         let with_value = words.iter().filter_map(|argument| argument.to_str()?.split_once('='));
+        let is_switch = |name: &str| known(name).is_some_and(|flag| flag.shown().is_empty());
         match with_value.into_iter().find(|(name, _)| is_switch(name)) {
             Some((name, value)) => {
                 Err(Usage(format!("{name} takes no value, not even '{value}'; {name} alone would do")))
@@ -479,9 +315,9 @@ impl Reader<'_> {
         }
     }
 
-    /// What is left when all known flags are taken: free words, or a flag that nobody knows. `known`: what is wrong
-    /// with one that is known.
-    fn remaining(&mut self, known: &str) -> Result<Vec<String>, Usage> {
+    /// What is left when all known flags are taken: free words, or a flag that nobody knows. `why_not`:
+    /// what is wrong with one that is known.
+    fn remaining(&mut self, why_not: &str) -> Result<Vec<String>, Usage> {
         let remaining = std::mem::replace(&mut self.flags, Arguments::from_vec(Vec::new())).finish();
         let mut words = Vec::new();
         for argument in remaining {
@@ -489,7 +325,7 @@ impl Reader<'_> {
                 return Err(Usage("a word of the command line is not valid UTF-8".into()));
             };
             if argument.starts_with('-') && argument != "-" {
-                return Err(left_over(&argument, known));
+                return Err(left_over(&argument, why_not));
             }
             words.push(argument);
         }
@@ -498,16 +334,16 @@ impl Reader<'_> {
 
     /// A flag's value, else its variable's, with the name of whichever it was, for complaints.
     fn argument(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
-        let known = FLAGS.iter().find(|flag| flag.name == name);
-        debug_assert!(known.is_some(), "{name} is not in the table");
+        let row = known(name);
+        debug_assert!(row.is_some(), "{name} is not in the table");
         let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| match error {
             pico_args::Error::NonUtf8Argument => Usage(format!("{name} has a value that is not valid UTF-8")),
-            _ => Usage(format!("{name} needs a value: {name}={}", known.map_or("", |flag| flag.value))),
+            _ => Usage(format!("{name} needs a value: {name}={}", row.map_or("", |flag| flag.shown()))),
         })?;
         if let Some(text) = given {
             return Ok(Some(Word { name, text }));
         }
-        let variable = known.map_or("", |flag| flag.env);
+        let variable = row.map_or("", |flag| flag.env);
         let text = (self.environment)(variable).filter(|text| !variable.is_empty() && !text.is_empty());
         Ok(text.map(|text| Word { name: variable, text }))
     }
@@ -529,39 +365,46 @@ impl Reader<'_> {
         }
     }
 
-    fn number(
-        &mut self,
-        name: &'static str,
-        default: u64,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<u64, Usage> {
+    fn number(&mut self, name: &'static str) -> Result<u64, Usage> {
+        let (default, range) = match known(name).map(|flag| &flag.kind) {
+            Some(Kind::Number { default, range }) => (*default, range.clone()),
+            Some(Kind::Milliseconds { default, least }) => (*default, *least..=MAX_MS),
+            _ => return Err(no_row(name)),
+        };
         self.argument(name)?
             .map_or(Ok(default), |argument| words::number(argument.name, &argument.text, range))
     }
 
-    fn milliseconds(&mut self, name: &'static str, default: u64, least: u64) -> Result<Duration, Usage> {
-        self.number(name, default, least..=MAX_MS).map(Duration::from_millis)
+    fn milliseconds(&mut self, name: &'static str) -> Result<Duration, Usage> {
+        self.number(name).map(Duration::from_millis)
     }
 
-    fn size(&mut self, name: &'static str, default: u64) -> Result<u64, Usage> {
-        self.argument(name)?.map_or(Ok(default), |argument| words::size(argument.name, &argument.text))
+    fn size(&mut self, name: &'static str) -> Result<u64, Usage> {
+        let Some(Kind::Size { default }) = known(name).map(|flag| &flag.kind) else {
+            return Err(no_row(name));
+        };
+        self.argument(name)?.map_or(Ok(*default), |argument| words::size(argument.name, &argument.text))
+    }
+
+    /// One of the words in the flag's row; `None`: its default.
+    fn choice(&mut self, name: &'static str) -> Result<Option<&'static str>, Usage> {
+        let Some(Kind::Choice { words, .. }) = known(name).map(|flag| &flag.kind) else {
+            return Err(no_row(name));
+        };
+        self.argument(name)?.map(|argument| words::choice(argument.name, &argument.text, words)).transpose()
     }
 }
 
-/// The variable that stands for a flag.
-pub(super) fn environment_name(flag: &str) -> Option<&'static str> {
-    FLAGS.iter().find(|known| known.name == flag && !known.env.is_empty()).map(|known| known.env)
+/// A fault of this program, which its tests find: every start reads every flag.
+fn no_row(name: &str) -> Usage {
+    Usage(format!("{name} has no row of that kind in the table of flags; please report this"))
 }
 
-fn is_switch(name: &str) -> bool {
-    FLAGS.iter().any(|flag| flag.name == name && flag.value.is_empty())
-}
-
-/// A flag that nobody has taken; `known` is what is wrong with it if there is one of that name.
-fn left_over(argument: &str, known: &str) -> Usage {
+/// A flag that nobody has taken; `why_not` is what is wrong with it if there is one of that name.
+fn left_over(argument: &str, why_not: &str) -> Usage {
     let name = argument.split('=').next().unwrap_or(argument);
-    if FLAGS.iter().any(|flag| flag.name == name) {
-        return Usage(format!("{name} {known}"));
+    if known(name).is_some() {
+        return Usage(format!("{name} {why_not}"));
     }
     match near_miss(name, FLAGS.iter().map(|flag| flag.name)) {
         Some(meant) => Usage(format!("unknown flag {name}; {meant} was perhaps meant")),

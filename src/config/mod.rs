@@ -5,10 +5,12 @@ mod complaints;
 mod defaults;
 pub mod env_file;
 mod flags;
+mod table;
 mod words;
 
 pub use defaults::with_defaults;
-pub use flags::{CGI_GUARD, CGI_WORKER, help};
+pub use flags::{CGI_GUARD, CGI_WORKER};
+pub use table::help;
 
 use crate::app::Target;
 use crate::fleet::{Plan, RollMode};

@@ -16,6 +16,21 @@ pub(super) fn number(name: &str, argument: &str, range: RangeInclusive<u64>) -> 
     argument.parse().ok().filter(|number| range.contains(number)).ok_or_else(complaint)
 }
 
+/// One of `words`.
+pub(super) fn choice(
+    name: &str,
+    argument: &str,
+    words: &'static [&'static str],
+) -> Result<&'static str, Usage> {
+    words.iter().find(|word| **word == argument).copied().ok_or_else(|| {
+        let takes = match words {
+            [first @ .., last] => format!("{} or {last}", first.join(", ")),
+            [] => String::new(),
+        };
+        Usage(format!("{name} takes {takes}, not '{argument}'"))
+    })
+}
+
 /// Bytes, or with k, m, g for powers of 1024.
 pub(super) fn size(name: &str, argument: &str) -> Result<u64, Usage> {
     let complaint =
