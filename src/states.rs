@@ -1,7 +1,7 @@
 //! State machines as tables: each state with those that may follow it, and the deadline that runs in it. What a machine's
 //! one door asserts, what the reference shows, and what their test compares.
 
-/// A state's row.
+/// A state's entry.
 #[derive(Debug)]
 pub(crate) struct Row<S: 'static> {
     pub state: S,
@@ -14,7 +14,7 @@ pub(crate) struct Row<S: 'static> {
 
 /// Whether the table has that edge.
 pub(crate) fn may_become<S: PartialEq>(table: &[Row<S>], from: &S, to: &S) -> bool {
-    table.iter().any(|row| row.state == *from && row.next.contains(to))
+    table.iter().any(|entry| entry.state == *from && entry.next.contains(to))
 }
 
 #[cfg(test)]
@@ -24,10 +24,10 @@ mod tests {
 
     /// The table as the reference has it.
     fn shown<S: Debug>(table: &[Row<S>]) -> Vec<String> {
-        let line = |row: &Row<S>| {
-            let next: Vec<String> = row.next.iter().map(|state| format!("{state:?}")).collect();
+        let line = |entry: &Row<S>| {
+            let next: Vec<String> = entry.next.iter().map(|state| format!("{state:?}")).collect();
             let next = if next.is_empty() { "–".to_owned() } else { next.join(", ") };
-            format!("| {:?} | {next} | {} |", row.state, row.deadline)
+            format!("| {:?} | {next} | {} |", entry.state, entry.deadline)
         };
         table.iter().map(line).collect()
     }

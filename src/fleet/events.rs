@@ -62,7 +62,7 @@ impl Fleet {
                     Front::Empty { .. } | Front::Spawning | Front::Closed => (None, why),
                 }
             }
-            _ => (None, RetireReason::Asked),
+            _ => (None, RetireReason::Requested),
         };
         slot.enter(Front::Held(member));
         let predecessor = old.map(|old| old.worker);

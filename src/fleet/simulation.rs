@@ -296,7 +296,7 @@ impl World {
                 }
             }
         }
-        // The reactor hears of several things within a turn before it does what follows.
+        // The reactor hears of several things within a tick before it does what follows.
         if !self.chance(4) {
             self.obey();
         }

@@ -13,7 +13,7 @@ pub(crate) enum RetireReason {
     /// Its memory has grown beyond the bound.
     Memory,
     /// It asked for it, after its last reload say.
-    Asked,
+    Requested,
     /// A rolling restart.
     Reload,
     /// Its answer does not end.
@@ -26,7 +26,7 @@ impl RetireReason {
     pub(crate) const ALL: [RetireReason; 6] = [
         RetireReason::Requests,
         RetireReason::Memory,
-        RetireReason::Asked,
+        RetireReason::Requested,
         RetireReason::Reload,
         RetireReason::Stuck,
         RetireReason::Unresponsive,
@@ -36,7 +36,7 @@ impl RetireReason {
         match self {
             RetireReason::Requests => "requests",
             RetireReason::Memory => "memory",
-            RetireReason::Asked => "asked",
+            RetireReason::Requested => "asked",
             RetireReason::Reload => "reload",
             RetireReason::Stuck => "stuck",
             RetireReason::Unresponsive => "unresponsive",

@@ -242,7 +242,7 @@ impl Fleet {
             RetireReason::Reload | RetireReason::Stuck => Succession::None,
             RetireReason::Requests
             | RetireReason::Memory
-            | RetireReason::Asked
+            | RetireReason::Requested
             | RetireReason::Unresponsive => Succession::Wanted { why, not_before: retry_at },
         });
         if self.replacing == Some(index) {

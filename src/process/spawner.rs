@@ -108,19 +108,19 @@ impl Spawner {
             return Ok(None);
         }
         let flags = SockFlag::SOCK_CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let server = getpid();
         // SAFETY: the child calls nothing of the server's, and never returns. That it allocates is fine: libc's own
         // fork leaves the allocator in order, whatever other threads did.
         match unsafe { fork() }? {
             ForkResult::Child => {
-                let _ = run(&theirs, server, self.limit);
+                let _ = run(&far, server, self.limit);
                 // SAFETY: ends this process, without what the server has to do at its end.
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {
-                let fd = ours.as_raw_fd();
-                self.process = Some((child, ours));
+                let fd = near.as_raw_fd();
+                self.process = Some((child, near));
                 Ok(Some(fd))
             }
         }

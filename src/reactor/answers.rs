@@ -3,7 +3,7 @@
 use super::crossing::{Delivery, Finished, Then, Times};
 use super::frontend::FileTurn;
 use super::frontend::phase::Phase;
-use super::requests::Unread;
+use super::requests::UnreadAt;
 use super::tick::Reactor;
 use crate::conn::Request;
 use crate::conn::request::Local;
@@ -198,9 +198,9 @@ impl Reactor {
         if !self.frontend.may_look_for_files(self.io.now()) {
             return;
         }
-        while let Some(turn) = self.frontend.next_for_file(&self.io) {
-            match turn {
-                FileTurn::Body(client) => self.read_client(client, Unread::InKernel),
+        while let Some(next) = self.frontend.next_for_file(&self.io) {
+            match next {
+                FileTurn::Body(client) => self.read_client(client, UnreadAt::InKernel),
                 FileTurn::NoRoom(client) => self.refuse_arriving(client, Reason::SpoolFull),
                 FileTurn::Answer(client) => self.settle_answer(client),
             }

@@ -124,7 +124,7 @@ impl Reactor {
             Message::Retire(sender) => {
                 let speaker = self.supervisor.speaker(&sender, peer_pid);
                 speaker.map(|worker| {
-                    self.supervisor.fleet_mut().retire(worker, RetireReason::Asked, now);
+                    self.supervisor.fleet_mut().retire(worker, RetireReason::Requested, now);
                 })
             }
             Message::Reload => {

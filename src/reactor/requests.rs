@@ -17,7 +17,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Where a client's unread bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unread {
+pub(super) enum UnreadAt {
     /// In the kernel, as far as is known.
     InKernel,
     /// Some were read before, and are behind a request that has been answered.
@@ -30,7 +30,7 @@ impl Reactor {
         if event.is_writable && self.frontend.has_undelivered(client) {
             self.flush_client(client);
         }
-        self.read_client(client, Unread::InKernel);
+        self.read_client(client, UnreadAt::InKernel);
         if has_closed {
             self.client_closed(client);
         }
@@ -41,14 +41,14 @@ impl Reactor {
         if self.frontend.has_undelivered(client) {
             self.flush_client(client);
         }
-        self.read_client(client, Unread::Kept);
+        self.read_client(client, UnreadAt::Kept);
     }
 
     /// Reads what a client has sent, hands it to its machine, and does what comes of it.
-    pub(super) fn read_client(&mut self, client: ClientKey, unread: Unread) {
+    pub(super) fn read_client(&mut self, client: ClientKey, unread_at: UnreadAt) {
         let mut scratch = self.io.take_scratch();
         let mut budget = self.frontend.read_budget(client);
-        let mut kept = unread == Unread::Kept;
+        let mut kept = unread_at == UnreadAt::Kept;
         loop {
             let count = if std::mem::take(&mut kept) {
                 0
@@ -369,7 +369,7 @@ impl Reactor {
     /// Closes an idle connection, after a last read: a request that has arrived is served. Whether it is closed.
     fn close_if_idle(&mut self, client: ClientKey) -> bool {
         self.frontend.look_once_more(client);
-        self.read_client(client, Unread::InKernel);
+        self.read_client(client, UnreadAt::InKernel);
         self.frontend.close_if_idle(client)
     }
 }

@@ -1,4 +1,4 @@
-//! The time, read once a turn, and what follows from it: the Date line, request ids.
+//! The time, read once a tick, and what follows from it: the Date line, request ids.
 
 use crate::http::forward::push_decimal;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -51,7 +51,7 @@ impl Clock {
         clock
     }
 
-    /// Reads the clock, once a turn.
+    /// Reads the clock, once a tick.
     pub(crate) fn read(&mut self) {
         self.move_to(Instant::now());
     }
@@ -70,7 +70,7 @@ impl Clock {
         }
     }
 
-    /// µs since 1970 as digits, made once for all requests of a turn.
+    /// µs since 1970 as digits, made once for all requests of a tick.
     pub(crate) fn unix_us(&mut self) -> &[u8] {
         if self.unix_us.is_empty() {
             // Its seconds are made with the date, as few ticks have others.
@@ -138,7 +138,7 @@ mod tests {
         for _ in 0..3 {
             let digits = clock.unix.as_micros().to_string();
             assert_eq!(clock.unix_us(), digits.as_bytes());
-            // Asked again in the same turn.
+            // Asked again in the same tick.
             assert_eq!(clock.unix_us(), digits.as_bytes());
             clock.move_to(clock.now + Duration::from_micros(700_001));
         }

@@ -1,4 +1,4 @@
-//! Whoever has more to do without a new event: it used up the turn's budget, or something that it waited for has come.
+//! Whoever has more to do without a new event: it used up the tick's budget, or something that it waited for has come.
 
 use super::token::Target;
 
@@ -18,8 +18,8 @@ impl ReadyList {
         self.targets.is_empty()
     }
 
-    /// All that are to go on in this turn, each once: whoever has an event besides is pushed twice, and would else be
-    /// pushed once more in each turn, until all its budgets together keep everybody else waiting.
+    /// All that are to go on in this tick, each once: whoever has an event besides is pushed twice, and would else be
+    /// pushed once more in each tick, until all its budgets together keep everybody else waiting.
     pub(crate) fn take(&mut self) -> Vec<Target> {
         let mut targets = std::mem::replace(&mut self.targets, std::mem::take(&mut self.spare));
         targets.sort_unstable();

@@ -32,7 +32,7 @@ pub(crate) enum Written {
     All,
     /// The peer takes no more now; an event will tell.
     PeerIsFull,
-    /// As much as a turn may take; no event will tell.
+    /// As much as a tick may take; no event will tell.
     BudgetSpent,
 }
 
@@ -305,7 +305,7 @@ impl Spool {
         }
     }
 
-    /// Writes unread bytes until all are out, the peer takes no more, or a turn's `most_bytes` are out: a peer that
+    /// Writes unread bytes until all are out, the peer takes no more, or a tick's `most_bytes` are out: a peer that
     /// takes them as fast as they come would keep everybody else waiting for as long as a gigabyte takes.
     ///
     /// # Errors

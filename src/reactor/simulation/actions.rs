@@ -84,7 +84,7 @@ pub(crate) enum Action {
         worker: usize,
         size: usize,
     },
-    /// It begins an answer, says some of it, and closes its connection or dies; `is_at_once`: all in one turn.
+    /// It begins an answer, says some of it, and closes its connection or dies; `is_at_once`: all in one tick.
     Break {
         worker: usize,
         style: usize,
@@ -115,7 +115,7 @@ pub(crate) enum Action {
     Join {
         worker: usize,
     },
-    /// Its process ends; `is_late`: the server hears of that some turns later.
+    /// Its process ends; `is_late`: the server hears of that some ticks later.
     Crash {
         worker: usize,
         is_late: bool,
@@ -171,11 +171,11 @@ pub(crate) enum Action {
     Edge {
         is_early: bool,
     },
-    /// Right to the next deadline, and what clients do in that moment is told a turn too late.
+    /// Right to the next deadline, and what clients do in that moment is told a tick too late.
     CloseEdge {
         client: usize,
     },
-    /// One turn of the loop; the events come in this order.
+    /// One tick of the loop; the events come in this order.
     Tick {
         rotation: usize,
     },

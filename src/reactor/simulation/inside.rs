@@ -1,4 +1,4 @@
-//! A look inside the reactor after each turn: its rooms must agree with each other, and with the street.
+//! A look inside the reactor after each tick: its rooms must agree with each other, and with the world around it.
 
 use super::life::Life;
 use super::world::World;
@@ -12,7 +12,7 @@ use crate::reactor::limits::{LINGER, READ_BYTES};
 use crate::reactor::stage::Stage;
 use std::collections::BTreeMap;
 
-/// Who holds which key at the beginning of a turn.
+/// Who holds which key at the beginning of a tick.
 pub(crate) struct Keys {
     clients: BTreeMap<usize, usize>,
     workers: BTreeMap<usize, i32>,
@@ -110,7 +110,7 @@ impl World {
         assert_eq!(members, alive, "idle, busy, booting and leaving are all workers");
     }
 
-    /// Nothing that is due has been left for a later turn.
+    /// Nothing that is due has been left for a later tick.
     pub(crate) fn check_deadlines(&self) {
         if self.reactor.exit.is_some() {
             return;

@@ -26,13 +26,13 @@ pub(crate) struct Client {
     pub sent_at: Instant,
     /// When it last took something, or came.
     pub took_at: Instant,
-    /// The turn in which anything passed on its connection last.
+    /// The tick in which anything passed on its connection last.
     pub active_at: Instant,
     written_bytes: usize,
     pub is_closed: bool,
     /// Its FIN came before its close: nothing tells of that one.
     pub ended_early: bool,
-    /// It waits in the queue, and this turn tells that it has closed its side.
+    /// It waits in the queue, and this tick tells that it has closed its side.
     pub leaves_queue: bool,
 }
 
@@ -431,7 +431,7 @@ impl World {
         }
     }
 
-    /// The server hears in the next turn of children that have ended.
+    /// The server hears in the next tick of children that have ended.
     pub(crate) fn reaps_soon(&mut self) {
         self.reaps_in = 1;
     }
@@ -466,7 +466,7 @@ impl World {
 }
 
 impl Client {
-    /// Notes whether anything passes or has passed in this turn.
+    /// Notes whether anything passes or has passed in this tick.
     pub(crate) fn note_activity(&mut self, now: Instant) {
         let wire = self.wire.borrow();
         if !wire.to_server.is_empty() || wire.has_edge() || wire.written.len() > self.written_bytes {

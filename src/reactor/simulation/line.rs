@@ -14,7 +14,7 @@ pub(crate) struct Line {
     pub hand: Option<Hand>,
     /// The last request that it had in hand, of whose answer bytes may be on their way.
     pub last: Option<usize>,
-    /// The turn in which anything happened on it last.
+    /// The tick in which anything happened on it last.
     pub touched: Instant,
 }
 

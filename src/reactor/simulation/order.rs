@@ -125,7 +125,7 @@ impl Balancer {
         self.model.busy.contains(&worker) || self.model.withdrawn.contains(&worker)
     }
 
-    /// Nobody waits beyond its deadline, at the end of a turn.
+    /// Nobody waits beyond its deadline, at the end of a tick.
     pub(crate) fn check_deadlines(&self, now: Instant) {
         let may_wait =
             |(client, deadline): &(ClientKey, Instant)| *deadline > now || self.is_back.contains(client);

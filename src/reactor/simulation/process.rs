@@ -66,7 +66,7 @@ impl Table {
     }
 }
 
-/// Starts processes at once, and tells of them in the next turn.
+/// Starts processes at once, and tells of them in the next tick.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     last_id: u64,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::time::Instant;
 
 impl World {
-    /// Who is in the queue, and will be heard in this turn to have closed its side. Before that, or behind another
+    /// Who is in the queue, and will be heard in this tick to have closed its side. Before that, or behind another
     /// request, a half-close is no departure.
     pub(crate) fn note_departures(&mut self) {
         for client in &mut self.clients {
@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    /// Where something is to be read or told, something happens in this turn.
+    /// Where something is to be read or told, something happens in this tick.
     pub(crate) fn note_activity(&mut self) {
         let now = self.now;
         for client in &mut self.clients {
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// Takes in what the turn has done, and checks all of it.
+    /// Takes in what the tick has done, and checks all of it.
     pub(crate) fn observe(&mut self, before: &Keys) {
         self.look_at_workers();
         self.read_log();

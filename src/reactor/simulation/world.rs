@@ -1,4 +1,4 @@
-//! The world around one reactor: scripted clients and workers, and time. Actions happen here, and the turns of the
+//! The world around one reactor: scripted clients and workers, and time. Actions happen here, and the ticks of the
 //! loop; [`super::shadow`] watches.
 
 use super::actions::Random;
@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// A turn that leaves more to do is followed by another; so many in a row are a loop without an end.
+/// A tick that leaves more to do is followed by another; so many in a row are a loop without an end.
 const MAX_TICKS_AT_ONCE: usize = 300;
 /// A command that does not answer is asked twenty times a second.
 const MAX_DEADLINES_AT_ONCE: usize = 3000;
@@ -39,11 +39,11 @@ pub(crate) struct World {
     /// Connections that the server has not accepted.
     pub knocking: Rc<RefCell<VecDeque<Shared>>>,
     pub has_knocked: bool,
-    /// What clients do is told in a later turn.
+    /// What clients do is told in a later tick.
     pub hears_clients_later: bool,
     /// Draws what new workers are like.
     pub manners: Random,
-    /// In so many turns the server hears of children that have ended.
+    /// In so many ticks the server hears of children that have ended.
     pub reaps_in: usize,
 }
 
@@ -105,7 +105,7 @@ impl World {
         world
     }
 
-    /// One turn of the loop, with all that is to be told.
+    /// One tick of the loop, with all that is to be told.
     pub(crate) fn tick(&mut self, rotation: usize) {
         if self.reactor.exit.is_some() {
             return;

@@ -136,9 +136,9 @@ impl Supervisor {
         let Some(pipe) = self.outputs.pipes.get_mut(key) else {
             return;
         };
-        let rest = std::mem::take(&mut pipe.partial);
-        if !rest.is_empty() {
-            self.take_line(key, &rest, io, observer);
+        let remaining = std::mem::take(&mut pipe.partial);
+        if !remaining.is_empty() {
+            self.take_line(key, &remaining, io, observer);
         }
         self.outputs.pipes.try_remove(key);
     }
