@@ -10,6 +10,7 @@ pub mod field;
 pub mod forward;
 pub mod head;
 pub mod host;
+pub mod method;
 pub mod reason;
 pub mod request;
 pub mod response;

@@ -76,6 +76,8 @@ reasons! {
     StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
     /// A living worker has closed its connection before its answer was whole.
     AnswerCut => (502, "answer_cut", "The app's worker closed its connection before its answer was whole."),
+    /// The same without a byte of an answer, to a method that is nowhere registered: Bun does so.
+    MethodNotTaken => (501, "method_not_taken", "The app's runtime does not know this method."),
     Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
     ClientGone => (499, "client_gone", "The client went away."),
 }
@@ -106,7 +108,7 @@ impl Reason {
         match self {
             ClientTimeout | BodyTooLarge | SpoolFull | BadRequest(_) | Stopping | ClientGone => true,
             QueueFull | QueueTimeout | ReadTimeout | WorkerBusy | ConnectFailed | BadResponse
-            | WorkerDied | AnswerCut | StartFailed => false,
+            | WorkerDied | AnswerCut | MethodNotTaken | StartFailed => false,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::tick::Reactor;
 use crate::balancer::{Failure, may_retry};
 use crate::conn::worker::End;
 use crate::http::Reason;
+use crate::http::method::is_registered;
 use crate::http::response::Invalid;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
 use crate::process::Exit;
@@ -104,6 +105,9 @@ impl Reactor {
         };
         let reason = match (end, fate) {
             (End::Idle, _) if !exchange.is_tunnel() => Reason::ConnectFailed,
+            (End::NoResponse, Fate::Lives) if !is_registered(exchange.subject().method()) => {
+                Reason::MethodNotTaken
+            }
             (_, Fate::Lives) => Reason::AnswerCut,
             (_, Fate::IsEnding | Fate::Unknown | Fate::Exited(_)) => Reason::WorkerDied,
         };

@@ -253,6 +253,13 @@ prototype._send = function (data, encoding, ...rest) {
 export function listenerServer() {
   const options = { maxHeaderSize: 256 * 1024, keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0 }
   const server = Object.assign(http.createServer(options, onRequest), { timeout: 0 })
+  // What the front end lets pass is well-formed: Node knows no more than a list of methods. The status of all else is
+  // what Node would send without this.
+  server.on('clientError', (error, socket) => {
+    if (!socket.writable || socket._httpMessage?.headersSent) return socket.destroy()
+    const status = { HPE_INVALID_METHOD: 501, HPE_HEADER_OVERFLOW: 431 }[error.code] ?? 400
+    socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`)
+  })
   // Bun would not say that the connection is half-closed; so it may close it.
   server.httpAllowHalfOpen = !isBun
   server.on('connection', (socket) => socket.on('end', () => socket[EXCHANGE]?.told()))

@@ -13,6 +13,7 @@ pub const RULES: &[Rule] = &[
     ),
     Rule::served("a client that resets is told to the app, and the worker is free", resets_are_told),
     Rule::served("an event stream that its client closes ends within 100 ms", closed_streams_end),
+    Rule::served("a method that nobody knows gets to the app, or is a 501", answers_unknown_methods),
     Rule::served("the client's address is the one that no trusted proxy has", knows_the_client),
 ];
 
@@ -124,4 +125,16 @@ fn knows_the_client(served: &mut Served<'_>) {
     let chain = "X-Forwarded-For: 203.0.113.9, 198.51.100.4\r\n";
     client.send_request("GET", "/client", chain, b"");
     assert_eq!(client.read_response().text(), "198.51.100.4");
+}
+
+fn answers_unknown_methods(served: &mut Served<'_>) {
+    let pid = served.pid();
+    let mut client = served.server.client();
+    for method in ["BREW", "get"] {
+        client.send_request(method, "/hello", "", b"");
+        let answer = served.answer(&mut client);
+        assert!(matches!(answer.status, 200 | 404 | 405 | 501), "{method}: {}", answer.status);
+        client.send_request("GET", "/pid", "", b"");
+        assert_eq!(served.answer(&mut client).text(), pid, "{method}");
+    }
 }
