@@ -5,43 +5,40 @@ use crate::keys::WorkerKey;
 use crate::states::{Row, may_become};
 use std::time::Instant;
 
-/// Why a worker is replaced. The log's and the metrics' word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RetireReason {
-    /// It has served its number of requests.
-    Requests,
-    /// Its memory has grown beyond the bound.
-    Memory,
-    /// It asked for it, after its last reload say.
-    Requested,
-    /// A rolling restart.
-    Reload,
-    /// Its answer does not end.
-    Stuck,
-    /// It answered busy, or refused connections, again and again.
-    Unresponsive,
+/// The reasons with their words, so that none is missing in the metrics.
+macro_rules! retire_reasons {
+    ($($(#[$about:meta])* $name:ident => $code:literal,)*) => {
+        /// Why a worker is replaced. The log's and the metrics' word.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum RetireReason {
+            $($(#[$about])* $name,)*
+        }
+
+        impl RetireReason {
+            pub(crate) const ALL: &[RetireReason] = &[$(RetireReason::$name,)*];
+
+            pub(crate) const fn code(self) -> &'static str {
+                match self {
+                    $(RetireReason::$name => $code,)*
+                }
+            }
+        }
+    };
 }
 
-impl RetireReason {
-    pub(crate) const ALL: [RetireReason; 6] = [
-        RetireReason::Requests,
-        RetireReason::Memory,
-        RetireReason::Requested,
-        RetireReason::Reload,
-        RetireReason::Stuck,
-        RetireReason::Unresponsive,
-    ];
-
-    pub(crate) const fn code(self) -> &'static str {
-        match self {
-            RetireReason::Requests => "requests",
-            RetireReason::Memory => "memory",
-            RetireReason::Requested => "asked",
-            RetireReason::Reload => "reload",
-            RetireReason::Stuck => "stuck",
-            RetireReason::Unresponsive => "unresponsive",
-        }
-    }
+retire_reasons! {
+    /// It has served its number of requests.
+    Requests => "requests",
+    /// Its memory has grown beyond the bound.
+    Memory => "memory",
+    /// It asked for it, after its last reload say.
+    Requested => "asked",
+    /// A rolling restart.
+    Reload => "reload",
+    /// Its answer does not end.
+    Stuck => "stuck",
+    /// It answered busy, or refused connections, again and again.
+    Unresponsive => "unresponsive",
 }
 
 /// How a worker's time at the front of its slot ended, which decides when the slot is started again.

@@ -244,7 +244,7 @@ impl Metrics {
             self.worker_start_failures,
         );
         text.head("rip_worker_restarts_total", "counter", "Workers that were replaced or died, by reason.");
-        for why in RetireReason::ALL {
+        for &why in RetireReason::ALL {
             let count = self.replacements.get(why.code()).copied().unwrap_or(0);
             text.line("rip_worker_restarts_total", &[("reason", why.code())], count);
         }
