@@ -180,7 +180,13 @@ const busy = (res) => res.writeHead(503, BUSY).end('busy\n')
 function onRequest(req, res) {
   const probe = req.headers['rip-probe']
   if (probe && req.url === '/ready') return isReady(probe) ? res.end('ok') : busy(res)
-  if (worker.current) return busy(res)
+  const { current } = worker
+  if (current) {
+    // The server may have read the whole answer before Node says that it is written.
+    const isWritten = current.res?.writableEnded && current.req.socket === req.socket
+    if (!isWritten) return busy(res)
+    return current.res.once('close', () => req.socket.destroyed || onRequest(req, res))
+  }
   nameClient(req)
   worker.current = req.socket[EXCHANGE] = new Exchange(req, res)
   worker.current.run()

@@ -29,6 +29,7 @@ const SERVERS_HAVE_THEM: Cell =
 const NO_FORK: Cell = Cannot("JavaScript has no fork");
 const OWN_PROCESS: Cell = Cannot("each request has a process of its own, which ends with its answer");
 const CLOSES: Cell = Cannot("`Bun.serve` closes at once; the server asks until it is idle");
+const NO_PIPELINES: Cell = Cannot("`Bun.serve` closes where a request comes before the answer is read");
 const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls it has to end the child");
 
 const COMMANDS: &[Column] = &[Uvicorn, NodePort];
@@ -65,6 +66,7 @@ const MARKS: &[Mark] = &[
     mark("SIGINT", COMMANDS, OWN_SIGNALS),
     mark("a method that nobody knows", COMMANDS, OWN_METHODS),
     mark("an event stream that its client closes", COMMANDS, FREE_100_MS_LATER),
+    mark("a request right behind", &[Bun], NO_PIPELINES),
     mark("a half-close does not end", &[Bun], CLOSES),
     mark("a half-close is told", &[Wsgi, Rack, Rust], BLOCKED),
     mark("a silent event stream", &[Wsgi, Rack, Rust], BLOCKED),

@@ -17,6 +17,7 @@ pub const RULES: &[Rule] = &[
     Rule::shared("an idle probe is answered busy while a handler runs", answers_idle_probes),
     Rule::shared("10 MB go in whole", takes_long_bodies),
     Rule::shared("10 MB come out whole, with a length and without", gives_long_bodies),
+    Rule::shared("a request right behind an answer on its connection is served", serves_behind_an_answer),
     Rule::shared("a body that the app leaves unread is skipped", skips_unread_bodies),
     Rule::shared("repeated fields arrive, in one or joined", passes_repeated_fields),
     Rule::shared("fields of Latin-1 arrive byte for byte", passes_latin1),
@@ -160,6 +161,18 @@ fn gives_long_bodies(worker: &Worker<'_>) {
         assert_eq!(answer.body.len(), body.len(), "{name}");
         assert!(answer.body == body, "{name}");
     }
+}
+
+/// The answer is written, and not read yet, when the next request comes.
+fn serves_behind_an_answer(worker: &Worker<'_>) {
+    let path = worker.contract_dir().join("written");
+    std::fs::write(&path, long_body()).expect("a file");
+    let mut client = worker.ask("GET", &format!("/file?{}", path.display()), "", b"");
+    worker.read_until(&mut client, "\r\n\r\n");
+    send(&mut client, "GET", "/hello", "", b"");
+    assert_eq!(worker.answer(&mut client).body.len(), 10_000_000);
+    let next = worker.answer(&mut client);
+    assert_eq!((next.status, next.text().as_str()), (200, "hello"));
 }
 
 fn skips_unread_bodies(worker: &Worker<'_>) {
