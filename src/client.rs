@@ -19,7 +19,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to accept, and for one answer. One that is well takes milliseconds.
@@ -111,6 +111,9 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
         (None, None) => return Err("which app?".into()),
     };
     let names = Names::new(place, &app::name(&path));
+    if place.app.is_some() && matches!(verb, Verb::Stop | Verb::Reload) {
+        check_path(&names, &path)?;
+    }
     match verb {
         Verb::Status { json: true, .. } => print(&Inquiry::begin(&names, "GET", "/status", "")?.remaining()?),
         Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names),
@@ -220,6 +223,33 @@ fn no_connection(names: &Names, error: &io::Error) -> String {
         }
         _ => format!("the server for '{app}' ({control}): {error}"),
     }
+}
+
+/// Servers are found by the app's name. One of another folder that has the same name is not meant.
+///
+/// # Errors
+/// The server serves another path, and both are there; or as for all questions.
+fn check_path(names: &Names, typed: &Path) -> Result<(), String> {
+    let mut inquiry = Inquiry::begin(names, "GET", "/status", "")?;
+    let text = inquiry.remaining()?;
+    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    let served = Path::new(value["path"].as_str().unwrap_or_default());
+    match (home(typed), home(served)) {
+        (Some(one), Some(other)) if one != other => Err(format!(
+            "{} serves '{}', not '{}'; that path, or --variant or --socket-dir of another server's start, would do",
+            inquiry.who(),
+            shown(served),
+            shown(typed),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The folder that gives an app its name, wherever links lead to it; `shop` and `shop/current` are one app.
+fn home(path: &Path) -> Option<PathBuf> {
+    let is_current = path.file_name().is_some_and(|name| name == "current");
+    let path = if is_current { path.parent().unwrap_or(path) } else { path };
+    path.canonicalize().ok()
 }
 
 /// Returns when the server is gone. One that stops already is waited for.

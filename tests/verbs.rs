@@ -508,6 +508,25 @@ fn write_release(dir: &Path, name: &str) {
 }
 
 #[test]
+fn stop_and_reload_are_for_the_typed_path_and_not_for_another_of_its_name() {
+    let dir = folder();
+    write_release(&dir.path().join("one"), "shop");
+    write_release(&dir.path().join("two"), "shop");
+    symlink("one", dir.path().join("link")).expect("a symlink");
+    let server = ByHand::start(serve(&dir.path().join("one/shop"), dir.path(), &[]));
+    for word in ["stop", "reload"] {
+        let other = output(verb(word, &dir.path().join("two/shop"), dir.path()));
+        says(&other, 1, &["one/shop', not '", "two/shop'", "--variant", "--socket-dir"]);
+    }
+    let by_link = output(verb("reload", &dir.path().join("link/shop"), dir.path()));
+    assert_eq!(by_link.code, 0, "{by_link:?}");
+    // Nothing is there: then it is the name that counts.
+    let by_name = output(verb("stop", &dir.path().join("nothing/shop"), dir.path()));
+    assert_eq!(by_name.code, 0, "{by_name:?}");
+    drop(server);
+}
+
+#[test]
 fn a_start_inside_a_link_is_of_the_link() {
     let dir = folder();
     let shop = dir.path().join("shop");
