@@ -1,8 +1,8 @@
 //! How each history ends: everything works from some moment on, and must come to rest, whole; then the server is
 //! stopped, and nothing may be left.
 
-use super::life::{Client, Life, Worker};
 use super::line::Line;
+use super::peers::{Client, Life, Worker};
 use super::wire;
 use super::world::World;
 use super::{disk, process};
@@ -48,7 +48,7 @@ impl World {
             match self.workers[at].life {
                 Life::Ended => continue,
                 Life::Booting => self.join(at),
-                Life::Joined | Life::ForwardedFields => {}
+                Life::Joined | Life::Leaving => {}
             }
             wire::set_backlog(&self.workers[at].socket, false);
             self.workers[at].listen(usize::MAX);
@@ -56,7 +56,7 @@ impl World {
             self.say(at, usize::MAX);
             self.workers[at].running.clear();
             let is_done = self.workers[at].hand().is_none_or(|hand| hand.is_done());
-            if self.workers[at].life == Life::ForwardedFields && is_done {
+            if self.workers[at].life == Life::Leaving && is_done {
                 self.end_process(at, Exit::Code(0));
                 self.reaps_soon();
             }
@@ -66,7 +66,7 @@ impl World {
     fn has_kindness_left(&self) -> bool {
         let context = |worker: &Worker| {
             let in_hand = |line: &Line| line.hand.as_ref().is_some_and(|hand| !hand.is_done());
-            matches!(worker.life, Life::Booting | Life::ForwardedFields)
+            matches!(worker.life, Life::Booting | Life::Leaving)
                 || !worker.running.is_empty()
                 || worker.lines.iter().any(in_hand)
         };

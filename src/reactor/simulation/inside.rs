@@ -1,6 +1,6 @@
 //! A look inside the reactor after each tick: its rooms must agree with each other, and with the world around it.
 
-use super::life::Life;
+use super::peers::Life;
 use super::world::World;
 use crate::http::Framing;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};

@@ -23,6 +23,7 @@ mod line;
 mod operators;
 mod oracle;
 pub(crate) mod order;
+mod peers;
 pub(crate) mod process;
 mod reader;
 mod script;

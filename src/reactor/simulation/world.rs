@@ -2,9 +2,9 @@
 //! loop; [`super::shadow`] watches.
 
 use super::actions::Random;
-use super::life::{Client, Worker};
 use super::operators::Operator;
 use super::oracle::Oracle;
+use super::peers::{Client, Worker};
 use super::wire::{self, Shared, UnixListener};
 use super::{disk, process};
 use crate::config::{self, Command, Config};

@@ -1,0 +1,155 @@
+//! Both ends that the simulated server talks to: a client, and a worker's process.
+
+use super::line::{Hand, Line};
+use super::oracle::Oracle;
+use super::script::Planned;
+use super::wire::{self, Shared};
+use std::path::PathBuf;
+use std::time::Instant;
+
+pub(crate) struct Client {
+    pub wire: Shared,
+    pub script: Vec<u8>,
+    pub sent: usize,
+    pub requests: Vec<Planned>,
+    /// When it last sent something, or came.
+    pub sent_at: Instant,
+    /// When it last took something, or came.
+    pub took_at: Instant,
+    /// The tick in which anything passed on its connection last.
+    pub active_at: Instant,
+    pub written_bytes: usize,
+    pub is_closed: bool,
+    /// Its FIN came before its close: nothing tells of that one.
+    pub ended_early: bool,
+    /// It waits in the queue, and this tick tells that it has closed its side.
+    pub leaves_queue: bool,
+}
+
+/// A worker process as it sees itself.
+pub(crate) struct Worker {
+    pub pid: i32,
+    pub slot: usize,
+    pub version: u64,
+    pub socket: PathBuf,
+    pub life: Life,
+    /// SIGTERM lets what it has at work end, and its join says so.
+    pub drains: bool,
+    pub lines: Vec<Line>,
+    /// Its join speaks the protocol's second version.
+    pub speaks_second: bool,
+    /// Its runtime closes a connection that the server has shut, while the handler runs on.
+    pub closes_when_told: bool,
+    /// Requests whose handlers run, and whose connections are closed.
+    pub running: Vec<usize>,
+    pub probes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Booting,
+    Joined,
+    /// It has been told to end.
+    Leaving,
+    Ended,
+}
+
+impl Client {
+    /// Notes whether anything passes or has passed in this tick.
+    pub(crate) fn note_activity(&mut self, now: Instant) {
+        let wire = self.wire.borrow();
+        if !wire.to_server.is_empty() || wire.has_edge() || wire.written.len() > self.written_bytes {
+            self.active_at = now;
+            self.written_bytes = wire.written.len();
+        }
+    }
+
+    pub(crate) fn can_send(&self) -> bool {
+        let wire = self.wire.borrow();
+        self.sent < self.script.len() && !wire.peer_has_ended && !wire.is_server_gone && !wire.is_reset
+    }
+}
+
+impl Worker {
+    /// The newest connection's request.
+    pub(crate) fn hand(&mut self) -> Option<&mut Hand> {
+        self.lines.iter_mut().rev().find_map(|line| line.hand.as_mut())
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(|hand| hand.answer.is_none()))
+    }
+
+    pub(crate) fn is_speaking(&self) -> bool {
+        let speaks = |hand: &Hand| hand.answer.is_some() && !hand.is_done();
+        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(speaks))
+    }
+
+    /// Told to end, with nothing in hand.
+    pub(crate) fn may_go(&self) -> bool {
+        self.life == Life::Leaving && !self.is_asked() && !self.is_speaking()
+    }
+
+    /// What it says when it is probed. A command is there with any answer, but it may say first that it is busy; a
+    /// worker is idle if no handler runs.
+    pub(crate) fn probe_answer(&self) -> &'static [u8] {
+        let is_busy = match self.life {
+            Life::Booting => self.probes == 0 && self.closes_when_told,
+            Life::Joined | Life::Leaving | Life::Ended => !self.running.is_empty(),
+        };
+        match is_busy {
+            true => {
+                b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            }
+            false if self.life == Life::Booting => b"HTTP/1.1 404 Not Found\r\n\r\nand so on",
+            false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+        }
+    }
+
+    /// A runtime that cannot keep a connection which the server has shut; its handler runs on.
+    pub(crate) fn close_what_is_shut(&mut self, oracle: &mut Oracle) {
+        if !self.closes_when_told {
+            return;
+        }
+        for line in &mut self.lines {
+            let Some(hand) = line.hand.as_ref().filter(|hand| hand.is_handled()) else { continue };
+            let mut wire = line.wire.borrow_mut();
+            if wire.server_has_ended && !wire.peer_has_ended {
+                self.running.push(hand.tag);
+                wire.close();
+                oracle.tags[hand.tag].was_closed_on = true;
+                if let Some(answer) = &hand.answer {
+                    oracle.answers[answer.number].is_hung_up |= !wire.is_reset;
+                }
+            }
+        }
+    }
+
+    /// Closes its connection; an end in good order, if it has read all that it was sent. Its handler may run on.
+    pub(crate) fn hang_up(&mut self, oracle: &mut Oracle) {
+        for line in &mut self.lines {
+            let mut wire = line.wire.borrow_mut();
+            if self.life != Life::Ended
+                && let Some(hand) = &line.hand
+            {
+                oracle.tags[hand.tag].was_closed_on = true;
+                if !wire.peer_has_ended && hand.is_handled() && self.closes_when_told {
+                    self.running.push(hand.tag);
+                }
+            }
+            wire.close();
+            if let Some(answer) = line.hand.as_ref().and_then(|hand| hand.answer.as_ref()) {
+                oracle.answers[answer.number].is_hung_up |= !wire.is_reset;
+            }
+        }
+    }
+
+    pub(crate) fn listen(&mut self, capacity: usize) {
+        wire::set_capacity(&self.socket, capacity);
+        for line in &mut self.lines {
+            let mut wire = line.wire.borrow_mut();
+            wire.take(capacity);
+            wire.set_capacity(capacity);
+        }
+    }
+}
