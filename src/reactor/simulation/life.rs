@@ -1,4 +1,4 @@
-//! What clients and workers are, and what they do: one action after the other.
+//! What clients and workers do: one action after the other.
 
 use super::actions::Action;
 use super::oracle::Said;
@@ -417,6 +417,7 @@ impl World {
     }
 }
 
+/// The `number`th of those that fit, counted round and round.
 fn pick(number: usize, of: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     let fit: Vec<usize> = (0..of).filter(|&at| fits(at)).collect();
     (!fit.is_empty()).then(|| fit[number % fit.len()])
