@@ -17,7 +17,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// A connection that is quiet for so long behind its last answer stays open.
 const IDLE_FOR: Duration = Duration::from_secs(1);
 /// What the front end refuses with when it cannot say where the next request starts: it has to close.
-const REFUSALS_THAT_CLOSE: [u16; 7] = [400, 408, 413, 414, 431, 501, 505];
+const REFUSALS_THAT_CLOSE: [u16; 8] = [400, 408, 413, 414, 417, 431, 501, 505];
 
 #[derive(Debug, Clone)]
 struct Case {
