@@ -405,6 +405,8 @@ export default (req, res) => {
     res.write('half')
     return void setTimeout(() => res.destroy(), 10)
   }
+  if (req.url === '/socket-end') return void setTimeout(() => req.socket.end(), 10)
+  if (req.url === '/socket-destroy') return void setTimeout(() => req.socket.destroy(new Error('own')), 10)
   if (req.url === '/works-on') return new Promise((resolve) => {
     res.destroy()
     globalThis.works = true
@@ -413,11 +415,12 @@ export default (req, res) => {
   res.end(globalThis.works ? 'two at once' : 'fine')
 }\n";
 
-fn a_destroyed_answer_frees_its_worker(needs: &Needs) {
+fn a_destroyed_answer_frees_its_worker(needs: &Needs, more: &[&str]) {
     let Some((_fixture, server)) = start(needs, "index.mjs", DESTROYERS, &["--queue-timeout-ms=4000"]) else {
         return;
     };
-    for path in ["/at-once", "/later", "/pipeline", "/in-the-middle", "/works-on"] {
+    let paths = ["/at-once", "/later", "/pipeline", "/in-the-middle", "/works-on"];
+    for &path in paths.iter().chain(more) {
         let mut client = server.client();
         client.send_request("POST", path, "Content-Length: 0\r\n", b"");
         match path {
@@ -434,10 +437,10 @@ fn a_destroyed_answer_frees_its_worker(needs: &Needs) {
 
 #[test]
 fn an_answer_that_its_handler_destroys_frees_its_worker_under_bun() {
-    a_destroyed_answer_frees_its_worker(&bun(&[]));
+    a_destroyed_answer_frees_its_worker(&bun(&[]), &[]);
 }
 
 #[test]
 fn an_answer_that_its_handler_destroys_frees_its_worker_under_node() {
-    a_destroyed_answer_frees_its_worker(&node(&[]));
+    a_destroyed_answer_frees_its_worker(&node(&[]), &["/socket-end", "/socket-destroy"]);
 }

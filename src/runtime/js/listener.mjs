@@ -33,8 +33,8 @@ class Exchange {
     res.on('close', () => {
       if (res.writableFinished) return this.over()
       const { socket } = req
-      // Bun has neither of the two.
-      if (!isBun && !socket.readableEnded && !socket.errored) this.#isDestroyed = true
+      // The kernel's errors are the other side's doing. Bun has neither of the two.
+      if (!isBun && !socket.readableEnded && !socket.errored?.syscall) this.#isDestroyed = true
       this.told(true)
     })
     // A pipeline, say, whose source fails.
@@ -53,6 +53,7 @@ class Exchange {
   }
 
   destroyed() {
+    if (this.res.writableEnded) return
     this.#isDestroyed = true
     process.nextTick(() => this.told(true))
   }
@@ -268,7 +269,11 @@ export function listenerServer() {
   })
   // Bun would not say that the connection is half-closed; so it may close it.
   server.httpAllowHalfOpen = !isBun
-  server.on('connection', (socket) => socket.on('end', () => socket[EXCHANGE]?.told()))
+  server.on('connection', (socket) => {
+    socket.on('end', () => socket[EXCHANGE]?.told())
+    // The app has ended the connection itself, so no answer can follow. Bun would end it for other reasons too.
+    if (!isBun) socket.on('finish', () => socket[EXCHANGE]?.destroyed())
+  })
   // Node takes an upgrade for a plain request where nobody listens for it.
   const { listenerCount } = server
   server.listenerCount = function (event, ...more) {
