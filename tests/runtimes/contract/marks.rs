@@ -43,7 +43,7 @@ const CHILDREN_COME_BACK: Cell = Cannot("uvicorn lets a forked child back into i
 const WAITS_FOR_STREAMS: Cell = Cannot("uvicorn and Node wait for open streams; the drain timeout ends them");
 const OWN_SIGNALS: Cell =
     Cannot("a command ends on SIGINT; Ctrl-C in the server's terminal does not reach it");
-const OWN_METHODS: Cell = Cannot("uvicorn and Node answer 400");
+const OWN_METHODS: Cell = Cannot("Node answers 400");
 const FREE_100_MS_LATER: Cell =
     Cannot("it is told at once; a command gets its next request 100 ms after its connection has closed");
 
@@ -64,7 +64,7 @@ const MARKS: &[Mark] = &[
     mark("SIGTERM: an event stream", COMMANDS, WAITS_FOR_STREAMS),
     mark("SIGTERM: a WebSocket", &[NodePort], NO_WEBSOCKETS),
     mark("SIGINT", COMMANDS, OWN_SIGNALS),
-    mark("a method that nobody knows", COMMANDS, OWN_METHODS),
+    mark("a method that nobody knows", &[NodePort], OWN_METHODS),
     mark("an event stream that its client closes", COMMANDS, FREE_100_MS_LATER),
     mark("a request right behind", &[Bun], NO_PIPELINES),
     mark("a half-close does not end", &[Bun], CLOSES),

@@ -70,7 +70,9 @@ impl Column {
     /// What is behind `--`, for a server that knows nothing of the worker protocol.
     pub fn command(self) -> Option<&'static [&'static str]> {
         match self {
-            Column::Uvicorn => Some(&["uvicorn", "--no-access-log", "--uds", "{socket}", "asgi:app"]),
+            Column::Uvicorn => {
+                Some(&["uvicorn", "--no-access-log", "--http", "h11", "--uds", "{socket}", "asgi:app"])
+            }
             Column::NodePort => Some(&["node", "server.mjs", "{port}"]),
             _ => None,
         }
