@@ -6,7 +6,7 @@ use super::response::Response;
 use std::io;
 
 /// ```
-/// let answer = http::Response::builder().status(201).header("Location", "/7").body("made").unwrap();
+/// let answer = http::Response::builder().status(201).header("Location", "/7").body("made").expect("a valid answer");
 /// let response = rip_server::Response::from(answer);
 /// assert_eq!((response.status(), response.header("location")), (201, Some("/7")));
 /// ```
