@@ -3,6 +3,7 @@
 //!
 //! Invariant, asserted after each event: a waiting request and an idle worker never exist together.
 
+mod queue;
 mod retry;
 #[cfg(test)]
 pub(crate) mod simulation;
@@ -11,6 +12,7 @@ pub(crate) use retry::{Failure, may_retry};
 
 use crate::keys::{ClientKey, WorkerKey};
 use crate::list::KeyList;
+use queue::Queue;
 use std::time::{Duration, Instant};
 
 /// What becomes of a request.
@@ -40,17 +42,12 @@ pub(crate) struct Balancer {
     /// The top of the stack is the list's back.
     idle: KeyList,
     standing: Vec<Option<WorkerState>>,
-    /// The head of the queue is the list's front.
-    queue: KeyList,
-    waiting: Vec<Waiting>,
-    max_queue: usize,
-    queue_timeout: Duration,
+    queue: Queue,
     busy: usize,
     /// Of the busy ones, those that get no other request.
     withdrawn: usize,
     /// The most workers that were in use at once since the last look.
     deepest: usize,
-    longest_queue: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,25 +60,16 @@ enum WorkerState {
     Withdrawn,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    deadline: Instant,
-}
-
 /// Getters.
 impl Balancer {
     pub(crate) fn new(max_queue: usize, queue_timeout: Duration) -> Self {
         Balancer {
             idle: KeyList::default(),
             standing: Vec::new(),
-            queue: KeyList::default(),
-            waiting: Vec::new(),
-            max_queue,
-            queue_timeout,
+            queue: Queue::new(max_queue, queue_timeout),
             busy: 0,
             withdrawn: 0,
             deepest: 0,
-            longest_queue: 0,
         }
     }
 
@@ -90,7 +78,7 @@ impl Balancer {
     }
 
     pub(crate) fn longest_queue(&self) -> usize {
-        self.longest_queue
+        self.queue.longest()
     }
 
     pub(crate) fn idle(&self) -> usize {
@@ -114,16 +102,16 @@ impl Balancer {
 
     #[cfg(test)]
     pub(crate) fn is_waiting(&self, client: ClientKey) -> bool {
-        self.queue.contains(client.0)
+        self.queue.contains(client)
     }
 
     pub(crate) fn is_idle(&self, worker: WorkerKey) -> bool {
         self.idle.contains(worker.0)
     }
 
-    /// When the next waiting request gives up. The queue is sorted by deadline, so that is its head's.
+    /// When the next waiting request gives up.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.queue.front().map(|client| self.waiting[client].deadline)
+        self.queue.next_deadline()
     }
 
     /// The idle worker that gets the next request.
@@ -148,9 +136,9 @@ impl Balancer {
     pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = match self.take_top() {
             Some(worker) => Decision::Assign { worker },
-            None if self.queue.len() >= self.max_queue => Decision::Reject,
+            None if self.queue.is_full() => Decision::Reject,
             None => {
-                self.enqueue(client, deadline);
+                self.queue.add(client, deadline);
                 Decision::Enqueue
             }
         };
@@ -164,7 +152,7 @@ impl Balancer {
         let decision = match self.take_top() {
             Some(worker) => Decision::Assign { worker },
             None => {
-                self.enqueue(client, deadline);
+                self.queue.add(client, deadline);
                 Decision::Enqueue
             }
         };
@@ -174,7 +162,7 @@ impl Balancer {
 
     /// The deadline of a request that is submitted now.
     pub(crate) fn deadline(&self, now: Instant) -> Instant {
-        now + self.queue_timeout
+        self.queue.deadline(now)
     }
 
     /// A worker has joined. It serves the request that has waited longest; else it takes its predecessor's place in
@@ -190,12 +178,12 @@ impl Balancer {
             self.standing.resize(worker.0 + 1, None);
         }
         debug_assert!(self.standing[worker.0].is_none(), "joined twice");
-        let next = match self.queue.pop_front() {
+        let next = match self.queue.pop() {
             Some(client) => {
                 self.standing[worker.0] = Some(WorkerState::Busy);
                 self.busy += 1;
                 self.deepest = self.deepest.max(self.in_use());
-                NextStep::Dispatch { client: ClientKey(client) }
+                NextStep::Dispatch { client }
             }
             None => {
                 let place = predecessor.and_then(|old| Some((old, (*self.standing.get(old.0)?)?)));
@@ -224,10 +212,10 @@ impl Balancer {
     /// A worker's answer has ended.
     pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = match self.standing.get(worker.0).copied().flatten() {
-            Some(WorkerState::Busy) => match self.queue.pop_front() {
+            Some(WorkerState::Busy) => match self.queue.pop() {
                 Some(client) => {
                     self.deepest = self.deepest.max(self.in_use());
-                    NextStep::Dispatch { client: ClientKey(client) }
+                    NextStep::Dispatch { client }
                 }
                 None => {
                     self.busy -= 1;
@@ -300,15 +288,12 @@ impl Balancer {
 
     /// A client is gone, or gets an answer without a worker: it is not dispatched. `true`: it had waited.
     pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
-        self.queue.remove(client.0)
+        self.queue.forget(client)
     }
 
     /// Takes one waiting request out whose time is up. To be called until there is none.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
-        if self.next_deadline()? > now {
-            return None;
-        }
-        self.queue.pop_front().map(ClientKey)
+        self.queue.expire(now)
     }
 
     /// How many workers were needed at once since the last call: the depth of the stack.
@@ -324,26 +309,6 @@ impl Balancer {
         self.busy += 1;
         self.deepest = self.deepest.max(self.in_use());
         Some(WorkerKey(worker))
-    }
-
-    /// Behind all whose deadline is not later. New requests go to the back in one step; only the few that are
-    /// tried again look for their place, from the front.
-    fn enqueue(&mut self, client: ClientKey, deadline: Instant) {
-        if self.waiting.len() <= client.0 {
-            self.waiting.resize(client.0 + 1, Waiting { deadline });
-        }
-        self.waiting[client.0] = Waiting { deadline };
-        let is_last = self.queue.back().is_none_or(|back| self.waiting[back].deadline <= deadline);
-        if is_last {
-            self.queue.push_back(client.0);
-        } else {
-            let later = self.queue.iter().find(|&other| self.waiting[other].deadline > deadline);
-            match later {
-                Some(at) => self.queue.insert_before(client.0, at),
-                None => self.queue.push_back(client.0),
-            }
-        }
-        self.longest_queue = self.longest_queue.max(self.queue.len());
     }
 
     fn check(&self) {
