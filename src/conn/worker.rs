@@ -1,7 +1,8 @@
 //! The worker's side: from the bytes of an answer to what the client gets.
 
 use super::ReadBuffer;
-use crate::http::forward::{self, Onward};
+use crate::http::digits;
+use crate::http::downstream::{self, Downstream};
 use crate::http::reason::Bad;
 use crate::http::response::{Invalid, RequestContext};
 use crate::http::{Chunked, Framing, ResponseHead, Version, head, request};
@@ -61,7 +62,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(head: &ResponseHead<'_, '_>, downstream: Onward) -> Self {
+    fn new(head: &ResponseHead<'_, '_>, downstream: Downstream) -> Self {
         let mut answer = Answer {
             status: head.status,
             may_idle: head.is_event_stream(),
@@ -238,9 +239,9 @@ impl Worker {
                 Err(invalid) => return self.invalid(invalid),
             };
             at += length;
-            let downstream = forward::downstream(&head, context);
+            let downstream = Downstream::of(&head, context);
             if head.status == 101 {
-                forward::write_response_head(prefix, &head, context, downstream, date);
+                downstream::write_response_head(prefix, &head, context, downstream, date);
                 let answer = Answer { may_idle: true, keep_alive: false, ..Answer::new(&head, downstream) };
                 self.enter(State::Tunnel);
                 let step = Step::new(bytes.len(), Outcome::Upgraded);
@@ -253,7 +254,7 @@ impl Worker {
                 }
                 // The 100 was the server's to send, and HTTP/1.0 knows no 1xx.
                 if head.status != 100 && context.version == Version::Http11 {
-                    forward::write_response_head(prefix, &head, context, downstream, date);
+                    downstream::write_response_head(prefix, &head, context, downstream, date);
                 }
                 continue;
             }
@@ -266,7 +267,7 @@ impl Worker {
             let answer = Answer::new(&head, downstream);
             let (is_busy, keep_alive) = (head.is_busy, head.keep_alive);
             if !is_busy {
-                forward::write_response_head(prefix, &head, context, downstream, date);
+                downstream::write_response_head(prefix, &head, context, downstream, date);
             }
             self.enter(State::Body { source, downstream: downstream.framing, keep_alive });
             let step = self.receive_body(&mut bytes[at..], prefix);
@@ -317,7 +318,7 @@ impl Worker {
             _ => b"",
         };
         if downstream == Framing::Chunked && !data.is_empty() {
-            forward::write_chunk_size(prefix, data.len());
+            digits::write_chunk_size(prefix, data.len());
         }
         let mut step = Step { data, suffix, ..Step::new(consumed, Outcome::Going) };
         if ended {

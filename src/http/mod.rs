@@ -6,11 +6,16 @@
 
 pub mod chain;
 pub mod chunked;
+mod codings;
+pub mod digits;
+pub mod downstream;
+mod explain;
 pub mod field;
 pub mod forward;
 pub mod head;
 pub mod host;
 pub mod method;
+pub mod phrase;
 pub mod reason;
 pub mod request;
 pub mod response;

@@ -1,10 +1,12 @@
 //! A request's head, read once and judged strictly.
 
+use super::codings::Codings;
+use super::explain::{explain, first_line};
 use super::{
     Framing, MAX_FIELDS, MAX_METHOD_BYTES, MAX_TARGET_BYTES, OWN_FIELDS, Reason, Version, field, host,
     reason::Bad,
 };
-use httparse::{Error, Header, Status};
+use httparse::{Header, Status};
 use std::mem::MaybeUninit;
 
 /// Room for the fields of one head, a client's or, with the server's own, a worker's; lives on the stack of whoever parses.
@@ -141,21 +143,6 @@ struct Seen<'b> {
     expects_other: bool,
 }
 
-/// A body's transfer codings so far, all lines together: they are one list.
-#[derive(Clone, Copy, PartialEq)]
-enum Codings {
-    /// Registered ones.
-    Known,
-    /// At least one that nobody here has heard of.
-    Unknown,
-    /// `chunked` alone.
-    Chunked,
-    /// `chunked` behind others.
-    OthersThenChunked,
-    /// No list of codings, or something behind `chunked`, which ends it.
-    Invalid,
-}
-
 /// Notes a field that may stand there once only.
 fn once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8], twice: Bad) -> Result<(), Reason> {
     match place.replace(value) {
@@ -227,39 +214,6 @@ impl<'b> Seen<'b> {
     }
 }
 
-impl Codings {
-    /// What `value` makes of what the lines before it said. `identity` has left the registry, so it is as unknown as
-    /// any other.
-    fn with(before: Option<Codings>, value: &[u8]) -> Codings {
-        if before.is_none() && value.eq_ignore_ascii_case(b"chunked") {
-            return Codings::Chunked;
-        }
-        let is = |coding: &[u8], name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
-        field::list(value)
-            .fold(before, |before, coding| {
-                let name = field::trim(coding.split(|&byte| byte == b';').next().unwrap_or(coding));
-                let is_known = ["gzip", "x-gzip", "deflate", "compress", "x-compress"]
-                    .iter()
-                    .any(|known| is(name, known));
-                Some(match before {
-                    _ if name.is_empty() || !name.iter().copied().all(field::is_token_byte) => {
-                        Codings::Invalid
-                    }
-                    Some(Codings::Invalid | Codings::Chunked | Codings::OthersThenChunked) => {
-                        Codings::Invalid
-                    }
-                    None if is(coding, "chunked") => Codings::Chunked,
-                    Some(_) if is(coding, "chunked") => Codings::OthersThenChunked,
-                    // It has no parameters.
-                    _ if is(name, "chunked") => Codings::Invalid,
-                    None | Some(Codings::Known) if is_known => Codings::Known,
-                    None | Some(Codings::Known | Codings::Unknown) => Codings::Unknown,
-                })
-            })
-            .unwrap_or(Codings::Invalid)
-    }
-}
-
 /// The four forms of a target (RFC 9112 §3.2): what is put before it, the target for the worker, its own host.
 fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Option<&'b str>), Reason> {
     const BAD: Reason = Reason::BadRequest(Bad::Target);
@@ -293,58 +247,6 @@ fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Opt
         path if path.starts_with('/') => Ok(("", path, Some(host))),
         path => Ok(("/", path, Some(host))),
     }
-}
-
-/// `httparse`'s complaint in this server's words.
-fn explain(error: Error, bytes: &[u8]) -> Bad {
-    match error {
-        Error::HeaderName if is_first_bad_line_folded(bytes) => Bad::FieldFolded,
-        Error::HeaderName => Bad::FieldName,
-        Error::HeaderValue => Bad::FieldValue,
-        Error::TooManyHeaders => Bad::TooManyFields,
-        Error::NewLine if is_version(first_line(bytes).rsplit(|&byte| byte == b' ').next()) => Bad::LineEnd,
-        Error::Token | Error::Version | Error::NewLine | Error::Status => explain_line(first_line(bytes)),
-    }
-}
-
-fn first_line(head: &[u8]) -> &[u8] {
-    head.split(|&byte| byte == b'\r').next().unwrap_or(head)
-}
-
-/// `HTTP/` and two digits.
-fn is_version(part: Option<&[u8]>) -> bool {
-    matches!(part, Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
-        if major.is_ascii_digit() && minor.is_ascii_digit())
-}
-
-/// The first part of a request line that cannot be used.
-fn explain_line(line: &[u8]) -> Bad {
-    let mut parts = line.splitn(4, |&byte| byte == b' ');
-    let method = parts.next().unwrap_or(b"");
-    if method.is_empty() || !method.iter().copied().all(field::is_token_byte) {
-        return Bad::Method;
-    }
-    if method.len() > MAX_METHOD_BYTES {
-        return Bad::MethodTooLong;
-    }
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(target), Some(b"HTTP/1.0" | b"HTTP/1.1"), None) if target.len() > MAX_TARGET_BYTES => {
-            Bad::TargetTooLong
-        }
-        (Some(_), Some(b"HTTP/1.0" | b"HTTP/1.1"), None) => Bad::Target,
-        (Some(_), version, None) if is_version(version) => Bad::Version,
-        _ => Bad::RequestLine,
-    }
-}
-
-/// Whether a line that begins with a blank is the first one that is no field.
-fn is_first_bad_line_folded(head: &[u8]) -> bool {
-    let is_field = |line: &&[u8]| {
-        let name = line.iter().position(|&byte| byte == b':').map_or(&b""[..], |colon| &line[..colon]);
-        !name.is_empty() && name.iter().copied().all(field::is_token_byte)
-    };
-    let first_bad = head.split(|&byte| byte == b'\n').skip(1).find(|line| !is_field(line));
-    matches!(first_bad, Some([b' ' | b'\t', ..]))
 }
 
 /// Makes HTTP/1.1 of a later HTTP/1 in the first line, as which it is to be read (RFC 9110 §2.5).
@@ -427,25 +329,6 @@ mod tests {
     }
 
     #[test]
-    fn a_field_line_is_refused_for_what_is_wrong_with_it() {
-        for (fields, bad) in [
-            ("X: a\r\n b", Bad::FieldFolded),
-            ("X: a\r\n\tb", Bad::FieldFolded),
-            ("X: a\r\n ", Bad::FieldFolded),
-            (" X: a", Bad::FieldFolded),
-            ("X Y: a\r\n b", Bad::FieldName),
-            ("X : a", Bad::FieldName),
-            (": a", Bad::FieldName),
-            ("X", Bad::FieldName),
-            ("X: a\u{1}\r\n b", Bad::FieldValue),
-        ] {
-            assert_eq!(refusal(&with(fields)), Reason::BadRequest(bad), "{fields:?}");
-        }
-        let first = "GET / HTTP/1.1\r\n Host: a\r\n\r\n";
-        assert_eq!(refusal(first), Reason::BadRequest(Bad::FieldFolded));
-    }
-
-    #[test]
     fn a_later_http_1_is_read_as_1_1() {
         let lowered = |version: &str| {
             let mut head = format!("GET /HTTP/1.2 {version}\r\nX: HTTP/1.3\r\n\r\n").into_bytes();
@@ -465,26 +348,6 @@ mod tests {
             assert_eq!(lowered(other), None, "{other}");
         }
         assert!(!lower_version(&mut []));
-    }
-
-    #[test]
-    fn request_lines_are_judged_by_their_parts() {
-        for (line, bad) in [
-            ("GET /a b HTTP/1.1", Bad::RequestLine),
-            ("GET /", Bad::RequestLine),
-            ("G{T / HTTP/1.1", Bad::Method),
-            ("GET / HTTP/2.0", Bad::Version),
-            ("GET / HTTP/0.9", Bad::Version),
-            ("GET / http/1.1", Bad::RequestLine),
-            ("GET / HTTP/1.10", Bad::RequestLine),
-            ("GET /\u{1} HTTP/1.1", Bad::Target),
-            ("GET * HTTP/1.1", Bad::Target),
-            ("GET a:80 HTTP/1.1", Bad::Target),
-            ("GET /a#b HTTP/1.1", Bad::Target),
-            ("TRACE / HTTP/1.1", Bad::MethodNotServed),
-        ] {
-            assert_eq!(refusal(&format!("{line}\r\nHost: a\r\n\r\n")), Reason::BadRequest(bad), "{line}");
-        }
     }
 
     #[test]

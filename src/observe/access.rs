@@ -2,7 +2,7 @@
 //! into a buffer.
 
 use crate::http::Reason;
-use crate::http::forward::push_decimal;
+use crate::http::digits::push_decimal;
 use std::time::Duration;
 
 /// What one line says.

@@ -8,7 +8,7 @@ use super::tick::Reactor;
 use crate::conn::Request;
 use crate::conn::request::Local;
 use crate::conn::worker::Answer;
-use crate::http::forward::{LocalResponse, refusal_body};
+use crate::http::downstream::{LocalResponse, refusal_body};
 use crate::http::{Framing, Reason, Version};
 use crate::keys::{ClientKey, UpstreamKey};
 

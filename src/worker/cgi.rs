@@ -1,28 +1,31 @@
 //! CGI/1.1 (RFC 3875): one process a request, ended with everything it has started when nobody waits any more, and with
 //! its worker.
 
+mod head;
+mod variables;
+
 use super::outlet::{Leaving, NOBODY_WAITS, gone};
 use super::request::{Request, percent_decoded};
 use super::response::Response;
 use crate::anonymous_file;
 use crate::http::field;
 use crate::process::{self, GuardLine};
+use head::{Head, end_of_head};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use variables::{PROTOCOL_VARIABLES, variables};
 
 /// The longest head of a script.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -31,25 +34,6 @@ const MAX_REDIRECTS: usize = 10;
 /// A script that has exited may have left its stdout to children. What they write still belongs to the answer, which
 /// ends when they have written nothing for so long. So long also a script is waited for that has closed its stdout.
 const LINGER: Duration = Duration::from_secs(1);
-/// What the worker protocol puts into the environment, and a script has no use for.
-const PROTOCOL_VARIABLES: [&str; 15] = [
-    "WORKER_ID",
-    "SOCKET_PATH",
-    "RIP_CONTROL_SOCKET",
-    "RIP_INSTANCE",
-    "RIP_VERSION",
-    "RIP_APP_NAME",
-    "RIP_APP_ENTRY",
-    "RIP_SOCKET_PREFIX",
-    "RIP_CONCURRENCY",
-    "RIP_MAX_STREAMS",
-    "RIP_HOT_RELOAD",
-    "RIP_MAX_RELOADS",
-    "RIP_LOG_JSON",
-    "RIP_READ_TIMEOUT_MS",
-    "RIP_CGI_PASS_AUTH",
-];
-
 /// What is run for each request, and how.
 pub struct Cgi {
     script: PathBuf,
@@ -145,13 +129,6 @@ struct Waits {
     streams_events: bool,
     /// Nobody, and it goes on all the same.
     is_alone: bool,
-}
-
-/// What a script has said before its document.
-#[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: Option<u16>,
-    fields: Vec<(String, Vec<u8>)>,
 }
 
 impl Script {
@@ -347,159 +324,5 @@ impl Drop for Script {
             guard.forget();
         }
         let _ = self.child.wait();
-    }
-}
-
-impl Head {
-    fn parse(bytes: &[u8]) -> io::Result<Head> {
-        let bad = |what: &str| io::Error::other(format!("{what} in its head"));
-        let code = |value: &[u8]| {
-            let digits = value.split(|&byte| byte == b' ').find(|part| !part.is_empty())?;
-            field::decimal(digits)
-                .and_then(|code| u16::try_from(code).ok())
-                .filter(|code| (200..1000).contains(code))
-        };
-        let mut head = Head { status: None, fields: Vec::new() };
-        let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        for (number, line) in lines.filter(|line| !line.is_empty()).enumerate() {
-            // A script that writes whole answers ("nph").
-            if let (0, Some(remaining)) = (number, line.strip_prefix(b"HTTP/")) {
-                let at = memchr::memchr(b' ', remaining).unwrap_or(remaining.len());
-                head.status = Some(code(&remaining[at..]).ok_or_else(|| bad("no status code"))?);
-                continue;
-            }
-            let colon = memchr::memchr(b':', line).ok_or_else(|| bad("a line without a colon"))?;
-            let (name, value) = (&line[..colon], field::trim(&line[colon + 1..]));
-            let is_name = !name.is_empty() && name.iter().all(|&byte| field::is_token_byte(byte));
-            if !is_name || !field::is_value(value) {
-                return Err(bad("a field that is not valid"));
-            }
-            if name.eq_ignore_ascii_case(b"status") {
-                head.status = Some(code(value).ok_or_else(|| bad("no status code"))?);
-            }
-            // Token bytes are ASCII.
-            head.fields.push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
-        }
-        Ok(head)
-    }
-
-    fn field(&self, name: &str) -> Option<&[u8]> {
-        let field = self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
-        field.map(|(_, value)| value.as_slice())
-    }
-
-    /// RFC 3875 §6.2.2: a path alone is followed here, the client sees nothing of it.
-    fn local_redirect(&self) -> Option<String> {
-        let path = std::str::from_utf8(self.field("location")?).ok()?;
-        let is_local = self.status.is_none() && self.fields.len() == 1 && path.starts_with('/');
-        is_local.then(|| path.to_owned())
-    }
-}
-
-/// Where the head ends, and where what follows it begins.
-fn end_of_head(bytes: &[u8]) -> Option<(usize, usize)> {
-    let mut from = 0;
-    while let Some(at) = memchr::memchr(b'\n', &bytes[from..]) {
-        let line = &bytes[from..from + at];
-        if line.is_empty() || line == b"\r" {
-            return Some((from, from + at + 1));
-        }
-        from += at + 1;
-    }
-    None
-}
-
-/// RFC 3875 §4.1.
-fn variables(cgi: &Cgi, request: &Request<'_>, method: &str, target: &str) -> Vec<(OsString, OsString)> {
-    let script = &cgi.script;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path_info = percent_decoded(path.as_bytes());
-    let host = request.header("host").unwrap_or("localhost");
-    let is_https = request.header("x-forwarded-proto") == Some("https");
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            (name, port)
-        }
-        _ => (host, if is_https { "443" } else { "80" }),
-    };
-    let client = request.client.map(|address| address.to_string()).unwrap_or_default();
-    let is_redirected = target != request.target;
-    let mut all: Vec<(OsString, OsString)> = Vec::new();
-    let mut set = |name: &str, value: &[u8]| all.push((name.into(), OsString::from_vec(value.to_vec())));
-    set("GATEWAY_INTERFACE", b"CGI/1.1");
-    set("SERVER_PROTOCOL", b"HTTP/1.1");
-    set("SERVER_SOFTWARE", concat!("rip-server/", env!("CARGO_PKG_VERSION")).as_bytes());
-    set("SERVER_NAME", name.as_bytes());
-    set("SERVER_PORT", port.as_bytes());
-    set("REQUEST_METHOD", method.as_bytes());
-    set("REQUEST_URI", target.as_bytes());
-    set("SCRIPT_NAME", b"");
-    set("SCRIPT_FILENAME", script.as_os_str().as_encoded_bytes());
-    // `OPTIONS *` is about the server as a whole, and names no path.
-    if path != "*" {
-        let folder = script.parent().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes();
-        set("PATH_INFO", &path_info);
-        set("PATH_TRANSLATED", &[folder, &path_info[..]].concat());
-    }
-    set("QUERY_STRING", query.as_bytes());
-    set("REMOTE_ADDR", client.as_bytes());
-    set("REMOTE_HOST", client.as_bytes());
-    if is_https {
-        set("HTTPS", b"on");
-    }
-    let mut fields: Vec<(String, Vec<u8>)> = Vec::new();
-    for (name, value) in request.headers() {
-        let name = match name.to_ascii_lowercase().as_str() {
-            // A redirect is followed without the body.
-            "content-length" | "content-type" if is_redirected => continue,
-            "content-length" => "CONTENT_LENGTH".to_owned(),
-            "content-type" => "CONTENT_TYPE".to_owned(),
-            // Credentials are the server's business (§4.1.18), unless somebody says otherwise.
-            "authorization" if !cgi.passes_authorization => continue,
-            // `Proxy` would become HTTP_PROXY.
-            "proxy-authorization" | "proxy" | "connection" => continue,
-            lower => format!("HTTP_{}", lower.to_ascii_uppercase().replace('-', "_")),
-        };
-        // Several of one name are one list (§4.1.18).
-        match fields.iter_mut().find(|(known, _)| *known == name) {
-            Some((known, values)) => {
-                values.extend_from_slice(if known == "HTTP_COOKIE" { b"; " } else { b", " });
-                values.extend_from_slice(value);
-            }
-            None => fields.push((name, value.to_vec())),
-        }
-    }
-    for (name, value) in &fields {
-        set(name, value);
-    }
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heads_say_status_and_fields() {
-        let head = Head::parse(b"Status: 404 Not Found\r\nContent-Type: text/plain").expect("valid");
-        assert_eq!((head.status, head.field("content-type")), (Some(404), Some(b"text/plain".as_slice())));
-        let nph = Head::parse(b"HTTP/1.1 201 Created\nX-A: b").expect("valid");
-        assert_eq!((nph.status, nph.field("x-a")), (Some(201), Some(b"b".as_slice())));
-        assert!(Head::parse(b"hello world").is_err());
-    }
-
-    #[test]
-    fn a_path_alone_is_a_local_redirect() {
-        let local = |text: &[u8]| Head::parse(text).expect("valid").local_redirect();
-        assert_eq!(local(b"Location: /other?x=1"), Some("/other?x=1".into()));
-        assert_eq!(local(b"Location: http://example.com/"), None);
-        assert_eq!(local(b"Status: 303 See Other\nLocation: /other"), None);
-    }
-
-    #[test]
-    fn heads_end_at_an_empty_line_of_either_kind() {
-        assert_eq!(end_of_head(b"A: b\n\nrest"), Some((5, 6)));
-        assert_eq!(end_of_head(b"A: b\r\n\r\nrest"), Some((6, 8)));
-        assert_eq!(end_of_head(b"A: b\r\n"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a handler may fail with.
 
-use super::phrase::phrase;
 use super::response::Response;
+use crate::http::phrase::phrase;
 use std::error::Error as StdError;
 use std::fmt;
 

@@ -5,7 +5,6 @@ mod error;
 #[cfg(feature = "http")]
 mod http_types;
 mod outlet;
-mod phrase;
 mod request;
 mod response;
 mod serve;

@@ -1,8 +1,8 @@
 //! What a handler gives.
 
 use super::outlet::Outlet;
-use super::phrase::phrase;
-use crate::http::{field, forward};
+use crate::http::phrase::phrase;
+use crate::http::{digits, field};
 use std::fmt;
 use std::io::{self, Write};
 
@@ -337,7 +337,7 @@ impl Write for Chunks<'_, '_> {
             self.to.check(self.streams_events)?;
         }
         let mut chunk = Vec::with_capacity(bytes.len() + 16);
-        forward::write_chunk_size(&mut chunk, bytes.len());
+        digits::write_chunk_size(&mut chunk, bytes.len());
         chunk.extend_from_slice(bytes);
         chunk.extend_from_slice(b"\r\n");
         self.to.write_all(&chunk)?;

@@ -1,6 +1,6 @@
 //! The time, read once a tick, and what follows from it: the Date line, request ids.
 
-use crate::http::forward::push_decimal;
+use crate::http::digits::push_decimal;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant, SystemTime};
 

@@ -7,6 +7,7 @@ use rip_server::internals::conn::request::Local;
 use rip_server::internals::conn::worker::{Answer, End, Outcome};
 use rip_server::internals::conn::{Client, Request, Worker};
 use rip_server::internals::http::chunked::Fault;
+use rip_server::internals::http::downstream::{self, Downstream};
 use rip_server::internals::http::forward::{self, ForwardedTrust, Origin};
 use rip_server::internals::http::request::header_buffer;
 use rip_server::internals::http::response::RequestContext;
@@ -269,9 +270,9 @@ pub fn check_answer_head(bytes: &[u8], context: RequestContext) {
     else {
         return;
     };
-    let downstream = forward::downstream(&head, context);
+    let downstream = Downstream::of(&head, context);
     let mut out = Vec::new();
-    forward::write_response_head(&mut out, &head, context, downstream, DATE);
+    downstream::write_response_head(&mut out, &head, context, downstream, DATE);
     check_lines(&out);
     let mut fields = header_buffer();
     let second = ResponseHead::parse(&out, &mut fields, context).expect("what goes to a client is valid");

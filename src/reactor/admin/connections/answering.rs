@@ -3,7 +3,7 @@
 use super::{Connection, MAX_PROGRESS_BYTES, Phase, Then};
 use crate::conn::Request;
 use crate::http::Reason;
-use crate::http::forward::LocalResponse;
+use crate::http::downstream::LocalResponse;
 use crate::reactor::admin::Admin;
 use crate::reactor::io::Io;
 use serde_json::{Value, json};

@@ -1,7 +1,8 @@
-//! The phrases of the statuses that are registered with IANA.
+//! The reason phrases of the statuses that are registered with IANA.
 
-/// Empty for a status that nobody has registered: the phrase is for people alone (RFC 9112 §4).
-pub(super) const fn phrase(status: u16) -> &'static str {
+/// The phrase of a status, for the server's own answers and for those of workers in Rust. Empty for a status that is
+/// not registered: the phrase is for people alone (RFC 9112 §4).
+pub const fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         201 => "Created",

@@ -1,0 +1,253 @@
+//! Short histories, each of which shows one rule of the fleet.
+
+use super::*;
+
+/// A fleet of one with an app that boots at once, for the rules below.
+fn serving(workers: usize) -> World {
+    let mut world = World::new(7);
+    let plan = Plan {
+        min_workers: workers,
+        max_workers: workers,
+        keep_trying: false,
+        roll: RollMode::Side,
+        ..world.plan
+    };
+    world.plan = plan;
+    world.alive.clear();
+    world.is_kind = true;
+    world.fleet = Fleet::new(plan, world.now);
+    world.obey();
+    for key in world.alive.keys().copied().collect::<Vec<_>>() {
+        world.join_as(key, true);
+        world.obey();
+    }
+    assert_eq!(world.fleet.serving(), workers);
+    world
+}
+
+#[test]
+fn the_old_worker_is_withdrawn_only_after_its_successor_is_admitted() {
+    let mut world = serving(1);
+    let old = world.pick(|_| true).expect("one");
+    world.fleet.retire(WorkerKey(old), RetireReason::Requests, world.now);
+    world.obey();
+    assert_eq!(world.alive[&old].life, Life::Admitted, "still at work while the successor boots");
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.join_as(successor, true);
+    world.obey();
+    assert_eq!((world.alive[&successor].life, world.alive[&old].life), (Life::Admitted, Life::Withdrawn));
+}
+
+#[test]
+fn a_roll_stops_at_the_first_successor_that_dies_and_the_old_one_goes_on() {
+    let mut world = serving(2);
+    world.rolls_asked = true;
+    world.fleet.reload(world.now);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.exit(successor);
+    world.obey();
+    assert!(!world.rolls_asked, "the end is told");
+    assert_eq!(world.fleet.serving(), 2);
+}
+
+#[test]
+fn if_nobody_ever_joins_it_gives_up_after_three_failures_each() {
+    let mut world = serving(1);
+    world.fleet = Fleet::new(world.plan, world.now);
+    world.alive.clear();
+    world.obey();
+    for failures in 0..3 {
+        assert!(!world.has_given_up, "{failures}");
+        let key = world.pick(|_| true).expect("tried again");
+        world.exit(key);
+        world.obey();
+        if let Some(deadline) = world.fleet.next_deadline() {
+            world.now = deadline;
+            world.fleet.tick(deadline);
+            world.obey();
+        }
+    }
+    assert!(world.has_given_up);
+}
+
+#[test]
+fn a_stuck_worker_gets_no_more_requests_while_its_successor_boots() {
+    let mut world = serving(1);
+    let stuck = world.pick(|_| true).expect("one");
+    world.fleet.stuck(WorkerKey(stuck), world.now);
+    world.obey();
+    assert_eq!(world.alive[&stuck].life, Life::Withdrawn);
+    assert!(world.pick(|life| life == Life::Booting).is_some(), "a successor is on its way");
+}
+
+#[test]
+fn nothing_is_done_to_a_worker_that_is_gone() {
+    let mut world = serving(1);
+    let old = world.pick(|_| true).expect("one");
+    world.fleet.retire(WorkerKey(old), RetireReason::Requests, world.now);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.join_as(successor, true);
+    world.exit(successor);
+    let about = |action: &Action| action.worker() == Some(WorkerKey(successor));
+    assert!(!world.fleet.actions.iter().any(about), "{:?}", world.fleet.actions);
+}
+
+#[test]
+fn a_worker_that_is_being_replaced_does_not_retire_for_good() {
+    let mut world = serving(1);
+    world.plan.max_workers = 2;
+    world.fleet.plan = world.plan;
+    world.fleet.grow(world.now);
+    world.obey();
+    let second = world.pick(|life| life == Life::Booting).expect("one more");
+    world.join_as(second, true);
+    world.obey();
+    assert!(world.fleet.may_shrink(WorkerKey(second)));
+    world.fleet.retire(WorkerKey(second), RetireReason::Requests, world.now);
+    world.obey();
+    assert!(!world.fleet.may_shrink(WorkerKey(second)));
+}
+
+#[test]
+fn request_limits_are_drawn_between_90_and_100_percent() {
+    let mut world = serving(1);
+    let limits: Vec<u64> = (0..100).filter_map(|_| world.fleet.draw_request_limit()).collect();
+    assert!(limits.iter().all(|limit| (18..=20).contains(limit)), "{limits:?}");
+    assert!(limits.iter().any(|limit| *limit != limits[0]), "they differ");
+}
+
+/// A reload's workers that join at once; how many of the old ones drain at a time at most.
+fn most_that_drain_in_a_roll(mode: RollMode) -> usize {
+    let mut world = serving(4);
+    world.plan.roll = mode;
+    world.fleet.plan = world.plan;
+    world.rolls_asked = true;
+    world.fleet.reload(world.now);
+    world.obey();
+    let mut most = 0;
+    while world.rolls_asked {
+        let leaving =
+            |world: &World| world.alive.values().filter(|process| process.life == Life::Withdrawn).count();
+        match world.pick(|life| life == Life::Booting) {
+            Some(successor) => world.join_as(successor, true),
+            // Its drain is over.
+            None => {
+                let old = world.pick(|life| life == Life::Withdrawn).expect("somebody is waited for");
+                world.exit(old);
+            }
+        }
+        world.obey();
+        most = most.max(leaving(&world));
+    }
+    assert_eq!((world.fleet.serving(), world.alive.len()), (4, 4));
+    most
+}
+
+#[test]
+fn a_rolls_successors_follow_each_other_as_they_join_and_the_old_ones_drain_side_by_side() {
+    assert_eq!(most_that_drain_in_a_roll(RollMode::Side), 4);
+    assert_eq!(most_that_drain_in_a_roll(RollMode::Serial), 1);
+}
+
+#[test]
+fn a_further_roll_waits_for_the_oldest_that_drain() {
+    let mut world = serving(2);
+    for _ in 0..2 {
+        world.rolls_asked = true;
+        world.fleet.reload(world.now);
+        world.obey();
+        while let Some(successor) = world.pick(|life| life == Life::Booting) {
+            world.join_as(successor, true);
+            world.obey();
+        }
+    }
+    assert_eq!((world.alive.len(), world.fleet.is_rolling()), (4, true), "two serve, two drain");
+    let oldest = world.pick(|life| life == Life::Withdrawn).expect("one that drains");
+    world.exit(oldest);
+    world.obey();
+    assert!(world.pick(|life| life == Life::Booting).is_some(), "the next one follows");
+}
+
+#[test]
+fn a_draining_predecessor_blocks_no_cycle() {
+    let mut world = serving(2);
+    for _ in 0..2 {
+        let old = world.pick(|life| life == Life::Admitted).expect("one that serves");
+        world.fleet.retire(WorkerKey(old), RetireReason::Requests, world.now);
+        world.obey();
+        let successor = world.pick(|life| life == Life::Booting).expect("its successor boots");
+        world.join_as(successor, true);
+        world.obey();
+    }
+    assert_eq!(world.alive.values().filter(|process| process.life == Life::Withdrawn).count(), 2);
+}
+
+#[test]
+fn a_new_worker_that_ends_before_it_has_served_stops_the_roll() {
+    let mut world = serving(2);
+    world.rolls_asked = true;
+    world.fleet.reload(world.now);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.join_as(successor, true);
+    world.obey();
+    world.alive.get_mut(&successor).expect("it joined").has_served = false;
+    world.exit(successor);
+    world.obey();
+    assert!(!world.rolls_asked && !world.has_next_release, "the end is told, and the release is not adopted");
+}
+
+#[test]
+fn who_has_served_is_started_again_at_once_and_who_has_not_waits() {
+    let mut world = serving(2);
+    let keys: Vec<usize> = world.alive.keys().copied().collect();
+    let (good, bad) = (keys[0], keys[1]);
+    world.alive.get_mut(&good).expect("it serves").has_served = true;
+    world.alive.get_mut(&bad).expect("it serves").has_served = false;
+    world.exit(good);
+    world.exit(bad);
+    assert_eq!(
+        world.fleet.empty_slots().map(|(slot, failures, _)| (slot, failures)).collect::<Vec<_>>(),
+        [(1, 1)]
+    );
+}
+
+#[test]
+fn while_nobody_serves_one_slot_is_tried_every_second() {
+    let mut world = serving(2);
+    let mut starts = Vec::new();
+    // Long in vain: both wait for half a minute by now.
+    for _ in 0..40 {
+        for key in world.alive.keys().copied().collect::<Vec<_>>() {
+            world.alive.get_mut(&key).expect("it is alive").has_served = false;
+            world.exit(key);
+        }
+        world.now = world.fleet.next_deadline().expect("somebody is tried again");
+        world.fleet.tick(world.now);
+        world.obey();
+        starts.push(world.now);
+    }
+    let waits = starts[20..].windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(waits.clone().all(|wait| wait == Duration::from_secs(1)), "{:?}", waits.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_quit_is_no_failure_and_no_loop() {
+    let mut world = serving(1);
+    for _ in 0..3 {
+        let key = world.pick(|life| life == Life::Admitted).expect("it serves");
+        world.has_quit.insert(key);
+        world.fleet.quit(WorkerKey(key), Ending::Quit, world.now);
+        world.obey();
+        let (_, failures, at) = world.fleet.empty_slots().next().expect("to be started again");
+        assert_eq!((failures, at - world.now), (0, Duration::from_millis(100)));
+        world.now = at;
+        world.fleet.tick(at);
+        world.obey();
+        let next = world.pick(|life| life == Life::Booting).expect("started again");
+        world.join_as(next, true);
+        world.obey();
+    }
+}

@@ -1,0 +1,51 @@
+//! The transfer codings of a request (RFC 9112 §6.1), judged over all its `Transfer-Encoding` lines.
+
+use super::field;
+
+/// A body's transfer codings so far, all lines together: they are one list.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Codings {
+    /// Registered ones.
+    Known,
+    /// At least one that nobody here has heard of.
+    Unknown,
+    /// `chunked` alone.
+    Chunked,
+    /// `chunked` behind others.
+    OthersThenChunked,
+    /// No list of codings, or something behind `chunked`, which ends it.
+    Invalid,
+}
+
+impl Codings {
+    /// What `value` makes of what the lines before it said. `identity` has left the registry, so it is as unknown as
+    /// any other.
+    pub(super) fn with(before: Option<Codings>, value: &[u8]) -> Codings {
+        if before.is_none() && value.eq_ignore_ascii_case(b"chunked") {
+            return Codings::Chunked;
+        }
+        let is = |coding: &[u8], name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
+        field::list(value)
+            .fold(before, |before, coding| {
+                let name = field::trim(coding.split(|&byte| byte == b';').next().unwrap_or(coding));
+                let is_known = ["gzip", "x-gzip", "deflate", "compress", "x-compress"]
+                    .iter()
+                    .any(|known| is(name, known));
+                Some(match before {
+                    _ if name.is_empty() || !name.iter().copied().all(field::is_token_byte) => {
+                        Codings::Invalid
+                    }
+                    Some(Codings::Invalid | Codings::Chunked | Codings::OthersThenChunked) => {
+                        Codings::Invalid
+                    }
+                    None if is(coding, "chunked") => Codings::Chunked,
+                    Some(_) if is(coding, "chunked") => Codings::OthersThenChunked,
+                    // It has no parameters.
+                    _ if is(name, "chunked") => Codings::Invalid,
+                    None | Some(Codings::Known) if is_known => Codings::Known,
+                    None | Some(Codings::Known | Codings::Unknown) => Codings::Unknown,
+                })
+            })
+            .unwrap_or(Codings::Invalid)
+    }
+}

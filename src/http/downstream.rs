@@ -1,0 +1,199 @@
+//! What goes to the client: an app's answer with its head serialised anew, and the server's own answers.
+
+use super::digits::{push, push_decimal};
+use super::phrase::phrase;
+use super::response::RequestContext;
+use super::{Framing, Reason, ResponseHead, Version, field, request};
+
+/// How the body of an answer is framed for the client, and whether its connection stays open behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downstream {
+    pub framing: Framing,
+    pub keep_alive: bool,
+}
+
+impl Downstream {
+    /// Decides the framing towards the client: lengths stay, everything else is chunked, and HTTP/1.0 clients, who
+    /// know neither chunks nor 1xx, read until the end.
+    pub fn of(head: &ResponseHead<'_, '_>, context: RequestContext) -> Self {
+        let framing = match (head.framing, context.version) {
+            (Framing::Empty, _) => Framing::Empty,
+            (Framing::Length(length), _) => Framing::Length(length),
+            (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
+            (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
+        };
+        Downstream { framing, keep_alive: context.keep_alive && framing != Framing::UntilClose }
+    }
+}
+
+/// Serialises an answer's head for the client. `date` is a whole line, for answers that bring no valid one.
+pub fn write_response_head(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_, '_>,
+    context: RequestContext,
+    downstream: Downstream,
+    date: &[u8],
+) {
+    let is_interim = head.status < 200;
+    write_status_line(out, head.status, head.phrase.as_bytes());
+    let mut dated = is_interim;
+    for header in head.fields {
+        let value = field::trim(header.value);
+        if answer_field_stops_here(head, header.name) {
+            continue;
+        }
+        if field::is(header.name, b"date") {
+            if dated || !is_date(value) {
+                continue;
+            }
+            dated = true;
+        }
+        push(out, &[header.name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    if head.status == 101 {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        return;
+    }
+    if is_interim {
+        out.extend_from_slice(b"\r\n");
+        return;
+    }
+    if !dated {
+        out.extend_from_slice(date);
+    }
+    let length = match downstream.framing {
+        Framing::Length(length) => Some(length),
+        // A 204 has no length (RFC 9110 §8.6); HEAD and 304 may say what a GET would bring.
+        Framing::Empty if head.status != 204 => head.length,
+        Framing::Empty | Framing::UntilClose => None,
+        Framing::Chunked => {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            None
+        }
+    };
+    if let Some(length) = length {
+        out.extend_from_slice(b"Content-Length: ");
+        push_decimal(out, length);
+        out.extend_from_slice(b"\r\n");
+    }
+    if head.status == UPGRADE_REQUIRED {
+        write_wanted_upgrades(out, head.fields);
+    }
+    write_connection(out, context.version, downstream.keep_alive);
+    out.extend_from_slice(b"\r\n");
+}
+
+const UPGRADE_REQUIRED: u16 = 426;
+
+/// A 426 has to say what it wants (RFC 9110 §15.5.22), and that this is about the connection (§7.8).
+fn write_wanted_upgrades(out: &mut Vec<u8>, fields: &[httparse::Header<'_>]) {
+    let upgrades = || {
+        let lines = fields.iter().filter(|header| field::is(header.name, b"upgrade"));
+        lines.map(|header| field::trim(header.value)).filter(|value| !value.is_empty())
+    };
+    for value in upgrades() {
+        push(out, &[b"Upgrade: ", value, b"\r\n"]);
+    }
+    if upgrades().next().is_some() {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+    }
+}
+
+/// Whether an answer's field ends at this server.
+fn answer_field_stops_here(head: &ResponseHead<'_, '_>, name: &str) -> bool {
+    field::is(name, b"content-length")
+        || field::is_hop_by_hop(name)
+        || field::is_internal(name)
+        || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
+}
+
+/// Fields of an answer that no `Connection` can take away without making another answer of it.
+fn is_indispensable(name: &str) -> bool {
+    field::is(name, b"date")
+        || field::is(name, b"content-type")
+        || field::is(name, b"content-encoding")
+        || field::is(name, b"set-cookie")
+}
+
+fn is_date(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|text| httpdate::parse_http_date(text).is_ok())
+}
+
+/// A whole answer of the server's own.
+pub struct LocalResponse<'a> {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: &'a [u8],
+    /// Said to the client as `Retry-After: 1`.
+    pub retry_soon: bool,
+    /// A HEAD request's answer is a head alone.
+    pub is_head: bool,
+    pub version: Version,
+    pub keep_alive: bool,
+    /// A whole `Date` line.
+    pub date: &'a [u8],
+}
+
+impl LocalResponse<'_> {
+    /// Serialises head and body.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_status_line(out, self.status, phrase(self.status).as_bytes());
+        push(out, &[b"Content-Type: ", self.content_type.as_bytes(), b"\r\nContent-Length: "]);
+        push_decimal(out, self.body.len() as u64);
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(self.date);
+        if self.retry_soon {
+            out.extend_from_slice(b"Retry-After: 1\r\n");
+        }
+        write_connection(out, self.version, self.keep_alive);
+        out.extend_from_slice(b"\r\n");
+        if !self.is_head {
+            out.extend_from_slice(self.body);
+        }
+    }
+}
+
+/// The body of a refusal: one sentence and its word, so that a person and a log can be brought together.
+pub fn refusal_body(reason: Reason) -> String {
+    format!("{}\n", reason.message())
+}
+
+fn write_status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
+    // A status has three digits, whoever made it.
+    let digit = |place: u16| b'0' + (status / place % 10) as u8;
+    push(out, &[b"HTTP/1.1 ", &[digit(100), digit(10), digit(1), b' '], phrase, b"\r\n"]);
+}
+
+/// Persistence is HTTP/1.1's default and HTTP/1.0's exception; only what is not the default is said.
+fn write_connection(out: &mut Vec<u8>, version: Version, keep_alive: bool) {
+    match (version, keep_alive) {
+        (Version::Http11, true) | (Version::Http10, false) => {}
+        (Version::Http11, false) => out.extend_from_slice(b"Connection: close\r\n"),
+        (Version::Http10, true) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_426_says_which_upgrade_it_wants() {
+        const HEAD: &str = "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade, X-Inner\r\nUpgrade: websocket\r\n\
+             X-Inner: 1\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
+        let passed = |head: &str, keep_alive, version| {
+            let context = RequestContext { is_head: false, wants_websocket: false, version, keep_alive };
+            let (mut fields, mut out) = (request::header_buffer(), Vec::new());
+            let head = ResponseHead::parse(head.as_bytes(), &mut fields, context).expect("a valid head");
+            write_response_head(&mut out, &head, context, Downstream::of(&head, context), b"");
+            String::from_utf8(out).expect("text")
+        };
+        let upgrades = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\
+             Connection: Upgrade\r\n";
+        assert_eq!(passed(HEAD, true, Version::Http11), format!("{upgrades}\r\n"));
+        assert_eq!(passed(HEAD, false, Version::Http11), format!("{upgrades}Connection: close\r\n\r\n"));
+        // Elsewhere it is about the worker's connection, and no upgrade but a WebSocket passes.
+        let other = passed(&HEAD.replace("426 Upgrade Required", "400 Bad Request"), true, Version::Http11);
+        assert_eq!(other, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    }
+}
