@@ -178,6 +178,13 @@ fn command_line_with(
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint, 1),
         },
+        Command::Serve(config) if embedded.is_some() && config.concurrency > 1 => {
+            let complaint = format!(
+                "'c:{}' is not for this program, whose handler takes one request at a time; more workers (w:) would do",
+                config.concurrency
+            );
+            complain(&complaint, 2)
+        }
         Command::Serve(config) => match reactor::serve(Config { harnesses, ..*config }, embedded) {
             Ok(code) => ExitCode::from(code),
             Err(StartError::Usage(complaint)) => complain(&complaint, 2),

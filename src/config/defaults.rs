@@ -29,6 +29,7 @@ pub fn with_defaults(
         let name = setting(argument);
         let in_environment = match name {
             "http:" => is_set("PORT"),
+            "c:" => is_set("RIP_CONCURRENCY"),
             name => table::environment_name(name).is_some_and(is_set),
         };
         !typed.iter().any(|other| other == name) && !in_environment && (!is_verb || PLACE.contains(&name))

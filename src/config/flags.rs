@@ -191,6 +191,8 @@ impl Reader<'_> {
             command,
             target: None,
             workers: words::cpus(),
+            concurrency: 1,
+            max_streams: self.number("--max-streams")? as usize,
             max_requests: 10_000,
             listen: Vec::new(),
             metrics: Vec::new(),
@@ -232,12 +234,20 @@ impl Reader<'_> {
                 .unwrap_or("/tmp".into())
                 .into(),
         };
-        let (mut has_workers, mut has_requests, mut has_target) = (false, false, false);
+        let (mut has_workers, mut has_concurrency) = (false, false);
+        let (mut has_requests, mut has_target) = (false, false);
+        if let Some(count) = (self.environment)("RIP_CONCURRENCY").filter(|count| !count.is_empty()) {
+            config.concurrency = words::concurrency("RIP_CONCURRENCY", &count)?;
+        }
         for argument in self.remaining("is given twice")? {
             match argument.split_once(':') {
                 Some(("w", count)) => {
                     config.workers = words::workers(count)?;
                     complaints::once(&mut has_workers, "w:", &argument)?;
+                }
+                Some(("c", count)) => {
+                    config.concurrency = words::concurrency("c:", count)?;
+                    complaints::once(&mut has_concurrency, "c:", &argument)?;
                 }
                 Some(("r", count)) => {
                     config.max_requests = words::number("r:", count, 0..=u64::MAX)?;
@@ -254,16 +264,18 @@ impl Reader<'_> {
                 Some((token, _)) if !argument.contains('/') && !std::path::Path::new(&argument).exists() => {
                     let meant = near_miss(
                         &token.to_ascii_lowercase(),
-                        ["w", "r", "http", "metrics", "workers", "worker", "port"].into_iter(),
+                        ["w", "c", "r", "http", "metrics", "workers", "worker", "concurrency", "port"]
+                            .into_iter(),
                     );
                     let meant = match meant {
                         Some("workers" | "worker" | "w") => "w:4",
+                        Some("c" | "concurrency") => "c:16",
                         Some("r") => "r:10000",
                         Some("metrics") => "metrics:9090",
                         Some(_) | None => "http:5002",
                     };
                     return Err(Usage(format!(
-                        "unknown token '{argument}'; w:, r:, http: and metrics: are known ({meant}?)"
+                        "unknown token '{argument}'; w:, c:, r:, http: and metrics: are known ({meant}?)"
                     )));
                 }
                 _ if carries_app => {

@@ -24,6 +24,11 @@ use std::time::Duration;
 /// The most workers: each costs a process, and the stack of idle ones is no deeper than that.
 pub const MAX_WORKERS: usize = 4096;
 
+/// The most requests at once for each worker: beyond it more workers serve better than more at once.
+pub const MAX_CONCURRENCY: usize = 1024;
+/// The most event streams and tunnels for each worker: each costs two descriptors here and one in the worker.
+pub const MAX_STREAMS: u64 = 1_000_000;
+
 /// A complaint about the command line, in one line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Usage(pub String);
@@ -145,6 +150,10 @@ pub struct Config {
     /// `pkg.mod:attr`
     pub target: Option<Target>,
     pub workers: Workers,
+    /// Requests at once for each worker.
+    pub concurrency: usize,
+    /// Event streams and tunnels for each worker that hold no place of its concurrency.
+    pub max_streams: usize,
     pub max_requests: u64,
     pub listen: Vec<Listen>,
     pub metrics: Vec<Listen>,
@@ -295,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn one_request_at_once_unless_said() {
+        let concurrency = |line: &str, environment: &[(&str, &str)]| match parse_with(line, environment) {
+            Ok(Command::Serve(config)) => (config.concurrency, config.max_streams),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(concurrency("app", &[]), (1, 1000));
+        assert_eq!(concurrency("app", &[("RIP_CONCURRENCY", "8"), ("RIP_MAX_STREAMS", "5")]), (8, 5));
+        assert_eq!(concurrency("app c:16 --max-streams=0", &[("RIP_CONCURRENCY", "8")]), (16, 0));
+    }
+
+    #[test]
     fn hot_reload_is_for_development_alone_unless_said() {
         let mode = |environment: &[(&str, &str)]| match parse_with("app", environment) {
             Ok(Command::Serve(config)) => config.hot_reload,
@@ -344,6 +364,10 @@ mod tests {
             ("app a:b -- uvicorn", "a:b", "command"),
             ("app w:2 w:3", "w:3", "one of them"),
             ("app r:2 r:3", "r:3", "one of them"),
+            ("app c:2 c:3", "c:3", "one of them"),
+            ("app c:0", "'0'", "1 to 1024"),
+            ("app c:1025", "1025", "1 to 1024"),
+            ("app concurrency:4", "concurrency:4", "c:16"),
             ("app W:4", "W:4", "w:4"),
             ("app metrics:foo", "metrics:foo", "metrics:9090"),
             ("app http:80 metrics:80", "port 80", "once"),

@@ -1,6 +1,6 @@
 //! Single words of the command line: numbers, sizes, addresses.
 
-use super::{Listen, MAX_WORKERS, Trust, Usage, Workers};
+use super::{Listen, MAX_CONCURRENCY, MAX_WORKERS, Trust, Usage, Workers};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -69,6 +69,11 @@ pub(super) fn workers(argument: &str) -> Result<Workers, Usage> {
             Ok(workers)
         }
     }
+}
+
+/// Requests at once for each worker.
+pub(super) fn concurrency(name: &str, argument: &str) -> Result<usize, Usage> {
+    Ok(number(name, argument, 1..=MAX_CONCURRENCY as u64)? as usize)
 }
 
 /// As many as CPUs that this process may use: affinity and the cgroup's quota, not the host's count.

@@ -34,11 +34,6 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_server.rb", include_str!("ruby/rip_server.rb")),
 ];
 
-/// Requests at once that a worker is asked to take.
-const CONCURRENCY: usize = 1;
-/// Event streams and tunnels that a worker is asked to hold beside its requests.
-const MAX_STREAMS: usize = 1000;
-
 /// What one worker is told of itself.
 #[derive(Debug)]
 pub struct Identity<'a> {
@@ -133,6 +128,12 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
     if !config.preload.is_empty() && app.runtime != Runtime::JavaScript {
         return Err(format!("--preload is for Bun and Node, and '{}' runs under neither", shown(&app.entry)));
     }
+    if config.concurrency > 1 && app.runtime == Runtime::Cgi {
+        return Err(format!(
+            "'c:{}' is not for CGI scripts, which are one process a request; more workers (w:) would do",
+            config.concurrency
+        ));
+    }
     let (program, arguments) = match app.runtime {
         Runtime::Executable => (app.entry.clone(), Vec::new()),
         Runtime::Command => command(config, identity, &app.dir)?,
@@ -151,8 +152,8 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         ("RIP_APP_NAME".into(), app.name.clone().into()),
         ("RIP_APP_ENTRY".into(), path(&app.entry)),
         ("RIP_SOCKET_PREFIX".into(), identity.prefix.into()),
-        ("RIP_CONCURRENCY".into(), CONCURRENCY.to_string().into()),
-        ("RIP_MAX_STREAMS".into(), MAX_STREAMS.to_string().into()),
+        ("RIP_CONCURRENCY".into(), config.concurrency.to_string().into()),
+        ("RIP_MAX_STREAMS".into(), config.max_streams.to_string().into()),
         ("RIP_HOT_RELOAD".into(), config.hot_reload.code().into()),
         ("RIP_MAX_RELOADS".into(), config.max_reloads.to_string().into()),
         ("RIP_LOG_JSON".into(), if config.json_logging { "1" } else { "0" }.into()),
