@@ -359,7 +359,7 @@ mod tests {
             ("app main.py", "main.py", "rip-server app/main.py"),
             ("reload app shop:app", "shop:app", "rip-server reload app"),
             ("shop.wsgi:app", "shop.wsgi:app", "rip-server . 'shop.wsgi:app'"),
-            ("app a:b c:d", "c:d", "one of them"),
+            ("app a:b d:e", "d:e", "one of them"),
             ("app workers:auto", "workers:auto", "w:4"),
             ("app a:b -- uvicorn", "a:b", "command"),
             ("app w:2 w:3", "w:3", "one of them"),
