@@ -76,6 +76,7 @@ mod paths;
 // The simulator's processes stand in for some of these.
 #[cfg_attr(test, allow(dead_code, unused_imports))]
 mod process;
+mod quarantine;
 mod reactor;
 #[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 mod runtime;

@@ -6,6 +6,8 @@ mod crashes;
 mod leaving;
 #[path = "support/load.rs"]
 mod load;
+#[path = "fleet/quarantine.rs"]
+mod quarantine;
 mod support;
 
 use load::{Event, Gate, Load, PATIENT, events, tell, workers};

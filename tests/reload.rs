@@ -205,7 +205,7 @@ fn current_symlink_that_moved_is_followed_by_the_next_reload_and_by_nothing_else
         write_release(dir.path(), name);
     }
     point_to(dir.path(), "one");
-    let server = Server::builder(dir.path().join("current")).arg("w:1").start();
+    let server = Server::builder(dir.path().join("current")).args(["w:1", "--quarantine=off"]).start();
     let release = |server: &Server| {
         let text = server.get("/env").text();
         text.lines()

@@ -16,6 +16,9 @@ pub const CGI_WORKER: &str = "cgi-worker";
 /// And how that starts the process that looks after its scripts.
 pub const CGI_GUARD: &str = "cgi-guard";
 
+/// One death may have any cause; a second one within a minute has that request.
+const DEFAULT_QUARANTINE: u32 = 2;
+
 /// Values of tokens, and no names of Python's: behind a misspelt token they make no target.
 const SETTINGS: [&str; 3] = ["auto", "localhost", "none"];
 
@@ -227,6 +230,10 @@ impl Reader<'_> {
                 || (self.environment)("RIP_CGI_PASS_AUTH").is_some_and(|value| value == "1"),
             env_file,
             roll,
+            quarantine: match self.argument("--quarantine")? {
+                Some(argument) => words::quarantine(argument.name, &argument.text)?,
+                None => DEFAULT_QUARANTINE,
+            },
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
             harnesses: &[],
             spool_dir: (self.environment)("TMPDIR")

@@ -183,6 +183,8 @@ pub struct Config {
     /// Variables for workers that are not in the server's own environment.
     pub env_file: Option<PathBuf>,
     pub(crate) roll: RollMode,
+    /// A request in which so many workers have died is refused; 0: never.
+    pub quarantine: u32,
     pub keep_trying: bool,
     pub spool_dir: PathBuf,
     /// Names and texts of the files that workers need beside an app that is no program. A program that is its own app

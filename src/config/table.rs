@@ -157,6 +157,12 @@ pub(super) const FLAGS: &[Flag] = &[
         "RIP_ROLL",
         "side or serial: old workers of a reload drain side by side, or one after the other",
     ),
+    flag(
+        "--quarantine",
+        text("<N|off>", "2"),
+        "RIP_QUARANTINE",
+        "a request in which so many workers died within a minute gets 503",
+    ),
     flag("--max-body", size(100 << 20), "RIP_MAX_BODY", "the largest request body; more gets 413"),
     flag(
         "--max-spool",

@@ -31,6 +31,20 @@ pub(super) fn choice(
     })
 }
 
+/// How many deaths it takes; `off` is 0.
+pub(super) fn quarantine(name: &str, argument: &str) -> Result<u32, Usage> {
+    /// More than so many workers that die of one request is no protection.
+    const MAX_DEATHS: u32 = 100;
+    let deaths = argument.parse().ok().filter(|deaths| (1..=MAX_DEATHS).contains(deaths));
+    match (argument, deaths) {
+        ("off", _) => Ok(0),
+        (_, Some(deaths)) => Ok(deaths),
+        (_, None) => {
+            Err(Usage(format!("{name} takes a number from 1 to {MAX_DEATHS}, or off, not '{argument}'")))
+        }
+    }
+}
+
 /// Bytes, or with k, m, g for powers of 1024.
 pub(super) fn size(name: &str, argument: &str) -> Result<u64, Usage> {
     let complaint =

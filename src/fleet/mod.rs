@@ -240,6 +240,14 @@ impl Fleet {
             .map(|member| member.worker)
     }
 
+    /// A worker is replaced because its answer does not end, whether it ends after all or not.
+    pub(crate) fn is_stuck(&self, worker: WorkerKey) -> bool {
+        self.find(worker).is_some_and(|(index, member)| {
+            let slot = &self.slots[index];
+            slot.is_stuck() && slot.front() == Front::Held(member)
+        })
+    }
+
     pub(crate) fn is_rolling(&self) -> bool {
         self.roll.is_some()
     }

@@ -78,6 +78,8 @@ reasons! {
     AnswerCut => (502, "answer_cut", "The app's worker closed its connection before its answer was whole."),
     /// The same without a byte of an answer, to a method that is nowhere registered: Bun does so.
     MethodNotTaken => (501, "method_not_taken", "The app's runtime does not know this method."),
+    /// Workers have died of the same request.
+    Quarantined => (503, "quarantined", "Requests like this one have ended workers; they are refused for a minute."),
     Stopping => (503, "stopping", "The server is stopping; please try again in a second."),
     ClientGone => (499, "client_gone", "The client went away."),
 }
@@ -108,7 +110,7 @@ impl Reason {
         match self {
             ClientTimeout | BodyTooLarge | SpoolFull | BadRequest(_) | Stopping | ClientGone => true,
             QueueFull | QueueTimeout | ReadTimeout | WorkerBusy | ConnectFailed | BadResponse
-            | WorkerDied | AnswerCut | MethodNotTaken | StartFailed => false,
+            | WorkerDied | AnswerCut | MethodNotTaken | StartFailed | Quarantined => false,
         }
     }
 }

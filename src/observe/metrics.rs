@@ -66,6 +66,16 @@ pub(crate) struct Snapshot {
     /// In memory, in memfds and on disk, and the bound of the last.
     pub spooled: [(&'static str, u64); 3],
     pub max_spool_bytes: u64,
+    pub quarantine: Quarantined,
+}
+
+/// Requests that are refused because workers died in them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Quarantined {
+    pub now: usize,
+    pub ever: u64,
+    pub lifted: u64,
+    pub evicted: u64,
 }
 
 #[derive(Debug, Default)]
@@ -251,6 +261,30 @@ impl Metrics {
         text.line("rip_worker_restarts_total", &[("reason", "crash")], self.worker_crashes);
         text.line("rip_worker_restarts_total", &[("reason", "boot_failure")], self.worker_boot_failures);
 
+        text.single(
+            "rip_quarantined_requests",
+            "gauge",
+            "Requests that are refused now, since workers have died in them.",
+            now.quarantine.now as u64,
+        );
+        text.single(
+            "rip_quarantines_total",
+            "counter",
+            "Requests that began to be refused because workers died in them.",
+            now.quarantine.ever,
+        );
+        text.single(
+            "rip_quarantine_lifts_total",
+            "counter",
+            "Times that the quarantine was lifted, since it refused more than 1 % of the requests.",
+            now.quarantine.lifted,
+        );
+        text.single(
+            "rip_quarantine_evictions_total",
+            "counter",
+            "Requests in which workers died that were forgotten early, since there were too many of them.",
+            now.quarantine.evicted,
+        );
         text.single(
             "rip_received_bytes_total",
             "counter",

@@ -44,6 +44,23 @@ pub(crate) fn table(status: &Value) -> String {
         number(&status["needed"]["of"]),
         number(&status["clients"])
     );
+    for refused in status["quarantine"].as_array().into_iter().flatten() {
+        let workers: Vec<String> = refused["workers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|worker| format!("{} (pid {})", worker["worker"], worker["pid"]))
+            .collect();
+        let _ = writeln!(
+            out,
+            "  refused  {}: {} workers died in it, the last {}; refused {} times, for {} s more",
+            shown(refused["request"].as_str().unwrap_or("?")),
+            number(&refused["deaths"]),
+            workers.join(", "),
+            number(&refused["refused"]),
+            refused["secondsLeft"].as_f64().unwrap_or(0.0)
+        );
+    }
     out.push('\n');
     let mut rows = vec![
         ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "age", "last exit"].map(str::to_owned),
@@ -114,6 +131,8 @@ mod tests {
             "app": "shop", "status": "healthy", "uptime": 3725, "pid": 7, "release": "/srv/shop/r7", "clients": 3,
             "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120},
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
+            "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
+                "workers": [{"worker": 1, "pid": 40}, {"worker": 0, "pid": 41}]}],
             "waitingSlots": [{"slot": 2, "failures": 4, "nextStartMs": 800, "lastExit": "exit code 7"}],
             "workerList": [
                 {"slot": 0, "generation": 1, "pid": 42, "state": "idle", "requests": 12345, "ageSeconds": 59,
@@ -129,6 +148,7 @@ shop  healthy  up 1h 2m  pid 7
   http     [::]:5002
   queue    0 now, 4 at the deepest, 120 ms at the longest
   workers  needed 3 of 8 in the last minute; 3 connections
+  refused  GET /x: 2 workers died in it, the last 1 (pid 40), 0 (pid 41); refused 7 times, for 42 s more
 
   slot 2 has no worker: failed 4 times in a row (exit code 7), next start in 800 ms
   slot  gen  pid  state             requests  reloads  rss   age    last exit

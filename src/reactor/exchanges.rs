@@ -192,6 +192,10 @@ impl Reactor {
         let Some(Exchange { client, job, assigned, answer, body_bytes, .. }) = ended else { return };
         self.supervisor.has_answered(worker, now);
         self.backend.disarm(upstream);
+        self.quarantine.note_answer(now);
+        if !self.quarantine.is_empty() {
+            self.has_passed_trial(&job);
+        }
         match (client, answer) {
             (Some(client), Some(answer)) => {
                 let finished = Finished {
@@ -212,14 +216,25 @@ impl Reactor {
 
     /// Has the worker serve the next waiting request, or wait for one, or leave.
     pub(super) fn worker_is_free(&mut self, worker: WorkerKey) {
+        if let Some(client) = self.next_waiting(worker) {
+            self.serve_waiting(worker, client);
+        }
+    }
+
+    /// Who gets a worker that is free. `None`: it waits for a request, or leaves.
+    pub(super) fn next_waiting(&mut self, worker: WorkerKey) -> Option<ClientKey> {
         let now = self.io.now();
+        if self.quarantine.has_suspects() {
+            self.quarantine.acquit(worker.0);
+        }
         if self.supervisor.is_dead(worker) {
             // Nobody else is to meet it.
-            return self.balancer.remove(worker);
+            self.balancer.remove(worker);
+            return None;
         }
         self.supervisor.check_limits(worker, now);
         match self.balancer.release(worker, now) {
-            NextStep::Dispatch { client } => self.serve_waiting(worker, client),
+            NextStep::Dispatch { client } => return Some(client),
             NextStep::Idle => {}
             NextStep::Retired => match self.supervisor.origin(worker) {
                 Some(Origin::Outside { .. }) => self.forget_worker(worker),
@@ -232,6 +247,7 @@ impl Reactor {
                 }
             },
         }
+        None
     }
 
     fn answered_busy(&mut self, upstream: UpstreamKey, reusable: bool) {

@@ -90,6 +90,7 @@ impl Reactor {
             Some(_) => {}
         }
         let Some(exchange) = self.backend.take_exchange(upstream) else { return };
+        self.suspect(upstream, &exchange);
         if let (End::Idle, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
             return self.frontend.try_next_tick(client, exchange.job);
         }
@@ -190,6 +191,7 @@ impl Reactor {
     /// An answer that nobody waits for has not ended in time: the worker is stuck.
     pub(super) fn answer_does_not_end(&mut self, upstream: UpstreamKey) {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
+        self.blame_for_hang(upstream);
         self.supervisor.is_stuck_from_now(worker);
         self.let_tunnels_client_go(upstream, true);
         let description = self.describe_of(upstream).unwrap_or_default();

@@ -37,6 +37,7 @@ mod io;
 mod limits;
 mod observer;
 mod operators;
+mod quarantine;
 mod questions;
 mod renewing;
 mod requests;

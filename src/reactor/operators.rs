@@ -119,7 +119,10 @@ impl Reactor {
             }
             Message::Reloaded(sender) => {
                 let speaker = self.supervisor.speaker(&sender, peer_pid);
-                speaker.map(|worker| self.supervisor.note_reload(worker))
+                speaker.map(|worker| {
+                    self.supervisor.note_reload(worker);
+                    self.end_quarantine();
+                })
             }
             Message::Retire(sender) => {
                 let speaker = self.supervisor.speaker(&sender, peer_pid);

@@ -100,6 +100,9 @@ impl Reactor {
         }
         let deadline = self.queue_deadline();
         let Some(job) = self.frontend.job(client, request, deadline, &self.io) else { return };
+        if !self.quarantine.is_empty() && self.is_quarantined(client, &job) {
+            return self.refuse_quarantined(client, job);
+        }
         match self.balancer.submit(client, deadline) {
             Decision::Assign { worker } => self.assign(worker, client, job),
             Decision::Enqueue => self.enqueue(client, job),
@@ -118,6 +121,9 @@ impl Reactor {
         if self.has_dismissed_workers() {
             let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
             return self.refuse(client, job.request, Reason::Stopping, times, None);
+        }
+        if !self.quarantine.is_empty() && !self.may_go_on(&job) {
+            return self.refuse_quarantined(client, job);
         }
         while let Some(worker) = self.balancer.top()
             && self.supervisor.is_dying(worker)
@@ -143,8 +149,15 @@ impl Reactor {
 
     /// A worker that is free takes the request that has waited longest.
     pub(super) fn serve_waiting(&mut self, worker: WorkerKey, client: ClientKey) {
-        if let Some(job) = self.frontend.end_wait(client) {
-            self.assign(worker, client, job);
+        let mut next = Some(client);
+        while let Some(client) = next {
+            let Some(job) = self.frontend.end_wait(client) else { return };
+            if self.quarantine.is_empty() || self.may_go_on(&job) {
+                return self.assign(worker, client, job);
+            }
+            // Workers have died of its like while it waited.
+            self.refuse_quarantined(client, job);
+            next = self.next_waiting(worker);
         }
     }
 

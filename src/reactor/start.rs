@@ -21,6 +21,7 @@ use crate::paths;
 #[cfg(not(test))]
 use crate::process;
 use crate::process::DescriptorLimit;
+use crate::quarantine::Quarantine;
 #[cfg(test)]
 use crate::reactor::simulation::process;
 use crate::runtime::{self, Harnesses};
@@ -149,6 +150,7 @@ impl Reactor {
             frontend: Frontend::new(opened.listeners, kept_descriptors, config.clone()),
             backend: Backend::new(config.clone()),
             balancer: Balancer::new(config.max_queue, config.queue_timeout),
+            quarantine: Quarantine::new(config.quarantine),
             admin: Admin::new(opened.control, opened.metrics_listeners, config.clone()),
             signals: opened.signals,
             stage: Stage::Running,

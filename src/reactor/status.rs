@@ -62,6 +62,7 @@ impl Reactor {
         value["clients"] = self.frontend.connections().into();
         value["tunnels"] = self.backend.tunnels().into();
         value["droppedLogLines"] = self.observer.dropped_lines().into();
+        value["quarantine"] = self.quarantine_details();
         value["workerList"] = workers.into();
         value
     }
@@ -109,6 +110,7 @@ impl Reactor {
                 ("disk", spooled.disk_bytes),
             ],
             max_spool_bytes: spooled.max_disk_bytes,
+            quarantine: self.quarantined(),
         })
     }
 }

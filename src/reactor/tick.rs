@@ -15,6 +15,7 @@ use super::supervisor::Supervisor;
 pub(super) use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::deadlines::earliest;
+use crate::quarantine::Quarantine;
 use mio::Events;
 use nix::sys::signalfd::SignalFd;
 use std::io;
@@ -31,6 +32,7 @@ pub(super) struct Reactor {
     pub(super) frontend: Frontend,
     pub(super) backend: Backend,
     pub(super) balancer: Balancer,
+    pub(super) quarantine: Quarantine,
     pub(super) admin: Admin,
     pub(super) signals: SignalFd,
     pub(super) stage: Stage,

@@ -36,6 +36,7 @@ impl Reactor {
                 Action::RollBegins => self.supervisor.begin_roll(),
                 Action::Adopt => {
                     self.supervisor.adopt(&self.io);
+                    self.end_quarantine();
                     self.renewal_ended(true);
                 }
                 Action::RollProgress { replaced, of } => {
@@ -156,6 +157,7 @@ impl Reactor {
             self.backend.disarm(upstream);
             self.end_exchange_of_the_dead(upstream, exit);
         }
+        self.blame_for_end(worker);
         self.balancer.remove(worker);
         self.supervisor.worker_is_gone(worker, exit, &self.io, &mut self.observer);
     }

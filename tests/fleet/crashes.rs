@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[test]
 fn who_has_served_is_started_again_at_once_however_often_it_crashes() {
-    let server = Server::builder(test_worker()).arg("w:1").args(PATIENT).start();
+    let server = Server::builder(test_worker()).arg("w:1").arg("--quarantine=off").args(PATIENT).start();
     for _ in 0..6 {
         assert_eq!(server.get("/ping").text(), "pong");
         assert_eq!(server.client().post("/die", b"").status, 502);
@@ -19,7 +19,7 @@ fn who_has_served_is_started_again_at_once_however_often_it_crashes() {
 
 #[test]
 fn who_dies_of_its_first_request_while_others_serve_is_not_to_blame() {
-    let mut server = Server::builder(test_worker()).arg("w:2").args(PATIENT).start();
+    let mut server = Server::builder(test_worker()).arg("w:2").arg("--quarantine=off").args(PATIENT).start();
     server.wait_for_workers(2);
     let load = load::Load::of(&server, "/sleep?ms=20", 1, 0);
     for _ in 0..5 {

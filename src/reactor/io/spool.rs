@@ -159,6 +159,24 @@ impl Spool {
         self.tail.len()
     }
 
+    /// The first bytes, read or not: as many as there are, `most` at most. Fewer where the file does not give them back.
+    pub(crate) fn start(&self, most: usize) -> Vec<u8> {
+        let mut start = Vec::with_capacity(most.min(usize::try_from(self.len()).unwrap_or(most)));
+        start.extend_from_slice(&self.memory[..self.memory.len().min(most)]);
+        for segment in &self.overflow.segments {
+            let bytes = usize::try_from(segment.bytes).unwrap_or(most).min(most - start.len());
+            let from = start.len();
+            start.resize(from + bytes, 0);
+            if segment.file.read_exact_at(&mut start[from..], 0).is_err() {
+                start.truncate(from);
+                return start;
+            }
+        }
+        let bytes = self.tail.len().min(most - start.len());
+        start.extend_from_slice(&self.tail[..bytes]);
+        start
+    }
+
     /// The unread part that stands in memory.
     pub(crate) fn memory(&self) -> &[u8] {
         let from = usize::try_from(self.read_bytes).unwrap_or(usize::MAX).min(self.memory.len());

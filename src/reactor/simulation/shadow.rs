@@ -180,6 +180,8 @@ impl World {
                 })
             }
             "start_failed" => tag.tries.is_empty(),
+            // Each request is of its own kind, so only its own second try can be refused.
+            "quarantined" => config.quarantine == 1 && tag.was_died_on && tag.tries.len() == 1,
             "bad_request: host_twice" => tag.planned.is_bad,
             // Its client has ended before it was whole.
             "bad_request: incomplete" => client.sent < tag.planned.to && client.wire.borrow().peer_has_ended,

@@ -26,6 +26,11 @@ impl Supervisor {
         process::kill_group(entry.process.pid);
     }
 
+    /// It has had a SIGTERM or SIGKILL of the server's.
+    pub(crate) fn was_told_to_end(&self, worker: WorkerKey) -> bool {
+        matches!(self.phase_of(worker), Some(Phase::Terminating { .. } | Phase::Killed) | None)
+    }
+
     /// In words for the log.
     fn reason_to_kill(&self, entry: &Worker, is_stopping: bool) -> String {
         if entry.has_joined() || is_stopping {

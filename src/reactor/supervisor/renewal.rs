@@ -215,6 +215,8 @@ impl Supervisor {
         };
         self.get(worker).is_some_and(is_fit)
             && matches!(self.phase_of(worker), Some(fleet::Phase::Serving { .. }))
+            // Its answer may end by now, but it is on its way out.
+            && !self.fleet.is_stuck(worker)
     }
 
     /// New code is waited for no longer: whoever has the old code and is still there.
