@@ -82,6 +82,19 @@ fn worker_of_r_100_gets_its_successor_at_90_to_100_requests_each_at_a_draw_of_it
 }
 
 #[test]
+fn workers_of_an_age_are_replaced_under_load_at_a_draw_of_their_own_and_nothing_is_lost() {
+    let mut server = Server::builder(test_worker()).args(["w:2", "r:0,1s"]).args(PATIENT).start();
+    server.wait_for_workers(2);
+    let load = Load::start(&server, "/ping");
+    server.wait_until("each slot's worker has aged", |server| {
+        workers(server).iter().filter(|worker| worker.generation > 1).count() >= 2
+    });
+    load.end();
+    assert!(load::has_line(&server, "successor after age"), "{}", server.stderr_text());
+    load::assert_one_at_a_time(&events(&server));
+}
+
+#[test]
 fn worker_above_max_memory_after_an_answer_is_replaced_and_a_light_one_is_not() {
     let server = Server::builder(test_worker()).args(["w:1", "--max-memory=40m"]).args(PATIENT).start();
     let first = pid_that_answers(&server);

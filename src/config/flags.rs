@@ -197,6 +197,7 @@ impl Reader<'_> {
             concurrency: 1,
             max_streams: self.number("--max-streams")? as usize,
             max_requests: 10_000,
+            max_age: None,
             listen: Vec::new(),
             metrics: Vec::new(),
             max_reloads: self.number("--max-reloads")?,
@@ -256,8 +257,8 @@ impl Reader<'_> {
                     config.concurrency = words::concurrency("c:", count)?;
                     complaints::once(&mut has_concurrency, "c:", &argument)?;
                 }
-                Some(("r", count)) => {
-                    config.max_requests = words::number("r:", count, 0..=u64::MAX)?;
+                Some(("r", limits)) => {
+                    (config.max_requests, config.max_age) = words::lifetime(limits)?;
                     complaints::once(&mut has_requests, "r:", &argument)?;
                 }
                 Some(("http", address)) => config.listen.push(words::listen("http", address)?),

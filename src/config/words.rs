@@ -3,6 +3,7 @@
 use super::{Listen, MAX_CONCURRENCY, MAX_WORKERS, Trust, Usage, Workers};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// A whole number within `range`.
 pub(super) fn number(name: &str, argument: &str, range: RangeInclusive<u64>) -> Result<u64, Usage> {
@@ -88,6 +89,25 @@ pub(super) fn workers(argument: &str) -> Result<Workers, Usage> {
 /// Requests at once for each worker.
 pub(super) fn concurrency(name: &str, argument: &str) -> Result<usize, Usage> {
     Ok(number(name, argument, 1..=MAX_CONCURRENCY as u64)? as usize)
+}
+
+/// The longest age: a year, beyond which it is a mistake.
+const MAX_AGE_S: u64 = 366 * 24 * 60 * 60;
+
+/// What stands behind `r:`: requests, and perhaps seconds: `10000`, `10000,3600s`.
+pub(super) fn lifetime(argument: &str) -> Result<(u64, Option<Duration>), Usage> {
+    let complaint = |what: &str| Usage(format!("'r:{argument}' {what}; r:10000 or r:10000,3600s would do"));
+    let (requests, age) = match argument.split_once(',') {
+        Some((requests, age)) => (requests, Some(age)),
+        None => (argument, None),
+    };
+    let requests = requests.parse().map_err(|_| complaint("needs a number of requests from 0 up"))?;
+    let seconds = |age: &str| age.strip_suffix('s')?.parse().ok().filter(|age| (1..=MAX_AGE_S).contains(age));
+    let age = match age {
+        Some(age) => Some(seconds(age).ok_or_else(|| complaint("has no age from 1s to a year"))?),
+        None => None,
+    };
+    Ok((requests, age.map(Duration::from_secs)))
 }
 
 /// As many as CPUs that this process may use: affinity and the cgroup's quota, not the host's count.

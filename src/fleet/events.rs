@@ -4,7 +4,7 @@ use super::roll::RollEnd;
 use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
 use super::{Action, Fleet, KILL_AFTER, Release, Stage};
 use crate::keys::WorkerKey;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Fleet {
     pub(crate) fn next_action(&mut self) -> Option<Action> {
@@ -51,7 +51,8 @@ impl Fleet {
         if self.stage == Stage::GivenUp {
             self.stage = Stage::Running;
         }
-        member.enter(Phase::Serving { since: now });
+        let retire_at = self.draw_age_limit().map(|age| now + age);
+        member.enter(Phase::Serving { since: now, retire_at });
         member.drains = drains;
         let slot = &mut self.slots[index];
         let (old, why) = match slot.succession() {
@@ -302,11 +303,24 @@ impl Fleet {
     /// How many requests a new worker is to serve before its successor is started: between 90 and 100 % of the
     /// bound, so that those started together do not all go together.
     pub(crate) fn draw_request_limit(&mut self) -> Option<u64> {
-        let most = self.plan.max_requests;
+        match self.plan.max_requests {
+            0 => None,
+            most => Some(self.draw_below(most)),
+        }
+    }
+
+    /// The same for how long it is to serve.
+    fn draw_age_limit(&mut self) -> Option<Duration> {
+        let most_ms = self.plan.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))?;
+        Some(Duration::from_millis(self.draw_below(most_ms)))
+    }
+
+    /// Between 90 and 100 % of `most`.
+    fn draw_below(&mut self, most: u64) -> u64 {
         // xorshift64: good enough to spread a few numbers, and reproducible in the simulation.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        (most > 0).then(|| (most - self.random % (most / 10 + 1)).max(1))
+        (most - self.random % (most / 10 + 1)).max(1)
     }
 }

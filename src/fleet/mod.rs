@@ -132,12 +132,14 @@ pub(crate) struct Plan {
     pub max_workers: usize,
     /// At most about so many requests a worker; 0 = no bound.
     pub max_requests: u64,
+    /// It serves for about that time at most.
+    pub max_age: Option<Duration>,
     pub boot_timeout: Duration,
     pub drain_timeout: Duration,
     pub roll: RollMode,
     /// Go on even if nothing ever boots.
     pub keep_trying: bool,
-    /// For the draw of each worker's share of `max_requests`.
+    /// For the draw of each worker's share of `max_requests` and `max_age`.
     pub seed: u64,
 }
 

@@ -30,6 +30,9 @@ struct Process {
     is_cut: bool,
 }
 
+/// Short beside the times that pass.
+const MAX_AGE: Duration = Duration::from_secs(10);
+
 struct World {
     fleet: Fleet,
     plan: Plan,
@@ -58,6 +61,7 @@ impl World {
             min_workers,
             max_workers: min_workers + (next(&mut random) % 3) as usize,
             max_requests: 20,
+            max_age: next(&mut random).is_multiple_of(2).then_some(MAX_AGE),
             boot_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_millis(700),
             roll: if next(&mut random).is_multiple_of(3) { RollMode::Serial } else { RollMode::Side },
@@ -212,9 +216,25 @@ impl World {
             let is_soon = self.fleet.next_deadline().is_some_and(|deadline| deadline <= within);
             assert!(is_soon, "nobody serves, and no slot is tried within a second");
         }
+        if self.plan.max_age.is_some() && self.fleet.stage == Stage::Running {
+            self.check_ages();
+        }
         if let Some(deadline) = self.fleet.next_deadline() {
             let is_over = self.has_given_up;
             assert!(is_over || deadline > self.now, "overdue after a tick: {:?}", self.now - deadline);
+        }
+    }
+
+    /// Who has served for its time is being replaced, and nobody for that reason before nine tenths of it.
+    fn check_ages(&self) {
+        for slot in &self.fleet.slots {
+            let Front::Held(member) = slot.front() else { continue };
+            let Phase::Serving { since, .. } = member.phase() else { continue };
+            let age = self.now - since;
+            let is_for_age = matches!(slot.succession(), Succession::Wanted { why, .. }
+                | Succession::Spawning { why } | Succession::Booting { why, .. } if why == RetireReason::Age);
+            assert!(age < MAX_AGE || slot.succession() != Succession::None, "{age:?} old, and stays");
+            assert!(age >= MAX_AGE * 9 / 10 || !is_for_age, "replaced for its age of {age:?}");
         }
     }
 
@@ -370,7 +390,8 @@ impl World {
                 return;
             }
             let is_whole = self.fleet.serving() == self.fleet.size() && self.alive.len() == self.fleet.size();
-            if is_whole && !self.fleet.is_rolling() && self.fleet.next_deadline().is_none() {
+            let next_age = self.fleet.slots.iter().filter_map(Slot::age_deadline).min();
+            if is_whole && !self.fleet.is_rolling() && self.fleet.next_deadline() == next_age {
                 return;
             }
             if let Some(deadline) = self.fleet.next_deadline() {

@@ -29,6 +29,8 @@ macro_rules! retire_reasons {
 retire_reasons! {
     /// It has served its number of requests.
     Requests => "requests",
+    /// It has served for its time.
+    Age => "age",
     /// Its memory has grown beyond the bound.
     Memory => "memory",
     /// It asked for it, after its last reload say.
@@ -66,8 +68,8 @@ pub(crate) struct Member {
 pub(crate) enum Phase {
     /// Spawned, and not joined by now.
     Booting { until: Instant },
-    /// Joined: it gets requests.
-    Serving { since: Instant },
+    /// Joined: it gets requests. `retire_at`: then it has served for its time.
+    Serving { since: Instant, retire_at: Option<Instant> },
     /// Withdrawn: it gets no more requests, and finishes what it has. SIGTERM comes when it is idle.
     Leaving { until: Instant },
     /// SIGTERM is out.
@@ -374,6 +376,16 @@ impl Slot {
             Succession::Spawning { why: RetireReason::Stuck }
                 | Succession::Booting { why: RetireReason::Stuck, .. }
         )
+    }
+
+    /// When the worker that serves here has done so for its time. `None` also while it is being replaced.
+    pub(crate) fn age_deadline(&self) -> Option<Instant> {
+        match (self.front, self.succession) {
+            (Front::Held(Member { phase: Phase::Serving { retire_at, .. }, .. }), Succession::None) => {
+                retire_at
+            }
+            _ => None,
+        }
     }
 
     /// When something here is to be done by the clock, with `succession_too` also a wanted succession.

@@ -19,6 +19,9 @@ impl Fleet {
             self.start_empty_slots(now);
         }
         self.close_replacement();
+        if self.stage == Stage::Running {
+            self.retire_aged(now);
+        }
         if self.stage == Stage::Running && self.replacing.is_none() {
             self.open_replacement(now);
         }
@@ -32,11 +35,21 @@ impl Fleet {
             // A replacement that is due and may not begin is looked at by whoever frees its way.
             let is_blocked = matches!(slot.succession(),
                 Succession::Wanted { not_before, .. } if not_before <= now || !may_replace);
-            slot.deadline(!is_blocked)
+            let age = slot.age_deadline().filter(|_| self.stage == Stage::Running);
+            slot.deadline(!is_blocked).into_iter().chain(age).min()
         });
         let rescue = self.rescue().filter(|_| matches!(self.stage, Stage::Running | Stage::Draining));
         self.next_deadline = deadlines.chain(rescue.map(|(_, at)| at)).min();
         self.check();
+    }
+
+    /// Workers that have served for their time are to be replaced.
+    fn retire_aged(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            if slot.age_deadline().is_some_and(|at| at <= now) {
+                slot.succeed(Succession::Wanted { why: RetireReason::Age, not_before: now });
+            }
+        }
     }
 
     fn start_empty_slots(&mut self, now: Instant) {
@@ -173,7 +186,7 @@ impl Fleet {
     /// its way; else the slot is started again, as its ending deserves.
     pub(super) fn vacate(&mut self, index: usize, member: Member, ending: Ending, now: Instant) {
         let ending = match member.phase() {
-            Phase::Serving { since } if now.saturating_duration_since(since) >= STABLE_AFTER => {
+            Phase::Serving { since, .. } if now.saturating_duration_since(since) >= STABLE_AFTER => {
                 Ending::Served
             }
             _ => ending,
@@ -241,6 +254,7 @@ impl Fleet {
         slot.succeed(match why {
             RetireReason::Reload | RetireReason::Stuck => Succession::None,
             RetireReason::Requests
+            | RetireReason::Age
             | RetireReason::Memory
             | RetireReason::Requested
             | RetireReason::Unresponsive => Succession::Wanted { why, not_before: retry_at },

@@ -8,6 +8,7 @@ fn serving(workers: usize) -> World {
     let plan = Plan {
         min_workers: workers,
         max_workers: workers,
+        max_age: None,
         keep_trying: false,
         roll: RollMode::Side,
         ..world.plan
@@ -116,6 +117,49 @@ fn request_limits_are_drawn_between_90_and_100_percent() {
     let limits: Vec<u64> = (0..100).filter_map(|_| world.fleet.draw_request_limit()).collect();
     assert!(limits.iter().all(|limit| (18..=20).contains(limit)), "{limits:?}");
     assert!(limits.iter().any(|limit| *limit != limits[0]), "they differ");
+}
+
+#[test]
+fn a_worker_that_has_served_for_its_time_is_replaced_and_serves_until_its_successor_has_joined() {
+    let mut world = serving(1);
+    world.plan.max_age = Some(MAX_AGE);
+    world.fleet = Fleet::new(world.plan, world.now);
+    world.alive.clear();
+    world.obey();
+    let old = world.pick(|_| true).expect("one");
+    world.join_as(old, true);
+    world.obey();
+    let due = world.fleet.next_deadline().expect("its age");
+    let age = due - world.now;
+    assert!((MAX_AGE * 9 / 10..=MAX_AGE).contains(&age), "{age:?}");
+    world.now = due;
+    world.fleet.tick(due);
+    world.obey();
+    assert_eq!(world.alive[&old].life, Life::Admitted, "still at work while the successor boots");
+    let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+    world.join_as(successor, true);
+    world.obey();
+    assert_eq!((world.alive[&successor].life, world.alive[&old].life), (Life::Admitted, Life::Withdrawn));
+}
+
+#[test]
+fn a_worker_whose_time_is_over_during_a_failed_reload_is_replaced_behind_it() {
+    let mut world = serving(1);
+    world.plan.max_age = Some(MAX_AGE);
+    world.fleet = Fleet::new(world.plan, world.now);
+    world.alive.clear();
+    world.obey();
+    let old = world.pick(|_| true).expect("one");
+    world.join_as(old, true);
+    world.rolls_asked = true;
+    world.fleet.reload(world.now);
+    world.obey();
+    let failing = world.pick(|life| life == Life::Booting).expect("the reload's");
+    world.now += MAX_AGE;
+    world.exit(failing);
+    world.obey();
+    let successor = world.pick(|life| life == Life::Booting).expect("one for its age");
+    assert_ne!(successor, failing);
 }
 
 /// A reload's workers that join at once; how many of the old ones drain at a time at most.

@@ -23,6 +23,10 @@ impl World {
             }
             self.be_kind();
             self.remaining();
+            // Before the clock moves on: with an age, there is always a next deadline.
+            if self.is_quiet() {
+                return;
+            }
             if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
                 self.now = self.now.max(due);
                 self.tick(0);
