@@ -207,7 +207,7 @@ fn stat(pid: Pid) -> Option<Stat> {
 /// Resident memory in bytes, as only `/proc` tells.
 pub(crate) fn resident_bytes(pid: Pid) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok().filter(|pages| *pages > 0)?;
     let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()?;
     Some(pages * u64::try_from(page_bytes).ok()?)
 }

@@ -19,8 +19,8 @@ pub const CGI_GUARD: &str = "cgi-guard";
 /// One death may have any cause; a second one within a minute has that request.
 const DEFAULT_QUARANTINE: u32 = 2;
 
-/// Values of tokens, and no names of Python's: behind a misspelt token they make no target.
-const SETTINGS: [&str; 3] = ["auto", "localhost", "none"];
+/// Values of tokens, which are no names in Python: behind a misspelt token (`wrokers:auto`) they make no target.
+const TOKEN_VALUES: [&str; 3] = ["auto", "localhost", "none"];
 
 /// The words as they were given, sorted into tokens, flags and the command.
 pub(super) struct Raw {
@@ -264,7 +264,9 @@ impl Reader<'_> {
                 Some(("http", address)) => config.listen.push(words::listen("http", address)?),
                 Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
                 Some((_, what))
-                    if Target::parse(&argument).is_some() && !carries_app && !SETTINGS.contains(&what) =>
+                    if Target::parse(&argument).is_some()
+                        && !carries_app
+                        && !TOKEN_VALUES.contains(&what) =>
                 {
                     complaints::once(&mut has_target, "a target", &argument)?;
                     config.target = Target::parse(&argument);

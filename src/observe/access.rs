@@ -55,10 +55,10 @@ impl AccessLog {
         }
     }
 
-    /// Adds one line. `unix`: the time of the answer's end, since 1970.
-    pub(crate) fn write(&mut self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
+    /// Adds one line to `out`. `unix`: the time of the answer's end, since 1970.
+    pub(crate) fn append(&mut self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
         self.set_second(unix.as_secs() as i64);
-        if self.json { self.write_json(out, record, unix) } else { self.write_human(out, record, unix) }
+        if self.json { self.append_json(out, record, unix) } else { self.append_human(out, record, unix) }
     }
 
     fn set_second(&mut self, second: i64) {
@@ -74,7 +74,7 @@ impl AccessLog {
     }
 
     /// `[2026-03-01 12:00:00.123 +0000  1.2ms  0.9ms] GET /ping → 200 plain 4B`
-    fn write_human(&self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
+    fn append_human(&self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
         out.push(b'[');
         self.push_time(out, unix);
         push_milliseconds(out, record.total);
@@ -92,6 +92,9 @@ impl AccessLog {
         push_size(out, record.body_bytes);
         if let Some(reason) = record.reason {
             out.extend_from_slice(format!(" {reason}").as_bytes());
+        }
+        // Whoever looks into a failure needs to know where it was.
+        if record.reason.is_some() || record.status >= 500 {
             if let Some((worker, pid)) = record.worker {
                 out.extend_from_slice(format!(" worker {worker} pid {pid}").as_bytes());
             }
@@ -103,7 +106,7 @@ impl AccessLog {
         out.push(b'\n');
     }
 
-    fn write_json(&self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
+    fn append_json(&self, out: &mut Vec<u8>, record: &Record<'_>, unix: Duration) {
         out.extend_from_slice(b"{\"t\":\"");
         self.push_time(out, unix);
         out.extend_from_slice(b"\",\"app\":\"");
@@ -269,7 +272,7 @@ mod tests {
         let mut log = AccessLog::new(json, "shop");
         log.zone = jiff::tz::TimeZone::UTC;
         let mut out = Vec::new();
-        log.write(&mut out, record, AT);
+        log.append(&mut out, record, AT);
         String::from_utf8(out).expect("UTF-8")
     }
 
@@ -279,6 +282,14 @@ mod tests {
             line(false, &RECORD),
             "[2026-03-01 12:00:00.123 +0000  1.2ms  0.9ms] GET /ping → 200 plain 4B\n"
         );
+    }
+
+    #[test]
+    fn human_lines_of_failures_name_the_worker_and_the_request() {
+        let line = |status, reason| line(false, &Record { status, reason, ..RECORD });
+        assert!(line(500, None).ends_with("→ 500 plain 4B worker 3 pid 42 id abc\n"));
+        assert!(line(504, Some(Reason::ReadTimeout)).ends_with("4B read_timeout worker 3 pid 42 id abc\n"));
+        assert!(line(404, None).ends_with("→ 404 plain 4B\n"));
     }
 
     #[test]

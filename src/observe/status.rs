@@ -12,6 +12,7 @@ pub(crate) fn table(status: &Value) -> String {
     let listeners: Vec<&str> =
         status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let queue = &status["queue"];
+    let clients = number(&status["clients"]);
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(
         out,
@@ -26,6 +27,10 @@ pub(crate) fn table(status: &Value) -> String {
         Some(false) | None => "",
     };
     let _ = writeln!(out, "  app      {}{changed}", text("release"));
+    // An app that is a program is run by itself.
+    if let Some(program) = status["program"].as_str().filter(|program| status["release"] != *program) {
+        let _ = writeln!(out, "  run by   {}", shown(program));
+    }
     if let Some(next) = status["nextRelease"].as_str() {
         let _ = writeln!(out, "  reload   would bring: {}", shown(next));
     }
@@ -39,10 +44,10 @@ pub(crate) fn table(status: &Value) -> String {
     );
     let _ = writeln!(
         out,
-        "  workers  needed {} of {} in the last minute; {} connections",
+        "  workers  needed {} of {} in the last minute; {clients} {}",
         number(&status["needed"]["workers"]),
         number(&status["needed"]["of"]),
-        number(&status["clients"])
+        if clients == 1 { "connection" } else { "connections" }
     );
     for refused in status["quarantine"].as_array().into_iter().flatten() {
         let workers: Vec<String> = refused["workers"]
@@ -92,9 +97,12 @@ pub(crate) fn table(status: &Value) -> String {
     for slot in status["waitingSlots"].as_array().into_iter().flatten() {
         let _ = writeln!(
             out,
-            "  slot {} has no worker: failed {} times in a row ({}), next start in {} ms",
+            "  slot {} has no worker: failed {} ({}), next start in {} ms",
             slot["slot"],
-            number(&slot["failures"]),
+            match number(&slot["failures"]) {
+                1 => "once".to_owned(),
+                failures => format!("{failures} times in a row"),
+            },
             slot["lastExit"].as_str().unwrap_or("could not be started"),
             number(&slot["nextStartMs"])
         );
@@ -129,6 +137,7 @@ mod tests {
     fn columns_stand_below_each_other() {
         let text = table(&json!({
             "app": "shop", "status": "healthy", "uptime": 3725, "pid": 7, "release": "/srv/shop/r7", "clients": 3,
+            "program": "/usr/bin/node",
             "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120},
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
             "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
@@ -144,6 +153,7 @@ mod tests {
         let expected = "\
 shop  healthy  up 1h 2m  pid 7
   app      /srv/shop/r7 (its files have changed since; a reload would take them over)
+  run by   /usr/bin/node
   reload   would bring: /srv/shop/r8
   http     [::]:5002
   queue    0 now, 4 at the deepest, 120 ms at the longest

@@ -69,7 +69,10 @@ impl Reactor {
 
     /// The client gets `reason` as its answer, or a cut if a head is out; the worker goes on for nobody.
     pub(super) fn part_from_client(&mut self, upstream: UpstreamKey, reason: Reason) {
-        if let Some(description) = self.describe_of(upstream) {
+        // A request without a client has been answered, and its failure logged, before.
+        if self.backend.client_of(upstream).is_some()
+            && let Some(description) = self.describe_of(upstream)
+        {
             log::warn!("{}: {description} failed: {reason}", self.label(upstream));
         }
         let times = self.times_of(upstream);

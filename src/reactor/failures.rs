@@ -226,7 +226,7 @@ impl Reactor {
             return self.give_up(upstream, exchange, reason);
         }
         log::warn!(
-            "{}: {} once more after {reason}",
+            "{}: {} failed: {reason}; trying it once more",
             self.label(upstream),
             self.describe(upstream, &exchange)
         );

@@ -1,4 +1,4 @@
-//! The bounds that more than one room keeps.
+//! The bounds that more than one part of the reactor keeps.
 
 use std::time::Duration;
 

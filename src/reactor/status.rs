@@ -23,6 +23,7 @@ impl Reactor {
         let (status, health) = match (joined, self.supervisor.was_ever_healthy()) {
             (0, false) => (503, "starting"),
             (0, true) => (503, "degraded"),
+            (_, _) if self.is_hung() => (503, "hung"),
             (_, _) => (200, "healthy"),
         };
         let port = self.frontend.listeners().iter().find_map(Listener::port);
@@ -36,10 +37,23 @@ impl Reactor {
         (status, value)
     }
 
+    /// Whether every worker is still at work on a request that nobody waits for any more: a new one would only wait.
+    fn is_hung(&self) -> bool {
+        self.supervisor.serving_workers().all(|worker| self.is_overdue(worker))
+    }
+
+    /// Whether the worker's request has had more than the read timeout, and its client an answer or enough of waiting.
+    fn is_overdue(&self, worker: WorkerKey) -> bool {
+        let upstream = self.backend.upstream_of(worker);
+        upstream.and_then(|upstream| self.backend.exchange(upstream)).is_some_and(|exchange| {
+            exchange.client.is_none() && exchange.assigned + self.config.read_timeout <= self.io.now()
+        })
+    }
+
     /// What the control socket tells: everything.
     pub(super) fn status_details(&self) -> Value {
         let (_, mut value) = self.summary();
-        let workers = self.supervisor.keys();
+        let workers = self.supervisor.keys_by_slot();
         let workers: Vec<Value> = workers.into_iter().map(|worker| self.worker_details(worker)).collect();
         let addresses: Vec<String> = self.frontend.listeners().iter().map(Listener::address).collect();
         let (release, has_changed) = self.supervisor.release();
@@ -47,6 +61,7 @@ impl Reactor {
         value["pid"] = std::process::id().into();
         value["path"] = launcher.source().path().to_string_lossy().into_owned().into();
         value["release"] = release.into();
+        value["program"] = self.supervisor.program().into();
         value["releaseChanged"] = has_changed.into();
         value["nextRelease"] = self.supervisor.next_release().into();
         value["listeners"] = addresses.into();

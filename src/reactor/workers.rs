@@ -28,9 +28,12 @@ impl Reactor {
                 Action::Cut { worker } => self.cut_worker(worker),
                 Action::Kill { worker } => self.supervisor.kill(worker, self.is_stopping()),
                 Action::Wait { slot, failures, wait } => {
-                    let times = if failures == 1 { "once" } else { "again and again" };
+                    let times = match failures {
+                        1 => "once".to_owned(),
+                        more => format!("{more} times in a row"),
+                    };
                     log::warn!(
-                        "worker {slot}: failed {times} before it had served ({failures} in a row); the next start is in {wait:?}"
+                        "worker {slot}: failed {times} before it had served; the next start is in {wait:?}"
                     );
                 }
                 Action::RollBegins => self.supervisor.begin_roll(),
@@ -45,13 +48,15 @@ impl Reactor {
                 }
                 Action::RollEnded(end) => self.tell_roll_end(end),
                 Action::GiveUp if self.supervisor.waits_for_edits() => {
+                    let cause = self.supervisor.last_failure();
                     log::error!(
-                        "no worker ever joined, and each has failed three times; waiting for the next edit"
+                        "no worker ever joined, and each has failed three times{cause}; waiting for the next edit"
                     );
                 }
                 Action::GiveUp => {
+                    let cause = self.supervisor.last_failure();
                     log::error!(
-                        "no worker ever joined, and each has failed three times; RIP_KEEP_TRYING=1 goes on trying"
+                        "no worker ever joined, and each has failed three times{cause}; RIP_KEEP_TRYING=1 goes on trying"
                     );
                     self.end_now(1);
                 }

@@ -235,9 +235,9 @@ fn pid_of_a_kill(line: &str) -> Option<i32> {
     before.rsplit(' ').next()?.parse().ok().filter(|_| has_reason)
 }
 
-/// `…: GET /c/01-0000001 (id …) once more after worker_died`
+/// `…: GET /c/01-0000001 (id …) failed: worker_died; trying it once more`
 fn retried_path(line: &str) -> Option<String> {
-    let (before, _) = line.split_once(" (id ").filter(|_| line.contains(" once more after "))?;
+    let (before, _) = line.split_once(" (id ").filter(|_| line.ends_with("; trying it once more"))?;
     before.rsplit(' ').next().map(str::to_owned)
 }
 

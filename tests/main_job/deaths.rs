@@ -296,7 +296,7 @@ fn an_answer_that_its_server_ends_at_the_drains_end_does_not_look_whole() {
 /// Each of them has died, and the server may not have heard of all of them.
 #[test]
 fn the_one_more_try_goes_to_a_worker_that_lives() {
-    let mut server = patient(test_worker()).args(["w:4", "--json"]).start();
+    let mut server = patient(test_worker()).args(["w:4", "--json", "--quarantine=off"]).start();
     // Each round's lives are short, so the waits before the next starts grow.
     for _ in 0..4 {
         server.wait_for_workers(4);

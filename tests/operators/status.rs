@@ -4,6 +4,8 @@ use super::busy_for;
 use crate::load::{Gate, play_in_time};
 use crate::support::{Answer, RawWorker, Server, test_worker, wait_until};
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const COLUMNS: [&str; 9] = ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "age", "last exit"];
 /// Longer than any test needs.
@@ -171,6 +173,31 @@ fn a_worker_whose_answer_does_not_end_is_seen_stuck() {
         });
         is_stuck.then_some(())
     });
+}
+
+#[test]
+fn a_server_whose_workers_all_hang_says_so_until_one_is_free() {
+    let server = Server::without_workers(&["--read-timeout-ms=100", "--json"]);
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let workers = [1, 2].map(|id| {
+        let goes_on = goes_on.clone();
+        RawWorker::join(&server, id, move |request| {
+            wait_until("it may answer", || request.target != "/hang" || goes_on.load(Ordering::Relaxed));
+            Answer::ok("")
+        })
+    });
+    let summary = || {
+        let response = server.get("/status");
+        (response.status, response.json()["status"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(server.get("/hang").status, 504);
+    assert_eq!(summary(), (200, "healthy".into()), "the other one is free");
+    assert_eq!(server.get("/hang").status, 504);
+    assert_eq!(summary(), (503, "hung".into()));
+    assert_eq!((server.details()["status"].as_str(), server.get("/server").status), (Some("hung"), 200));
+    goes_on.store(true, Ordering::Relaxed);
+    wait_until("a worker is free again", || summary() == (200, "healthy".into()));
+    drop(workers);
 }
 
 #[test]

@@ -220,7 +220,7 @@ fn event(line: &str) -> Option<Event> {
         return Some(Event::Joined { slot, pid });
     }
     let (exit, remaining) = what.split_once("after ")?;
-    let requests = remaining.split_once(" requests and ")?.0.parse().ok()?;
+    let requests = remaining.split_once(" request")?.0.parse().ok()?;
     Some(Event::Ended { slot, pid, exit: exit.replace("ended", "").trim().to_owned(), requests })
 }
 

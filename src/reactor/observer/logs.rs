@@ -87,9 +87,10 @@ impl Logs {
         if self.is_json { self.stderr.push(line) } else { self.stdout.push(line) }
     }
 
-    pub(crate) fn access(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
+    /// Adds a request's line to those that wait; [`Logs::flush`] writes them.
+    pub(crate) fn append_access_line(&mut self, record: &Record<'_>, unix: Duration, now: Instant) {
         if let Some(access) = &mut self.access {
-            access.write(&mut self.lines, record, unix);
+            access.append(&mut self.lines, record, unix);
             self.lines_due.get_or_insert_with(|| now + LOG_DELAY);
         }
     }

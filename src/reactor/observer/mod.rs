@@ -26,7 +26,7 @@ impl Observer {
         Observer { logs, metrics: Metrics::default(), depth: Depth::new(now), longest_wait: Duration::ZERO }
     }
 
-    /// A request's one line.
+    /// Counts a request and adds its access line to those that wait.
     pub(super) fn log(&mut self, finished: &Finished, peer: &[u8], io: &Io) {
         let now = io.now();
         let request = &finished.request;
@@ -55,7 +55,7 @@ impl Observer {
             reached_worker: record.worker.is_some(),
         });
         self.longest_wait = self.longest_wait.max(record.queue_time);
-        self.logs.access(&record, io.unix(), now);
+        self.logs.append_access_line(&record, io.unix(), now);
     }
 
     pub(super) fn depth(&self) -> &Depth {

@@ -131,7 +131,10 @@ impl Supervisor {
         let phase = self.phase_of(worker);
         let was_told_to = matches!(phase, Some(Phase::Terminating { .. }));
         let after = match has_joined {
-            true => format!("after {} requests and {lived_ms} ms", entry.counts.requests),
+            true => match entry.counts.requests {
+                1 => format!("after 1 request and {lived_ms} ms"),
+                requests => format!("after {requests} requests and {lived_ms} ms"),
+            },
             false => format!("after {lived_ms} ms, before it had joined"),
         };
         match exit {

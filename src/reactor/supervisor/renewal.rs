@@ -293,6 +293,17 @@ impl Supervisor {
         self.renewal.note_failure(failure);
     }
 
+    /// Why the last start failed, to be said in one line behind what follows from it; nothing where it is not known.
+    pub(crate) fn last_failure(&self) -> String {
+        let Some(failure) = &self.renewal.failure else { return String::new() };
+        let mut lines = failure.lines().map(str::trim).filter(|line| !line.is_empty());
+        match (lines.next(), lines.next_back()) {
+            (None, _) => String::new(),
+            (Some(how), None) => format!(" (the last: {how})"),
+            (Some(how), Some(word)) => format!(" (the last: {how}: {word})"),
+        }
+    }
+
     /// Nobody serves, and the last start has failed: then that is why a request has waited in vain.
     pub(crate) fn knows_failed_start(&self) -> bool {
         self.renewal.watch.is_some() && self.renewal.failure.is_some() && self.fleet.serving() == 0

@@ -11,8 +11,9 @@ use std::time::Instant;
 
 impl Supervisor {
     /// Workers that get requests: none that leaves, is stuck, or is known to be gone.
-    pub(crate) fn serving(&self) -> usize {
-        let is_serving = |worker: WorkerKey| {
+    pub(crate) fn serving_workers(&self) -> impl Iterator<Item = WorkerKey> {
+        let is_serving = |worker: &WorkerKey| {
+            let worker = *worker;
             let Some(entry) = self.get(worker) else { return false };
             let has_joined = match self.phase_of(worker) {
                 Some(phase) => matches!(phase, Phase::Serving { .. }),
@@ -20,7 +21,11 @@ impl Supervisor {
             };
             has_joined && !entry.is_dead() && !entry.is_stuck
         };
-        self.workers.iter().filter(|(key, _)| is_serving(WorkerKey(*key))).count()
+        self.workers.iter().map(|(key, _)| WorkerKey(key)).filter(is_serving)
+    }
+
+    pub(crate) fn serving(&self) -> usize {
+        self.serving_workers().count()
     }
 
     pub(crate) fn was_ever_healthy(&self) -> bool {
@@ -29,6 +34,22 @@ impl Supervisor {
 
     pub(crate) fn keys(&self) -> Vec<WorkerKey> {
         self.workers.iter().map(|(key, _)| WorkerKey(key)).collect()
+    }
+
+    /// Slot by slot, and in each the oldest first.
+    pub(crate) fn keys_by_slot(&self) -> Vec<WorkerKey> {
+        let place = |worker: &WorkerKey| {
+            self.get(*worker).map(|entry| (entry.origin.worker_id(), entry.process.started))
+        };
+        let mut workers = self.keys();
+        workers.sort_by_key(place);
+        workers
+    }
+
+    /// The program that runs the app, as the newest worker was started: an interpreter, or the app itself.
+    pub(crate) fn program(&self) -> Option<&str> {
+        let own = self.workers.iter().map(|(_, entry)| entry).filter(|entry| entry.origin.is_own());
+        own.max_by_key(|entry| entry.process.started).map(|entry| entry.process.program.as_str())
     }
 
     fn last_exit(&self, slot: usize) -> Option<String> {
@@ -111,7 +132,10 @@ impl Supervisor {
         self.launcher.end_release();
         match end {
             RollEnd::Done { replaced } => {
-                log::info!("reload: {replaced} workers replaced");
+                log::info!(
+                    "reload: {replaced} {} replaced",
+                    if replaced == 1 { "worker" } else { "workers" }
+                );
                 Ok(replaced)
             }
             RollEnd::Failed { slot, worker } => {

@@ -27,7 +27,7 @@ use std::time::Instant;
 /// Folders that hold no sources of the app's own.
 const PASSED_OVER: [&str; 5] = ["node_modules", "__pycache__", "target", "venv", "site-packages"];
 /// JSON that the runtime itself reads, wherever it lies.
-const SETTINGS: [&str; 2] = ["package.json", "tsconfig.json"];
+const CONFIG_FILES: [&str; 2] = ["package.json", "tsconfig.json"];
 /// How deep folders are followed: deeper ones are no sources, and stacks have an end.
 const MAX_DEPTH: usize = 64;
 
@@ -377,7 +377,7 @@ impl Watch {
         let name = path.file_name().unwrap_or_default();
         let is_json = path.extension().is_some_and(|ending| ending == "json");
         if is_json && path != self.app.entry {
-            let is_setting = SETTINGS.iter().any(|setting| name == *setting);
+            let is_setting = CONFIG_FILES.iter().any(|file| name == *file);
             return self.has_ending(path) && (is_setting || self.contents.import_json(path));
         }
         self.has_ending(path)
