@@ -8,6 +8,8 @@ mod leaving;
 mod load;
 #[path = "fleet/quarantine.rs"]
 mod quarantine;
+#[path = "fleet/size.rs"]
+mod size;
 mod support;
 
 use load::{Event, Gate, Load, PATIENT, events, tell, workers};

@@ -260,8 +260,6 @@ fn signals_of_no_meaning_end_nothing_and_are_logged() {
         Signal::SIGPWR,
         Signal::SIGSTKFLT,
         Signal::SIGXCPU,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
         Signal::SIGPIPE,
     ];
     for signal in signals {

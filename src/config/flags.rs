@@ -185,6 +185,7 @@ impl Reader<'_> {
         };
         // Workers start in other folders than the one that it was typed in.
         let env_file = self.text("--env-file")?.map(|path| paths::absolute(path.as_ref()));
+        let log_file = self.text("--log-file")?.map(|path| paths::absolute(path.as_ref()));
         let roll = match self.choice("--roll")? {
             Some("serial") => RollMode::Serial,
             Some(_) | None => RollMode::Side,
@@ -212,6 +213,7 @@ impl Reader<'_> {
             boot_timeout: self.milliseconds("--boot-timeout-ms")?,
             drain_timeout: self.milliseconds("--drain-timeout-ms")?,
             json_logging: self.flags.contains("--json-logging") | self.flags.contains("--json"),
+            log_file,
             access_log: !self.flags.contains("--no-access-log"),
             max_body_bytes: self.size("--max-body")?,
             max_spool_bytes: self.size("--max-spool")?,

@@ -174,6 +174,8 @@ pub struct Config {
     /// CGI scripts get the credentials of their requests.
     pub cgi_pass_auth: bool,
     pub access_log: bool,
+    /// Takes what stdout would have had.
+    pub log_file: Option<PathBuf>,
     pub max_body_bytes: u64,
     pub max_memory_bytes: u64,
     /// A worker of a fleet that may shrink retires when load has not needed it for so long.

@@ -196,6 +196,12 @@ pub(super) const FLAGS: &[Flag] = &[
     ),
     flag("--json", Kind::Switch, "", "the same"),
     flag("--no-access-log", Kind::Switch, "", "no access lines"),
+    flag(
+        "--log-file",
+        text("<path>", "none: stdout"),
+        "",
+        "takes what would go to stdout; SIGUSR1 opens it anew",
+    ),
     flag("--variant", text("<name>", "server2"), "RIP_VARIANT", "tells two servers of one app apart"),
     flag("--socket-prefix", text("<prefix>", "rip_<variant>_<app>"), "", "names of the sockets"),
     flag(

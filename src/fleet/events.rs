@@ -2,7 +2,7 @@
 
 use super::roll::RollEnd;
 use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
-use super::{Action, Fleet, KILL_AFTER, Release, Stage};
+use super::{Action, Fleet, KILL_AFTER, Plan, Release, Resize, Stage};
 use crate::keys::WorkerKey;
 use std::time::{Duration, Instant};
 
@@ -194,11 +194,59 @@ impl Fleet {
         if is_coming || self.stage != Stage::Running || self.size() >= self.plan.max_workers {
             return;
         }
+        self.open_slot(now);
+        self.pump(now);
+    }
+
+    fn open_slot(&mut self, now: Instant) {
         match self.slots.iter_mut().find(|slot| slot.is_gone()) {
             Some(slot) => slot.enter(Front::Empty { retry_at: now }),
             None => self.slots.push(Slot::new(now)),
         }
+    }
+
+    /// An operator wants one worker more or fewer than there was to be: both bounds move. `false`: it cannot be.
+    pub(crate) fn change_size(&mut self, change: Resize, now: Instant) -> bool {
+        let Plan { min_workers, max_workers, .. } = &mut self.plan;
+        match change {
+            Resize::More if *max_workers == 0 => return false,
+            Resize::Fewer if *min_workers <= 1 => return false,
+            Resize::More | Resize::Fewer if self.stage != Stage::Running => return false,
+            Resize::More => {
+                *min_workers += 1;
+                *max_workers += 1;
+                if self.size() < self.plan.max_workers {
+                    self.open_slot(now);
+                }
+            }
+            Resize::Fewer => {
+                *min_workers -= 1;
+                *max_workers -= 1;
+            }
+        }
         self.pump(now);
+        true
+    }
+
+    /// Where there are more slots than there are to be, one is given up: an empty one, else that of the worker that
+    /// is idle, else any whose worker serves.
+    pub(crate) fn trim(&mut self, idle: Option<WorkerKey>, now: Instant) {
+        if self.size() <= self.plan.max_workers || self.stage != Stage::Running || self.roll.is_some() {
+            return;
+        }
+        if let Some(slot) =
+            self.slots.iter_mut().rev().find(|slot| matches!(slot.front(), Front::Empty { .. }))
+        {
+            slot.close();
+            return self.pump(now);
+        }
+        let last = self.slots.iter().rev().find_map(|slot| match slot.front() {
+            Front::Held(member) if slot.may_be_replaced() => Some(member.worker),
+            Front::Held(_) | Front::Empty { .. } | Front::Spawning | Front::Closed => None,
+        });
+        if let Some(worker) = idle.filter(|worker| self.may_shrink(*worker)).or(last) {
+            self.shrink(worker, now);
+        }
     }
 
     /// A worker that load has not needed for long leaves, if it may. `true`: it does.

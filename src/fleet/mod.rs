@@ -125,6 +125,13 @@ pub(crate) enum RollMode {
     Serial,
 }
 
+/// How an operator changes the fleet's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resize {
+    More,
+    Fewer,
+}
+
 /// The fleet's settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -201,6 +208,19 @@ impl Fleet {
     /// Slots that are to hold a worker.
     pub(crate) fn size(&self) -> usize {
         self.slots.iter().filter(|slot| slot.front() != Front::Closed).count()
+    }
+
+    pub(crate) fn min_workers(&self) -> usize {
+        self.plan.min_workers
+    }
+
+    pub(crate) fn max_workers(&self) -> usize {
+        self.plan.max_workers
+    }
+
+    /// Load changes nothing about its size.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.plan.min_workers == self.plan.max_workers
     }
 
     /// Workers that get requests.

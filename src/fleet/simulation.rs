@@ -294,8 +294,9 @@ impl World {
             }
             16 => {
                 self.trace.push("grow".into());
+                let before = self.fleet.size();
                 self.fleet.grow(now);
-                assert!(self.fleet.size() <= self.plan.max_workers);
+                assert!(self.fleet.size() <= self.plan.max_workers.max(before));
             }
             17 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
@@ -315,13 +316,35 @@ impl World {
                 if self.chance(40) {
                     self.trace.push("drain".into());
                     self.fleet.drain(now);
+                } else if self.chance(2) {
+                    self.change_size();
                 }
             }
         }
+        let idle = self.pick(|life| life == Life::Admitted).filter(|_| self.chance(2));
+        self.fleet.trim(idle.map(WorkerKey), self.now);
         // The reactor hears of several things within a tick before it does what follows.
         if !self.chance(4) {
             self.obey();
         }
+    }
+
+    /// An operator wants one worker more or fewer.
+    fn change_size(&mut self) {
+        let change = if self.chance(2) { Resize::More } else { Resize::Fewer };
+        self.trace.push(format!("{change:?}"));
+        let before = (self.plan.min_workers, self.plan.max_workers);
+        let is_done = self.fleet.change_size(change, self.now);
+        (self.plan.min_workers, self.plan.max_workers) = match change {
+            _ if !is_done => before,
+            Resize::More => (before.0 + 1, before.1 + 1),
+            Resize::Fewer => (before.0 - 1, before.1 - 1),
+        };
+        assert!(self.plan.min_workers >= 1 && (is_done || change == Resize::Fewer || self.is_over()));
+    }
+
+    fn is_over(&self) -> bool {
+        self.fleet.stage != Stage::Running
     }
 
     /// To the edge of a deadline, a little, or far.
@@ -389,7 +412,12 @@ impl World {
             if self.has_given_up {
                 return;
             }
-            let is_whole = self.fleet.serving() == self.fleet.size() && self.alive.len() == self.fleet.size();
+            self.fleet.trim(None, self.now);
+            self.obey();
+            let has_size = self.fleet.size() <= self.plan.max_workers;
+            let is_whole = has_size
+                && self.fleet.serving() == self.fleet.size()
+                && self.alive.len() == self.fleet.size();
             let next_age = self.fleet.slots.iter().filter_map(Slot::age_deadline).min();
             if is_whole && !self.fleet.is_rolling() && self.fleet.next_deadline() == next_age {
                 return;

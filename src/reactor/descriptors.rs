@@ -7,6 +7,8 @@ use crate::process::DescriptorLimit;
 /// Standard streams and the log's own for two of them, epoll, signals, the lock, the control socket, the watch, and what
 /// is opened for a moment: a folder, files of `/proc`.
 const OWN: u64 = 16;
+/// The log file, and the new one while it is opened anew.
+const LOG_FILE: u64 = 2;
 /// Standard output and error, and a connection.
 const PER_WORKER: u64 = 3;
 /// While a worker is started: both ends of two pipes and of the socket to the process that starts it; two of another
@@ -18,30 +20,38 @@ const SPARE: u64 = 36;
 const MIN_LEFT: u64 = 16;
 
 /// What the server and its workers take, one successor included.
-fn needed(config: &Config) -> u64 {
+fn needed(config: &Config, workers: usize) -> u64 {
     let listeners = config.listen.len() + config.metrics.len();
-    OWN + listeners as u64 + PER_WORKER * (config.workers.max as u64 + 1) + PER_START
+    let log_file = if config.log_file.is_some() { LOG_FILE } else { 0 };
+    OWN + log_file + listeners as u64 + PER_WORKER * (workers as u64 + 1) + PER_START
 }
 
 /// How many are kept free of clients: what is needed, and spare ones, also for the other successors of a roll, up to half
 /// of what is left.
-pub(super) fn kept(config: &Config, limit: DescriptorLimit) -> u64 {
-    let needed = needed(config);
-    let left = limit.raised().saturating_sub(needed);
-    needed + (SPARE + PER_WORKER * config.workers.max as u64).min(left / 2)
+pub(super) fn kept(config: &Config, workers: usize, has: u64) -> u64 {
+    let needed = needed(config, workers);
+    let left = has.saturating_sub(needed);
+    needed + (SPARE + PER_WORKER * workers as u64).min(left / 2)
 }
 
 /// # Errors
 /// The limit is too low for so many workers.
 pub(super) fn check(config: &Config, limit: DescriptorLimit) -> Result<(), StartError> {
-    let (has, wants) = (limit.raised(), needed(config) + MIN_LEFT);
-    if has >= wants {
-        return Ok(());
+    match shortage(config, config.workers.max, limit.raised()) {
+        None => Ok(()),
+        Some(complaint) => Err(StartError::Trouble(complaint)),
     }
-    let workers = config.workers.max;
+}
+
+/// What would do for so many workers, where `has` is too low.
+pub(super) fn shortage(config: &Config, workers: usize, has: u64) -> Option<String> {
+    let wants = needed(config, workers) + MIN_LEFT;
     let fewer = if workers > 1 { ", or fewer workers" } else { "" };
-    Err(StartError::Trouble(format!(
-        "this process may have {has} descriptors, and with w:{workers} it needs {wants}: \
-         ulimit -n {wants} (systemd: LimitNOFILE={wants}){fewer} would do"
-    )))
+    let complaint = || {
+        format!(
+            "this process may have {has} descriptors, and with w:{workers} it needs {wants}: \
+             ulimit -n {wants} (systemd: LimitNOFILE={wants}){fewer} would do"
+        )
+    };
+    (has < wants).then(complaint)
 }

@@ -1,8 +1,10 @@
 //! What each signal asks for.
 
+use super::descriptors;
 use super::stopping::StopCause;
 use super::tick::Reactor;
-use crate::config::HotReload;
+use crate::config::{HotReload, MAX_WORKERS};
+use crate::fleet::Resize;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -35,8 +37,63 @@ impl Reactor {
                     log::info!("SIGHUP: nothing to do (--hot-reload=process would reload)");
                 }
             },
+            Some(Signal::SIGUSR1) => self.reopen_log_file(),
+            Some(Signal::SIGTTIN) => self.add_worker(),
+            Some(Signal::SIGTTOU) => self.remove_worker(),
             Some(signal) => log::info!("{}: nothing to do", signal.as_str()),
             None => log::info!("signal {number}: nothing to do"),
+        }
+    }
+
+    /// Logs are rotated by a rename and this signal.
+    fn reopen_log_file(&mut self) {
+        match self.observer.reopen_log_file(&self.io) {
+            None => log::info!("SIGUSR1: nothing to do (a --log-file would be opened anew)"),
+            Some(Ok(())) => log::info!("SIGUSR1: the log file is opened anew"),
+            Some(Err(complaint)) => log::warn!("SIGUSR1: {complaint}; the one that is open stays"),
+        }
+    }
+
+    /// SIGTTIN: one worker more than there was to be, until the next start.
+    fn add_worker(&mut self) {
+        let most = self.supervisor.fleet().max_workers() + 1;
+        if most > MAX_WORKERS {
+            log::warn!("SIGTTIN: {MAX_WORKERS} workers are the most");
+        } else if let Some(complaint) = descriptors::shortage(&self.config, most, self.io.descriptors()) {
+            log::warn!("SIGTTIN: {complaint}");
+        } else {
+            self.change_size("SIGTTIN", Resize::More);
+        }
+    }
+
+    /// SIGTTOU: one worker fewer.
+    fn remove_worker(&mut self) {
+        self.change_size("SIGTTOU", Resize::Fewer);
+    }
+
+    pub(super) fn change_size(&mut self, signal: &str, change: Resize) {
+        let now = self.io.now();
+        if !self.supervisor.fleet_mut().change_size(change, now) {
+            log::info!("{signal}: nothing to do ({})", self.why_no_new_size());
+            return;
+        }
+        let (min, max) = (self.supervisor.fleet().min_workers(), self.supervisor.fleet().max_workers());
+        let size = if min == max { format!("w:{max}") } else { format!("w:{min}..{max}") };
+        log::info!("{signal}: {size} until the next start");
+        self.frontend.keep_descriptors(descriptors::kept(&self.config, max, self.io.descriptors()));
+        if change == Resize::Fewer
+            && let Some((worker, _)) = self.balancer.bottom()
+            && self.supervisor.fleet_mut().shrink(worker, now)
+        {
+            log::info!("{}: retires", self.supervisor.label(worker));
+        }
+    }
+
+    fn why_no_new_size(&self) -> &'static str {
+        match self.config.workers.max {
+            0 => "w:0 starts no workers",
+            _ if self.is_stopping() => "the server is stopping",
+            _ => "one worker is the fewest",
         }
     }
 }

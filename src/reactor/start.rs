@@ -115,8 +115,8 @@ impl Reactor {
         let metrics_listeners =
             listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
-        let logs = Logs::open(access, config.json_logging, poll.registry())
-            .map_err(|error| trouble("standard output", error))?;
+        let logs = Logs::open(access, config.json_logging, config.log_file.as_deref(), poll.registry())
+            .map_err(StartError::Trouble)?;
         harnesses.provide(app.runtime).map_err(|error| trouble("the harness folder", error))?;
         let run = Run { instance, harnesses, name: Some(name), seed: clock::seed() };
         Ok(Reactor::assemble(
@@ -141,7 +141,7 @@ impl Reactor {
         let config = Rc::new(config);
         let io = Io::new(opened.poll, limit, config.spool_dir.clone(), config.max_spool_bytes);
         let now = io.now();
-        let kept_descriptors = descriptors::kept(&config, limit);
+        let kept_descriptors = descriptors::kept(&config, config.workers.max, limit.raised());
         let Run { instance, harnesses, name, seed } = run;
         let launcher = Launcher::new(source, names, harnesses, instance, limit, name);
         Reactor {

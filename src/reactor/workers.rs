@@ -175,13 +175,15 @@ impl Reactor {
         let now = self.io.now();
         let size = self.supervisor.fleet().size();
         self.observer.note_size(size, || self.balancer.take_deepest(), now);
-        if self.config.workers.max == self.config.workers.min {
+        let most = self.supervisor.fleet().max_workers();
+        if size > most {
+            let idle = self.balancer.bottom().map(|(worker, _)| worker);
+            self.supervisor.fleet_mut().trim(idle, now);
+        }
+        if self.supervisor.fleet().is_fixed() {
             return;
         }
-        if self.balancer.waiting() > 0
-            && !self.supervisor.waits_for_new_code()
-            && size < self.config.workers.max
-        {
+        if self.balancer.waiting() > 0 && !self.supervisor.waits_for_new_code() && size < most {
             self.supervisor.fleet_mut().grow(now);
         }
         if let Some(due) = self.next_shrink()
@@ -197,8 +199,7 @@ impl Reactor {
     /// When the worker at the bottom of the stack will not have been needed for long enough. Not asked for while that
     /// one may not go: whatever changes that brings a tick of the loop.
     pub(super) fn next_shrink(&self) -> Option<Instant> {
-        let is_fixed = self.config.workers.max == self.config.workers.min;
-        if is_fixed {
+        if self.supervisor.fleet().is_fixed() {
             return None;
         }
         let bottom = self.balancer.bottom();

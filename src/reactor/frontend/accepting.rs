@@ -43,6 +43,11 @@ impl Frontend {
         &self.acceptor.listeners
     }
 
+    /// So many descriptors are kept free of clients from now on.
+    pub(crate) fn keep_descriptors(&mut self, count: u64) {
+        self.acceptor.kept_descriptors = count;
+    }
+
     pub(crate) fn is_accepting_paused(&self) -> bool {
         self.acceptor.paused_until.is_some()
     }

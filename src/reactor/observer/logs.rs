@@ -1,11 +1,13 @@
 //! Everything that is written: access lines, the server's own words, and what the workers print.
 
+use super::log_file::LogFile;
 use super::stdio::{News, Output};
 use crate::observe::access::{AccessLog, Record};
 use crate::reactor::io::token::Target;
 use mio::Registry;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,17 +57,31 @@ pub(crate) struct Logs {
     lines_due: Option<Instant>,
     is_json: bool,
     stdout: Output,
+    /// Takes what stdout would have had; the line at the start alone stays there.
+    file: Option<LogFile>,
     stderr: Output,
 }
 
 impl Logs {
-    pub(crate) fn open(access: Option<AccessLog>, is_json: bool, registry: &Registry) -> io::Result<Self> {
+    /// # Errors
+    /// One line: which of the outputs cannot be had, and why.
+    pub(crate) fn open(
+        access: Option<AccessLog>,
+        is_json: bool,
+        file: Option<&Path>,
+        registry: &Registry,
+    ) -> Result<Self, String> {
         start_logger();
-        let stdout = Output::new(io::stdout().as_fd().try_clone_to_owned()?, 1);
-        let stderr = Output::new(io::stderr().as_fd().try_clone_to_owned()?, 2);
+        let trouble = |error: io::Error| format!("standard output: {error}");
+        let stdout = Output::new(io::stdout().as_fd().try_clone_to_owned().map_err(trouble)?, 1);
+        let stderr = Output::new(io::stderr().as_fd().try_clone_to_owned().map_err(trouble)?, 2);
         stdout.register(registry, Target::Stdout.token());
         stderr.register(registry, Target::Stderr.token());
-        Ok(Logs { access, lines: Vec::new(), lines_due: None, is_json, stdout, stderr })
+        let file = file.map(LogFile::open).transpose()?;
+        if let Some(file) = &file {
+            file.output.register(registry, Target::Stdout.token());
+        }
+        Ok(Logs { access, lines: Vec::new(), lines_due: None, is_json, stdout, file, stderr })
     }
 
     /// Keeps JSON access lines until they are taken, and drops everything else.
@@ -73,7 +89,7 @@ impl Logs {
     pub(crate) fn kept() -> Self {
         let access = Some(AccessLog::new(true, "app"));
         let (stdout, stderr) = (Output::closed(), Output::closed());
-        Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, stderr }
+        Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, file: None, stderr }
     }
 
     #[cfg(test)]
@@ -102,13 +118,37 @@ impl Logs {
         }
         out.extend_from_slice(line);
         out.push(b'\n');
-        if is_stderr || self.is_json { self.stderr.push(&out) } else { self.stdout.push(&out) }
+        if is_stderr || self.is_json { self.stderr.push(&out) } else { self.main().push(&out) }
+    }
+
+    /// Where access lines go.
+    fn main(&mut self) -> &mut Output {
+        match &mut self.file {
+            Some(file) => &mut file.output,
+            None => &mut self.stdout,
+        }
+    }
+
+    /// Opens the log file anew; lines of earlier requests go to the old one. `None`: there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be opened; the one that is open stays.
+    pub(crate) fn reopen_file(&mut self, registry: &Registry) -> Option<Result<(), String>> {
+        let file = self.file.as_mut()?;
+        file.output.push(&std::mem::take(&mut self.lines));
+        self.lines_due = None;
+        file.output.flush();
+        let result = file.reopen();
+        file.output.register(registry, Target::Stdout.token());
+        Some(result)
     }
 
     /// When lines must be written at the latest.
     pub(crate) fn next_flush(&self, now: Instant) -> Option<Instant> {
         // Output that tells nobody when it has room is asked again by the clock.
-        let context = (self.stdout.needs_clock() || self.stderr.needs_clock()).then(|| now + LOG_DELAY);
+        let file = self.file.as_ref().map(|file| &file.output);
+        let mut outputs = [&self.stdout, &self.stderr].into_iter().chain(file);
+        let context = outputs.any(Output::needs_clock).then(|| now + LOG_DELAY);
         self.lines_due.into_iter().chain(context).min()
     }
 
@@ -116,8 +156,11 @@ impl Logs {
     pub(crate) fn flush(&mut self, now: Instant) {
         let is_due = self.lines_due.is_some_and(|due| due <= now);
         if is_due || self.lines.len() >= LOG_BYTES {
-            self.stdout.push(&self.lines);
-            self.lines.clear();
+            // The buffer is used again.
+            let mut lines = std::mem::take(&mut self.lines);
+            self.main().push(&lines);
+            lines.clear();
+            self.lines = lines;
             self.lines_due = None;
         }
         let words = std::mem::take(&mut *WORDS.lock().unwrap_or_else(PoisonError::into_inner));
@@ -125,9 +168,12 @@ impl Logs {
         self.write();
     }
 
-    /// One of the two outputs has room again.
+    /// One of the outputs has room again.
     pub(crate) fn has_room(&mut self) {
         self.stdout.has_room();
+        if let Some(file) = &mut self.file {
+            file.output.has_room();
+        }
         self.stderr.has_room();
         self.write();
     }
@@ -135,16 +181,24 @@ impl Logs {
     fn write(&mut self) {
         self.stdout.flush();
         self.stderr.flush();
-        for (name, news) in [("stdout", self.stdout.news()), ("stderr", self.stderr.news())] {
+        let of_file = self.file.as_mut().and_then(|file| {
+            file.output.flush();
+            file.output.news()
+        });
+        let all_news =
+            [(Some("stdout"), self.stdout.news()), (Some("stderr"), self.stderr.news()), (None, of_file)];
+        for (name, news) in all_news {
+            let Some(news) = news else { continue };
+            let file_name = || self.file.as_ref().map_or_else(String::new, LogFile::name);
+            let name = name.map_or_else(file_name, str::to_owned);
             let line = match news {
-                Some(News::Failing(error)) => {
+                News::Failing(error) => {
                     format!("{name} cannot be written to: {error}; lines are dropped until it can")
                 }
-                Some(News::Gone(error)) => {
+                News::Gone(error) => {
                     format!("{name} has no reader any more ({error}); what is for it is dropped from now on")
                 }
-                Some(News::Dropped(count)) => format!("{count} lines for {name} were dropped"),
-                None => continue,
+                News::Dropped(count) => format!("{count} lines for {name} were dropped"),
             };
             self.stderr.push(format!("rip-server: warn: {line}\n").as_bytes());
         }
@@ -153,11 +207,13 @@ impl Logs {
 
     /// The last lines, at the end.
     pub(crate) fn finish(&mut self) {
-        self.stdout.push(&std::mem::take(&mut self.lines));
+        let lines = std::mem::take(&mut self.lines);
+        self.main().push(&lines);
         self.flush(Instant::now());
     }
 
     pub(crate) fn dropped_lines(&self) -> u64 {
-        self.stdout.all_dropped_lines() + self.stderr.all_dropped_lines()
+        let file = self.file.as_ref().map_or(0, |file| file.output.all_dropped_lines());
+        self.stdout.all_dropped_lines() + file + self.stderr.all_dropped_lines()
     }
 }

@@ -1,6 +1,7 @@
 //! What is told of the server: access lines, its own words, figures.
 
 mod depth;
+mod log_file;
 mod logs;
 mod stdio;
 
@@ -101,6 +102,14 @@ impl Observer {
     /// One of the two outputs has room again.
     pub(super) fn on_output_writable(&mut self) {
         self.logs.has_room();
+    }
+
+    /// Opens the log file anew. `None`: there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be opened; the one that is open stays.
+    pub(super) fn reopen_log_file(&mut self, io: &Io) -> Option<Result<(), String>> {
+        self.logs.reopen_file(io.registry())
     }
 
     /// The last lines, at the end.

@@ -1,4 +1,4 @@
-//! Standard output and error, written without ever stopping the loop.
+//! Standard output, the log file and standard error, written without ever stopping the loop.
 //!
 //! What each of them is is asked once. A file is written to; a socket gets `send` with `MSG_DONTWAIT`; a pipe or a
 //! terminal is opened anew, for a description of our own that may be non-blocking (O_NONBLOCK on the inherited one
@@ -19,7 +19,7 @@ const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// At most so much in one write where a write might block: POSIX promises that a pipe that polls writable takes it.
 const PIPE_BYTES: usize = 4096;
 
-/// One of the two outputs.
+/// One of the outputs.
 #[derive(Debug)]
 pub(super) struct Output {
     way: Way,
@@ -68,6 +68,14 @@ enum Way {
     Closed,
 }
 
+impl Way {
+    /// By what a file is that is open for this alone, and non-blocking.
+    fn of_own(file: File) -> Self {
+        let is_plain = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if is_plain { Way::File(file) } else { Way::Embedded(file) }
+    }
+}
+
 impl Output {
     /// `fd` is 1 or 2, duplicated.
     pub(super) fn new(fd: OwnedFd, number: u8) -> Self {
@@ -89,6 +97,23 @@ impl Output {
             Err(_) => Way::Closed,
         };
         Output::through(way)
+    }
+
+    /// A file that was opened for this alone, without waiting.
+    pub(super) fn to(file: File) -> Self {
+        Output::through(Way::of_own(file))
+    }
+
+    /// Goes on in another file. A line that was begun in the old one has no rest in the new one.
+    pub(super) fn go_on_in(&mut self, file: File) {
+        if std::mem::take(&mut self.is_in_line) {
+            let behind = memchr::memchr(b'\n', &self.waiting).map_or(self.waiting.len(), |end| end + 1);
+            let lost: Vec<u8> = self.waiting.drain(..behind).collect();
+            self.count_dropped(&lost);
+        }
+        self.way = Way::of_own(file);
+        self.is_full = false;
+        self.health = Health::Well;
     }
 
     #[cfg(test)]

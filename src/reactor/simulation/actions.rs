@@ -2,6 +2,7 @@
 //! operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;
+use crate::fleet::Resize;
 use crate::process::Exit;
 use nix::sys::signal::Signal;
 
@@ -150,6 +151,10 @@ pub(crate) enum Action {
     SetDisk {
         disk: Disk,
     },
+    /// An operator wants one worker more or fewer.
+    ChangeSize {
+        change: Resize,
+    },
     /// An operator reads.
     OperatorTakes {
         operator: usize,
@@ -229,7 +234,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
     let bytes = if random.chance(2) { ALL } else { 1 + random.below(80) };
     let size = if random.chance(4) { random.below(2500) } else { random.below(60) };
     let style = random.below(STYLES);
-    match random.below(if is_calm { 78 } else { 114 }) {
+    match random.below(if is_calm { 78 } else { 115 }) {
         0..=9 => {
             let capacity = if random.chance(3) { random.below(300) } else { 100_000 };
             Arrive { script: random.below(1 << 30) as u32, capacity }
@@ -277,6 +282,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
             ];
             SetDisk { disk: disk[random.below(6)] }
         }
+        114 => ChangeSize { change: if random.chance(2) { Resize::More } else { Resize::Fewer } },
         110 => OperatorLeaves { operator: random.below(6) },
         97 if random.chance(3) => Stop,
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },

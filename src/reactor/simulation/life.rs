@@ -150,6 +150,7 @@ impl World {
             Action::Reload { capacity } => self.ask_for_reload(capacity),
             Action::Pages { is_scraper, count, capacity } => self.ask_for_pages(is_scraper, count, capacity),
             Action::SetDisk { disk } => disk::set(disk),
+            Action::ChangeSize { change } => self.reactor.change_size("a signal", change),
             Action::OperatorTakes { operator, bytes } => self.operator_takes(operator, bytes),
             Action::OperatorLeaves { operator } => self.operator_leaves(operator),
             Action::Stop => {

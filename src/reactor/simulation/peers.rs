@@ -133,7 +133,13 @@ impl Worker {
                 && let Some(hand) = &line.hand
             {
                 oracle.tags[hand.tag].was_closed_on = true;
-                if !wire.peer_has_ended && hand.is_handled() && self.closes_when_told {
+                // Of an answer that ends with its connection that is the end, for all that anybody can tell.
+                let ends_answer = hand
+                    .answer
+                    .as_ref()
+                    .is_some_and(|answer| answer.ends_with_connection && hand.said >= answer.head_bytes);
+                let runs_on = hand.is_handled() && !ends_answer && self.closes_when_told;
+                if !wire.peer_has_ended && runs_on {
                     self.running.push(hand.tag);
                 }
             }
