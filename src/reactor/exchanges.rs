@@ -279,7 +279,13 @@ impl Reactor {
                     self.take_out(worker);
                 }
             }
-            End::NoResponse | End::InHead | End::InBody => self.ended_early(upstream, end),
+            End::NoResponse | End::InHead | End::InBody => {
+                // A reset says that the worker has not read its request: that was not what it died of.
+                if end != End::NoResponse || !is_reset {
+                    self.suspect(upstream);
+                }
+                self.ended_early(upstream, end);
+            }
             End::Whole(suffix) => self.ended_with_connection(upstream, suffix),
             End::Tunnel => self.tunnel_broke(upstream),
         }

@@ -90,7 +90,6 @@ impl Reactor {
             Some(_) => {}
         }
         let Some(exchange) = self.backend.take_exchange(upstream) else { return };
-        self.suspect(upstream, &exchange);
         if let (End::Idle, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
             return self.frontend.try_next_tick(client, exchange.job);
         }

@@ -67,9 +67,9 @@ impl Reactor {
 /// Workers that end.
 impl Reactor {
     /// A worker's connection has ended in the middle of an exchange. Whether its process has as well will be known soon.
-    pub(super) fn suspect(&mut self, upstream: UpstreamKey, exchange: &Exchange) {
-        let Some(worker) = self.backend.worker_of(upstream) else { return };
-        if let Some(suspect) = self.suspect_of(exchange) {
+    pub(super) fn suspect(&mut self, upstream: UpstreamKey) {
+        let suspect = self.backend.exchange(upstream).and_then(|exchange| self.suspect_of(exchange));
+        if let (Some(worker), Some(suspect)) = (self.backend.worker_of(upstream), suspect) {
             self.quarantine.suspect(worker.0, suspect);
         }
     }

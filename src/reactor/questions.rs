@@ -76,8 +76,8 @@ impl Reactor {
     }
 
     fn answer_was_cut(&mut self, upstream: UpstreamKey, reason: Reason) {
+        self.suspect(upstream);
         if let Some(exchange) = self.backend.take_exchange(upstream) {
-            self.suspect(upstream, &exchange);
             let earlier = self.earlier(&exchange);
             self.give_up(upstream, exchange, reason);
             self.settle(upstream, earlier, Otherwise::CoolsDown);
@@ -100,6 +100,7 @@ impl Reactor {
                 let end = self.backend.end_connection(upstream, true);
                 self.backend.close(upstream);
                 if let Some(end) = end {
+                    self.suspect(upstream);
                     self.ended_early(upstream, end);
                 }
             }
@@ -114,7 +115,6 @@ impl Reactor {
     /// The connection of an exchange that nobody waits for has ended.
     pub(super) fn ended_for_nobody(&mut self, upstream: UpstreamKey) {
         if let Some(exchange) = self.backend.take_exchange(upstream) {
-            self.suspect(upstream, &exchange);
             self.count_request(upstream);
             let earlier = self.earlier(&exchange);
             self.io.give_back(exchange.job.request.head);
