@@ -1,13 +1,15 @@
-//! Who meets whom: the stack of idle workers (last in, first out) and the queue of waiting requests (first in,
-//! first out, bounded). Pure: events come in with the time, decisions go out.
+//! Who meets whom: the stack of idle workers (last in, first out) and the bounded queue of waiting requests
+//! (in order of arrival, or newest first). Pure: events come in with the time, decisions go out.
 //!
 //! Invariant, asserted after each event: a waiting request and an idle worker never exist together.
 
+mod order;
 mod queue;
 mod retry;
 #[cfg(test)]
 pub(crate) mod simulation;
 
+pub(crate) use order::{QueueRule, Serving};
 pub(crate) use retry::{Failure, may_retry};
 
 use crate::keys::{ClientKey, WorkerKey};
@@ -62,11 +64,11 @@ enum WorkerState {
 
 /// Getters.
 impl Balancer {
-    pub(crate) fn new(max_queue: usize, queue_timeout: Duration) -> Self {
+    pub(crate) fn new(max_queue: usize, queue_timeout: Duration, rule: QueueRule) -> Self {
         Balancer {
             idle: KeyList::default(),
             standing: Vec::new(),
-            queue: Queue::new(max_queue, queue_timeout),
+            queue: Queue::new(max_queue, queue_timeout, rule),
             busy: 0,
             withdrawn: 0,
             deepest: 0,
@@ -79,6 +81,21 @@ impl Balancer {
 
     pub(crate) fn longest_queue(&self) -> usize {
         self.queue.longest()
+    }
+
+    /// Whom of those who wait a free worker serves.
+    pub(crate) fn serving(&self) -> Serving {
+        self.queue.order().serving()
+    }
+
+    /// Since when it is so; `None`: since the start.
+    pub(crate) fn serving_since(&self) -> Option<Instant> {
+        self.queue.order().since()
+    }
+
+    /// How often that has changed.
+    pub(crate) fn order_changes(&self) -> u64 {
+        self.queue.order().changes()
     }
 
     pub(crate) fn idle(&self) -> usize {
@@ -152,7 +169,7 @@ impl Balancer {
         let decision = match self.take_top() {
             Some(worker) => Decision::Assign { worker },
             None => {
-                self.queue.add(client, deadline);
+                self.queue.add_second_try(client, deadline);
                 Decision::Enqueue
             }
         };
@@ -178,7 +195,7 @@ impl Balancer {
             self.standing.resize(worker.0 + 1, None);
         }
         debug_assert!(self.standing[worker.0].is_none(), "joined twice");
-        let next = match self.queue.pop() {
+        let next = match self.queue.pop(now) {
             Some(client) => {
                 self.standing[worker.0] = Some(WorkerState::Busy);
                 self.busy += 1;
@@ -212,7 +229,7 @@ impl Balancer {
     /// A worker's answer has ended.
     pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = match self.standing.get(worker.0).copied().flatten() {
-            Some(WorkerState::Busy) => match self.queue.pop() {
+            Some(WorkerState::Busy) => match self.queue.pop(now) {
                 Some(client) => {
                     self.deepest = self.deepest.max(self.in_use());
                     NextStep::Dispatch { client }
@@ -291,6 +308,11 @@ impl Balancer {
         self.queue.forget(client)
     }
 
+    /// A client that may have waited has left: it is not dispatched. `true`: it had waited.
+    pub(crate) fn depart(&mut self, client: ClientKey, now: Instant) -> bool {
+        self.queue.depart(client, now)
+    }
+
     /// Takes one waiting request out whose time is up. To be called until there is none.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
         self.queue.expire(now)
@@ -325,7 +347,7 @@ mod tests {
     const C: WorkerKey = WorkerKey(2);
 
     fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
-        let mut balancer = Balancer::new(2, Duration::from_millis(300));
+        let mut balancer = Balancer::new(2, Duration::from_millis(300), QueueRule::Adaptive);
         for &worker in workers {
             assert_eq!(balancer.join(worker, None, now), NextStep::Idle);
         }

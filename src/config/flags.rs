@@ -3,6 +3,7 @@
 use super::table::{FLAGS, Kind, MAX_MS, known};
 use super::{Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, complaints, words};
 use crate::app::{self, Target};
+use crate::balancer::QueueRule;
 use crate::fleet::RollMode;
 use crate::paths::{self, quoted};
 use crate::spelling::near_miss;
@@ -190,6 +191,10 @@ impl Reader<'_> {
             Some("serial") => RollMode::Serial,
             Some(_) | None => RollMode::Side,
         };
+        let queue_rule = match self.choice("--queue")? {
+            Some("fifo") => QueueRule::Fifo,
+            Some(_) | None => QueueRule::Adaptive,
+        };
         let mut config = Config {
             place: place.clone(),
             command,
@@ -205,6 +210,7 @@ impl Reader<'_> {
             hot_reload,
             is_development,
             max_queue: self.number("--max-queue")? as usize,
+            queue_rule,
             queue_timeout: self.milliseconds("--queue-timeout-ms")?,
             connect_timeout: self.milliseconds("--connect-timeout-ms")?,
             read_timeout: self.milliseconds("--read-timeout-ms")?,

@@ -13,6 +13,7 @@ pub use flags::{CGI_GUARD, CGI_WORKER};
 pub use table::help;
 
 use crate::app::Target;
+use crate::balancer::QueueRule;
 use crate::fleet::{Plan, RollMode};
 use crate::paths::shown;
 use std::ffi::OsString;
@@ -163,6 +164,7 @@ pub struct Config {
     /// By `NODE_ENV`: clients may see what a worker said last.
     pub is_development: bool,
     pub max_queue: usize,
+    pub(crate) queue_rule: QueueRule,
     pub queue_timeout: Duration,
     pub connect_timeout: Duration,
     pub read_timeout: Duration,

@@ -120,6 +120,12 @@ pub(super) const FLAGS: &[Flag] = &[
         "RIP_QUEUE_TIMEOUT_MS",
         "the longest wait for a worker, then 504",
     ),
+    flag(
+        "--queue",
+        choice(&["adaptive", "fifo"], "adaptive"),
+        "RIP_QUEUE",
+        "fifo: waiting requests are served in order; adaptive: in a lasting overload newest first",
+    ),
     flag("--connect-timeout-ms", milliseconds(200, 1), "RIP_CONNECT_TIMEOUT_MS", "to connect to a worker"),
     flag(
         "--read-timeout-ms",

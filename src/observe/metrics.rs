@@ -58,6 +58,10 @@ pub(crate) struct Snapshot {
     pub waiting: usize,
     pub longest_queue: usize,
     pub longest_wait: Duration,
+    pub is_newest_first: bool,
+    /// For how long it has been so.
+    pub order_age: Duration,
+    pub order_changes: u64,
     pub connections: usize,
     pub dropped_log_lines: u64,
     /// By state: idle, busy, booting, leaving, stuck.
@@ -173,6 +177,24 @@ impl Metrics {
             "The longest that a request ever waited for a worker.",
         );
         text.line("rip_queue_wait_max_seconds", &[], now.longest_wait.as_secs_f64());
+        text.single(
+            "rip_queue_newest_first",
+            "gauge",
+            "1 while waiting requests are served newest first, in a lasting overload.",
+            now.is_newest_first.into(),
+        );
+        text.single(
+            "rip_queue_order_seconds",
+            "gauge",
+            "For how long waiting requests have been served in the order of now.",
+            now.order_age.as_secs(),
+        );
+        text.single(
+            "rip_queue_order_changes_total",
+            "counter",
+            "Times that the order in which waiting requests are served has changed.",
+            now.order_changes,
+        );
         text.single("rip_retries_total", "counter", "Requests that were tried once more.", self.retries);
         text.single(
             "rip_client_connections",

@@ -35,9 +35,15 @@ pub(crate) fn table(status: &Value) -> String {
         let _ = writeln!(out, "  reload   would bring: {}", shown(next));
     }
     let _ = writeln!(out, "  http     {}", shown(&listeners.join(", ")));
+    let order = match queue["order"].as_str() {
+        Some("newest first") => {
+            format!("; overload: newest first for {}", age(number(&queue["orderSeconds"])))
+        }
+        Some(_) | None => String::new(),
+    };
     let _ = writeln!(
         out,
-        "  queue    {} now, {} at the deepest, {} ms at the longest",
+        "  queue    {} now, {} at the deepest, {} ms at the longest{order}",
         number(&queue["now"]),
         number(&queue["deepest"]),
         number(&queue["longestMs"])
@@ -138,7 +144,7 @@ mod tests {
         let text = table(&json!({
             "app": "shop", "status": "healthy", "uptime": 3725, "pid": 7, "release": "/srv/shop/r7", "clients": 3,
             "program": "/usr/bin/node",
-            "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120},
+            "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120, "order": "newest first", "orderSeconds": 61},
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
             "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
                 "workers": [{"worker": 1, "pid": 40}, {"worker": 0, "pid": 41}]}],
@@ -156,7 +162,7 @@ shop  healthy  up 1h 2m  pid 7
   run by   /usr/bin/node
   reload   would bring: /srv/shop/r8
   http     [::]:5002
-  queue    0 now, 4 at the deepest, 120 ms at the longest
+  queue    0 now, 4 at the deepest, 120 ms at the longest; overload: newest first for 1m 1s
   workers  needed 3 of 8 in the last minute; 3 connections
   refused  GET /x: 2 workers died in it, the last 1 (pid 40), 0 (pid 41); refused 7 times, for 42 s more
 

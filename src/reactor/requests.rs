@@ -305,7 +305,7 @@ impl Reactor {
                 }
             }
             Some(Phase::Waiting { job, .. }) => {
-                self.balancer.forget(client);
+                self.balancer.depart(client, self.io.now());
                 let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
                 self.log_gone_request(client, job.request, times);
             }

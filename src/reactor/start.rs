@@ -143,14 +143,16 @@ impl Reactor {
         let now = io.now();
         let kept_descriptors = descriptors::kept(&config, config.workers.max, limit.raised());
         let Run { instance, harnesses, name, seed } = run;
+        // Of several requests in one worker none can be told to be the cause of its end.
+        let deaths = if config.concurrency > 1 { 0 } else { config.quarantine };
         let launcher = Launcher::new(source, names, harnesses, instance, limit, name);
         Reactor {
             io,
             observer: Observer::new(opened.logs, now),
             frontend: Frontend::new(opened.listeners, kept_descriptors, config.clone()),
             backend: Backend::new(config.clone()),
-            balancer: Balancer::new(config.max_queue, config.queue_timeout),
-            quarantine: Quarantine::new(config.quarantine),
+            balancer: Balancer::new(config.max_queue, config.queue_timeout, config.queue_rule),
+            quarantine: Quarantine::new(deaths),
             admin: Admin::new(opened.control, opened.metrics_listeners, config.clone()),
             signals: opened.signals,
             stage: Stage::Running,

@@ -2,9 +2,11 @@
 
 use super::io::listen::Listener;
 use super::tick::Reactor;
+use crate::balancer::Serving;
 use crate::keys::WorkerKey;
 use crate::observe::metrics::Snapshot;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 impl Reactor {
     /// What `GET /status` answers to anybody: the status code and a line of JSON.
@@ -69,6 +71,8 @@ impl Reactor {
             "now": self.balancer.waiting(),
             "deepest": self.balancer.longest_queue(),
             "longestMs": self.observer.longest_wait().as_millis() as u64,
+            "order": self.balancer.serving().code(),
+            "orderSeconds": self.order_age().as_secs(),
         });
         value["hotReload"] = self.config.hot_reload.code().into();
         value["needed"] = json!({"workers": self.needed_workers(), "of": self.needed_of()});
@@ -102,6 +106,12 @@ impl Reactor {
         self.observer.depth().needed_of(self.supervisor.fleet().size())
     }
 
+    /// For how long the waiting have been served in the order of now.
+    fn order_age(&self) -> Duration {
+        let since = self.balancer.serving_since();
+        since.map_or(self.io.uptime(), |since| self.io.now().saturating_duration_since(since))
+    }
+
     /// Prometheus' text.
     pub(super) fn metrics_text(&self) -> String {
         let states = ["idle", "busy", "booting", "leaving", "stuck"];
@@ -115,6 +125,9 @@ impl Reactor {
             waiting: self.balancer.waiting(),
             longest_queue: self.balancer.longest_queue(),
             longest_wait: self.observer.longest_wait(),
+            is_newest_first: self.balancer.serving() == Serving::NewestFirst,
+            order_age: self.order_age(),
+            order_changes: self.balancer.order_changes(),
             connections: self.frontend.connections(),
             dropped_log_lines: self.observer.dropped_lines(),
             workers: states.into_iter().map(|state| (state, count(state))).collect(),

@@ -174,6 +174,7 @@ impl Reactor {
     pub(super) fn resize(&mut self) {
         let now = self.io.now();
         let size = self.supervisor.fleet().size();
+        self.observer.note_order(self.balancer.serving(), self.balancer.order_changes());
         self.observer.note_size(size, || self.balancer.take_deepest(), now);
         let most = self.supervisor.fleet().max_workers();
         if size > most {

@@ -9,6 +9,7 @@ pub(super) use logs::Logs;
 
 use super::crossing::Finished;
 use super::io::Io;
+use crate::balancer::Serving;
 use crate::fleet::RetireReason;
 use crate::observe::access::Record;
 use crate::observe::metrics::{Metrics, Served, Snapshot};
@@ -20,11 +21,32 @@ pub(super) struct Observer {
     metrics: Metrics,
     depth: Depth,
     longest_wait: Duration,
+    /// What was last told of the order in which the waiting are served.
+    order_changes: u64,
 }
 
 impl Observer {
     pub(super) fn new(logs: Logs, now: Instant) -> Self {
-        Observer { logs, metrics: Metrics::default(), depth: Depth::new(now), longest_wait: Duration::ZERO }
+        Observer {
+            logs,
+            metrics: Metrics::default(),
+            depth: Depth::new(now),
+            longest_wait: Duration::ZERO,
+            order_changes: 0,
+        }
+    }
+
+    /// Says how the waiting are served if that has changed.
+    pub(super) fn note_order(&mut self, serving: Serving, changes: u64) {
+        if std::mem::replace(&mut self.order_changes, changes) == changes {
+            return;
+        }
+        match serving {
+            Serving::OldestFirst => log::info!("queue: waiting requests are served in order again"),
+            Serving::NewestFirst => log::warn!(
+                "queue: overload; more requests come than the workers can serve, and who waits in order is served too late: from now on newest first"
+            ),
+        }
     }
 
     /// Counts a request and adds its access line to those that wait.

@@ -2,7 +2,7 @@
 //! has `crate::balancer::Balancer`.
 
 use crate::balancer::simulation::Model;
-use crate::balancer::{self, Decision, NextStep};
+use crate::balancer::{self, Decision, NextStep, QueueRule};
 use crate::keys::{ClientKey, WorkerKey};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -24,10 +24,10 @@ impl Deref for Balancer {
 }
 
 impl Balancer {
-    pub(crate) fn new(max_queue: usize, queue_timeout: Duration) -> Self {
+    pub(crate) fn new(max_queue: usize, queue_timeout: Duration, rule: QueueRule) -> Self {
         Balancer {
-            real: balancer::Balancer::new(max_queue, queue_timeout),
-            model: Model::new(max_queue),
+            real: balancer::Balancer::new(max_queue, queue_timeout, rule),
+            model: Model::new(max_queue, rule),
             is_back: Vec::new(),
         }
     }
@@ -58,8 +58,8 @@ impl Balancer {
         let next = self.real.join(worker, predecessor, now);
         assert_eq!(
             next,
-            self.model.join(worker, predecessor),
-            "joined: the head of the queue, else its predecessor's place, else the bottom of the stack"
+            self.model.join(worker, predecessor, now),
+            "joined: the queue's next, else its predecessor's place, else the bottom of the stack"
         );
         self.check();
         next
@@ -69,8 +69,8 @@ impl Balancer {
         let next = self.real.release(worker, now);
         assert_eq!(
             next,
-            self.model.release(worker),
-            "freed: the head of the queue, else the top of the stack"
+            self.model.release(worker, now),
+            "freed: the queue's next, else the top of the stack"
         );
         self.check();
         next
@@ -85,7 +85,7 @@ impl Balancer {
 
     pub(crate) fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = self.real.readmit(worker, now);
-        assert_eq!(next, self.model.readmit(worker), "readmitted: as a joined one, or it goes on");
+        assert_eq!(next, self.model.readmit(worker, now), "readmitted: as a joined one, or it goes on");
         self.check();
         next
     }
@@ -98,20 +98,22 @@ impl Balancer {
 
     pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
         let had_waited = self.real.forget(client);
-        let place = self.model.waiting.iter().position(|(other, _)| *other == client);
-        assert_eq!(had_waited, place.is_some(), "forgotten: whoever waited");
-        if let Some(place) = place {
-            self.model.waiting.remove(place);
-        }
+        assert_eq!(had_waited, self.model.forget(client), "forgotten: whoever waited");
+        self.check();
+        had_waited
+    }
+
+    pub(crate) fn depart(&mut self, client: ClientKey, now: Instant) -> bool {
+        let had_waited = self.real.depart(client, now);
+        assert_eq!(had_waited, self.model.depart(client, now), "left: whoever waited");
         self.check();
         had_waited
     }
 
     pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
         let expired = self.real.expire(now);
-        let is_due = self.model.waiting.first().is_some_and(|(_, deadline)| *deadline <= now);
-        self.is_back.retain(|_| is_due);
-        let expected = is_due.then(|| self.model.waiting.remove(0).0);
+        let expected = self.model.expire(now);
+        self.is_back.retain(|_| expected.is_some());
         assert_eq!(expired, expected, "expired: whoever is due, and nobody else");
         expired
     }
@@ -129,15 +131,15 @@ impl Balancer {
     pub(crate) fn check_deadlines(&self, now: Instant) {
         let may_wait =
             |(client, deadline): &(ClientKey, Instant)| *deadline > now || self.is_back.contains(client);
-        assert!(self.model.waiting.iter().all(may_wait), "waits beyond its deadline");
+        assert!(self.model.waiting().iter().all(may_wait), "waits beyond its deadline");
     }
 
     fn check(&self) {
-        let Model { idle, busy, withdrawn, waiting, .. } = &self.model;
+        let Model { idle, busy, withdrawn, .. } = &self.model;
+        let waiting = self.model.waiting();
         assert!(idle.is_empty() || waiting.is_empty(), "a request waits beside an idle worker");
         let counts = (idle.len(), busy.len() + withdrawn.len(), waiting.len());
         assert_eq!((self.real.idle(), self.real.busy(), self.real.waiting()), counts, "the counts add up");
-        let deadline = waiting.first().map(|(_, deadline)| *deadline);
-        assert_eq!(self.real.next_deadline(), deadline, "the head of the queue is due first");
+        assert_eq!(self.real.next_deadline(), self.model.next_deadline(), "the first deadline is the next");
     }
 }
