@@ -5,6 +5,7 @@ use super::fixture::{Fixture, Needs, bun, node, python, ruby};
 use super::support::{Server, ServerBuilder};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Condvar, Mutex};
 
 #[derive(Debug)]
 pub struct Language {
@@ -140,12 +141,39 @@ run lambda { |env|
 
 const ALL: [&Language; 6] = [&BUN, &NODE, &COMMONJS, &WSGI, &ASGI, &RUBY];
 
-/// An app in each of these languages, all at once, since most of the time is waiting.
+/// Apps at once, in all tests together: each has an interpreter for every worker, and a machine with too many of them
+/// starts none within its boot timeout.
+const MAX_APPS: usize = 10;
+
+/// One of [`MAX_APPS`], until it is dropped.
+struct Turn;
+
+static APPS: Mutex<usize> = Mutex::new(0);
+static APP_ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    fn wait() -> Turn {
+        let apps = APPS.lock().expect("nobody panics with it");
+        let mut apps = APP_ENDED.wait_while(apps, |apps| *apps >= MAX_APPS).expect("nobody panics with it");
+        *apps += 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *APPS.lock().expect("nobody panics with it") -= 1;
+        APP_ENDED.notify_one();
+    }
+}
+
+/// An app in each of these languages, side by side, since most of the time is waiting.
 pub fn with(languages: &[&Language], check: impl Fn(&Language, &EditedApp) + Sync) {
     let check = &check;
     std::thread::scope(|scope| {
         for language in languages {
             scope.spawn(move || {
+                let _turn = Turn::wait();
                 if let Some(app) = language.app() {
                     check(language, &app);
                 }
