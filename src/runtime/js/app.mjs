@@ -22,6 +22,7 @@ let loads = 0
 let reloads = 0
 let looked = 0
 let seen
+let swapping // a promise, while the changed entry is loaded
 let bootMs
 let listened // where the entry listens by itself, if it does
 let isServing = false // by Bun.serve
@@ -250,9 +251,10 @@ export async function loadFirst() {
 // ---- hot reload ----
 
 // Looks whether the entry has changed. Returns a promise only when the request has to wait for it; that
-// gives true where another worker should have the request.
+// gives true where another worker should have the request. Requests at work end on the old handler.
 export function reload(swapped) {
-  if (env.RIP_HOT_RELOAD !== 'module' || performance.now() - looked < LOOK_EVERY_MS) return
+  if (env.RIP_HOT_RELOAD !== 'module' || swapping) return swapping
+  if (performance.now() - looked < LOOK_EVERY_MS) return
   looked = performance.now()
   try {
     const now = look()
@@ -261,7 +263,7 @@ export function reload(swapped) {
   } catch {
     return // an editor is about to put the new one there
   }
-  return swap(swapped)
+  return swapping = swap(swapped).finally(() => { swapping = undefined })
 }
 
 async function swap(swapped) {

@@ -5,7 +5,7 @@ import { isListenerApp, loadFirst, LOOK_EVERY_MS, reload } from './app.mjs'
 import { failure, isAbort, isDevelopment, notAResponse } from './failure.mjs'
 import { listenerServer, serve } from './listener.mjs'
 import { clientOf } from './request.mjs'
-import { BUSY, isReady, join, socketPath, whenLeaving, worker } from './worker.mjs'
+import { BUSY, hasPlace, isNothingOpen, isOver, isReady, join, socketPath, takePlace, whenLeaving, worker } from './worker.mjs'
 
 // When a stream fails after the head is out, Bun cuts the connection, as it should, but tells nobody.
 // So each Response made from a stream is noted here, and read through `watched`.
@@ -49,9 +49,10 @@ class Exchange {
     try {
       const wait = reload(() => server.reload(options()))
       if (wait && await wait) return this.over(busy())
-      const response = await (handler ?? worker.app.fetch ?? notFound)(request, server)
+      this.app = worker.app
+      const response = await (handler ?? this.app.fetch ?? notFound)(request, server)
       if (!(response instanceof Response)) {
-        if (response === undefined && server.pendingWebSockets) return this.over() // upgraded
+        if (response === undefined && upgraded.has(request)) return this.over()
         throw notAResponse(response)
       }
       if (!streams.has(response) || response.bodyUsed) return this.over(response)
@@ -59,9 +60,13 @@ class Exchange {
       await response.body?.cancel().catch(() => {})
       return this.over(new Response(null, response))
     } catch (error) {
-      return this.over(await answerOf(error, request))
+      return this.over(await answerOf(error, request, this.app))
     }
   }
+
+  id() { return this.request.headers.get('x-request-id') }
+
+  isStream() { return this.isEventStream && this.request.method === 'GET' }
 
   watched(response) {
     const { request } = this
@@ -114,7 +119,7 @@ class Exchange {
   fail(error) { this.#resolve(fail(error, this.request)) }
 
   over(response) {
-    if (worker.current === this) worker.current = undefined
+    isOver(this)
     return response
   }
 }
@@ -125,10 +130,10 @@ function fail(error, request) {
 }
 
 // The app's own `error` comes first.
-async function answerOf(error, request) {
+async function answerOf(error, request, app = worker.app) {
   if (request.signal.aborted && isAbort(error)) return new Response()
   try {
-    const response = await worker.app.error?.(error)
+    const response = await app.error?.(error)
     if (response instanceof Response) return response
   } catch (another) {
     error = another
@@ -146,10 +151,9 @@ function answer(request, server, handler) {
   const { headers } = request
   const probe = headers.get('rip-probe')
   if (probe && request.url.endsWith('/ready')) {
-    const isQuiet = server.pendingRequests <= 1 && !server.pendingWebSockets
-    return isReady(probe) && (isQuiet || probe !== 'idle') ? new Response('ok') : busy()
+    return isReady(probe, headers.get('x-request-id')) ? new Response('ok') : busy()
   }
-  if (worker.current || server.pendingRequests > 1 || server.pendingWebSockets) return busy()
+  if (!hasPlace()) return busy()
   const host = headers.get('host')
   if (host !== lastHost) {
     lastHost = host
@@ -168,10 +172,12 @@ function answer(request, server, handler) {
     clients.set(request, client)
   }
   latest = request
-  const exchange = worker.current = new Exchange(request)
+  const exchange = new Exchange(request)
+  takePlace(exchange)
   return exchange.start(server, handler)
 }
 
+const upgraded = new WeakSet() // requests that have become WebSockets
 const clients = new WeakMap() // by request, where it is not who has connected
 const requestIP = (request) => clientOf(clients.get(request) ?? request.headers.get('x-forwarded-for'))
 
@@ -238,12 +244,18 @@ if (isListenerApp(worker.app)) {
     ...options(),
   })
   server.requestIP = requestIP
+  const { upgrade } = server
+  server.upgrade = (request, ...more) => {
+    const isDone = upgrade.call(server, request, ...more)
+    if (isDone) upgraded.add(request)
+    return isDone
+  }
   // Static answers and pages come without a word from Bun, so nobody would look for a change.
   if (process.env.RIP_HOT_RELOAD === 'module' && worker.app.routes) {
-    setInterval(() => worker.current || reload(() => server.reload(options())), LOOK_EVERY_MS).unref()
+    setInterval(() => reload(() => server.reload(options())), LOOK_EVERY_MS).unref()
   }
   whenLeaving.then(() => sockets.forEach((socket) => socket.close(1012)))
   // Bun does not say when a connection closes; with no request there is none to wait for.
-  const isQuiet = () => !server.pendingRequests && !server.pendingWebSockets && !worker.current
+  const isQuiet = () => !server.pendingRequests && !server.pendingWebSockets && isNothingOpen()
   join({ isQuiet, isIdle: isQuiet, close: () => server.stop() })
 }

@@ -4,7 +4,7 @@ import http from 'node:http'
 import { isBun, reload } from './app.mjs'
 import { failure, isAbort } from './failure.mjs'
 import { clientOf, percents } from './request.mjs'
-import { BUSY, isReady, join, socketPath, worker } from './worker.mjs'
+import { BUSY, hasPlace, isNothingOpen, isOver, isReady, join, socketPath, takePlace, worker } from './worker.mjs'
 
 const EXCHANGE = Symbol('exchange')
 const CLIENT = Symbol('client')
@@ -18,7 +18,7 @@ const CLOSE_1012 = Buffer.from([0x88, 2, 1012 >> 8, 1012 & 255])
 //        │               ├────────────────── its head was out, and it made no promise ─▶ over
 //        └─▶ destroyed by the handler ─▶ told ─▶ its promise, if it made one, has ended ─▶ over
 //
-// Only then does the next request come, so that no two handlers run at once.
+// Only then is its place free for another request.
 
 class Exchange {
   #pending = false // the handler's promise
@@ -118,6 +118,10 @@ class Exchange {
     if (this.#hasEnded || ((res.headersSent || this.#isDestroyed) && !this.#pending)) this.over()
   }
 
+  id() { return this.req.headers['x-request-id'] }
+
+  isStream() { return this.req.method === 'GET' && this.isEventStream() }
+
   isEventStream() {
     const { res } = this
     if (!res.headersSent) return false
@@ -126,7 +130,7 @@ class Exchange {
   }
 
   over() {
-    if (worker.current === this) worker.current = undefined
+    isOver(this)
     const { req, res } = this
     if (!this.#isTold || this.#isClosed) return
     this.#isClosed = true
@@ -180,17 +184,17 @@ const busy = (res) => res.writeHead(503, BUSY).end('busy\n')
 
 function onRequest(req, res) {
   const probe = req.headers['rip-probe']
-  if (probe && req.url === '/ready') return isReady(probe) ? res.end('ok') : busy(res)
-  const { current } = worker
-  if (current) {
-    // The server may have read the whole answer before Node says that it is written.
-    const isWritten = current.res?.writableEnded && current.req.socket === req.socket
-    if (!isWritten) return busy(res)
-    return current.res.once('close', () => req.socket.destroyed || onRequest(req, res))
+  if (probe && req.url === '/ready') return isReady(probe, req.headers['x-request-id']) ? res.end('ok') : busy(res)
+  // The server may have read the whole answer before Node says that it is written.
+  const last = req.socket[EXCHANGE]
+  if (last?.res.writableEnded && !last.res.closed && worker.atWork.has(last)) {
+    return last.res.once('close', () => req.socket.destroyed || onRequest(req, res))
   }
+  if (!hasPlace()) return busy(res)
   nameClient(req)
-  worker.current = req.socket[EXCHANGE] = new Exchange(req, res)
-  worker.current.run()
+  const exchange = req.socket[EXCHANGE] = new Exchange(req, res)
+  takePlace(exchange)
+  exchange.run()
 }
 
 // A Unix socket has no addresses: frameworks look there for `req.ip`.
@@ -216,12 +220,17 @@ class Tunnel {
   constructor(req, socket) {
     this.req = req
     this.socket = socket
-    socket.on('close', () => { if (worker.current === this) worker.current = undefined })
+    this.writtenBefore = socket.bytesWritten
+    socket.on('close', () => isOver(this))
     socket.on('error', () => {}) // close follows
   }
 
+  id() { return this.req.headers['x-request-id'] }
+
+  isStream() { return this.socket.bytesWritten > this.writtenBefore }
+
   leave() {
-    if (this.socket.bytesWritten) this.socket.write(CLOSE_1012)
+    if (this.isStream()) this.socket.write(CLOSE_1012)
   }
 
   fail(error) {
@@ -231,12 +240,13 @@ class Tunnel {
 }
 
 function onUpgrade(req, socket, head) {
-  if (worker.current) {
+  if (!hasPlace()) {
     const fields = Object.entries(BUSY).map(([name, value]) => `${name}: ${value}\r\n`).join('')
     return socket.end(`HTTP/1.1 503 Service Unavailable\r\n${fields}Content-Length: 5\r\n\r\nbusy\n`)
   }
   nameClient(req)
-  const tunnel = worker.current = new Tunnel(req, socket)
+  const tunnel = new Tunnel(req, socket)
+  takePlace(tunnel)
   req.url = percents(req.url)
   try {
     worker.app.server.emit('upgrade', req, socket, head)
@@ -291,6 +301,6 @@ export function serve(server) {
     socket.on('close', () => sockets.delete(socket))
   })
   fs.rmSync(socketPath, { force: true })
-  const isQuiet = () => sockets.size === 0 && !worker.current
+  const isQuiet = () => sockets.size === 0 && isNothingOpen()
   server.listen({ path: socketPath, backlog: 4096 }, () => join({ isQuiet, close: () => server.close() }))
 }

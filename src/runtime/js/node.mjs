@@ -8,7 +8,7 @@ import { Body } from './body.mjs'
 import { failure, isAbort, notAResponse } from './failure.mjs'
 import { LightRequest, LightResponse, Response } from './light.mjs'
 import { listenerServer, serve } from './listener.mjs'
-import { BUSY, isReady, worker } from './worker.mjs'
+import { BUSY, hasPlace, isOver, isReady, takePlace, worker } from './worker.mjs'
 
 const NONE = Buffer.alloc(0)
 const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'transfer-encoding', 'upgrade'])
@@ -66,7 +66,7 @@ class Connection {
     this.#bytes = NONE
     const [method, target] = lines[0].split(' ')
     const list = []
-    let length = 0, probe, client
+    let length = 0, probe, client, id
     for (let i = 1; i < lines.length; i++) {
       const colon = lines[i].indexOf(':')
       const name = lines[i].slice(0, colon).toLowerCase()
@@ -74,16 +74,21 @@ class Connection {
       if (name === 'rip-client') client = value
       else list.push(name, value)
       if (name === 'content-length') length = Number(value)
+      else if (name === 'x-request-id') id = value
       else if (name === 'rip-probe') probe = value
     }
     this.#body = length > 0 ? new Body(this.socket, length) : undefined
     const request = this.#request = new LightRequest(method, target, list, this.#body, client)
     this.read(rest)
-    if (probe && target === '/ready') return isReady(probe) ? this.reply(200, 'ok') : this.refuse()
-    if (worker.current) return this.refuse()
-    worker.current = this
+    if (probe && target === '/ready') return isReady(probe, id) ? this.reply(200, 'ok') : this.refuse()
+    if (!hasPlace()) return this.refuse()
+    takePlace(this)
     this.answer(request)
   }
+
+  id() { return this.#request?.headers.get('x-request-id') }
+
+  isStream() { return this.#isEventStream && this.#headSent && this.#request.method === 'GET' }
 
   async answer(request) {
     try {
@@ -194,7 +199,7 @@ class Connection {
   over() {
     this.#answered = true
     if (this.#body?.left && !this.#gone) return this.#body.finish()
-    if (worker.current === this) worker.current = undefined
+    isOver(this)
     this.#request = this.#body = this.#reader = this.#wake = this.#cancelled = undefined
     this.#headSent = this.#answered = this.#isEventStream = false
     if (this.#gone) this.socket.destroySoon()

@@ -5,6 +5,8 @@ import http from 'node:http'
 
 const { env } = process
 const LEAVE_LOOK_MS = 10
+const MAX_AT_WORK = Number(env.RIP_CONCURRENCY) || 1
+const MAX_STREAMS = Number(env.RIP_MAX_STREAMS ?? 1000)
 // A handler that returned no promise may have begun something that nobody can see: so long it may keep
 // the process from ending. The server's drain timeout bounds all the rest.
 const UNSEEN_WORK_MS = 3000
@@ -12,14 +14,47 @@ const UNSEEN_WORK_MS = 3000
 export const socketPath = env.SOCKET_PATH
 export const worker = {
   app: undefined, // see app.mjs
-  current: undefined, // the request under way, with its fail(error), and leave() where it may be told
+  // Requests, each with id(), fail(error), isStream(), and leave() where it may be told. Those at work hold a place;
+  // event streams and WebSockets whose heads are out go on beside them.
+  atWork: new Set(),
+  streams: new Set(),
   isLeaving: false,
 }
 
+// ---- places ----
+
+// Whether one more request finds a place.
+export function hasPlace() {
+  if (worker.atWork.size >= MAX_AT_WORK) settleStreams()
+  return worker.atWork.size < MAX_AT_WORK
+}
+
+// Nobody is told when an answer turns out to be a stream, so it is looked for where it matters. Beyond the bound a
+// stream keeps its place.
+function settleStreams() {
+  for (const one of worker.atWork) {
+    if (worker.streams.size >= MAX_STREAMS) return
+    if (one.isStream()) {
+      worker.atWork.delete(one)
+      worker.streams.add(one)
+    }
+  }
+}
+
+export const takePlace = (one) => { worker.atWork.add(one) }
+export const isOver = (one) => { worker.atWork.delete(one) || worker.streams.delete(one) }
+
+export const isNothingOpen = () => !worker.atWork.size && !worker.streams.size
+
 export const BUSY = { 'Rip-Worker-Busy': '1', 'Content-Type': 'text/plain' }
 
-// What a probe gets: once joined the worker is loaded, and idle when no handler runs.
-export const isReady = (probe) => probe !== 'idle' || !worker.current
+// What a probe gets: once joined the worker is loaded. It is idle when no request is at work, or, where the probe
+// names a request by its id, when that one is not.
+export function isReady(probe, id) {
+  if (probe !== 'idle') return true
+  settleStreams()
+  return id ? ![...worker.atWork].some((one) => one.id() === id) : !worker.atWork.size
+}
 
 // The signal goes to the server too, and it is the server that ends its workers.
 process.on('SIGINT', () => {})
@@ -113,13 +148,14 @@ export const whenLeaving = new Promise((resolve) => { toldToLeave = resolve })
 // Joins, and from then on leaves on SIGTERM: after the server's ok no new request comes, and `isQuiet()`
 // says when the last one is served. Without an ok there is no server left to close the connections, and
 // `isIdle()` is enough. `close()` stops listening.
-export async function join({ isQuiet, isIdle = () => !worker.current, close }) {
+export async function join({ isQuiet, isIdle = isNothingOpen, close }) {
   serving = { isQuiet, isIdle, close }
   process.on('SIGTERM', onSigterm)
   process.on('uncaughtException', (error) => onUncaught('uncaughtException', error))
   process.on('unhandledRejection', (error, promise) => onUncaught('unhandledRejection', error, promise))
   const answer = await tell('join', {
-    pid: process.pid, socket: socketPath, version: Number(env.RIP_VERSION), drains: true, streams: false, concurrency: 1,
+    pid: process.pid, socket: socketPath, version: Number(env.RIP_VERSION),
+    drains: true, streams: true, concurrency: MAX_AT_WORK,
   })
   if (!answer.ok) giveUp(`the server refused worker ${env.WORKER_ID}: ${answer.error ?? JSON.stringify(answer)}`)
 }
@@ -128,7 +164,7 @@ function onSigterm(signal, number) {
   if (worker.isLeaving) return
   worker.isLeaving = true
   toldToLeave()
-  worker.current?.leave?.()
+  for (const one of [...worker.atWork, ...worker.streams]) one.leave?.()
   const handlers = signals.listeners('SIGTERM')
   const returned = handlers.map((handler) => call(handler, signal, number))
   const isUnseen = handlers.some((_, i) => typeof returned[i]?.then !== 'function')
@@ -184,15 +220,16 @@ async function leave(handlers, unseenMs) {
 }
 
 // What nobody caught is the app's, if it has handlers of its own, as without a server. Else it belongs to
-// the request under way, if there is one: that is answered, and a fresh process takes over, as nobody
-// knows what state this one is in.
+// the request under way, if there is just one: that is answered. Of several nobody knows whose it is. A fresh
+// process takes over, as nobody knows what state this one is in.
 function onUncaught(event, error, promise) {
   if (listenerCount.call(process, event) > 1) return
   if (event === 'unhandledRejection' && listenerCount.call(process, 'uncaughtException') > 1) {
     return process.emit('uncaughtException', error, event)
   }
   if (error?.name === 'AbortError') return console.error(error) // a wait that was given up breaks nothing
-  if (worker.current) worker.current.fail(error)
+  const open = [...worker.atWork, ...worker.streams]
+  if (open.length === 1) open[0].fail(error)
   else console.error(error)
   retire()
 }

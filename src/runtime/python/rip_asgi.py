@@ -1,7 +1,8 @@
 """Serves an ASGI 3 app over asyncio protocols (uvloop's where it is installed): start, lifespan, reload, end.
 
-A request is an Exchange (rip_http.py), or a WebSocket (rip_websocket.py), and `AsgiServer.active` while it runs:
-whatever else comes meanwhile is answered 503 at once.
+A request is an Exchange (rip_http.py), or a WebSocket (rip_websocket.py), and in `AsgiServer.active` while it runs.
+As many as RIP_CONCURRENCY says run at once; one more is answered 503. Event streams and WebSockets, once their heads
+are out, go on beside them.
 """
 
 import asyncio
@@ -99,7 +100,9 @@ class AsgiServer:
         self.loop = loop
         self.app = None
         self.lifespan = None
-        self.active = None  # the request under way
+        self.swapping = None  # a task, while a changed app starts
+        self.active = set()  # requests at work, each in one of the worker's places
+        self.streams = set()  # those that go on beside them
         self.connections = set()
         self.tasks = set()
         self.leaving = False
@@ -121,7 +124,7 @@ class AsgiServer:
         self.worker.descriptors = self.descriptors
         self.apps_sigterm = self.worker.apps_sigterm()
         self.loop.on_sigterm(self.on_sigterm)
-        self.worker.join()
+        self.worker.join(streams=True, concurrency=self.worker.max_at_work)
         await self.finished
         server.close()
         # Background work of requests that have their answers, and what the app does on SIGTERM.
@@ -141,8 +144,8 @@ class AsgiServer:
         self.call_apps_handlers()
         if self.quit_accepted is None:
             self.quit_accepted = self.worker.quit()
-        if self.active:
-            self.active.leave()
+        for exchange in (*self.active, *self.streams):
+            exchange.leave()
         self.finish_if_done()
 
     def call_apps_handlers(self):
@@ -165,8 +168,8 @@ class AsgiServer:
             self.wait_for(task)
 
     def finish_if_done(self):
-        # Without a server that would close the connections, the request in hand is the last.
-        waits = self.connections if self.quit_accepted else self.active
+        # Without a server that would close the connections, the requests in hand are the last.
+        waits = self.connections if self.quit_accepted else self.active or self.streams
         if self.leaving and not waits and not self.finished.done():
             self.finished.set_result(None)
 
@@ -181,19 +184,31 @@ class AsgiServer:
 
     # Requests
 
+    def has_place(self):
+        return len(self.active) < self.worker.max_at_work
+
+    def is_idle(self, request_id):
+        """Whether no request is at work, or, where one is named, that one is not."""
+        if request_id is None:
+            return not self.active
+        return all(dict(exchange.scope["headers"]).get(b"x-request-id") != request_id for exchange in self.active)
+
     def begin(self, exchange):
-        self.active = exchange
-        changed = self.worker.changed_app() if self.worker.watches else None
-        exchange.task = self.loop.create_task(
-            exchange.run() if changed is None else self.swap_and_run(changed, exchange)
-        )
+        self.active.add(exchange)
+        exchange.task = self.loop.create_task(self.run_newest(exchange) if self.worker.watches else exchange.run())
         self.wait_for(exchange.task)
 
+    def goes_on_beside(self, exchange):
+        """Its head is out, and it is a stream: it needs no place. Beyond the bound it keeps its place."""
+        if exchange in self.active and len(self.streams) < self.worker.max_streams:
+            self.active.discard(exchange)
+            self.streams.add(exchange)
+
     def answered(self, exchange):
-        if self.active is exchange:
-            self.active = None
-            if self.leaving:
-                self.finish_if_done()
+        self.active.discard(exchange)
+        self.streams.discard(exchange)
+        if self.leaving:
+            self.finish_if_done()
 
     def wait_for(self, task):
         self.tasks.add(task)
@@ -203,18 +218,44 @@ class AsgiServer:
         """Nobody waits for this stream: its app is told by a message if it listens, else by a cancellation."""
         self.loop.call_later(within_s, lambda: exchange.is_told or exchange.cancel())
 
-    async def swap_and_run(self, changed, exchange):
-        app = as_single_callable(changed)
-        lifespan = Lifespan(self.worker, app)
-        failure = await lifespan.startup()
-        if failure:
-            self.worker.swap_failed("the changed app's startup failed (%s)" % failure)
-        else:
+    # Hot reload
+
+    async def run_newest(self, exchange):
+        """Runs it on the changed app, if there is one; those at work end on theirs."""
+        changed = None if self.swapping else self.worker.changed_app()
+        if changed is not None:
+            self.swapping = self.loop.create_task(self.swap(changed))
+        if self.swapping:
+            try:
+                await asyncio.wait([self.swapping])
+            except asyncio.CancelledError:
+                exchange.task.cancel()  # once more, for the app
+        lifespan = self.lifespan
+        lifespan.requests += 1
+        exchange.scope["state"] = lifespan.state.copy()
+        try:
+            await exchange.run()
+        finally:
+            lifespan.requests -= 1
+            self.end_replaced(lifespan)
+
+    async def swap(self, changed):
+        try:
+            app = as_single_callable(changed)
+            lifespan = Lifespan(self.worker, app)
+            failure = await lifespan.startup()
+            if failure:
+                return self.worker.swap_failed("the changed app's startup failed (%s)" % failure)
             last, self.app, self.lifespan = self.lifespan, app, lifespan
-            exchange.scope["state"] = lifespan.state.copy()
             self.worker.swapped()
-            self.wait_for(self.loop.create_task(last.shutdown()))
-        await exchange.run()
+            self.end_replaced(last)
+        finally:
+            self.swapping = None
+
+    def end_replaced(self, lifespan):
+        """An app that another has replaced shuts down behind its last request."""
+        if lifespan is not self.lifespan and not lifespan.requests:
+            self.wait_for(self.loop.create_task(lifespan.shutdown()))
 
 
 def as_single_callable(app):
@@ -229,6 +270,7 @@ class Lifespan:
         self.worker = worker
         self.app = app
         self.state = {}
+        self.requests = 0  # at work on this app, as far as a reload has to know
         self.inbox = asyncio.Queue()
         self.outbox = asyncio.Queue()
         self.task = None

@@ -97,12 +97,12 @@ class Connection(asyncio.Protocol):
             headers.append((name.lower(), value.strip(b" \t")))
         fields = dict(headers)  # those that are read here come once
         self.body_left = int(fields.get(b"content-length", 0)) - len(body)
-        is_probe = b"rip-probe" in fields and target == b"/ready"
-        if self.server.active and not (is_probe and fields[b"rip-probe"] == b"1"):
-            self.transport.write(BUSY)
+        if b"rip-probe" in fields and target == b"/ready":
+            is_ok = fields[b"rip-probe"] == b"1" or self.server.is_idle(fields.get(b"x-request-id"))
+            self.transport.write(READY if is_ok else BUSY)
             return
-        if is_probe:
-            self.transport.write(READY)
+        if not self.server.has_place():
+            self.transport.write(BUSY)
             return
         path, _, query = target.partition(b"?")
         secure = fields.get(b"x-forwarded-proto") == b"https"
@@ -381,6 +381,8 @@ class Exchange(Answer):
             if self.lines is not None:
                 raise RuntimeError("http.response.start came twice")
             self.start(message["status"], message.get("headers", ()))
+            if self.streams_events and self.scope["method"] == "GET":
+                self.server.goes_on_beside(self)
         else:
             raise RuntimeError("unknown message: " + kind)
 

@@ -135,6 +135,7 @@ class WebSocket:
             raise ValueError("a header has a line break in it: %r" % lines)
         self.accepted = True
         self.connection.socket = self
+        self.server.goes_on_beside(self)
         self.connection.transport.write(head + b"\r\n\r\n")
         self.server.loop.call_later(PING_EVERY_S, self.ping)
         if self.server.leaving:

@@ -43,6 +43,8 @@ class Worker:
         self.control_path = env["RIP_CONTROL_SOCKET"]
         self.watches = env.get("RIP_HOT_RELOAD") == "module"
         self.max_reloads = int(env.get("RIP_MAX_RELOADS") or 10)
+        self.max_at_work = int(env.get("RIP_CONCURRENCY") or 1)  # requests at once
+        self.max_streams = int(env.get("RIP_MAX_STREAMS") or 0)  # event streams and WebSockets beside them
         self.read_timeout_s = int(env.get("RIP_READ_TIMEOUT_MS") or 0) / 1000
         self.shows_traces = env.get("NODE_ENV") in ("development", "dev")
         self.is_asgi = False
@@ -149,10 +151,10 @@ class Worker:
         listener.listen(BACKLOG)
         return listener
 
-    def join(self):
+    def join(self, streams, concurrency):
         more = {"pid": self.pid, "socket": self.socket_path, "version": self.version}
         try:
-            ok, answer = self.tell("join", drains=True, streams=False, concurrency=1, **more)
+            ok, answer = self.tell("join", drains=True, streams=streams, concurrency=concurrency, **more)
         except OSError as error:
             self.fail("can't reach the server at %s: %s" % (self.control_path, error))
         if not ok:

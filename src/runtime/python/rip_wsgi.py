@@ -106,7 +106,7 @@ class WsgiServer:
         # Wakes the loop even if the app puts a handler of its own in place of ours.
         signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
         self.gate.start()
-        self.worker.join()
+        self.worker.join(streams=False, concurrency=1)
         while not self.done():
             try:
                 for fd, _ in self.wait():

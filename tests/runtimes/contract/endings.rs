@@ -89,7 +89,7 @@ fn tells_streams(worker: &mut Worker<'_>) {
     worker.wait_exit();
 }
 
-const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+pub const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 fn closes_websockets(worker: &mut Worker<'_>) {

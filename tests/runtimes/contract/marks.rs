@@ -24,13 +24,15 @@ struct Mark {
 
 const BLOCKED: Cell = Cannot("a handler that blocks hears nothing until its next write");
 const NO_WEBSOCKETS: Cell = Cannot("no WebSockets there");
-const SERVERS_HAVE_THEM: Cell =
-    Cannot("a function has none; an exported `http.Server` has, and they are closed");
+const SERVERS_HAVE_THEM: Cell = Cannot("a function has none; an exported `http.Server` has them");
 const NO_FORK: Cell = Cannot("JavaScript has no fork");
 const OWN_PROCESS: Cell = Cannot("each request has a process of its own, which ends with its answer");
 const CLOSES: Cell = Cannot("`Bun.serve` closes at once; the server asks until it is idle");
 const NO_PIPELINES: Cell = Cannot("`Bun.serve` closes where a request comes before the answer is read");
 const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls it has to end the child");
+
+const ONE_AT_A_TIME: Cell = Cannot("`c:` is 1 there");
+const STREAMS_HOLD: Cell = Cannot("a stream holds its worker");
 
 const COMMANDS: &[Column] = &[Uvicorn, NodePort];
 const NO_PROTOCOL: Cell = Cannot("a command knows nothing of the worker protocol");
@@ -44,10 +46,19 @@ const WAITS_FOR_STREAMS: Cell = Cannot("uvicorn and Node wait for open streams; 
 const OWN_SIGNALS: Cell =
     Cannot("a command ends on SIGINT; Ctrl-C in the server's terminal does not reach it");
 const OWN_METHODS: Cell = Cannot("Node answers 400");
+const REPLACED: Cell = Cannot("a command is replaced as a whole");
 const FREE_100_MS_LATER: Cell =
     Cannot("it is told at once; a command gets its next request 100 ms after its connection has closed");
 
 const MARKS: &[Mark] = &[
+    mark("an event stream holds no place", &[Wsgi, Rack, Cgi, Rust], STREAMS_HOLD),
+    mark("an event stream holds no place", COMMANDS, NO_PROTOCOL),
+    mark("WebSockets hold no place", &[Wsgi, Node, Rack, Cgi, Rust, NodePort], NO_WEBSOCKETS),
+    mark("WebSockets hold no place", &[NodeHttp], SERVERS_HAVE_THEM),
+    mark("`c:4`", &[Wsgi, Rack, Cgi, Rust], ONE_AT_A_TIME),
+    mark("`c:4`: four", COMMANDS, NO_PROTOCOL),
+    mark("`c:4`: an idle probe", COMMANDS, NO_PROTOCOL),
+    mark("`c:4`: a changed entry", COMMANDS, REPLACED),
     mark("the join says", COMMANDS, NO_PROTOCOL),
     mark("a second request at once", COMMANDS, NO_PROTOCOL),
     mark("a probe is answered ok", COMMANDS, NO_PROTOCOL),

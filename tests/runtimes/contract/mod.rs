@@ -1,6 +1,6 @@
 //! The contract suite: every rule of the worker's side of the protocol, over every harness.
 //!
-//! Rules are rows (`rules.rs`, `endings.rs`, `served.rs`), harnesses are columns, and a cell that does not hold has its
+//! Rules are rows (`rules.rs`, `endings.rs`, `several.rs`, `served.rs`), harnesses are columns, and a cell that does not hold has its
 //! reason in `marks.rs`. One column: `cargo test --test runtimes contract::bun`. With `-- --nocapture` each cell says how
 //! it went. `RIP_CONTRACT=busy` runs only the rules whose name has that word in it.
 
@@ -8,6 +8,7 @@ mod endings;
 mod marks;
 mod rules;
 mod served;
+mod several;
 mod table;
 mod worker;
 
@@ -142,6 +143,10 @@ enum Check {
     Shared(fn(&Worker<'_>)),
     /// On a worker of its own, which may end.
     Fresh(fn(&mut Worker<'_>)),
+    /// On a worker that takes several requests at once, which all such rules share.
+    Several(fn(&Worker<'_>)),
+    /// On such a worker of its own.
+    FreshSeveral(fn(&mut Worker<'_>)),
     /// Through the real server, which all such rules share.
     Served(fn(&mut Served<'_>)),
 }
@@ -163,12 +168,20 @@ impl Rule {
         Rule { name, check: Check::Fresh(check) }
     }
 
+    const fn several(name: &'static str, check: fn(&Worker<'_>)) -> Rule {
+        Rule { name, check: Check::Several(check) }
+    }
+
+    const fn fresh_several(name: &'static str, check: fn(&mut Worker<'_>)) -> Rule {
+        Rule { name, check: Check::FreshSeveral(check) }
+    }
+
     const fn served(name: &'static str, check: fn(&mut Served<'_>)) -> Rule {
         Rule { name, check: Check::Served(check) }
     }
 
     fn all() -> impl Iterator<Item = &'static Rule> {
-        rules::RULES.iter().chain(endings::RULES).chain(served::RULES)
+        rules::RULES.iter().chain(endings::RULES).chain(several::RULES).chain(served::RULES)
     }
 }
 
@@ -176,7 +189,7 @@ impl Rule {
 fn check(column: Column) {
     let Some(fixture) = Fixture::copy_of(&column.needs(), "tests/apps/contract") else { return };
     let only = std::env::var("RIP_CONTRACT").unwrap_or_default();
-    let (mut shared, mut served, mut wrong) = (None, None, Vec::new());
+    let (mut shared, mut several, mut served, mut wrong) = (None, None, None, Vec::new());
     for rule in Rule::all().filter(|rule| rule.name.contains(&only)) {
         let cell = marks::of(rule.name, column);
         let outcome = match rule.check {
@@ -187,6 +200,13 @@ fn check(column: Column) {
                 shared = outcome.is_ok().then_some(worker);
                 outcome
             }
+            Check::Several(check) => {
+                let worker = several.take().unwrap_or_else(|| Worker::start_several(column, &fixture));
+                let (outcome, worker) = attempt(worker, cell, |worker| check(worker));
+                several = outcome.is_ok().then_some(worker);
+                outcome
+            }
+            Check::FreshSeveral(check) => attempt(Worker::start_several(column, &fixture), cell, check).0,
             Check::Fresh(check) => attempt(Worker::start(column, &fixture), cell, check).0,
             Check::Served(check) => {
                 let mut place = served.take().unwrap_or_else(|| Served::start(column, &fixture));

@@ -59,6 +59,16 @@ pub struct Worker<'a> {
 impl<'a> Worker<'a> {
     /// Started, and joined; a command listens.
     pub fn start(column: Column, fixture: &'a Fixture) -> Worker<'a> {
+        Worker::start_with(column, fixture, &[])
+    }
+
+    /// The same, asked to take several requests at once, and looking for changes of its entry.
+    pub fn start_several(column: Column, fixture: &'a Fixture) -> Worker<'a> {
+        let at_once = super::several::AT_ONCE.to_string();
+        Worker::start_with(column, fixture, &[("RIP_CONCURRENCY", &at_once), ("RIP_HOT_RELOAD", "module")])
+    }
+
+    fn start_with(column: Column, fixture: &'a Fixture, variables: &[(&str, &str)]) -> Worker<'a> {
         let dir = tempfile::Builder::new().prefix("ctr").tempdir().expect("a temporary folder");
         let socket = dir.path().join("w.sock");
         let port = column.command().is_some_and(|words| words.contains(&"{port}")).then(free_port);
@@ -69,6 +79,7 @@ impl<'a> Worker<'a> {
         let child = command
             .env("CONTRACT_DIR", dir.path())
             .env("NODE_ENV", "production")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(words.try_clone().expect("a second handle"))
             .stderr(words)
@@ -97,6 +108,10 @@ impl<'a> Worker<'a> {
 
     pub fn expects(&mut self, cell: Cell) {
         self.poll_timeout = poll_timeout(cell);
+    }
+
+    pub fn poll_timeout(&self) -> Duration {
+        self.poll_timeout
     }
 
     pub fn pid(&self) -> i32 {
@@ -233,8 +248,21 @@ impl<'a> Worker<'a> {
         assert!(comes_true(self.poll_timeout, is_idle), "it does not say that it is idle");
     }
 
+    /// Asks whether it is loaded (`1`), or `idle`.
     pub fn probe(&self, kind: &str) -> Response {
-        self.answer(&mut self.ask("GET", "/ready", &format!("Rip-Probe: {kind}\r\n"), b""))
+        let mut client = self.client();
+        client.send_request("GET", "/ready", &format!("Rip-Probe: {kind}\r\n"), b"");
+        self.answer(&mut client)
+    }
+
+    /// Asks whether the handler of that request runs.
+    pub fn probe_of(&self, id: &str) -> Response {
+        self.answer(&mut self.ask(
+            "GET",
+            "/ready",
+            &format!("Rip-Probe: idle\r\nX-Request-Id: {id}\r\n"),
+            b"",
+        ))
     }
 }
 
@@ -256,9 +284,10 @@ fn free_port() -> u16 {
 
 /// A request as the front end writes it.
 pub fn send(client: &mut Client, method: &str, target: &str, fields: &str, body: &[u8]) {
+    let id = if fields.contains("X-Request-Id:") { "" } else { "X-Request-Id: 1234\r\n" };
     let request = format!(
         "{fields}X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\
-         X-Request-Id: 1234\r\nX-Request-Start: t=1\r\n"
+         {id}X-Request-Start: t=1\r\n"
     );
     client.send_request(method, target, &request, body);
 }
