@@ -24,6 +24,7 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_loading.py", include_str!("python/rip_loading.py")),
     ("rip_worker.py", include_str!("python/rip_worker.py")),
     ("rip_wsgi.py", include_str!("python/rip_wsgi.py")),
+    ("rip_threads.py", include_str!("python/rip_threads.py")),
     ("rip_answer.py", include_str!("python/rip_answer.py")),
     ("rip_asgi.py", include_str!("python/rip_asgi.py")),
     ("rip_http.py", include_str!("python/rip_http.py")),

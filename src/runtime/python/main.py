@@ -1,8 +1,8 @@
-"""Rip Server's Python worker: loads the app, joins the server, serves one request at a time.
+"""Rip Server's Python worker: loads the app, joins the server, serves.
 
 Run by the server as `python3 main.py <target>`, in the project's folder, with the worker protocol's
 environment. The parts: rip_loading, rip_worker (hot reload, the control socket, error answers),
-rip_wsgi with rip_answer, and rip_asgi with rip_http and rip_websocket.
+rip_wsgi with rip_answer (and rip_threads, for several requests at once), and rip_asgi with rip_http and rip_websocket.
 """
 
 import os
@@ -29,7 +29,8 @@ def main():
     rip_wsgi = ours("rip_wsgi")
     worker = rip_worker.Worker(os.environ, target, end_before_join)
     app = worker.load_or_exit()
-    (ours("rip_asgi") if worker.is_asgi else rip_wsgi).serve(worker, app)
+    threads = worker.max_at_work > 1 and not rip_wsgi.is_patched()
+    (ours("rip_asgi") if worker.is_asgi else ours("rip_threads") if threads else rip_wsgi).serve(worker, app)
 
 
 def end_before_join(*_):

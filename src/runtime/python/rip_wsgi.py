@@ -35,6 +35,8 @@ def serve(worker, app):
 
 
 class Connection:
+    request_id = None  # of the request at work, where it has to be known
+
     def __init__(self, sock):
         self.sock = sock
         self.fd = sock.fileno()
@@ -72,6 +74,8 @@ class Connection:
 
 
 class WsgiServer:
+    multithread = False
+
     def __init__(self, worker, app):
         self.worker = worker
         self.app = app
@@ -84,8 +88,7 @@ class WsgiServer:
         self.wake_reader, self.wake_writer = pipe2(O_CLOEXEC | O_NONBLOCK)
         self.poller = epoll()
         self.poller.register(self.wake_reader, EPOLLIN)
-        self.wait = waiter(self.poller)
-        self.gate = Gate(self, worker.listen())
+        self.open(worker.listen())
         worker.descriptors = self.descriptors
         self.base = {
             "SCRIPT_NAME": "",
@@ -93,12 +96,16 @@ class WsgiServer:
             "SERVER_SOFTWARE": "rip-server",
             "wsgi.version": (1, 0),
             "wsgi.errors": sys.stderr,
-            "wsgi.multithread": False,
+            "wsgi.multithread": self.multithread,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,  # wsgi.input ends where the body does
         }
+
+    def open(self, listener):
+        self.wait = waiter(self.poller)
+        self.gate = Gate(self, listener)
 
     def run(self):
         self.apps_sigterm = self.worker.apps_sigterm()
@@ -189,14 +196,19 @@ class WsgiServer:
         else:
             body = Body(connection, length)
             environ["wsgi.input"] = io.BufferedReader(body, READ_BYTES)
-        if "HTTP_RIP_PROBE" in environ and environ["PATH_INFO"] == "/ready":
-            connection.send(READY)  # to both kinds: no handler runs
+        probed = self.probed(environ) if "HTTP_RIP_PROBE" in environ else None
+        if probed:
+            connection.send(probed)
             keep = True
         else:
             keep = self.answer(connection, environ)
         if keep and body:
             body.drain()
         return keep
+
+    def probed(self, environ):
+        """The answer to the server's probe, if it is one; here to both kinds: no handler runs."""
+        return READY if environ["PATH_INFO"] == "/ready" else None
 
     def environ(self, head):
         lines = head.split("\r\n")
@@ -231,16 +243,12 @@ class WsgiServer:
 
     def answer(self, connection, environ):
         """Lets the app answer; False when the connection is to be closed."""
-        if self.worker.watches:
-            changed = self.worker.changed_app()
-            if changed:
-                self.app = changed
-                self.worker.swapped()
+        app = self.newest_app() if self.worker.watches else self.app
         answer = Answer(self, connection, environ["REQUEST_METHOD"])
         result = None
         try:
             try:
-                result = self.app(environ, answer.start_response)
+                result = app(environ, answer.start_response)
                 if self.worker.is_child:
                     self.worker.end_child()
                 kind = type(result)
@@ -267,6 +275,13 @@ class WsgiServer:
             self.worker.end_child()
         return True
 
+    def newest_app(self):
+        changed = self.worker.changed_app()
+        if changed:
+            self.app = changed
+            self.worker.swapped()
+        return self.app
+
     def failed(self, connection, environ, answer, error):
         if connection.gone:
             return False
@@ -287,15 +302,28 @@ class WsgiServer:
         return True
 
 
+def is_patched_by_gevent():
+    monkey = sys.modules.get("gevent.monkey")
+    return bool(monkey and monkey.is_module_patched("socket"))
+
+
+def is_patched_by_eventlet():
+    patcher = sys.modules.get("eventlet.patcher")
+    return bool(patcher and patcher.is_monkey_patched("socket"))
+
+
+def is_patched():
+    """Threads are greenlets there, whose locks are not for several real threads."""
+    return is_patched_by_gevent() or is_patched_by_eventlet()
+
+
 def waiter(poller):
     """The wait for the next request: under gevent or eventlet what the app has started runs meanwhile."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey and monkey.is_module_patched("socket"):
+    if is_patched_by_gevent():
         from gevent.socket import wait_read
 
         return lambda: wait_read(poller.fileno()) or poller.poll(0)
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher and patcher.is_monkey_patched("socket"):
+    if is_patched_by_eventlet():
         from eventlet.hubs import trampoline
 
         return lambda: trampoline(poller.fileno(), read=True) and None or poller.poll(0)

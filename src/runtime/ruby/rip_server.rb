@@ -61,7 +61,7 @@ module Rip
 
     def done?
       return @quit_accepted == false if @current || !@handed.empty? || !@held.empty?
-      @leaving
+      !@quit_accepted.nil?
     end
 
     def wake(waker)
@@ -87,7 +87,9 @@ module Rip
       @current.close
       @current = nil
       # With the server gone, nobody will ever end this process.
-      @leaving = true if @handed.empty? && @held.empty? && !@worker.server_lives?
+      return unless @handed.empty? && @held.empty? && (@leaving || !@worker.server_lives?)
+      @leaving = true
+      wake(@waker_of_main)
     end
 
     # One request; false when the connection is to be closed.

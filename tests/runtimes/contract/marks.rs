@@ -55,7 +55,7 @@ const MARKS: &[Mark] = &[
     mark("an event stream holds no place", COMMANDS, NO_PROTOCOL),
     mark("WebSockets hold no place", &[Wsgi, Node, Rack, Cgi, Rust, NodePort], NO_WEBSOCKETS),
     mark("WebSockets hold no place", &[NodeHttp], SERVERS_HAVE_THEM),
-    mark("`c:4`", &[Wsgi, Rack, Cgi, Rust], ONE_AT_A_TIME),
+    mark("`c:4`", &[Rack, Cgi, Rust], ONE_AT_A_TIME),
     mark("`c:4`: four", COMMANDS, NO_PROTOCOL),
     mark("`c:4`: an idle probe", COMMANDS, NO_PROTOCOL),
     mark("`c:4`: a changed entry", COMMANDS, REPLACED),
