@@ -150,16 +150,28 @@ where
 /// The command line of `rip-server` itself, for that program alone.
 #[doc(hidden)]
 pub fn command_line() -> ExitCode {
-    command_line_with(&[], None, runtime::HARNESS_FILES)
+    command_line_with(&[], Embedded::Nothing, runtime::HARNESS_FILES)
 }
 
-/// A command line with arguments of the program's own, which give way to typed ones. `embedded`: this program is the
-/// app. `harnesses`: for apps that are no programs.
+/// What a program brings along.
+enum Embedded {
+    /// No app: it serves any.
+    Nothing,
+    /// It is the app itself.
+    App { program: PathBuf, is_concurrent: bool },
+}
+
+/// A command line with arguments of the program's own, which give way to typed ones. `harnesses`: for apps that are no
+/// programs.
 fn command_line_with(
     defaults: &[String],
-    embedded: Option<PathBuf>,
+    embedded: Embedded,
     harnesses: &'static [(&'static str, &'static str)],
 ) -> ExitCode {
+    let (embedded, is_concurrent) = match embedded {
+        Embedded::Nothing => (None, true),
+        Embedded::App { program, is_concurrent } => (Some(program), is_concurrent),
+    };
     let environment = |name: &str| std::env::var(name).ok();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let arguments = config::with_defaults(defaults, arguments, &environment);
@@ -179,7 +191,7 @@ fn command_line_with(
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint, 1),
         },
-        Command::Serve(config) if embedded.is_some() && config.concurrency > 1 => {
+        Command::Serve(config) if !is_concurrent && config.concurrency > 1 => {
             let complaint = format!(
                 "'c:{}' is not for this program, whose handler takes one request at a time; more workers (w:) would do",
                 config.concurrency
@@ -194,10 +206,15 @@ fn command_line_with(
     }
 }
 
+/// A script's event stream is its worker's work until its end.
+fn cgi_handler(cgi: worker::cgi::Cgi) -> worker::Handler {
+    worker::Handler::one_at_a_time(move |request| cgi.run(request)).without_streams()
+}
+
 /// A worker of a CGI app: each request runs the script once.
 fn cgi_worker() -> ExitCode {
     match (worker::Identity::from_environment(), worker::cgi::Cgi::from_environment()) {
-        (Some(identity), Some(cgi)) => worker::serve(&identity, move |request| cgi.run(request)),
+        (Some(identity), Some(cgi)) => worker::serve(&identity, cgi_handler(cgi)),
         _ => complain("cgi-worker is started by the server; rip-server ./index.cgi would do", 2),
     }
 }

@@ -33,6 +33,7 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_worker.rb", include_str!("ruby/rip_worker.rb")),
     ("rip_http.rb", include_str!("ruby/rip_http.rb")),
     ("rip_server.rb", include_str!("ruby/rip_server.rb")),
+    ("rip_threads.rb", include_str!("ruby/rip_threads.rb")),
 ];
 
 /// What one worker is told of itself.

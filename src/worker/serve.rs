@@ -1,11 +1,11 @@
-//! The serve loop: listen, join, one request at a time, and an end without loss.
+//! The serve loop: listen, join, as many requests at once as the handler takes, and an end without loss.
 //!
-//! Each connection has a thread, the handler has one lock: whoever finds it taken answers busy at once. The server
-//! opens one connection, so this is one thread in all but odd moments.
+//! Each connection has a thread, and each request takes a place: whoever finds none answers busy at once. The server
+//! opens a connection for each place and each stream, so there are no more threads than that in all but odd moments.
 
 use super::Identity;
-use super::error::IntoResponse;
 use super::outlet::{Leaving, Outlet, is_gone};
+use super::places::{Handler, Places};
 use super::request::{Body, Request};
 use super::response::Response;
 use crate::client;
@@ -22,30 +22,27 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// At most this many connections at once. The server holds one; a few more cover reconnects.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections beside those of requests and streams, which cover probes and reconnects.
+const SPARE_CONNECTIONS: usize = 64;
 /// As every worker's: whoever is kept waiting is kept by the kernel.
 const BACKLOG: i32 = 4096;
 /// Out of descriptors or threads: one may come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all connections share.
-struct Shared<F> {
-    /// Held while a request is at work, until its answer is written.
-    handler: Mutex<F>,
+struct Shared {
+    handler: Handler,
+    /// One is held while a request is at work, until its answer is written.
+    places: Places,
     leaving: Arc<Leaving>,
 }
 
 /// Serves until the server says that it is over.
-pub fn serve<F, R>(identity: &Identity, handler: F) -> ExitCode
-where
-    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
-    R: IntoResponse,
-{
+pub fn serve(identity: &Identity, handler: Handler) -> ExitCode {
     match try_serve(identity, handler) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
@@ -55,18 +52,17 @@ where
     }
 }
 
-fn try_serve<F, R>(identity: &Identity, handler: F) -> Result<(), String>
-where
-    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
-    R: IntoResponse,
-{
+fn try_serve(identity: &Identity, handler: Handler) -> Result<(), String> {
     let termination = process::watch_termination().map_err(|error| format!("signals: {error}"))?;
     let leaving = Arc::new(Leaving::new().map_err(|error| format!("a pipe: {error}"))?);
-    let shared = Arc::new(Shared { handler: Mutex::new(handler), leaving });
+    let limit = if handler.is_concurrent() { identity.concurrency.max(1) } else { 1 };
+    let max_streams = if handler.has_streams { identity.max_streams } else { 0 };
+    let max_connections = limit + max_streams + SPARE_CONNECTIONS;
+    let shared = Arc::new(Shared { handler, places: Places::new(limit, max_streams), leaving });
 
     let listener = listen_at(identity)
         .map_err(|error| format!("cannot listen on '{}': {error}", shown(&identity.socket)))?;
-    join(identity)?;
+    join(identity, &shared)?;
     let mut connections = Vec::new();
     loop {
         let mut ready = [
@@ -79,14 +75,14 @@ where
         }
         let is_to_leave = ready[1].any().unwrap_or(false);
         if ready[0].any().unwrap_or(false) {
-            accept(&listener, &shared, &mut connections);
+            accept(&listener, &shared, max_connections, &mut connections);
         }
         if is_to_leave {
             break;
         }
     }
     shared.leaving.say();
-    leave(identity, connections, &shared.handler);
+    leave(identity, connections, &shared.places);
     Ok(())
 }
 
@@ -98,30 +94,35 @@ fn listen_at(identity: &Identity) -> io::Result<UnixListener> {
 }
 
 /// A connection that there is no thread for is closed, and tried again by the server.
-fn accept<F, R>(listener: &UnixListener, shared: &Arc<Shared<F>>, connections: &mut Vec<JoinHandle<()>>)
-where
-    F: FnMut(&mut Request<'_>) -> R + Send + 'static,
-    R: IntoResponse,
-{
+fn accept(
+    listener: &UnixListener,
+    shared: &Arc<Shared>,
+    max_connections: usize,
+    connections: &mut Vec<JoinHandle<()>>,
+) {
     let Ok((stream, _)) = listener.accept() else {
         std::thread::sleep(ACCEPT_PAUSE);
         return;
     };
     connections.retain(|thread| !thread.is_finished());
-    if connections.len() < MAX_CONNECTIONS {
+    if connections.len() < max_connections {
         let shared = shared.clone();
         let thread = std::thread::Builder::new().spawn(move || converse(&stream, &shared));
         connections.extend(thread);
     }
 }
 
-fn join(identity: &Identity) -> Result<(), String> {
+fn join(identity: &Identity, shared: &Shared) -> Result<(), String> {
     let message = Message::Join(Join {
         sender: sender(identity),
         pid: std::process::id() as i32,
         socket: identity.socket.to_string_lossy().into_owned(),
         version: identity.version,
-        abilities: Abilities { drains: true, ..Abilities::default() },
+        abilities: Abilities {
+            drains: true,
+            streams: shared.handler.has_streams,
+            concurrency: shared.places.limit() as u64,
+        },
     });
     let answer = client::ask(&identity.control, "POST", "/worker", &message.to_json())
         .map_err(|error| format!("cannot join at '{}': {error}", shown(&identity.control)))?;
@@ -136,8 +137,8 @@ fn sender(identity: &Identity) -> Sender {
 }
 
 /// No new request comes after the answer to `quit`; what is on the connections is served until the server closes
-/// them. Without a server the request in hand is finished.
-fn leave<F>(identity: &Identity, connections: Vec<JoinHandle<()>>, handler: &Mutex<F>) {
+/// them. Without a server the requests in hand are finished.
+fn leave(identity: &Identity, connections: Vec<JoinHandle<()>>, places: &Places) {
     let message = Message::Quit(sender(identity));
     if client::ask(&identity.control, "POST", "/worker", &message.to_json()).is_ok() {
         for connection in connections {
@@ -145,16 +146,12 @@ fn leave<F>(identity: &Identity, connections: Vec<JoinHandle<()>>, handler: &Mut
             let _ = connection.join();
         }
     } else {
-        drop(handler.lock());
+        while !places.are_free("") {}
     }
 }
 
 /// One connection, until its end.
-fn converse<F, R>(stream: &UnixStream, shared: &Shared<F>)
-where
-    F: FnMut(&mut Request<'_>) -> R,
-    R: IntoResponse,
-{
+fn converse(stream: &UnixStream, shared: &Shared) {
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
     loop {
         wait_for_bytes(&reader);
@@ -178,15 +175,7 @@ fn wait_for_bytes(reader: &BufReader<&UnixStream>) {
 }
 
 /// One request and its answer. `false`: the connection is over.
-fn serve_one<F, R>(
-    reader: &mut BufReader<&UnixStream>,
-    stream: &UnixStream,
-    shared: &Shared<F>,
-) -> io::Result<bool>
-where
-    F: FnMut(&mut Request<'_>) -> R,
-    R: IntoResponse,
-{
+fn serve_one(reader: &mut BufReader<&UnixStream>, stream: &UnixStream, shared: &Shared) -> io::Result<bool> {
     let Some(bytes) = read_head(reader)? else {
         return Ok(false);
     };
@@ -216,13 +205,23 @@ where
         Response::text("ok").send(&mut outlet, is_head, false)?;
         return Ok(true);
     }
-    // Held until the answer is written in full: a stream is the handler's work as well.
-    let mut lock = turn_of(&shared.handler);
-    let response = match &mut lock {
-        None => Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1"),
-        Some(_) if probe == Some(Probe::Idle) => Response::text("ok"),
-        Some(handler) => call(&mut **handler, &mut request),
+    if probe == Some(Probe::Idle) {
+        let response = if shared.places.are_free(request.id()) { Response::text("ok") } else { busy() };
+        response.send(&mut outlet, is_head, false)?;
+        return Ok(true);
+    }
+    // Held until the answer is written in full.
+    let mut place = shared.places.take(request.id());
+    let response = match &place {
+        None => busy(),
+        Some(_) => call(&shared.handler, &mut request),
     };
+    if let Some(place) = &mut place
+        && request.method == "GET"
+        && response.streams_events()
+    {
+        place.go_on_beside();
+    }
     // A body that the handler did not want is still on the connection.
     io::copy(&mut request.body, &mut io::sink())?;
     let is_safe = request.is_safe();
@@ -271,28 +270,14 @@ impl ServerFields {
     }
 }
 
-/// The handler, unless it is at work: its last answer's last byte is out a moment before it is given back.
-fn turn_of<F>(handler: &Mutex<F>) -> Option<MutexGuard<'_, F>> {
-    const GRACE_MS: u32 = 20;
-    for _ in 0..=GRACE_MS {
-        match handler.try_lock() {
-            Ok(handler) => return Some(handler),
-            // An earlier panic was answered; the handler goes on.
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
-    None
+fn busy() -> Response {
+    Response::text("busy").with_status(503).with_header("Rip-Worker-Busy", "1")
 }
 
 /// The handler's answer; a panic is a 500, not the worker's end.
-fn call<F, R>(handler: &mut F, request: &mut Request<'_>) -> Response
-where
-    F: FnMut(&mut Request<'_>) -> R,
-    R: IntoResponse,
-{
+fn call(handler: &Handler, request: &mut Request<'_>) -> Response {
     let failed = || Response::text("Internal Server Error\n").with_status(500);
-    let answered = catch_unwind(AssertUnwindSafe(|| handler(request).into_response()));
+    let answered = catch_unwind(AssertUnwindSafe(|| handler.answer(request)));
     let Ok(response) = answered else {
         complain(request, "the handler panicked");
         return failed();

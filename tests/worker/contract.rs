@@ -11,7 +11,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// What stands behind `run` is the shutdown's hook.
 pub fn run() -> ExitCode {
-    let code = rip_server::run(answer);
+    let code = rip_server::Server::concurrent(answer).run();
     std::thread::sleep(Duration::from_millis(150));
     if let Some(dir) = std::env::var_os("CONTRACT_DIR") {
         touch(Path::new(&dir), "hook");

@@ -168,7 +168,6 @@ class WsgiServer:
             self.serve(self.connection)
 
     def serve(self, connection):
-        self.busy = True
         try:
             keep = self.serve_one(connection)
         except (OSError, ValueError):
@@ -188,6 +187,7 @@ class WsgiServer:
         head = connection.read_head()
         if head is None:
             return False
+        self.busy = True  # not before: the end of a connection is no request that another has to give way to
         environ = self.environ(head)
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = None

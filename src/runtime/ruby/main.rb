@@ -1,8 +1,9 @@
-# Rip Server's Ruby worker: loads config.ru, joins the server, serves one request at a time.
+# Rip Server's Ruby worker: loads config.ru, joins the server, serves.
 #
 # Run by the server as `ruby main.rb`, in the app's folder, with the worker protocol's environment.
 # The parts: rip_worker (loading, hot reload, the control socket, error answers), rip_http (a
-# connection, a request's environment, an answer), rip_server (the serve loop and the gate).
+# connection, a request's environment, an answer), rip_server (the serve loop and the gate), rip_threads
+# (several requests at once).
 
 folder = File.dirname(ENV.fetch("RIP_APP_ENTRY"))
 # Before any other require: a gem of another version than the bundle's must not be loaded by then.
@@ -24,6 +25,7 @@ require "rack"
 require_relative "rip_worker"
 require_relative "rip_http"
 require_relative "rip_server"
+require_relative "rip_threads"
 
 $stdout.sync = $stderr.sync = true
 # A C locale must not make the app's sources and templates ASCII.
@@ -34,7 +36,7 @@ trap("TERM", early_exit)
 
 worker = Rip::Worker.new(ENV)
 worker.load_or_exit
-server = Rip::Server.new(worker)
+server = (worker.max_at_work > 1 ? Rip::ThreadedServer : Rip::Server).new(worker)
 of_the_app = server.run
 # A SIGTERM handler of the app's own, which may take its time, or end the process by itself.
 of_the_app.call(Signal.list["TERM"]) if of_the_app.is_a?(Proc) && of_the_app != early_exit

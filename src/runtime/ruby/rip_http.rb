@@ -8,6 +8,8 @@ module Rip
     MEMORY_BYTES = 262_144 # a longer body is put into a file
 
     attr_reader :io
+    # Of the request at work, and when its thread has left the lead: where several are at work at once.
+    attr_accessor :request_id, :left_at
 
     def initialize(io)
       @io = io
@@ -78,13 +80,13 @@ module Rip
       "rack.multithread" => false, "rack.multiprocess" => true, "rack.run_once" => false
     }.freeze
 
-    def self.of(head, body)
+    def self.of(head, body, fixed)
       first, *lines = head.split("\r\n")
       method, target, = first.split(" ")
       path, query = target.split("?", 2)
       # `OPTIONS *` is about the server; Rack wants a path or none.
       path = "" if target == "*"
-      env = FIXED.merge(
+      env = fixed.merge(
         "REQUEST_METHOD" => method, "REQUEST_URI" => target, "REQUEST_PATH" => path,
         "PATH_INFO" => path, "QUERY_STRING" => query || "",
         "rack.input" => body, "rack.errors" => $stderr

@@ -11,6 +11,7 @@ module Rip
 
     def initialize(worker)
       @worker = worker
+      @fixed = Environment::FIXED
       @listener = worker.listen
       @handed = Queue.new # connections with a request, from the gate
       @held = [] # the gate's, but for those
@@ -22,19 +23,24 @@ module Rip
 
     # Serves until the server has finished with this worker; the SIGTERM handler that the app has set.
     def run
-      of_the_app = trap("TERM") do
-        @leaving = true
-        wake(@waker_of_main)
-      end
+      of_the_app = on_term
       keep_from_children
       Thread.new { gate }.abort_on_exception = true
-      @worker.join
+      @worker.join(1)
       until done?
         ready, = IO.select([@wake_main, @current&.io].compact)
         serve if ready.include?(@current&.io)
         woken if ready.include?(@wake_main)
       end
       of_the_app
+    end
+
+    # The handler that the app has set.
+    def on_term
+      trap("TERM") do
+        @leaving = true
+        wake(@waker_of_main)
+      end
     end
 
     # A child that stays must not hold the server's connections. Before Ruby 3.1 there is no such hook, and what is
@@ -54,9 +60,13 @@ module Rip
 
     # In a child: its copies are closed, and the parent's go on.
     def let_go
-      sockets = [@listener, @current&.io, *@held.map(&:io)].compact
-      sockets << @handed.pop.io until @handed.empty?
       sockets.each(&:close)
+    end
+
+    def sockets
+      handed = []
+      handed << @handed.pop.io until @handed.empty?
+      [@listener, @current&.io, *@held.map(&:io), *handed].compact
     end
 
     def done?
@@ -80,7 +90,6 @@ module Rip
     end
 
     def serve
-      @busy = true
       keep = serve_one(@current)
       @busy = false
       return if keep
@@ -96,12 +105,12 @@ module Rip
     def serve_one(connection)
       head, body = connection.read
       return false unless head
-      if probe(head)
-        connection.write(READY)
+      @busy = true # not before: the end of a connection is no request that another has to give way to
+      if (answer = probed(head))
+        connection.write(answer)
         return true
       end
-      env = Environment.of(head, body)
-      @worker.look
+      env = Environment.of(head, body, @fixed)
       respond(connection, env)
     rescue Gone
       false
@@ -112,6 +121,11 @@ module Rip
       body&.close
     end
 
+    # The answer to the server's probe, if it is one; here to both kinds: no handler runs.
+    def probed(head)
+      probe(head) && READY
+    end
+
     # "1" and "idle" are asked by the server; without the field the path is the app's.
     def probe(head)
       head.start_with?("GET /ready ") && head[/^rip-probe: *(\w+)/i, 1]
@@ -120,7 +134,7 @@ module Rip
     def respond(connection, env)
       answer = Answer.new(connection, env["REQUEST_METHOD"], -> { @leaving })
       begin
-        status, headers, body = @worker.app.call(env)
+        status, headers, body = newest_app.call(env)
         @worker.end_if_child
         answer.deliver(status, headers, body)
       ensure
@@ -134,6 +148,11 @@ module Rip
     rescue Exception => error
       @worker.end_if_child(error)
       failed(connection, env, answer, error)
+    end
+
+    def newest_app
+      @worker.look
+      @worker.app
     end
 
     # Whether the connection goes on.

@@ -5,7 +5,7 @@ module Rip
     LOOK_EVERY_S = 0.1 # how often a request looks whether config.ru has changed
     BACKLOG = 4096
 
-    attr_reader :app
+    attr_reader :app, :max_at_work
 
     def initialize(env)
       @pid = Process.pid
@@ -13,6 +13,7 @@ module Rip
       @entry, @path, @control = env.values_at("RIP_APP_ENTRY", "SOCKET_PATH", "RIP_CONTROL_SOCKET")
       @instance = env["RIP_INSTANCE"]
       @watches = env["RIP_HOT_RELOAD"] == "module"
+      @max_at_work = (env["RIP_CONCURRENCY"] || 1).to_i # requests at once
       @max_reloads = (env["RIP_MAX_RELOADS"] || 10).to_i
       @shows_traces = %w[development dev].include?(env["NODE_ENV"])
       # Sinatra shows traces to everybody unless it is told that this is production.
@@ -89,9 +90,9 @@ module Rip
       fail_with("can't listen on #{@path}: #{error.message}")
     end
 
-    def join
+    def join(concurrency)
       ok, answer = tell("join", pid: @pid, socket: @path, version: @version,
-        drains: true, streams: false, concurrency: 1)
+        drains: true, streams: false, concurrency: concurrency)
       fail_with("the server refused this worker: #{answer}") unless ok
     rescue SystemCallError, IOError => error
       fail_with("can't reach the server at #{@control}: #{error.message}")

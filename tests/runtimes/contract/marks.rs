@@ -46,16 +46,17 @@ const WAITS_FOR_STREAMS: Cell = Cannot("uvicorn and Node wait for open streams; 
 const OWN_SIGNALS: Cell =
     Cannot("a command ends on SIGINT; Ctrl-C in the server's terminal does not reach it");
 const OWN_METHODS: Cell = Cannot("Node answers 400");
-const REPLACED: Cell = Cannot("a command is replaced as a whole");
+const REPLACED: Cell = Cannot("a program is replaced as a whole");
 const FREE_100_MS_LATER: Cell =
     Cannot("it is told at once; a command gets its next request 100 ms after its connection has closed");
 
 const MARKS: &[Mark] = &[
-    mark("an event stream holds no place", &[Wsgi, Rack, Cgi, Rust], STREAMS_HOLD),
+    mark("an event stream holds no place", &[Wsgi, Rack, Cgi], STREAMS_HOLD),
     mark("an event stream holds no place", COMMANDS, NO_PROTOCOL),
     mark("WebSockets hold no place", &[Wsgi, Node, Rack, Cgi, Rust, NodePort], NO_WEBSOCKETS),
     mark("WebSockets hold no place", &[NodeHttp], SERVERS_HAVE_THEM),
-    mark("`c:4`", &[Rack, Cgi, Rust], ONE_AT_A_TIME),
+    mark("`c:4`", &[Cgi], ONE_AT_A_TIME),
+    mark("`c:4`: a changed entry", &[Rust], REPLACED),
     mark("`c:4`: four", COMMANDS, NO_PROTOCOL),
     mark("`c:4`: an idle probe", COMMANDS, NO_PROTOCOL),
     mark("`c:4`: a changed entry", COMMANDS, REPLACED),
