@@ -112,6 +112,7 @@ fn ignores_sigint(worker: &mut Worker<'_>) {
     worker.signal(Signal::SIGINT);
     let mut client = worker.ask("GET", "/pid", "", b"");
     assert_eq!(worker.answer(&mut client).text(), worker.pid().to_string());
-    // Longer, since some servers look for signals only every 100 ms.
-    assert!(!comes_true(A_WHILE * 4, || worker.has_exited()));
+    // Commands are known to end, sooner or later on a loaded machine.
+    let within = if worker.column.command().is_some() { A_WHILE * 40 } else { A_WHILE };
+    assert!(!comes_true(within, || worker.has_exited()));
 }
