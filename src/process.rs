@@ -16,7 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -97,6 +97,20 @@ pub(crate) fn ask_for_shorter_turns() {
     ticks.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
     // SAFETY: the kernel only reads `turns`, which tells its own size.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const ticks, 0) };
+}
+
+/// Binds a socket to an interface by its number (`SO_BINDTOIFINDEX`, Linux 5.0 and later; since 5.7 without privilege).
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+    let bytes = size_of_val(&index) as libc::socklen_t;
+    let value = (&raw const index).cast();
+    // SAFETY: the kernel reads `bytes` bytes of a number that lives longer than the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, value, bytes)
+    };
+    Ok(Errno::result(result).map(drop)?)
 }
 
 /// Whether this process ignores a signal.

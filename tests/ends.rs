@@ -311,30 +311,68 @@ fn what_the_kernel_has_accepted_before_the_server_hears_the_signal_is_served() {
     assert_serves_what_the_kernel_accepts(true);
 }
 
-#[test]
-fn a_unix_listener_resets_nobody_who_connects_while_it_closes() {
-    const STOPS: usize = 10;
+/// Clients that connect while the server stops, until nobody can any more, as fast as the kernel can: each that is
+/// connected is answered.
+fn assert_loses_nobody_who_connects(mut server: Server, connect: impl Fn() -> Option<Client> + Sync) {
     /// As many as there are descriptors for, since nobody is done before the end.
     const CLIENTS: usize = 250;
+    let connect_all = || (0..CLIENTS).map_while(|_| connect()).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(connect_all)).collect();
+        server.signal(Signal::SIGTERM);
+        for mut client in threads.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
+            client.send("GET /server HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            assert_eq!(client.read_response().text(), "ok");
+        }
+    });
+    assert_eq!(server.wait_exit(), 0);
+}
+
+const STOPS: usize = 10;
+
+#[test]
+fn a_unix_listener_resets_nobody_who_connects_while_it_closes() {
     let dir = tempfile::tempdir().expect("a folder");
     for stop in 0..STOPS {
         let path = dir.path().join(format!("{stop}.sock"));
         let server = Server::builder(test_worker()).arg("w:1").http(&format!("unix:{}", path.display()));
-        let mut server = server.start();
-        let connect = |_| support::wire::Wire::unix(&path).ok().map(|wire| Client { wire });
-        std::thread::scope(|scope| {
-            // Until nobody can connect any more, as fast as the kernel can.
-            let threads: Vec<_> =
-                (0..3).map(|_| scope.spawn(|| (0..CLIENTS).map_while(connect).collect::<Vec<_>>())).collect();
-            server.signal(Signal::SIGTERM);
-            for mut client in threads.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
-                client.send("GET /server HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-                assert_eq!(client.read_response().text(), "ok");
-            }
-        });
-        assert_eq!(server.wait_exit(), 0);
+        let connect = || support::wire::Wire::unix(&path).ok().map(|wire| Client { wire });
+        assert_loses_nobody_who_connects(server.start(), connect);
         assert!(!path.exists());
     }
+}
+
+#[test]
+fn a_tcp_listener_resets_nobody_who_connects_while_it_closes() {
+    for at in ["127.0.0.1:0", "[::1]:0", "0"].into_iter().cycle().take(STOPS) {
+        let server = Server::builder(test_worker()).arg("w:1").http(at).start();
+        let address = server.address();
+        let connect = || support::wire::Wire::tcp(address).ok().map(|wire| Client { wire });
+        assert_loses_nobody_who_connects(server, connect);
+    }
+}
+
+#[test]
+fn a_request_that_crosses_the_end_of_an_idle_connection_meets_no_reset() {
+    load::play_in_time("a request within a second of the end", || {
+        let mut server = Server::with_test_worker(&["w:1"]);
+        let mut idle = server.client();
+        assert_eq!(idle.get("/ping").status, 200);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(idle.read_until_close(), (Vec::new(), Trouble::Closed));
+        let end = Instant::now();
+        let sent = idle.try_send("GET /ping HTTP/1.1\r\nHost: a\r\n\r\n");
+        let after = idle.read_until_close();
+        if end.elapsed() > Duration::from_millis(800) {
+            return None;
+        }
+        assert!(sent.is_ok(), "{sent:?}");
+        assert_eq!(after, (Vec::new(), Trouble::Closed));
+        assert!(!server.has_exited(), "it waits for the client's end");
+        drop(idle);
+        assert_eq!(server.wait_exit(), 0);
+        Some(())
+    });
 }
 
 #[test]

@@ -199,7 +199,14 @@ impl Reactor {
             ClientDeadline::Receive => self.refuse_arriving(client, Reason::ClientTimeout),
             ClientDeadline::Linger => drop(self.frontend.close(client)),
             // Between two requests: no answer and no line.
-            ClientDeadline::Idle | ClientDeadline::Grace => drop(self.close_if_idle(client)),
+            ClientDeadline::Idle => drop(self.close_if_idle(client)),
+            ClientDeadline::Grace => match self.frontend.phase(client) {
+                Some(Phase::Lingering) => drop(self.frontend.close(client)),
+                Some(_) | None => {
+                    self.read_idle(client);
+                    self.frontend.part_if_idle(client, self.io.now());
+                }
+            },
             ClientDeadline::Take => {
                 self.frontend.reset_on_close(client);
                 self.client_gone(client);
@@ -381,8 +388,13 @@ impl Reactor {
 
     /// Closes an idle connection, after a last read: a request that has arrived is served. Whether it is closed.
     fn close_if_idle(&mut self, client: ClientKey) -> bool {
+        self.read_idle(client);
+        self.frontend.close_if_idle(client)
+    }
+
+    /// The last read of an idle connection.
+    fn read_idle(&mut self, client: ClientKey) {
         self.frontend.look_once_more(client);
         self.read_client(client, UnreadAt::InKernel);
-        self.frontend.close_if_idle(client)
     }
 }

@@ -83,15 +83,28 @@ impl Reactor {
         self.frontend.begin_stop(now);
     }
 
-    /// What the kernel had already accepted is taken, then nothing more. Where descriptors lack for that, it waits in
-    /// the backlog until there are some.
-    pub(super) fn stop_listening(&mut self) {
-        self.frontend.close_paths();
-        for index in 0..self.frontend.listeners().len() {
-            while self.take_connections(index) {}
+    /// What the kernel had already accepted is taken, and for a moment those whose handshake had begun, then nothing
+    /// more. Where descriptors lack for that, it waits in the backlog until there are some.
+    fn stop_listening(&mut self) {
+        self.frontend.begin_closing(&self.io);
+        self.take_all_connections();
+        self.go_on_closing();
+    }
+
+    /// Closes the listeners once that is due.
+    pub(super) fn go_on_closing(&mut self) {
+        if !self.frontend.closes_now(self.io.now()) {
+            return;
         }
+        self.take_all_connections();
         if !self.frontend.is_accepting_paused() {
             self.frontend.stop_listening();
+        }
+    }
+
+    fn take_all_connections(&mut self) {
+        for index in 0..self.frontend.listeners().len() {
+            while self.take_connections(index) {}
         }
     }
 

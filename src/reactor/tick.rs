@@ -191,15 +191,12 @@ impl Reactor {
         if self.frontend.end_pause(now) {
             self.accept_after_pause();
         }
+        self.go_on_closing();
     }
 
     fn accept_after_pause(&mut self) {
-        if self.is_stopping() {
-            self.stop_listening();
-        } else {
-            for index in 0..self.frontend.listeners().len() {
-                self.accept(index);
-            }
+        for index in 0..self.frontend.listeners().len() {
+            self.accept(index);
         }
         self.accept_control();
         for index in 0..self.admin.metrics_listeners().len() {

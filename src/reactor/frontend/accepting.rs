@@ -5,15 +5,21 @@ use super::client::{Client, ClientDeadline};
 use super::phase::Phase;
 use crate::keys::ClientKey;
 use crate::reactor::io::Io;
-use crate::reactor::io::listen::{Accepted, Listener, Peer};
+use crate::reactor::io::listen::{Accepted, Listener, OnTheWay, Peer};
 use crate::reactor::io::stream::Stream;
 use crate::reactor::io::token::Target;
-use mio::Interest;
+use mio::event::Source;
+use mio::{Interest, Registry};
 use std::io;
 use std::time::{Duration, Instant};
 
 /// Accepting pauses for so long when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A handshake that has begun when newcomers are refused completes within a round trip: so long is waited for it where
+/// all clients are on this machine,
+const LOCAL_HANDSHAKE: Duration = Duration::from_millis(5);
+/// and so long where they are not. (Of clients 50 ms away none was lost.)
+const HANDSHAKE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Acceptor {
@@ -22,19 +28,28 @@ pub(super) struct Acceptor {
     is_short_of_descriptors: bool,
     /// So many are kept free of clients.
     kept_descriptors: u64,
+    /// Newcomers are refused; those on their way are accepted until then, and then the listeners are closed.
+    closes: Option<Instant>,
 }
 
 impl Acceptor {
     pub(super) fn new(listeners: Vec<Listener>, kept_descriptors: u64) -> Self {
-        Acceptor { listeners, paused_until: None, is_short_of_descriptors: false, kept_descriptors }
+        Acceptor {
+            listeners,
+            paused_until: None,
+            is_short_of_descriptors: false,
+            kept_descriptors,
+            closes: None,
+        }
     }
 
     pub(super) fn is_listening(&self) -> bool {
         !self.listeners.is_empty()
     }
 
-    pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.paused_until
+    /// When something is to be done by the clock. A pause is waited for before anything is closed.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.paused_until.or(self.closes)
     }
 }
 
@@ -118,13 +133,31 @@ impl Frontend {
 
     /// Closes it if it is idle still; whoever was answered meanwhile, or has begun a request, has another deadline.
     pub(crate) fn close_if_idle(&mut self, client: ClientKey) -> bool {
-        let is_timed = self.deadlines.armed(client.0).is_some();
-        let is_idle = |entry: &Client| matches!(entry.phase, Phase::Reading) && entry.conn.is_idle();
-        let closes = !is_timed && self.clients.get(client.0).is_some_and(is_idle);
+        let closes = self.is_idle_for_good(client);
         if closes {
             self.close(client);
         }
         closes
+    }
+
+    /// At a stop: ends it if it is idle still, and lingers, so that a request that comes now is met by an end, and not
+    /// by a reset.
+    pub(crate) fn part_if_idle(&mut self, client: ClientKey, now: Instant) {
+        if self.is_idle_for_good(client)
+            && let Some(entry) = self.clients.get_mut(client.0)
+        {
+            entry.stream.shutdown_write();
+            entry.conn.linger();
+            entry.phase.enter(Phase::Lingering);
+            self.deadlines.arm(client.0, ClientDeadline::Grace, now);
+        }
+    }
+
+    /// It has no deadline, so it was not answered meanwhile, and nothing of a request has come.
+    fn is_idle_for_good(&self, client: ClientKey) -> bool {
+        let is_timed = self.deadlines.armed(client.0).is_some();
+        let is_idle = |entry: &Client| matches!(entry.phase, Phase::Reading) && entry.conn.is_idle();
+        !is_timed && self.clients.get(client.0).is_some_and(is_idle)
     }
 
     /// Accepting again at once would only fail again; the backlog keeps whoever comes meanwhile.
@@ -141,15 +174,42 @@ impl Frontend {
         self.acceptor.paused_until.take_if(|until| *until <= now).is_some()
     }
 
-    /// No new connection finds a way in; those that have are accepted still.
-    pub(crate) fn close_paths(&mut self) {
+    /// The end of listening begins: newcomers are refused, and those who have connected, or are about to, are accepted
+    /// still. A socket that somebody else holds as well is left as it is, with everybody who waits in its backlog.
+    pub(crate) fn begin_closing(&mut self, io: &Io) {
         self.acceptor.paused_until = None;
-        for listener in &self.acceptor.listeners {
-            listener.close_path();
+        self.part_from_shared(io.registry());
+        let wait = |listener: &Listener| match listener.refuse_newcomers() {
+            OnTheWay::Nobody => Duration::ZERO,
+            OnTheWay::Somebody if listener.is_local() => LOCAL_HANDSHAKE,
+            OnTheWay::Somebody => HANDSHAKE,
+        };
+        let longest = self.acceptor.listeners.iter().map(wait).max().unwrap_or_default();
+        self.acceptor.closes = Some(io.now() + longest);
+    }
+
+    /// Closes the sockets that others hold as well.
+    fn part_from_shared(&mut self, registry: &Registry) {
+        let (shared, own): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.acceptor.listeners).into_iter().partition(Listener::is_shared);
+        for mut listener in shared {
+            // Before the close, since the socket lives on, and with it its place in `epoll`.
+            let _ = listener.deregister(registry);
+        }
+        self.acceptor.listeners = own;
+        for (index, listener) in self.acceptor.listeners.iter_mut().enumerate() {
+            // One that is not watched any more is looked at when it is closed.
+            let _ = listener.reregister(registry, Target::Listener(index).token(), Interest::READABLE);
         }
     }
 
+    /// Whether the listeners are to be closed now.
+    pub(crate) fn closes_now(&self, now: Instant) -> bool {
+        self.acceptor.closes.is_some_and(|at| at <= now) && self.acceptor.paused_until.is_none()
+    }
+
     pub(crate) fn stop_listening(&mut self) {
+        self.acceptor.closes = None;
         self.acceptor.listeners.clear();
     }
 }

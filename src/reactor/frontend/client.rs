@@ -21,7 +21,7 @@ deadline_kinds! {
         Receive,
         /// The end of a client that was refused.
         Linger,
-        /// At a stop: a request that may be on its way.
+        /// At a stop: a request that may be on its way; behind the FIN, the client's end.
         Grace,
     }
 }

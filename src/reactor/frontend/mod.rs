@@ -153,7 +153,7 @@ impl Frontend {
 
     /// When something is to be done by the clock.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        earliest([self.deadlines.next(), self.files.looked_at_again(), self.acceptor.paused_until()])
+        earliest([self.deadlines.next(), self.files.looked_at_again(), self.acceptor.next_deadline()])
     }
 
     /// There is something to do in the next tick, without an event.

@@ -18,7 +18,7 @@ pub(crate) enum Phase {
     Finishing { finished: Finished, then: Then },
     /// After a 101.
     Tunnel { upstream: UpstreamKey },
-    /// Refused, and still sending.
+    /// It has had its last answer and the end of the connection, and may still be sending.
     Lingering,
     /// Out of the slab after this batch.
     Closed,
@@ -82,7 +82,7 @@ pub(crate) const CLIENT: &[Row<State>] = &[
         next: &[Finishing, Lingering, Closed],
         deadline: "take, while bytes wait for it; its exchange has the others",
     },
-    Row { state: Lingering, next: &[Closed], deadline: "linger" },
+    Row { state: Lingering, next: &[Closed], deadline: "linger; grace at a stop" },
     Row { state: Closed, next: &[], deadline: "none: it leaves with the tick" },
 ];
 

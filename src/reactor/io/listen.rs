@@ -4,6 +4,7 @@ use super::stream::Stream;
 use crate::client;
 use crate::config::Listen;
 use crate::paths::shown;
+use crate::process;
 #[cfg(test)]
 use crate::reactor::simulation::wire::UnixListener;
 use mio::event::Source;
@@ -18,7 +19,7 @@ use nix::sys::socket::{
 };
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -32,10 +33,36 @@ pub(crate) const MAX_PATH_BYTES: usize = 107;
 pub(crate) type FileId = (u64, u64);
 
 #[derive(Debug)]
-pub(crate) enum Listener {
+pub(crate) struct Listener {
+    socket: Socket,
+    holders: Holders,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpListener),
     Unix { listener: UnixListener, path: PathBuf, file: Option<FileId> },
 }
+
+/// Which processes have the socket. What is done to a socket is done for all of its holders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holders {
+    /// Nobody but this server.
+    Own,
+    /// Somebody else as well, who goes on with it: whoever waits in its backlog is served there.
+    Shared,
+}
+
+/// Who may still connect to a listener that refuses newcomers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnTheWay {
+    Nobody,
+    /// Those whose handshake has begun.
+    Somebody,
+}
+
+/// An interface that no machine has: nothing that arrives comes from there.
+const NO_INTERFACE: i32 = i32::MAX;
 
 /// Who has connected, as the worker and the log are told.
 #[derive(Debug, Clone, Copy)]
@@ -101,24 +128,50 @@ impl Listener {
         }
     }
 
-    /// From now on nobody new finds a way in by a Unix socket: its file goes, and a connect that is under way is
-    /// refused. Whoever has connected already is accepted still.
-    pub(crate) fn close_path(&self) {
-        self.remove_file();
-        #[cfg(not(test))]
-        if let Listener::Unix { listener, .. } = self {
-            // One that cannot be shut still ends with its close.
-            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
+    /// From now on nobody new finds a way in; whoever has connected already is accepted still. A Unix socket loses its
+    /// file, and a connect that is under way is refused. A TCP socket is bound to an interface that does not exist: a
+    /// new SYN is refused at once, and handshakes that have begun complete. Where the kernel lacks that, connections
+    /// that come before the close are accepted as ever. Only for a socket that nobody else holds.
+    pub(crate) fn refuse_newcomers(&self) -> OnTheWay {
+        debug_assert_eq!(self.holders, Holders::Own, "everybody would go deaf");
+        match &self.socket {
+            Socket::Tcp(listener) => match process::bind_to_interface(listener.as_fd(), NO_INTERFACE) {
+                Ok(()) => OnTheWay::Somebody,
+                Err(_) => OnTheWay::Nobody,
+            },
+            #[cfg(not(test))]
+            Socket::Unix { listener, .. } => {
+                self.remove_file();
+                // One that cannot be shut still ends with its close.
+                let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
+                OnTheWay::Nobody
+            }
+            #[cfg(test)]
+            Socket::Unix { listener, .. } => listener.refuse_newcomers(),
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.holders == Holders::Shared
+    }
+
+    /// Whether all who connect are on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                listener.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback())
+            }
+            Socket::Unix { .. } => true,
         }
     }
 
     pub(crate) fn accept(&self) -> Accepted {
-        let accepted = match self {
-            Listener::Tcp(listener) => listener.accept().map(|(stream, address)| {
+        let accepted = match &self.socket {
+            Socket::Tcp(listener) => listener.accept().map(|(stream, address)| {
                 // An IPv4 address in IPv6 clothes counts as IPv4.
                 (Stream::Tcp(stream), Peer::Ip(address.ip().to_canonical()))
             }),
-            Listener::Unix { listener, .. } => {
+            Socket::Unix { listener, .. } => {
                 listener.accept().map(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
             }
         };
@@ -127,7 +180,7 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accepted::Nobody,
             // What a Unix socket says that was shut, when all who had connected are accepted.
             Err(error)
-                if matches!(self, Listener::Unix { .. })
+                if matches!(self.socket, Socket::Unix { .. })
                     && error.raw_os_error() == Some(Errno::EINVAL as i32) =>
             {
                 Accepted::Nobody
@@ -139,18 +192,18 @@ impl Listener {
 
     /// Where it listens, as people write it.
     pub(crate) fn address(&self) -> String {
-        match self {
-            Listener::Tcp(listener) => match listener.local_addr() {
+        match &self.socket {
+            Socket::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => address.to_string(),
                 Err(error) => format!("({error})"),
             },
-            Listener::Unix { path, .. } => format!("unix:{}", shown(&path)),
+            Socket::Unix { path, .. } => format!("unix:{}", shown(&path)),
         }
     }
 
     /// Takes a Unix socket out of its folder, unless another server's has taken its place.
     pub(crate) fn remove_file(&self) {
-        if let Listener::Unix { path, file, .. } = self
+        if let Socket::Unix { path, file, .. } = &self.socket
             && file.is_some()
             && file_id(path) == *file
         {
@@ -159,10 +212,18 @@ impl Listener {
     }
 
     pub(crate) fn port(&self) -> Option<u16> {
-        match self {
-            Listener::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
-            Listener::Unix { .. } => None,
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Socket::Unix { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+impl Listener {
+    /// Where scripted clients knock.
+    pub(crate) fn scripted(listener: UnixListener, holders: Holders) -> Self {
+        Listener { socket: Socket::Unix { listener, path: "/nonexistent/http".into(), file: None }, holders }
     }
 }
 
@@ -174,23 +235,23 @@ impl Drop for Listener {
 
 impl Source for Listener {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener) => listener.register(registry, token, interests),
-            Listener::Unix { listener, .. } => listener.register(registry, token, interests),
+        match &mut self.socket {
+            Socket::Tcp(listener) => listener.register(registry, token, interests),
+            Socket::Unix { listener, .. } => listener.register(registry, token, interests),
         }
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener) => listener.reregister(registry, token, interests),
-            Listener::Unix { listener, .. } => listener.reregister(registry, token, interests),
+        match &mut self.socket {
+            Socket::Tcp(listener) => listener.reregister(registry, token, interests),
+            Socket::Unix { listener, .. } => listener.reregister(registry, token, interests),
         }
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener) => listener.deregister(registry),
-            Listener::Unix { listener, .. } => listener.deregister(registry),
+        match &mut self.socket {
+            Socket::Tcp(listener) => listener.deregister(registry),
+            Socket::Unix { listener, .. } => listener.deregister(registry),
         }
     }
 }
@@ -211,7 +272,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     }
     bind(fd.as_raw_fd(), address.as_ref())?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(Listener::Tcp(TcpListener::from_std(fd.into())))
+    Ok(Listener { socket: Socket::Tcp(TcpListener::from_std(fd.into())), holders: Holders::Own })
 }
 
 /// Listens at a path. A stale socket there (nobody listens on it) is removed; everything else is somebody's.
@@ -228,7 +289,8 @@ pub(crate) fn bind_unix(path: &Path) -> io::Result<Listener> {
     listener.set_nonblocking(true)?;
     listen(&listener, Backlog::new(BACKLOG)?)?;
     let file = file_id(path);
-    Ok(Listener::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf(), file })
+    let socket = Socket::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf(), file };
+    Ok(Listener { socket, holders: Holders::Own })
 }
 
 /// What lies where a Unix socket is wanted.

@@ -27,7 +27,7 @@ impl World {
             if self.is_quiet() {
                 return;
             }
-            if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
+            if let Some(due) = self.next_moment().filter(|_| !self.has_kindness_left()) {
                 self.now = self.now.max(due);
                 self.tick(0);
             }
@@ -88,6 +88,7 @@ impl World {
         let is_idle = reactor.frontend.clients().iter().all(|(_, entry)| entry.conn().is_idle());
         let is_free = reactor.balancer.busy() == 0 && reactor.balancer.waiting() == 0;
         self.is_at_rest()
+            && self.door.borrow().on_the_way.is_empty()
             && !reactor.supervisor.has_groups()
             && is_idle
             && is_free
@@ -107,7 +108,7 @@ impl World {
             }
             self.be_kind();
             self.remaining();
-            if let Some(due) = self.reactor.next_deadline().filter(|_| !self.has_kindness_left()) {
+            if let Some(due) = self.next_moment().filter(|_| !self.has_kindness_left()) {
                 self.now = self.now.max(due);
                 self.tick(0);
             }

@@ -202,7 +202,8 @@ impl World {
     }
 
     fn arrive(&mut self, seed: u32, capacity: usize) {
-        if self.clients.len() >= MAX_CLIENTS || self.reactor.frontend.listeners().is_empty() {
+        let is_refused = self.door.borrow().is_deaf || self.door.borrow().is_closed;
+        if self.clients.len() >= MAX_CLIENTS || is_refused {
             return;
         }
         let (script, requests) = script::script(seed, self.oracle.tags.len());
@@ -211,8 +212,13 @@ impl World {
         }
         let kind = if seed.is_multiple_of(4) { Kind::Unix } else { Kind::Tcp };
         let wire = Wire::new(kind, capacity);
-        self.knocking.borrow_mut().push_back(wire.clone());
-        self.has_knocked = true;
+        if seed.is_multiple_of(3) {
+            let handshake = Duration::from_micros(1 + u64::from(seed % 5000));
+            self.door.borrow_mut().on_the_way.push((self.now + handshake, wire.clone()));
+        } else {
+            self.door.borrow_mut().waiting.push_back(wire.clone());
+            self.has_knocked = true;
+        }
         self.clients.push(Client {
             wire,
             script,
@@ -223,6 +229,7 @@ impl World {
             active_at: self.now,
             written_bytes: 0,
             is_closed: false,
+            parted_at: None,
             ended_early: false,
             leaves_queue: false,
         });

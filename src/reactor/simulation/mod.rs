@@ -11,6 +11,8 @@
 //! - `truth` records, `shadow` knows what must hold on the street and `inside` what must hold in the reactor;
 //! - `ends` brings each history to its end.
 //!
+//! The listener is now and then another's as well, and then a stop leaves its backlog alone.
+//!
 //! What only a kernel shows is not here: accepting beyond the descriptors' bound, signals as such, the workers'
 //! output, how changed sources are noticed, workers from outside (`w:0`).
 

@@ -20,6 +20,8 @@ pub(crate) struct Client {
     pub active_at: Instant,
     pub written_bytes: usize,
     pub is_closed: bool,
+    /// When the server ended its side.
+    pub parted_at: Option<Instant>,
     /// Its FIN came before its close: nothing tells of that one.
     pub ended_early: bool,
     /// It waits in the queue, and this tick tells that it has closed its side.
@@ -58,7 +60,12 @@ impl Client {
     /// Notes whether anything passes or has passed in this tick.
     pub(crate) fn note_activity(&mut self, now: Instant) {
         let wire = self.wire.borrow();
-        if !wire.to_server.is_empty() || wire.has_edge() || wire.written.len() > self.written_bytes {
+        let is_accepted = wire.token.is_some();
+        if !is_accepted
+            || !wire.to_server.is_empty()
+            || wire.has_edge()
+            || wire.written.len() > self.written_bytes
+        {
             self.active_at = now;
             self.written_bytes = wire.written.len();
         }

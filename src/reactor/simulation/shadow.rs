@@ -65,6 +65,7 @@ impl World {
             client.note_activity(self.now);
         }
         self.look_at_clients();
+        self.check_door();
         self.check_keys(before);
         self.check_balance();
         self.check_deadlines();
@@ -196,6 +197,10 @@ impl World {
         for at in 0..self.clients.len() {
             let wire = self.clients[at].wire.clone();
             let wire = wire.borrow();
+            if wire.server_has_ended && self.clients[at].parted_at.is_none() {
+                self.check_close(at);
+                self.clients[at].parted_at = Some(self.now);
+            }
             if wire.is_server_gone && !self.clients[at].is_closed {
                 self.clients[at].is_closed = true;
                 let begins = self.begins();
@@ -223,6 +228,23 @@ impl World {
         }
     }
 
+    /// Whose connection was made is accepted, or left to the other holder of the socket.
+    fn check_door(&mut self) {
+        let is_stopping = self.reactor.stage != Stage::Running && self.reactor.exit.is_none();
+        let is_cut = matches!(self.reactor.stage, Stage::Ending { .. });
+        let mut door = self.door.borrow_mut();
+        if is_stopping && door.is_shared {
+            let before = *self.accepted_at_stop.get_or_insert(door.accepted);
+            assert_eq!(door.accepted, before, "a backlog that is another's was emptied");
+            assert!(door.is_closed, "a socket that is another's is kept");
+            // They are served there.
+            door.waiting.drain(..).for_each(|wire| wire.borrow_mut().reset());
+            door.on_the_way.drain(..).for_each(|(_, wire)| wire.borrow_mut().reset());
+        }
+        let is_lost = door.is_closed && !is_cut && !(door.waiting.is_empty() && door.on_the_way.is_empty());
+        assert!(!is_lost, "a connection was made, and nobody has accepted it");
+    }
+
     /// Requests of which a worker has been given something: they are run even if their client leaves now.
     fn begins(&self) -> Vec<usize> {
         let exchanges = self.reactor.backend.upstreams().filter_map(|(_, entry)| entry.exchange());
@@ -243,6 +265,8 @@ impl World {
             || heard.last().is_some_and(|last| last.closes || !last.is_whole || last.ends_with_connection);
         let is_running = self.reactor.stage == Stage::Running;
         let poll_timeout = if is_running { self.reactor.config.idle_timeout } else { GRACE };
+        // At a stop, an idle connection is ended, and closed only later: a request that crosses the end meets no reset.
+        let is_ended = is_running || (wire.server_has_ended && !wire.is_server_gone);
         let was_refused = client.requests.iter().any(|request| {
             self.oracle.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
         });
@@ -257,7 +281,8 @@ impl World {
             || heard.iter().any(|heard| heard.status == 101)
             || matches!(self.reactor.stage, Stage::Ending { .. })
             || (wire.capacity() == 0 && self.now >= client.took_at + self.reactor.config.idle_timeout)
-            || (self.now >= client.sent_at + poll_timeout && wire.to_server.is_empty());
+            || client.parted_at.is_some_and(|at| self.now >= at + GRACE)
+            || (is_ended && self.now >= client.sent_at + poll_timeout && wire.to_server.is_empty());
         assert!(
             has_cause,
             "client {at}: its connection was closed without a cause: {heard:?}, touched {:?} ago",

@@ -14,7 +14,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::LazyLock;
+use std::time::Instant;
 
+use crate::reactor::io::listen::OnTheWay;
 use crate::reactor::io::token::Readiness;
 
 /// Whose rules the end of a connection follows.
@@ -381,15 +383,43 @@ impl Source for UnixStream {
     }
 }
 
+/// A listening socket, with those who have connected and those who are about to.
+#[derive(Debug, Default)]
+pub(crate) struct Door {
+    /// Whose handshake is done, and whom nobody has accepted.
+    pub waiting: VecDeque<Shared>,
+    /// Whose handshake has begun, and when it completes.
+    pub on_the_way: Vec<(Instant, Shared)>,
+    pub is_deaf: bool,
+    /// Another process has the socket, and serves those who wait.
+    pub is_shared: bool,
+    /// The server has closed it.
+    pub is_closed: bool,
+    /// Accepted by this server.
+    pub accepted: usize,
+}
+
+impl Door {
+    /// Handshakes complete. Whether somebody waits who did not before.
+    pub(crate) fn complete_handshakes(&mut self, now: Instant) -> bool {
+        let (due, later) = std::mem::take(&mut self.on_the_way).into_iter().partition(|(at, _)| *at <= now);
+        self.on_the_way = later;
+        let due: Vec<(Instant, Shared)> = due;
+        let is_any = !due.is_empty();
+        self.waiting.extend(due.into_iter().map(|(_, wire)| wire));
+        is_any
+    }
+}
+
 /// Where scripted clients knock.
 #[derive(Debug, Default)]
 pub(crate) struct UnixListener {
-    waiting: Rc<RefCell<VecDeque<Shared>>>,
+    door: Rc<RefCell<Door>>,
 }
 
 impl UnixListener {
-    pub(crate) fn at(waiting: &Rc<RefCell<VecDeque<Shared>>>) -> Self {
-        UnixListener { waiting: waiting.clone() }
+    pub(crate) fn at(door: &Rc<RefCell<Door>>) -> Self {
+        UnixListener { door: door.clone() }
     }
 
     pub(crate) fn from_std(_: std::os::unix::net::UnixListener) -> Self {
@@ -397,8 +427,24 @@ impl UnixListener {
     }
 
     pub(crate) fn accept(&self) -> io::Result<(UnixStream, ())> {
-        let wire = self.waiting.borrow_mut().pop_front();
+        let mut door = self.door.borrow_mut();
+        let wire = door.waiting.pop_front();
+        door.accepted += usize::from(wire.is_some());
         wire.map(|wire| (UnixStream { wire }, ())).ok_or(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// As a TCP socket that is bound to no interface.
+    pub(crate) fn refuse_newcomers(&self) -> OnTheWay {
+        let mut door = self.door.borrow_mut();
+        assert!(!door.is_shared, "the other holder of the socket went deaf");
+        door.is_deaf = true;
+        OnTheWay::Somebody
+    }
+}
+
+impl Drop for UnixListener {
+    fn drop(&mut self) {
+        self.door.borrow_mut().is_closed = true;
     }
 }
 

@@ -5,11 +5,11 @@ use super::actions::Random;
 use super::operators::Operator;
 use super::oracle::Oracle;
 use super::peers::{Client, Worker};
-use super::wire::{self, Shared, UnixListener};
+use super::wire::{self, Door, Shared, UnixListener};
 use super::{disk, process};
 use crate::config::{self, Command, Config};
 use crate::names::Names;
-use crate::reactor::io::listen::Listener;
+use crate::reactor::io::listen::{Holders, Listener};
 use crate::reactor::io::token::{Readiness, Target};
 use crate::reactor::observer::Logs;
 use crate::reactor::source::Source;
@@ -19,7 +19,6 @@ use mio::Poll;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -36,9 +35,11 @@ pub(crate) struct World {
     pub operators: Vec<Operator>,
     pub oracle: Oracle,
     pub is_stop_told: bool,
-    /// Connections that the server has not accepted.
-    pub knocking: Rc<RefCell<VecDeque<Shared>>>,
+    /// Where clients connect.
+    pub door: Rc<RefCell<Door>>,
     pub has_knocked: bool,
+    /// How many connections had been accepted when the stop began.
+    pub accepted_at_stop: Option<usize>,
     /// What clients do is told in a later tick.
     pub hears_clients_later: bool,
     /// Draws what new workers are like.
@@ -58,13 +59,14 @@ impl World {
         });
         let config = random_config(&mut random);
         let names = Names::new(&config.place, "app");
-        let knocking = Rc::default();
-        let listener = |listener| Listener::Unix { listener, path: "/nonexistent/http".into(), file: None };
+        let is_shared = Random::new(seed ^ 0xd0_0d).chance(4);
+        let door = Rc::new(RefCell::new(Door { is_shared, ..Door::default() }));
+        let holders = if is_shared { Holders::Shared } else { Holders::Own };
         let opened = Opened {
             poll: Poll::new().expect("epoll"),
             signals: SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd"),
-            control: listener(UnixListener::default()),
-            listeners: vec![listener(UnixListener::at(&knocking))],
+            control: Listener::scripted(UnixListener::default(), Holders::Own),
+            listeners: vec![Listener::scripted(UnixListener::at(&door), holders)],
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
         };
@@ -88,8 +90,9 @@ impl World {
             operators: Vec::new(),
             oracle: Oracle::default(),
             is_stop_told: false,
-            knocking,
+            door,
             has_knocked: false,
+            accepted_at_stop: None,
             hears_clients_later: false,
             manners: random,
             reaps_in: 0,
@@ -131,6 +134,8 @@ impl World {
         if std::mem::take(&mut self.has_knocked) {
             events.push((0, Target::Listener(0), Readiness { is_readable: true, ..Readiness::default() }));
         }
+        // Told in the next tick: meanwhile they wait in the backlog, unheard.
+        self.has_knocked |= self.door.borrow_mut().complete_handshakes(self.now);
         if !events.is_empty() {
             let middle = rotation % events.len();
             events.rotate_left(middle);
@@ -186,11 +191,19 @@ impl World {
         panic!("the loop does not come to rest");
     }
 
+    /// When something happens by the clock: a deadline of the server's, else the end of a handshake. One that ends
+    /// before a deadline is heard of only behind it, as if the server had been busy.
+    pub(crate) fn next_moment(&self) -> Option<Instant> {
+        let door = self.door.borrow();
+        let handshake = door.on_the_way.iter().map(|(at, _)| *at).filter(|_| !door.is_closed).min();
+        self.reactor.next_deadline().or(handshake)
+    }
+
     /// The server sleeps, but for its deadlines.
     pub(crate) fn sleep_until(&mut self, until: Instant) {
         for _ in 0..MAX_DEADLINES_AT_ONCE {
             self.remaining();
-            match self.reactor.next_deadline() {
+            match self.next_moment() {
                 Some(due) if due <= until && self.reactor.exit.is_none() => {
                     self.now = self.now.max(due);
                     self.tick(0);
