@@ -16,7 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -111,6 +111,17 @@ pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: i32) -> io::Resul
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, value, bytes)
     };
     Ok(Errno::result(result).map(drop)?)
+}
+
+/// Takes a descriptor that this process was started with; no exec passes it on.
+///
+/// # Errors
+/// There is none of that number. Nobody else may have it: it is asked for before anything is opened.
+pub(crate) fn inherited_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: sets a descriptor's flag; one that is not open is refused.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and no other value of this program stands for it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Whether this process ignores a signal.

@@ -10,6 +10,8 @@ mod dockerfiles;
 mod haproxy;
 #[path = "deploy/kubernetes.rs"]
 mod kubernetes;
+#[path = "deploy/sockets.rs"]
+mod sockets;
 #[path = "deploy/static_binary.rs"]
 mod static_binary;
 #[path = "deploy/unit.rs"]

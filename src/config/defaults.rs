@@ -1,6 +1,6 @@
 //! Words that a program which carries the server would have typed for its user.
 
-use super::table;
+use super::{activation, table};
 use std::ffi::OsString;
 
 /// What stands for one setting: `w:`, `http:`, `--read-timeout-ms`.
@@ -28,7 +28,7 @@ pub fn with_defaults(
     let is_open = |argument: &&String| {
         let name = setting(argument);
         let in_environment = match name {
-            "http:" => is_set("PORT"),
+            "http:" => is_set("PORT") || activation::has_http(environment, std::process::id()),
             "c:" => is_set("RIP_CONCURRENCY"),
             name => table::environment_name(name).is_some_and(is_set),
         };

@@ -1,7 +1,9 @@
 //! How raw words become a [`Config`].
 
 use super::table::{FLAGS, Kind, MAX_MS, known};
-use super::{Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, complaints, words};
+use super::{
+    Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, activation, complaints, words,
+};
 use crate::app::{self, Target};
 use crate::balancer::QueueRule;
 use crate::fleet::RollMode;
@@ -320,6 +322,14 @@ impl Reader<'_> {
                 "no app given; rip-server ./my-app w:4 http:5002 would do (--help tells more)".into(),
             ));
         }
+        let given = activation::sockets(self.environment, std::process::id())?;
+        if let (Some(typed), false) = (config.listen.first(), given.http.is_empty()) {
+            return Err(Usage(format!(
+                "http: is typed for {typed}, and sockets are given (LISTEN_FDS); one of them would do"
+            )));
+        }
+        config.listen.extend(given.http);
+        config.metrics.extend(given.metrics);
         if config.listen.is_empty() {
             let port = match (self.environment)("PORT").filter(|port| !port.is_empty()) {
                 Some(port) => words::number("PORT", &port, 0..=65535)? as u16,

@@ -1,6 +1,7 @@
 //! The command line and the environment: raw words in, one validated [`Config`] out. A flag beats its environment
 //! variable, which beats the default.
 
+pub mod activation;
 mod complaints;
 mod defaults;
 pub mod env_file;
@@ -19,6 +20,7 @@ use crate::paths::shown;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,6 +80,8 @@ pub enum Listen {
         port: u16,
     },
     Unix(PathBuf),
+    /// A listening socket that the server was started with.
+    Descriptor(RawFd),
 }
 
 /// As a complaint names it.
@@ -87,6 +91,7 @@ impl fmt::Display for Listen {
             Listen::Tcp { address: None, port } => write!(f, "port {port}"),
             Listen::Tcp { address: Some(address), port } => write!(f, "{address} port {port}"),
             Listen::Unix(path) => write!(f, "'{}'", shown(&path)),
+            Listen::Descriptor(fd) => write!(f, "descriptor {fd}"),
         }
     }
 }
@@ -360,6 +365,8 @@ mod tests {
             ("app w:4..2", "w:4..2", "min"),
             ("app http:99999", "99999", "http:5002"),
             ("app http:example.com:80", "example.com", "localhost"),
+            ("app http:fd:1", "fd:1", "http:fd:3"),
+            ("app http:fd:3 metrics:fd:3", "descriptor 3", "once"),
             ("app --trust-proxy=10.0.0.0/64", "10.0.0.0/64", "loopback"),
             ("app --max-body=-1", "-1", "100m"),
             ("app other", "other", "app"),

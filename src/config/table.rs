@@ -260,7 +260,7 @@ pub fn help() -> String {
          \u{20} c:<N>    requests at once for each worker, 1 to 1024   [1]   RIP_CONCURRENCY\n\
          \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
          \u{20} r:<N>,<S>s  the same, and after about S seconds   [no age]\n\
-         \u{20} http:<>  where to listen: a port, address:port, unix:path; may be repeated   [5002, all addresses]\n\
+         \u{20} http:<>  where to listen: a port, address:port, unix:path, fd:N (a socket that it inherits); may be repeated   [what systemd gives, else 5002, all addresses]\n\
          \u{20} metrics:<>  Prometheus text over HTTP: a port, address:port, unix:path   [none]\n\n",
     );
     for flag in FLAGS {

@@ -1,6 +1,7 @@
 //! Single words of the command line: numbers, sizes, addresses.
 
 use super::{Listen, MAX_CONCURRENCY, MAX_WORKERS, Trust, Usage, Workers};
+use nix::libc;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -119,13 +120,20 @@ pub(super) fn cpus() -> Workers {
 /// What stands behind `http:` and `metrics:`.
 pub(super) fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
     let port = if token == "metrics" { 9090 } else { 5002 };
-    let would_do = format!("{token}:{port}, {token}:127.0.0.1:{port} or {token}:unix:/path would do");
+    let would_do = match argument.starts_with("fd:") {
+        true => format!("{token}:fd:3 would do, if that is a listening socket"),
+        false => format!("{token}:{port}, {token}:127.0.0.1:{port} or {token}:unix:/path would do"),
+    };
     let complaint = |what: &str| Usage(format!("'{token}:{argument}' {what}; {would_do}"));
     if let Some(path) = argument.strip_prefix("unix:") {
         if path.is_empty() {
             return Err(complaint("names no path"));
         }
         return Ok(Listen::Unix(path.into()));
+    }
+    if let Some(number) = argument.strip_prefix("fd:") {
+        let fd = number.parse().ok().filter(|fd| *fd > libc::STDERR_FILENO);
+        return fd.map(Listen::Descriptor).ok_or_else(|| complaint("names no descriptor from 3 up"));
     }
     let (address, port) = match argument.rsplit_once(':') {
         None => (None, argument),

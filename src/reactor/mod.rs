@@ -33,6 +33,7 @@ mod endpoint;
 mod exchanges;
 mod failures;
 mod frontend;
+mod inherited;
 mod io;
 mod limits;
 mod observer;

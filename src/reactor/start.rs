@@ -4,6 +4,7 @@ use super::admin::{Admin, socket};
 use super::backend::Backend;
 use super::descriptors;
 use super::frontend::Frontend;
+use super::inherited::{Inherited, Service};
 use super::io::listen::{self, Listener, MAX_PATH_BYTES};
 use super::io::token::Target;
 use super::io::{Io, clock};
@@ -59,8 +60,9 @@ pub(super) struct Run {
 /// # Errors
 /// [`StartError`] if it could not start; then nothing runs and nothing is left behind.
 pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
+    let inherited = Inherited::take(&config)?;
     let limit = process::raise_descriptor_limit();
-    let mut reactor = Reactor::start(config, embedded, limit)?;
+    let mut reactor = Reactor::start(config, embedded, inherited, limit)?;
     crate::process::ask_for_shorter_turns();
     reactor.announce();
     let result = reactor.run();
@@ -72,6 +74,7 @@ impl Reactor {
     pub(super) fn start(
         config: Config,
         embedded: Option<PathBuf>,
+        mut inherited: Inherited,
         limit: DescriptorLimit,
     ) -> Result<Self, StartError> {
         let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
@@ -111,9 +114,9 @@ impl Reactor {
         let name = socket::take_name(&names, &source)?;
         let control = socket::bind(&names, &source, poll.registry())?;
         socket_dir::sweep(&names);
-        let listeners = listen_on("http", &config.listen, poll.registry(), Target::Listener)?;
+        let listeners = listen_on(Service::Http, &config.listen, &mut inherited, poll.registry())?;
         let metrics_listeners =
-            listen_on("metrics", &config.metrics, poll.registry(), Target::MetricsListener)?;
+            listen_on(Service::Metrics, &config.metrics, &mut inherited, poll.registry())?;
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
         let logs = Logs::open(access, config.json_logging, config.log_file.as_deref(), poll.registry())
             .map_err(StartError::Trouble)?;
@@ -186,16 +189,23 @@ impl Reactor {
 }
 
 fn listen_on(
-    token: &str,
+    service: Service,
     places: &[Listen],
+    inherited: &mut Inherited,
     registry: &Registry,
-    target: impl Fn(usize) -> Target,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (index, at) in places.iter().enumerate() {
-        let mut listener = Listener::bind(at).map_err(|error| cannot_listen(token, at, &error))?;
+        let mut listener = match inherited.listener(service, at) {
+            Some(listener) => listener?,
+            None => Listener::bind(at).map_err(|error| cannot_listen(service.token(), at, &error))?,
+        };
+        let target = match service {
+            Service::Http => Target::Listener(index),
+            Service::Metrics => Target::MetricsListener(index),
+        };
         registry
-            .register(&mut listener, target(index).token(), Interest::READABLE)
+            .register(&mut listener, target.token(), Interest::READABLE)
             .map_err(|error| StartError::Trouble(format!("the listening socket: {error}")))?;
         listeners.push(listener);
     }
@@ -205,7 +215,7 @@ fn listen_on(
 fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
     let port = match at {
         Listen::Tcp { port, .. } => Some(*port),
-        Listen::Unix(_) => None,
+        Listen::Unix(_) | Listen::Descriptor(_) => None,
     };
     let what_to_do = match (error.kind(), port) {
         _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MAX_PATH_BYTES) => {

@@ -1,7 +1,7 @@
 //! How an entry becomes a worker's command line: which interpreter, which embedded harness, which environment.
 
 use crate::app::{App, Runtime};
-use crate::config::{Config, HotReload, JavaScript, env_file};
+use crate::config::{Config, HotReload, JavaScript, activation, env_file};
 use crate::paths::shown;
 use crate::process::Launch;
 use nix::sys::signal::Signal;
@@ -35,6 +35,9 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_server.rb", include_str!("ruby/rip_server.rb")),
     ("rip_threads.rb", include_str!("ruby/rip_threads.rb")),
 ];
+
+/// How systemd and a service talk.
+const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// What one worker is told of itself.
 #[derive(Debug)]
@@ -188,7 +191,9 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
         environment.extend(variables);
     }
     // The port is the server's: a command that took it for its own would not get it.
-    let removed = if app.runtime == Runtime::Command { vec!["PORT"] } else { Vec::new() };
+    let port = (app.runtime == Runtime::Command).then_some("PORT");
+    // What systemd tells the server is for nobody else.
+    let removed = activation::VARIABLES.into_iter().chain(SERVICE_VARIABLES).chain(port).collect();
     // A command has children of its own to tell; everything else dies at once with the server.
     let death_signal = if app.runtime == Runtime::Command { Signal::SIGTERM } else { Signal::SIGKILL };
     Ok(Launch { program, arguments, environment, removed, dir: app.dir.clone(), death_signal })

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -26,6 +27,8 @@ pub struct ServerBuilder {
     http: Vec<String>,
     arguments: Vec<OsString>,
     environment: Vec<(String, Option<OsString>)>,
+    /// A listening socket that it is given, as by systemd.
+    given: Option<OwnedFd>,
 }
 
 /// A running server; ended with SIGKILL when it is dropped.
@@ -82,6 +85,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Starts it as systemd does, with a listening socket as its descriptor 3 and no word about where to listen.
+    pub fn given(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.given = Some(socket.into());
+        self
+    }
+
     /// Starts the server and waits until it listens. With `RIP_TEST_FAULTS` set, to words of `tests/faults/inject.rs`,
     /// it runs under that plan, so that any test can be tried under faults that nobody may see.
     pub fn start(self) -> Server {
@@ -103,9 +112,18 @@ impl ServerBuilder {
 
     fn start_here(self) -> Server {
         let dir = temporary_dir();
-        let mut command = command(&self.program, dir.path());
+        let mut command = match &self.given {
+            None => command(&self.program, dir.path()),
+            Some(_) => {
+                let mut command = command(Path::new("/bin/sh"), dir.path());
+                let activated = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+                command.args(["-c", activated]).arg(&self.program);
+                command
+            }
+        };
         command.args(&self.app).arg("--socket-dir").arg(dir.path().join("s"));
         match &self.http[..] {
+            [] if self.given.is_some() => {}
             [] => drop(command.arg("http:127.0.0.1:0")),
             places => drop(command.args(places.iter().map(|at| format!("http:{at}")))),
         }
@@ -117,7 +135,8 @@ impl ServerBuilder {
                 None => command.env_remove(name),
             };
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let stdin = self.given.map_or_else(Stdio::null, Stdio::from);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server can be started");
         let stdout = Lines::collect(child.stdout.take().expect("stdout is piped"));
         let stderr = Lines::collect(child.stderr.take().expect("stderr is piped"));
@@ -148,6 +167,7 @@ impl Server {
             http: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            given: None,
         }
     }
 

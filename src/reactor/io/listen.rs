@@ -13,13 +13,16 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage,
+    UnixAddr, bind, getsockname, getsockopt, listen, setsockopt, socket, sockopt,
 };
+use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -125,7 +128,44 @@ impl Listener {
                 }
             }
             Listen::Unix(path) => bind_unix(path),
+            // Those were taken before anything was opened; by now the number is somebody else's.
+            Listen::Descriptor(_) => Err(Errno::EBADF.into()),
         }
+    }
+
+    /// A listening socket that others may hold as well.
+    ///
+    /// # Errors
+    /// The kernel's, or in words: it is none that connections can be accepted on.
+    pub(crate) fn adopt(fd: OwnedFd, holders: Holders) -> io::Result<Self> {
+        let unfit = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
+        match getsockopt(&fd, sockopt::SockType) {
+            Ok(SockType::Stream) => {}
+            Ok(_) => return unfit("is no stream socket"),
+            Err(Errno::ENOTSOCK) => return unfit("is no socket"),
+            Err(error) => return Err(error.into()),
+        }
+        if !getsockopt(&fd, sockopt::AcceptConn)? {
+            return unfit("is a socket, and does not listen");
+        }
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let address = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+        let socket = match address.family() {
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+                setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+                Socket::Tcp(TcpListener::from_std(fd.into()))
+            }
+            Some(AddressFamily::Unix) => {
+                let at = address.as_unix_addr();
+                let name = at.and_then(UnixAddr::as_abstract).map(|name| [b"@", name].concat());
+                let name = name.map(|name| PathBuf::from(OsStr::from_bytes(&name)));
+                let path = at.and_then(UnixAddr::path).map(Path::to_path_buf).or(name).unwrap_or_default();
+                // Whoever made the file removes it.
+                Socket::Unix { listener: UnixListener::from_std(fd.into()), path, file: None }
+            }
+            Some(_) | None => return unfit("is neither a TCP nor a Unix socket"),
+        };
+        Ok(Listener { socket, holders })
     }
 
     /// From now on nobody new finds a way in; whoever has connected already is accepted still. A Unix socket loses its

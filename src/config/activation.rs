@@ -1,0 +1,98 @@
+//! Listening sockets that are given to the server: by systemd, as sd_listen_fds(3) has it.
+
+use super::{Listen, Usage};
+use std::os::fd::RawFd;
+
+/// Where the descriptors begin.
+const FIRST: RawFd = 3;
+/// More sockets than that are no unit's, but a mistake.
+const MAX_SOCKETS: RawFd = 1024;
+
+/// What the environment says of them.
+pub const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// The sockets by what is served on them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    pub http: Vec<Listen>,
+    pub metrics: Vec<Listen>,
+}
+
+/// The sockets that are given to this process. `FileDescriptorName=metrics` is the metrics'; those of any other name
+/// are listened on for requests.
+///
+/// # Errors
+/// A number that is none, or a name that means something else.
+pub(super) fn sockets(environment: &dyn Fn(&str) -> Option<String>, pid: u32) -> Result<Given, Usage> {
+    let mut given = Given::default();
+    // What was meant for another process may have been inherited.
+    if environment("LISTEN_PID").as_deref() != Some(&pid.to_string()) {
+        return Ok(given);
+    }
+    let text = environment("LISTEN_FDS").unwrap_or_default();
+    let count = text.parse().ok().filter(|count| (0..=MAX_SOCKETS).contains(count));
+    let count = count.ok_or_else(|| {
+        Usage(format!("LISTEN_FDS takes a number from 0 to {MAX_SOCKETS}, as systemd sets it, not '{text}'"))
+    })?;
+    let names = environment("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    for fd in FIRST..FIRST + count {
+        let at = Listen::Descriptor(fd);
+        match names.next() {
+            Some("metrics") => given.metrics.push(at),
+            // Requests must not be served where an operators' page is expected.
+            Some("page") => {
+                return Err(Usage(format!(
+                    "descriptor {fd} is given as 'page' (LISTEN_FDNAMES), which this version does not have; http or metrics would do"
+                )));
+            }
+            Some(_) | None => given.http.push(at),
+        }
+    }
+    Ok(given)
+}
+
+/// Whether sockets for requests are given to this process.
+pub(super) fn has_http(environment: &dyn Fn(&str) -> Option<String>, pid: u32) -> bool {
+    sockets(environment, pid).is_ok_and(|given| !given.http.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(variables: &[(&str, &str)]) -> Result<Given, Usage> {
+        let value = |name: &str| {
+            variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+        };
+        sockets(&value, 42)
+    }
+
+    #[test]
+    fn sockets_are_told_apart_by_their_names() {
+        let named = given(&[
+            ("LISTEN_PID", "42"),
+            ("LISTEN_FDS", "4"),
+            ("LISTEN_FDNAMES", "http:metrics:shop.socket"),
+        ]);
+        let http = [3, 5, 6].map(Listen::Descriptor).to_vec();
+        assert_eq!(named, Ok(Given { http, metrics: vec![Listen::Descriptor(4)] }));
+    }
+
+    #[test]
+    fn what_is_meant_for_another_process_is_left_alone() {
+        for other in [&[("LISTEN_FDS", "1")][..], &[("LISTEN_PID", "41"), ("LISTEN_FDS", "x")]] {
+            assert_eq!(given(other), Ok(Given::default()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_a_complaint() {
+        let page = [("LISTEN_PID", "42"), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "page")];
+        assert!(matches!(given(&page), Err(Usage(text)) if text.contains("page")));
+        for count in ["", "-1", "1e9", "1025"] {
+            let bad = given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", count)]);
+            assert!(matches!(bad, Err(Usage(text)) if text.contains("LISTEN_FDS")), "{count}");
+        }
+    }
+}

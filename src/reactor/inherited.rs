@@ -1,0 +1,73 @@
+//! Listening sockets that the server does not bind: it was started with them.
+
+use super::io::listen::{Holders, Listener};
+use super::source::StartError;
+use crate::config::{Config, Listen};
+use crate::process;
+use nix::errno::Errno;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// What is served on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    Http,
+    Metrics,
+}
+
+impl Service {
+    /// The token that asks for it.
+    pub(super) fn token(self) -> &'static str {
+        match self {
+            Service::Http => "http",
+            Service::Metrics => "metrics",
+        }
+    }
+}
+
+/// The sockets, each with where it was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    sockets: Vec<(Service, Listen, OwnedFd)>,
+}
+
+impl Inherited {
+    /// Takes the descriptors that the command line and the environment name. To be called before anything is opened,
+    /// which could get a number that is not given after all.
+    ///
+    /// # Errors
+    /// One of them is not open.
+    pub(super) fn take(config: &Config) -> Result<Self, StartError> {
+        let http = config.listen.iter().map(|at| (Service::Http, at));
+        let all = http.chain(config.metrics.iter().map(|at| (Service::Metrics, at)));
+        let mut sockets = Vec::new();
+        for (service, at) in all {
+            if let Listen::Descriptor(fd) = at {
+                let fd = process::inherited_descriptor(*fd);
+                sockets.push((service, at.clone(), fd.map_err(|error| cannot_be_used(service, at, &error))?));
+            }
+        }
+        Ok(Inherited { sockets })
+    }
+
+    /// The listener that was given for a place, if one was.
+    ///
+    /// # Errors
+    /// It is no listening socket.
+    pub(super) fn listener(&mut self, service: Service, at: &Listen) -> Option<Result<Listener, StartError>> {
+        let is_it = |(other, place, _): &(Service, Listen, OwnedFd)| *other == service && place == at;
+        let index = self.sockets.iter().position(is_it)?;
+        let (_, _, fd) = self.sockets.remove(index);
+        Some(Listener::adopt(fd, Holders::Shared).map_err(|error| cannot_be_used(service, at, &error)))
+    }
+}
+
+fn cannot_be_used(service: Service, at: &Listen, error: &io::Error) -> StartError {
+    let what = match error.kind() {
+        io::ErrorKind::InvalidInput => error.to_string(),
+        _ if error.raw_os_error() == Some(Errno::EBADF as i32) => "is not open".to_owned(),
+        _ => format!("cannot be used: {error}"),
+    };
+    let token = service.token();
+    StartError::Usage(format!("{at} {what}; a listening stream socket would do, or {token}:<port>"))
+}
