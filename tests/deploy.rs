@@ -10,6 +10,8 @@ mod dockerfiles;
 mod haproxy;
 #[path = "deploy/kubernetes.rs"]
 mod kubernetes;
+#[path = "deploy/notify.rs"]
+mod notify;
 #[path = "deploy/sockets.rs"]
 mod sockets;
 #[path = "deploy/static_binary.rs"]

@@ -12,6 +12,7 @@
 //! | `backend` | connections to workers, the exchanges on them |
 //! | `supervisor` | worker processes, the fleet's plan for them, their output, the app's sources |
 //! | `admin` | the control socket and the metrics listeners |
+//! | `host` | what the server and its surroundings tell each other |
 //!
 //! A request's way: `tick` hears of an event and has `requests` read it and dispatch it; `exchanges` sends it to a worker,
 //! passes the answer on, and has `answers` see to its end. `failures` has what is done when a worker fails, `departures`
@@ -33,6 +34,7 @@ mod endpoint;
 mod exchanges;
 mod failures;
 mod frontend;
+mod host;
 mod inherited;
 mod io;
 mod limits;

@@ -4,6 +4,8 @@ use super::admin::{Admin, socket};
 use super::backend::Backend;
 use super::descriptors;
 use super::frontend::Frontend;
+use super::host::Host;
+use super::host::notifier::Notifier;
 use super::inherited::{Inherited, Service};
 use super::io::listen::{self, Listener, MAX_PATH_BYTES};
 use super::io::token::Target;
@@ -34,6 +36,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// What a server holds open from its start on.
 pub(super) struct Opened {
@@ -43,6 +46,7 @@ pub(super) struct Opened {
     pub listeners: Vec<Listener>,
     pub metrics_listeners: Vec<Listener>,
     pub logs: Logs,
+    pub host: Host,
 }
 
 /// One run of a server, and what is its own alone.
@@ -122,13 +126,15 @@ impl Reactor {
             .map_err(StartError::Trouble)?;
         harnesses.provide(app.runtime).map_err(|error| trouble("the harness folder", error))?;
         let run = Run { instance, harnesses, name: Some(name), seed: clock::seed() };
+        let environment = |name: &str| std::env::var(name).ok();
+        let host = Host::new(Notifier::from_environment(&environment, false, Instant::now()));
         Ok(Reactor::assemble(
             config,
             source,
             names,
             limit,
             run,
-            Opened { poll, signals, control, listeners, metrics_listeners, logs },
+            Opened { poll, signals, control, listeners, metrics_listeners, logs, host },
         ))
     }
 
@@ -157,6 +163,7 @@ impl Reactor {
             balancer: Balancer::new(config.max_queue, config.queue_timeout, config.queue_rule),
             quarantine: Quarantine::new(deaths),
             admin: Admin::new(opened.control, opened.metrics_listeners, config.clone()),
+            host: opened.host,
             signals: opened.signals,
             stage: Stage::Running,
             exit: None,

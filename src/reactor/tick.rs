@@ -3,6 +3,8 @@
 use super::admin::Admin;
 use super::backend::Backend;
 use super::frontend::Frontend;
+use super::host::Host;
+use super::host::notifier::ServiceState;
 use super::io::Io;
 use super::io::token::{Readiness, Target, decode_event};
 use super::limits::MAX_PER_TICK;
@@ -34,6 +36,7 @@ pub(super) struct Reactor {
     pub(super) balancer: Balancer,
     pub(super) quarantine: Quarantine,
     pub(super) admin: Admin,
+    pub(super) host: Host,
     pub(super) signals: SignalFd,
     pub(super) stage: Stage,
     pub(super) exit: Option<u8>,
@@ -112,6 +115,7 @@ impl Reactor {
         self.perform_fleet_actions();
         self.answer_failed_start();
         self.remove_closed();
+        self.notify();
         self.io.spools().end_tick(self.io.now());
         self.observer.flush(self.io.now());
     }
@@ -159,6 +163,7 @@ impl Reactor {
             self.supervisor.next_deadline(),
             self.observer.next_flush(self.io.now()),
             self.stage.deadline(),
+            self.host.next_deadline(),
             self.next_shrink(),
         ])
     }
@@ -202,6 +207,23 @@ impl Reactor {
         for index in 0..self.admin.metrics_listeners().len() {
             self.accept_scraper(index);
         }
+    }
+
+    /// Systemd hears how the server stands.
+    fn notify(&mut self) {
+        if !self.host.notifier.is_on() {
+            return;
+        }
+        let fleet = self.supervisor.fleet();
+        let are_external = self.config.workers.max == 0;
+        let state = ServiceState {
+            is_ready: self.supervisor.was_ever_healthy() || are_external,
+            is_rolling: fleet.is_rolling(),
+            is_stopping: self.is_stopping(),
+            serving: if are_external { self.supervisor.serving() } else { fleet.serving() },
+            of: fleet.size(),
+        };
+        self.host.notifier.note(state, self.io.now());
     }
 
     /// Closed entries leave the slabs only now, so that no key is used again inside one batch of events.

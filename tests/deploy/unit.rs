@@ -40,7 +40,7 @@ fn seconds(key: &str) -> Duration {
 
 #[test]
 fn the_unit_stops_and_reloads_as_the_server_needs_it() {
-    assert_eq!(value("Type"), "exec");
+    assert_eq!(value("Type"), "notify");
     assert_eq!(value("KillMode"), "mixed");
     assert_eq!(value("ExecReload"), format!("{PROGRAM} reload {APP}"));
     assert!(value("ExecStart").starts_with(&format!("{PROGRAM} {APP} ")), "{}", value("ExecStart"));

@@ -22,6 +22,7 @@ mod ends;
 mod inside;
 mod life;
 mod line;
+mod notes;
 mod operators;
 mod oracle;
 pub(crate) mod order;

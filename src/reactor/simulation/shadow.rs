@@ -66,6 +66,7 @@ impl World {
         }
         self.look_at_clients();
         self.check_door();
+        self.check_notes();
         self.check_keys(before);
         self.check_balance();
         self.check_deadlines();

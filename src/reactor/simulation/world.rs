@@ -2,6 +2,7 @@
 //! loop; [`super::shadow`] watches.
 
 use super::actions::Random;
+use super::notes::Notes;
 use super::operators::Operator;
 use super::oracle::Oracle;
 use super::peers::{Client, Worker};
@@ -9,6 +10,8 @@ use super::wire::{self, Door, Shared, UnixListener};
 use super::{disk, process};
 use crate::config::{self, Command, Config};
 use crate::names::Names;
+use crate::reactor::host::Host;
+use crate::reactor::host::notifier::Notifier;
 use crate::reactor::io::listen::{Holders, Listener};
 use crate::reactor::io::token::{Readiness, Target};
 use crate::reactor::observer::Logs;
@@ -20,12 +23,15 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A tick that leaves more to do is followed by another; so many in a row are a loop without an end.
 const MAX_TICKS_AT_ONCE: usize = 300;
 /// A command that does not answer is asked twenty times a second.
 const MAX_DEADLINES_AT_ONCE: usize = 3000;
+/// How often the watchdog wants to hear of the loop.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(3);
+
 pub(crate) struct World {
     pub reactor: Reactor,
     pub now: Instant,
@@ -38,6 +44,8 @@ pub(crate) struct World {
     /// Where clients connect.
     pub door: Rc<RefCell<Door>>,
     pub has_knocked: bool,
+    /// What systemd has been told.
+    pub notes: Notes,
     /// How many connections had been accepted when the stop began.
     pub accepted_at_stop: Option<usize>,
     /// What clients do is told in a later tick.
@@ -69,6 +77,7 @@ impl World {
             listeners: vec![Listener::scripted(UnixListener::at(&door), holders)],
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
+            host: Host::new(Notifier::kept(WATCHDOG, Instant::now())),
         };
         let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into(), &[]);
         let run = Run { instance: "simulated".into(), harnesses, name: None, seed };
@@ -92,6 +101,7 @@ impl World {
             is_stop_told: false,
             door,
             has_knocked: false,
+            notes: Notes::default(),
             accepted_at_stop: None,
             hears_clients_later: false,
             manners: random,
