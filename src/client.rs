@@ -2,6 +2,7 @@
 
 use crate::app;
 use crate::config::{ServerId, Verb};
+use crate::control::CanaryPlan;
 use crate::control::Message;
 use crate::names::Names;
 use crate::observe::status;
@@ -111,7 +112,7 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
         (None, None) => return Err("which app?".into()),
     };
     let names = Names::new(place, &app::name(&path));
-    if place.app.is_some() && matches!(verb, Verb::Stop | Verb::Reload) {
+    if place.app.is_some() && matches!(verb, Verb::Stop | Verb::Reload { .. }) {
         check_path(&names, &path)?;
     }
     match verb {
@@ -119,7 +120,7 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
         Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names),
         Verb::Status { .. } => print(&status_table(&names)?),
         Verb::Stop => stop(&names),
-        Verb::Reload => reload(&names),
+        Verb::Reload { canary } => reload(&names, canary),
     }
 }
 
@@ -309,12 +310,19 @@ fn watch(names: &Names) -> Result<(), String> {
     end
 }
 
-fn reload(names: &Names) -> Result<(), String> {
-    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Reload.to_json())?;
+fn reload(names: &Names, canary: Option<CanaryPlan>) -> Result<(), String> {
+    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Reload(canary).to_json())?;
     while let Some(line) = inquiry.next_line()? {
         let value: Value =
             serde_json::from_str(&line).map_err(|_| format!("{} said: {}", inquiry.who(), shown(&line)))?;
         match (value["ok"].as_bool(), &value["replaced"], &value["of"]) {
+            (None, _, _) if value["every"].is_number() => {
+                let (worker, pid) = (&value["worker"], &value["pid"]);
+                let every = &value["every"];
+                drop(print(&format!(
+                    "worker {worker} (pid {pid}) is on trial, and gets one request in {every}\n"
+                )));
+            }
             // The reload goes on, and its end is what counts.
             (None, replaced, of) => drop(print(&format!("{replaced} of {of} replaced\n"))),
             (Some(true), _, _) => return Ok(()),

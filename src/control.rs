@@ -1,6 +1,12 @@
 //! What is said on the control socket: JSON, as an enum.
 
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A longer trial is a mistake.
+pub const MAX_TRIAL_SECONDS: u64 = 3600;
+/// So many percent of failures more than on the old release are taken for chance.
+pub const DEFAULT_CANARY_ERRORS: u64 = 5;
 
 /// One message to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +19,26 @@ pub enum Message {
     Reloaded(Sender),
     /// A worker asks for a successor.
     Retire(Sender),
-    /// A rolling restart.
-    Reload,
+    /// A rolling restart, perhaps with its first worker on trial.
+    Reload(Option<CanaryPlan>),
     /// The end.
     Stop,
+}
+
+/// How long a first worker is on trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrialLength {
+    /// Answers of its own.
+    Requests(u64),
+    Time(Duration),
+}
+
+/// What `reload --canary` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CanaryPlan {
+    pub length: TrialLength,
+    /// So many percent of failures may be more than on the old release.
+    pub max_errors_percent: u64,
 }
 
 /// Which worker speaks.
@@ -106,7 +128,7 @@ impl Message {
             Some("quit") => Ok(Message::Quit(sender?)),
             Some("reloaded") => Ok(Message::Reloaded(sender?)),
             Some("retire") => Ok(Message::Retire(sender?)),
-            Some("reload") => Ok(Message::Reload),
+            Some("reload") => Ok(Message::Reload(canary(&value)?)),
             Some("stop") => Ok(Message::Stop),
             Some(other) => {
                 Err(format!("unknown op '{other}'; join, quit, retire, reloaded, reload and stop are known"))
@@ -119,7 +141,7 @@ impl Message {
     pub fn is_of_worker(&self) -> bool {
         match self {
             Message::Join(_) | Message::Quit(_) | Message::Reloaded(_) | Message::Retire(_) => true,
-            Message::Reload | Message::Stop => false,
+            Message::Reload(_) | Message::Stop => false,
         }
     }
 
@@ -146,11 +168,37 @@ impl Message {
             Message::Quit(sender) => from("quit", sender),
             Message::Reloaded(sender) => from("reloaded", sender),
             Message::Retire(sender) => from("retire", sender),
-            Message::Reload => json!({"op": "reload"}),
+            Message::Reload(None) => json!({"op": "reload"}),
+            Message::Reload(Some(plan)) => {
+                let mut value = json!({"op": "reload", "canaryErrors": plan.max_errors_percent});
+                match plan.length {
+                    TrialLength::Requests(count) => value["canaryRequests"] = json!(count),
+                    TrialLength::Time(time) => value["canarySeconds"] = json!(time.as_secs()),
+                }
+                value
+            }
             Message::Stop => json!({"op": "stop"}),
         };
         value.to_string()
     }
+}
+
+/// What a reload says of a trial.
+fn canary(value: &Value) -> Result<Option<CanaryPlan>, String> {
+    let number = |name: &str| match value.get(name) {
+        None => Ok(None),
+        Some(number) => number.as_u64().map(Some).ok_or_else(|| format!("'{name}' is not a number")),
+    };
+    let length = match (number("canaryRequests")?, number("canarySeconds")?) {
+        (None, None) => return Ok(None),
+        (Some(count), None) => TrialLength::Requests(count),
+        (None, Some(seconds)) => TrialLength::Time(Duration::from_secs(seconds.min(MAX_TRIAL_SECONDS))),
+        (Some(_), Some(_)) => {
+            return Err("'canaryRequests' and 'canarySeconds' are both there; one of them would do".into());
+        }
+    };
+    let max_errors_percent = number("canaryErrors")?.unwrap_or(DEFAULT_CANARY_ERRORS).min(100);
+    Ok(Some(CanaryPlan { length, max_errors_percent }))
 }
 
 #[cfg(test)]
@@ -171,7 +219,12 @@ mod tests {
             Message::Join(join),
             Message::Quit(sender(None)),
             Message::Retire(sender(Some("5e55"))),
-            Message::Reload,
+            Message::Reload(None),
+            Message::Reload(Some(CanaryPlan { length: TrialLength::Requests(500), max_errors_percent: 5 })),
+            Message::Reload(Some(CanaryPlan {
+                length: TrialLength::Time(Duration::from_secs(30)),
+                max_errors_percent: 0,
+            })),
             Message::Stop,
         ] {
             assert_eq!(Message::parse(message.to_json().as_bytes()), Ok(message));

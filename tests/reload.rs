@@ -1,5 +1,7 @@
 //! Rolling restarts: all replaced without loss, stopped by the first successor that fails, and nothing left behind.
 
+#[path = "reload/canary.rs"]
+mod canary;
 #[path = "support/load.rs"]
 mod load;
 mod support;

@@ -6,6 +6,7 @@
 mod order;
 mod queue;
 mod retry;
+mod share;
 #[cfg(test)]
 pub(crate) mod simulation;
 
@@ -15,6 +16,7 @@ pub(crate) use retry::{Failure, may_retry};
 use crate::keys::{ClientKey, WorkerKey};
 use crate::list::KeyList;
 use queue::Queue;
+use share::Share;
 use std::time::{Duration, Instant};
 
 /// What becomes of a request.
@@ -50,6 +52,7 @@ pub(crate) struct Balancer {
     withdrawn: usize,
     /// The most workers that were in use at once since the last look.
     deepest: usize,
+    trial: Option<Share>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,7 @@ impl Balancer {
             busy: 0,
             withdrawn: 0,
             deepest: 0,
+            trial: None,
         }
     }
 
@@ -133,16 +137,19 @@ impl Balancer {
 
     /// The idle worker that gets the next request.
     pub(crate) fn top(&self) -> Option<WorkerKey> {
-        self.idle.back().map(WorkerKey)
+        self.due_on_trial().or(self.idle.back().map(WorkerKey))
+    }
+
+    /// The worker on trial, if it is idle and its turn has come.
+    fn due_on_trial(&self) -> Option<WorkerKey> {
+        self.trial?.due().filter(|worker| self.idle.contains(worker.0))
     }
 
     /// The idle worker at the bottom of the stack, and since when load has not needed it.
     pub(crate) fn bottom(&self) -> Option<(WorkerKey, Instant)> {
         let worker = self.idle.front()?;
-        match self.standing[worker] {
-            Some(WorkerState::Idle { since }) => Some((WorkerKey(worker), since)),
-            Some(WorkerState::Busy | WorkerState::Withdrawn) | None => None,
-        }
+        let Some(WorkerState::Idle { since }) = self.standing[worker] else { return None };
+        Some((WorkerKey(worker), since))
     }
 }
 
@@ -199,7 +206,7 @@ impl Balancer {
             Some(client) => {
                 self.standing[worker.0] = Some(WorkerState::Busy);
                 self.busy += 1;
-                self.deepest = self.deepest.max(self.in_use());
+                self.has_turn(worker);
                 NextStep::Dispatch { client }
             }
             None => {
@@ -231,13 +238,13 @@ impl Balancer {
         let next = match self.standing.get(worker.0).copied().flatten() {
             Some(WorkerState::Busy) => match self.queue.pop(now) {
                 Some(client) => {
-                    self.deepest = self.deepest.max(self.in_use());
+                    self.has_turn(worker);
                     NextStep::Dispatch { client }
                 }
                 None => {
                     self.busy -= 1;
                     self.standing[worker.0] = Some(WorkerState::Idle { since: now });
-                    self.idle.push_back(worker.0);
+                    self.put_back(worker);
                     NextStep::Idle
                 }
             },
@@ -287,8 +294,21 @@ impl Balancer {
         }
     }
 
+    /// A worker that joins now is on trial: of so many requests it gets one, and no more unless nobody else is idle.
+    pub(crate) fn begin_trial(&mut self, worker: WorkerKey, every: usize) {
+        self.trial = Some(Share::new(worker, every));
+    }
+
+    /// It is a worker like the others from now on.
+    pub(crate) fn end_trial(&mut self) {
+        self.trial = None;
+    }
+
     /// A worker is gone, whatever it did.
     pub(crate) fn remove(&mut self, worker: WorkerKey) {
+        if self.is_on_trial(worker) {
+            self.trial = None;
+        }
         match self.standing.get_mut(worker.0).and_then(Option::take) {
             Some(WorkerState::Idle { .. }) => {
                 self.idle.remove(worker.0);
@@ -326,11 +346,29 @@ impl Balancer {
 
     fn take_top(&mut self) -> Option<WorkerKey> {
         // Newest first: its caches are warm, and the oldest can retire.
-        let worker = self.idle.pop_back()?;
-        self.standing[worker] = Some(WorkerState::Busy);
+        let worker = self.top()?;
+        self.idle.remove(worker.0);
+        self.standing[worker.0] = Some(WorkerState::Busy);
         self.busy += 1;
+        self.has_turn(worker);
+        Some(worker)
+    }
+
+    /// A worker gets a request.
+    fn has_turn(&mut self, worker: WorkerKey) {
         self.deepest = self.deepest.max(self.in_use());
-        Some(WorkerKey(worker))
+        if let Some(share) = &mut self.trial {
+            share.note(worker);
+        }
+    }
+
+    /// Onto the top of the stack; one on trial to its bottom.
+    fn put_back(&mut self, worker: WorkerKey) {
+        if self.is_on_trial(worker) { self.idle.push_front(worker.0) } else { self.idle.push_back(worker.0) }
+    }
+
+    fn is_on_trial(&self, worker: WorkerKey) -> bool {
+        self.trial.is_some_and(|share| share.is_of(worker))
     }
 
     fn check(&self) {

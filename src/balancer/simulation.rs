@@ -21,6 +21,8 @@ pub(crate) struct Model {
     second_tries: Vec<(ClientKey, Instant)>,
     order: Order,
     max_queue: usize,
+    /// Who is on trial, gets one request in how many, and how many others have had since.
+    trial: Option<(WorkerKey, usize, usize)>,
 }
 
 impl Model {
@@ -33,7 +35,38 @@ impl Model {
             second_tries: Vec::new(),
             order: Order::new(rule),
             max_queue,
+            trial: None,
         }
+    }
+
+    pub(crate) fn begin_trial(&mut self, worker: WorkerKey, every: usize) {
+        self.trial = Some((worker, every, 0));
+    }
+
+    pub(crate) fn end_trial(&mut self) {
+        self.trial = None;
+    }
+
+    fn is_on_trial(&self, worker: WorkerKey) -> bool {
+        self.trial.is_some_and(|(on_trial, _, _)| on_trial == worker)
+    }
+
+    fn note_turn(&mut self, worker: WorkerKey) {
+        if let Some((on_trial, _, since)) = &mut self.trial {
+            *since = if *on_trial == worker { 0 } else { *since + 1 };
+        }
+    }
+
+    /// The last of the stack, or the one on trial if it is there and its turn has come.
+    fn pop_idle(&mut self) -> Option<WorkerKey> {
+        let due = self.trial.filter(|(_, every, since)| since + 1 >= *every).map(|(worker, _, _)| worker);
+        let at = due.and_then(|due| self.idle.iter().position(|worker| *worker == due));
+        let worker = match at {
+            Some(at) => self.idle.remove(at),
+            None => self.idle.pop()?,
+        };
+        self.note_turn(worker);
+        Some(worker)
     }
 
     /// Everybody who waits, with its deadline.
@@ -86,7 +119,7 @@ impl Model {
     }
 
     pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant, is_second_try: bool) -> Decision {
-        if let Some(worker) = self.idle.pop() {
+        if let Some(worker) = self.pop_idle() {
             self.busy.push(worker);
             return Decision::Assign { worker };
         }
@@ -108,6 +141,7 @@ impl Model {
     ) -> NextStep {
         if let Some(client) = self.next(now) {
             self.busy.push(worker);
+            self.note_turn(worker);
             return NextStep::Dispatch { client };
         }
         let idle_at = predecessor.and_then(|old| self.idle.iter().position(|other| *other == old));
@@ -118,22 +152,24 @@ impl Model {
     }
 
     pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
-        if let Some(at) = self.withdrawn.iter().position(|other| *other == worker) {
-            self.withdrawn.remove(at);
+        if self.withdrawn.contains(&worker) {
+            self.remove(worker);
             return NextStep::Retired;
         }
         if let Some(client) = self.next(now) {
+            self.note_turn(worker);
             return NextStep::Dispatch { client };
         }
         self.busy.retain(|other| *other != worker);
-        self.idle.push(worker);
+        let at = if self.is_on_trial(worker) { 0 } else { self.idle.len() };
+        self.idle.insert(at, worker);
         NextStep::Idle
     }
 
     /// `true`: it was idle, and is out.
     pub(crate) fn withdraw(&mut self, worker: WorkerKey) -> bool {
         if self.busy.contains(&worker) {
-            self.remove(worker);
+            self.take_out(worker);
             self.withdrawn.push(worker);
             return false;
         }
@@ -155,6 +191,13 @@ impl Model {
     }
 
     pub(crate) fn remove(&mut self, worker: WorkerKey) {
+        if self.is_on_trial(worker) {
+            self.trial = None;
+        }
+        self.take_out(worker);
+    }
+
+    fn take_out(&mut self, worker: WorkerKey) {
         for list in [&mut self.idle, &mut self.busy, &mut self.withdrawn] {
             list.retain(|other| *other != worker);
         }
@@ -196,6 +239,16 @@ fn play(seed: u64) -> u64 {
             4..=6 if !at_work.is_empty() => {
                 let worker = at_work[next(at_work.len())];
                 assert_eq!(balancer.release(worker, now), model.release(worker, now), "{context}");
+            }
+            7 if next(4) == 0 => {
+                if next(3) == 0 {
+                    balancer.end_trial();
+                    model.end_trial();
+                } else {
+                    let (worker, every) = (WorkerKey(next(6)), 2 + next(3));
+                    balancer.begin_trial(worker, every);
+                    model.begin_trial(worker, every);
+                }
             }
             7 if model.everybody().len() < 6 => {
                 let worker =

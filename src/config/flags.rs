@@ -6,6 +6,8 @@ use super::{
 };
 use crate::app::{self, Target};
 use crate::balancer::QueueRule;
+use crate::control::CanaryPlan;
+use crate::control::DEFAULT_CANARY_ERRORS;
 use crate::fleet::RollMode;
 use crate::paths::{self, quoted};
 use crate::spelling::near_miss;
@@ -144,7 +146,8 @@ impl Reader<'_> {
             Verb::Status { .. } => {
                 Verb::Status { json: self.flags.contains("--json"), watch: self.flags.contains("--watch") }
             }
-            Verb::Reload | Verb::Stop => verb,
+            Verb::Reload { .. } => Verb::Reload { canary: self.canary()? },
+            Verb::Stop => verb,
         };
         if verb == (Verb::Status { json: true, watch: true }) {
             return Err(Usage("--json and --watch do not go together; one of them would do".into()));
@@ -165,6 +168,29 @@ impl Reader<'_> {
             ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
         }
         Ok(Command::Ask { verb, place })
+    }
+
+    /// What `reload` says of a trial.
+    fn canary(&mut self) -> Result<Option<CanaryPlan>, Usage> {
+        let length = self.of_verb("--canary", "500 or --canary=30s")?;
+        let errors = self.of_verb("--canary-errors", "5")?;
+        let max_errors_percent = match &errors {
+            Some(percent) => words::number("--canary-errors", percent, 0..=100)?,
+            None => DEFAULT_CANARY_ERRORS,
+        };
+        match length {
+            Some(length) => Ok(Some(CanaryPlan { length: words::trial(&length)?, max_errors_percent })),
+            None if errors.is_some() => Err(Usage(
+                "--canary-errors is there without --canary; --canary=500 --canary-errors=5 would do".into(),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// A verb's own flag, which has no variable.
+    fn of_verb(&mut self, name: &'static str, example: &str) -> Result<Option<String>, Usage> {
+        let given = self.flags.opt_value_from_str(name);
+        given.map_err(|_| Usage(format!("{name} needs a value: {name}={example}")))
     }
 
     fn serve(

@@ -15,6 +15,7 @@ pub use table::help;
 
 use crate::app::Target;
 use crate::balancer::QueueRule;
+use crate::control::CanaryPlan;
 use crate::fleet::{Plan, RollMode};
 use crate::paths::shown;
 use std::ffi::OsString;
@@ -55,8 +56,14 @@ pub enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    Status { json: bool, watch: bool },
-    Reload,
+    Status {
+        json: bool,
+        watch: bool,
+    },
+    /// A rolling restart, perhaps with its first worker on trial.
+    Reload {
+        canary: Option<CanaryPlan>,
+    },
     Stop,
 }
 
@@ -113,12 +120,13 @@ pub enum HotReload {
 }
 
 impl Verb {
-    pub const ALL: [Verb; 3] = [Verb::Status { json: false, watch: false }, Verb::Reload, Verb::Stop];
+    pub const ALL: [Verb; 3] =
+        [Verb::Status { json: false, watch: false }, Verb::Reload { canary: None }, Verb::Stop];
 
     pub const fn code(self) -> &'static str {
         match self {
             Verb::Status { .. } => "status",
-            Verb::Reload => "reload",
+            Verb::Reload { .. } => "reload",
             Verb::Stop => "stop",
         }
     }
@@ -432,7 +440,7 @@ mod tests {
     #[test]
     fn verbs_take_the_app_and_where_its_sockets_lie() {
         match parse_with("reload app --socket-dir=/s --variant=blue", &[]) {
-            Ok(Command::Ask { verb: Verb::Reload, place }) => {
+            Ok(Command::Ask { verb: Verb::Reload { canary: None }, place }) => {
                 assert_eq!((place.socket_dir, place.variant.as_str()), (PathBuf::from("/s"), "blue"));
             }
             other => panic!("{other:?}"),

@@ -254,7 +254,7 @@ pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
          rip-server <app-path> [<module>:<app>] [w:<N|auto|min..max>] [c:<N>] [r:<N>[,<S>s]] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
-         rip-server status|reload|stop <app-path>   (status also with --json or --watch)\n\n\
+         rip-server status|reload|stop <app-path>   (status also with --json or --watch, reload with --canary=<N|Ns>)\n\n\
          \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\
          \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
          \u{20} c:<N>    requests at once for each worker, 1 to 1024   [1]   RIP_CONCURRENCY\n\

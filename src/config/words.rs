@@ -1,6 +1,8 @@
 //! Single words of the command line: numbers, sizes, addresses.
 
 use super::{Listen, MAX_CONCURRENCY, MAX_WORKERS, Trust, Usage, Workers};
+use crate::control::MAX_TRIAL_SECONDS;
+use crate::control::TrialLength;
 use nix::libc;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -44,6 +46,26 @@ pub(super) fn quarantine(name: &str, argument: &str) -> Result<u32, Usage> {
         (_, None) => {
             Err(Usage(format!("{name} takes a number from 1 to {MAX_DEATHS}, or off, not '{argument}'")))
         }
+    }
+}
+
+/// How long a new release is on trial: so many requests, or seconds.
+pub(super) fn trial(argument: &str) -> Result<TrialLength, Usage> {
+    /// Fewer answers say nothing, and more take too long.
+    const REQUESTS: RangeInclusive<u64> = 50..=1_000_000;
+    let (digits, is_time) = match argument.strip_suffix('s') {
+        Some(digits) => (digits, true),
+        None => (argument, false),
+    };
+    let range = if is_time { 1..=MAX_TRIAL_SECONDS } else { REQUESTS };
+    match digits.parse().ok().filter(|number| range.contains(number)) {
+        Some(seconds) if is_time => Ok(TrialLength::Time(Duration::from_secs(seconds))),
+        Some(count) => Ok(TrialLength::Requests(count)),
+        None => Err(Usage(format!(
+            "--canary takes a number of requests from {} to {}, or of seconds from 1s to {MAX_TRIAL_SECONDS}s, not '{argument}'",
+            REQUESTS.start(),
+            REQUESTS.end()
+        ))),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::roll::RollEnd;
 use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
+use super::trial::TrialFailure;
 use super::{Action, Fleet, KILL_AFTER, Plan, Release, Resize, Stage};
+use crate::control::CanaryPlan;
 use crate::keys::WorkerKey;
 use std::time::{Duration, Instant};
 
@@ -67,6 +69,12 @@ impl Fleet {
         };
         slot.enter(Front::Held(member));
         let predecessor = old.map(|old| old.worker);
+        if let Some(old) = old
+            && why == RetireReason::Reload
+            && self.begin_trial(index, worker, old, now)
+        {
+            return self.pump(now);
+        }
         if let Some(roll) = &mut self.roll {
             roll.note_joined(index, worker, predecessor);
         }
@@ -84,6 +92,10 @@ impl Fleet {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
+        if self.is_on_trial(worker) {
+            self.fail_trial(TrialFailure::Ended, now);
+            return self.pump(now);
+        }
         let was_unproven = self.roll.as_mut().is_some_and(|roll| roll.note_gone(worker));
         let slot = &mut self.slots[index];
         if let Some(at) = slot.leaving.iter().position(|leaving| leaving.worker == worker) {
@@ -114,7 +126,7 @@ impl Fleet {
 
     /// A serving worker is to be replaced. Asking twice changes nothing.
     pub(crate) fn retire(&mut self, worker: WorkerKey, why: RetireReason, now: Instant) {
-        let Some((index, _)) = self.find(worker) else {
+        let Some((index, _)) = self.find(worker).filter(|_| !self.is_on_trial(worker)) else {
             return;
         };
         let slot = &mut self.slots[index];
@@ -130,6 +142,11 @@ impl Fleet {
         let Some((index, mut member)) = self.find(worker) else {
             return;
         };
+        if self.is_on_trial(worker) {
+            // It is dismissed, which is what it wants.
+            self.fail_trial(TrialFailure::Left, now);
+            return self.pump(now);
+        }
         let is_front = matches!(self.slots[index].front(), Front::Held(front) if front.worker == worker);
         if is_front && matches!(member.phase(), Phase::Serving { .. }) {
             self.vacate(index, member, ending, now);
@@ -148,11 +165,19 @@ impl Fleet {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
+        if self.is_on_trial(worker) {
+            self.fail_trial(TrialFailure::Stuck, now);
+            return self.pump(now);
+        }
         if matches!(member.phase(), Phase::Serving { .. }) {
             self.actions.push_back(Action::Withdraw { worker });
         }
         let slot = &mut self.slots[index];
         match (member.phase(), slot.succession()) {
+            (Phase::Reserve { .. }, _) => {
+                self.actions.push_back(Action::Withdraw { worker });
+                self.terminate(index, worker, now + KILL_AFTER);
+            }
             (Phase::Leaving { .. } | Phase::Terminating { .. }, _) => {
                 self.terminate(index, worker, now + KILL_AFTER);
             }
@@ -168,17 +193,20 @@ impl Fleet {
     }
 
     /// A rolling restart. During another one: that starts over with the newest code, once.
-    pub(crate) fn reload(&mut self, now: Instant) {
+    pub(crate) fn reload(&mut self, canary: Option<CanaryPlan>, now: Instant) {
         match (&mut self.roll, self.stage) {
             (_, Stage::Draining | Stage::Stopping) => {
                 self.actions.push_back(Action::RollEnded(RollEnd::Stopping));
             }
-            (Some(roll), Stage::Running | Stage::GivenUp) => roll.starts_over = true,
-            (None, Stage::Running) => self.start_roll(),
+            (Some(roll), Stage::Running | Stage::GivenUp) => {
+                roll.starts_over = true;
+                roll.next_canary = canary;
+            }
+            (None, Stage::Running) => self.start_roll(canary),
             // New code may well start.
             (None, Stage::GivenUp) => {
                 self.stage = Stage::Running;
-                self.start_roll();
+                self.start_roll(canary);
             }
         }
         self.pump(now);
@@ -283,6 +311,7 @@ impl Fleet {
     pub(crate) fn drain(&mut self, now: Instant) {
         if matches!(self.stage, Stage::Running | Stage::GivenUp) {
             self.stage = Stage::Draining;
+            self.drop_trial(now);
             self.end_roll(RollEnd::Stopping);
             self.pump(now);
         }
@@ -291,6 +320,7 @@ impl Fleet {
     /// All workers leave, and have until `until` for what they have at work.
     pub(crate) fn stop(&mut self, until: Instant, now: Instant) {
         self.stage = Stage::Stopping;
+        self.drop_trial(now);
         self.end_roll(RollEnd::Stopping);
         // Whoever was to be started would only have to end.
         self.actions.retain(|action| !matches!(action, Action::Spawn { .. }));
@@ -311,7 +341,7 @@ impl Fleet {
             slot.close();
             for member in front.into_iter().chain(successor) {
                 match member.phase() {
-                    Phase::Serving { .. } => self.leave(index, member, until),
+                    Phase::Serving { .. } | Phase::Reserve { .. } => self.leave(index, member, until),
                     // It has nothing at work.
                     Phase::Booting { .. }
                     | Phase::Leaving { .. }
@@ -341,10 +371,11 @@ impl Fleet {
                 match member.phase() {
                     Phase::Leaving { .. } => self.end_drain(index, member.worker, now),
                     Phase::Booting { .. } | Phase::Terminating { .. } => self.kill(index, member.worker),
-                    Phase::Serving { .. } | Phase::Killed => {}
+                    Phase::Serving { .. } | Phase::Reserve { .. } | Phase::Killed => {}
                 }
             }
         }
+        self.judge(now);
         self.pump(now);
     }
 

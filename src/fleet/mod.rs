@@ -15,17 +15,21 @@
 //! Who has served is started again at once, whatever ended it; backoff is for workers that failed before they did.
 
 mod backoff;
+mod canary;
 mod events;
 mod roll;
 #[cfg(test)]
 mod simulation;
 mod slot;
 mod succession;
+mod trial;
 
+pub(crate) use canary::TrialOutcome;
 pub(crate) use roll::RollEnd;
 pub(crate) use slot::{Ending, Member, Phase, RetireReason};
 #[cfg(test)]
 pub(crate) use slot::{SLOT, SUCCESSION, WORKER};
+pub(crate) use trial::TrialFailure;
 
 use crate::keys::WorkerKey;
 use roll::Roll;
@@ -50,6 +54,17 @@ pub(crate) enum Action {
     Admit {
         worker: WorkerKey,
         predecessor: Option<WorkerKey>,
+    },
+    /// The first successor of a roll has joined: it gets every so many requests, and no other.
+    AdmitOnTrial {
+        worker: WorkerKey,
+        every: usize,
+    },
+    /// Whoever is on trial is one like the others from now on.
+    EndTrial,
+    /// It gets requests again.
+    Readmit {
+        worker: WorkerKey,
     },
     /// It gets no more requests; answered by [`Fleet::idle`] when it has none left.
     Withdraw {
@@ -92,12 +107,15 @@ impl Action {
     fn worker(&self) -> Option<WorkerKey> {
         match self {
             Action::Admit { worker, .. }
+            | Action::AdmitOnTrial { worker, .. }
+            | Action::Readmit { worker }
             | Action::Withdraw { worker }
             | Action::Terminate { worker }
             | Action::Cut { worker }
             | Action::Kill { worker } => Some(*worker),
             Action::Spawn { .. }
             | Action::Wait { .. }
+            | Action::EndTrial
             | Action::RollBegins
             | Action::Adopt
             | Action::RollProgress { .. }

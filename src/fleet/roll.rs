@@ -9,8 +9,11 @@
 //! When the last successor has joined, the next release is adopted: each start uses it from then on. The roll itself
 //! lasts until the last predecessor is gone.
 
+use super::canary::Trial;
 use super::slot::{Front, RetireReason};
+use super::trial::TrialFailure;
 use super::{Action, Fleet, Release};
+use crate::control::CanaryPlan;
 use crate::keys::WorkerKey;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -35,6 +38,12 @@ pub(crate) enum RollEnd {
     Unstable {
         slot: usize,
     },
+    /// The first worker of the next release was on trial, and has not done well. The old ones go on.
+    NotTaken {
+        slot: usize,
+        worker: WorkerKey,
+        failure: TrialFailure,
+    },
     /// The server is stopping.
     Stopping,
 }
@@ -43,6 +52,8 @@ pub(crate) enum RollEnd {
 pub(super) enum RollStage {
     /// Slots get the next release; this one's successor boots.
     Replacing { current: Option<usize> },
+    /// The first successor is on trial.
+    Judging { index: usize, worker: WorkerKey },
     /// All have it, and predecessors are not gone yet.
     Draining,
 }
@@ -54,16 +65,29 @@ pub(super) struct Roll {
     of: usize,
     /// As many turns as there may be.
     max_turns: usize,
-    stage: RollStage,
+    pub(super) stage: RollStage,
+    /// The first successor is to be on trial.
+    pub(super) canary: Option<CanaryPlan>,
+    pub(super) trial: Option<Box<Trial>>,
     /// Successors that have joined: if one of them ends without having served, the roll has failed.
     joined: Vec<WorkerKey>,
     /// Predecessors that are not gone yet.
     leaving: Vec<WorkerKey>,
     /// Another reload came: start over when the slot at hand is done.
     pub(super) starts_over: bool,
+    /// And so that one's first successor.
+    pub(super) next_canary: Option<CanaryPlan>,
 }
 
 impl Roll {
+    /// Slots are to get the next release still.
+    pub(super) fn is_under_way(&self) -> bool {
+        match self.stage {
+            RollStage::Replacing { .. } | RollStage::Judging { .. } => true,
+            RollStage::Draining => false,
+        }
+    }
+
     pub(super) fn is_replacing(&self) -> bool {
         matches!(self.stage, RollStage::Replacing { .. })
     }
@@ -89,7 +113,7 @@ impl Roll {
 }
 
 impl Fleet {
-    pub(super) fn start_roll(&mut self) {
+    pub(super) fn start_roll(&mut self, canary: Option<CanaryPlan>) {
         let open = |(index, slot): (usize, &mut super::Slot)| {
             if let Front::Empty { .. } = slot.front() {
                 // New code may well mend what made the old one fail. Its turn comes whatever its wait.
@@ -106,9 +130,12 @@ impl Fleet {
             max_turns: pending.len().max(self.plan.max_workers) * MAX_TURNS,
             pending,
             stage: RollStage::Replacing { current: None },
+            canary,
+            trial: None,
             joined: Vec::new(),
             leaving,
             starts_over: false,
+            next_canary: None,
         });
         self.actions.push_back(Action::RollBegins);
     }
@@ -169,12 +196,12 @@ impl Fleet {
     /// A slot gets the last good release while the roll goes on: it is replaced in its turn.
     pub(super) fn roll_missed(&mut self, index: usize) {
         let Some(roll) = &mut self.roll else { return };
-        if !roll.is_replacing() || roll.is_at(index) || roll.pending.contains(&index) {
+        if !roll.is_under_way() || roll.is_at(index) || roll.pending.contains(&index) {
             return;
         }
         roll.pending.push_back(index);
         roll.of += 1;
-        if roll.of > roll.max_turns {
+        if roll.of > roll.max_turns && roll.is_replacing() {
             self.end_roll(RollEnd::Unstable { slot: index });
         }
     }

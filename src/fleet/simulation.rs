@@ -8,12 +8,15 @@ mod scenarios;
 
 use super::slot::Succession;
 use super::*;
+use crate::control::{CanaryPlan, TrialLength};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Life {
     Booting,
     Admitted,
+    /// Its successor is on trial: it gets no more requests, unless it is back.
+    Reserve,
     /// Admitted once, and to get no more requests.
     Withdrawn,
 }
@@ -47,6 +50,9 @@ struct World {
     has_next_release: bool,
     is_stopping: bool,
     has_given_up: bool,
+    /// Who is on trial, and who has been.
+    on_trial: Option<usize>,
+    trials: usize,
     /// They left by themselves, and need not be told.
     has_quit: BTreeSet<usize>,
     trace: Vec<String>,
@@ -80,6 +86,8 @@ impl World {
             has_next_release: false,
             is_stopping: false,
             has_given_up: false,
+            on_trial: None,
+            trials: 0,
             has_quit: BTreeSet::new(),
             trace: Vec::new(),
         };
@@ -134,6 +142,30 @@ impl World {
                     process.may_be_told = false;
                     process.has_served = next(&mut self.random).is_multiple_of(2);
                 }
+                Action::AdmitOnTrial { worker, every } => {
+                    assert!(every >= 2, "some of the requests are the others'");
+                    assert!(self.on_trial.is_none(), "one at a time");
+                    let process = self.alive.get_mut(&worker.0).expect("admits the living");
+                    assert_eq!(process.life, Life::Booting, "admits once");
+                    process.life = Life::Admitted;
+                    process.may_be_told = false;
+                    process.has_served = true;
+                    self.on_trial = Some(worker.0);
+                    self.trials += 1;
+                }
+                Action::EndTrial => self.on_trial = None,
+                Action::Readmit { worker } => {
+                    let process = self.alive.get_mut(&worker.0).expect("readmits the living");
+                    assert_eq!(process.life, Life::Reserve, "only who was in reserve is back");
+                    process.life = Life::Admitted;
+                    process.may_be_told = false;
+                }
+                Action::Withdraw { worker } if self.is_reserve(worker) => {
+                    let process = self.alive.get_mut(&worker.0).expect("withdraws the living");
+                    process.life = Life::Reserve;
+                    // Nothing is to come of it.
+                    self.fleet.idle(worker, self.now);
+                }
                 Action::Withdraw { worker } => {
                     let is_idle = self.chance(2);
                     let Some(process) = self.alive.get_mut(&worker.0) else { continue };
@@ -183,6 +215,18 @@ impl World {
         self.check();
     }
 
+    fn is_reserve(&self, worker: WorkerKey) -> bool {
+        let of_worker = |(_, member): &(usize, &Member)| member.worker == worker;
+        self.fleet.members().find(of_worker).is_some_and(|(slot, member)| match member.phase() {
+            Phase::Reserve { .. } => true,
+            // It was, and is back already.
+            Phase::Serving { .. } => !self.fleet.slots[slot].is_stuck(),
+            Phase::Booting { .. } | Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {
+                false
+            }
+        })
+    }
+
     fn check(&self) {
         let mut known: Vec<usize> = self.fleet.members().map(|(_, member)| member.worker.0).collect();
         known.sort_unstable();
@@ -202,6 +246,11 @@ impl World {
                     assert_eq!(life, Life::Withdrawn, "who is stuck gets no more requests");
                 }
                 Phase::Serving { .. } => assert_eq!(life, Life::Admitted, "who serves is on the stack"),
+                Phase::Reserve { is_serving, .. } => {
+                    let expected = if is_serving { Life::Admitted } else { Life::Reserve };
+                    assert_eq!(life, expected, "in reserve");
+                    assert!(self.fleet.is_judging(), "in reserve for nothing");
+                }
                 Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {}
             }
         }
@@ -235,6 +284,22 @@ impl World {
                 | Succession::Spawning { why } | Succession::Booting { why, .. } if why == RetireReason::Age);
             assert!(age < MAX_AGE || slot.succession() != Succession::None, "{age:?} old, and stays");
             assert!(age >= MAX_AGE * 9 / 10 || !is_for_age, "replaced for its age of {age:?}");
+        }
+    }
+
+    /// Requests are answered while somebody is on trial; the new release may be worse.
+    fn answer_some(&mut self) {
+        self.trace.push("answers".into());
+        let is_worse = !self.is_kind && self.chance(2);
+        for target in 0..120 {
+            // What follows from a verdict is to be done first.
+            if !self.fleet.is_judging() {
+                return;
+            }
+            let Some(key) = self.pick(|life| life == Life::Admitted) else { return };
+            let fails = is_worse && self.on_trial == Some(key) && self.chance(3);
+            let outcome = if fails { TrialOutcome::Failed } else { TrialOutcome::Fine };
+            self.fleet.note_outcome(WorkerKey(key), target, outcome, self.now);
         }
     }
 
@@ -290,7 +355,13 @@ impl World {
                 }
                 self.trace.push("reload".into());
                 self.rolls_asked = true;
-                self.fleet.reload(now);
+                let length = match next(&mut self.random) % 4 {
+                    0 => Some(TrialLength::Requests(60)),
+                    1 => Some(TrialLength::Time(Duration::from_millis(300))),
+                    _ => None,
+                };
+                let canary = length.map(|length| CanaryPlan { length, max_errors_percent: 5 });
+                self.fleet.reload(canary, now);
             }
             16 => {
                 self.trace.push("grow".into());
@@ -320,6 +391,9 @@ impl World {
                     self.change_size();
                 }
             }
+        }
+        if self.fleet.is_judging() && self.chance(2) {
+            self.answer_some();
         }
         let idle = self.pick(|life| life == Life::Admitted).filter(|_| self.chance(2));
         self.fleet.trim(idle.map(WorkerKey), self.now);
@@ -412,6 +486,10 @@ impl World {
             if self.has_given_up {
                 return;
             }
+            if self.fleet.is_judging() {
+                self.answer_some();
+                self.obey();
+            }
             self.fleet.trim(None, self.now);
             self.obey();
             let has_size = self.fleet.size() <= self.plan.max_workers;
@@ -471,7 +549,8 @@ fn next(random: &mut u64) -> u64 {
     *random >> 11
 }
 
-fn play(seed: u64, steps: usize) {
+/// How many successors were on trial.
+fn play(seed: u64, steps: usize) -> usize {
     let mut world = World::new(seed);
     for _ in 0..steps {
         if world.has_given_up {
@@ -483,6 +562,7 @@ fn play(seed: u64, steps: usize) {
         world.settle();
     }
     world.stop();
+    world.trials
 }
 
 #[test]
@@ -492,13 +572,18 @@ fn every_history_keeps_the_fleet_whole() {
         Some(seed) => seed..seed + 1,
         None => 0..number("RIP_SIMULATIONS").unwrap_or(10_000),
     };
+    let (count, mut trials) = (seeds.end - seeds.start, 0);
     for seed in seeds {
-        if std::panic::catch_unwind(|| play(seed, 120)).is_err() {
-            // The shortest beginning of the history that fails tells most.
-            let steps = (0..=120)
-                .find(|&steps| std::panic::catch_unwind(|| play(seed, steps)).is_err())
-                .unwrap_or(120);
-            panic!("seed {seed} fails within {steps} steps: RIP_SEED={seed} cargo test fleet");
+        match std::panic::catch_unwind(|| play(seed, 120)) {
+            Ok(of_this) => trials += of_this,
+            Err(_) => {
+                // The shortest beginning of the history that fails tells most.
+                let steps = (0..=120)
+                    .find(|&steps| std::panic::catch_unwind(|| play(seed, steps)).is_err())
+                    .unwrap_or(120);
+                panic!("seed {seed} fails within {steps} steps: RIP_SEED={seed} cargo test fleet");
+            }
         }
     }
+    assert!(trials > 0 || count < 10_000, "nobody was ever on trial");
 }

@@ -70,6 +70,9 @@ pub(crate) enum Phase {
     Booting { until: Instant },
     /// Joined: it gets requests. `retire_at`: then it has served for its time.
     Serving { since: Instant, retire_at: Option<Instant> },
+    /// Its successor is on trial. It may serve again, and then as one that has done so `since`. `is_serving`: it is the
+    /// only one of its release, and gets requests all the time.
+    Reserve { since: Instant, retire_at: Option<Instant>, is_serving: bool },
     /// Withdrawn: it gets no more requests, and finishes what it has. SIGTERM comes when it is idle.
     Leaving { until: Instant },
     /// SIGTERM is out.
@@ -83,6 +86,7 @@ impl Phase {
         match self {
             Phase::Booting { .. } => WorkerState::Booting,
             Phase::Serving { .. } => WorkerState::Serving,
+            Phase::Reserve { .. } => WorkerState::Reserve,
             Phase::Leaving { .. } => WorkerState::Leaving,
             Phase::Terminating { .. } => WorkerState::Terminating,
             Phase::Killed => WorkerState::Killed,
@@ -94,7 +98,7 @@ impl Phase {
         match self {
             Phase::Booting { until } | Phase::Leaving { until } => Some(until),
             Phase::Terminating { kill_at } => Some(kill_at),
-            Phase::Serving { .. } | Phase::Killed => None,
+            Phase::Serving { .. } | Phase::Reserve { .. } | Phase::Killed => None,
         }
     }
 }
@@ -136,6 +140,7 @@ pub(crate) enum Succession {
 pub(crate) enum WorkerState {
     Booting,
     Serving,
+    Reserve,
     Leaving,
     Terminating,
     Killed,
@@ -150,8 +155,13 @@ pub(crate) const WORKER: &[Row<WorkerState>] = &[
     },
     Row {
         state: WorkerState::Serving,
-        next: &[WorkerState::Leaving],
+        next: &[WorkerState::Reserve, WorkerState::Leaving],
         deadline: "none; its age, where `r:` has one",
+    },
+    Row {
+        state: WorkerState::Reserve,
+        next: &[WorkerState::Serving, WorkerState::Leaving, WorkerState::Terminating],
+        deadline: "none: its successor's trial",
     },
     Row { state: WorkerState::Leaving, next: &[WorkerState::Terminating], deadline: "the drain timeout" },
     Row {

@@ -39,7 +39,8 @@ impl Fleet {
             slot.deadline(!is_blocked).into_iter().chain(age).min()
         });
         let rescue = self.rescue().filter(|_| matches!(self.stage, Stage::Running | Stage::Draining));
-        self.next_deadline = deadlines.chain(rescue.map(|(_, at)| at)).min();
+        let trial = self.trial_deadline(now);
+        self.next_deadline = deadlines.chain(trial).chain(rescue.map(|(_, at)| at)).min();
         self.check();
     }
 
@@ -78,6 +79,9 @@ impl Fleet {
     /// Those that were replaced drain side by side, up to a fleet of them; a further one waits for the oldest.
     fn may_open_replacement(&self) -> bool {
         let leaving: usize = self.slots.iter().map(|slot| slot.leaving.len()).sum();
+        if self.is_judging() {
+            return false;
+        }
         let most = match self.plan.roll {
             RollMode::Side => self.size().max(1),
             RollMode::Serial => 1,
@@ -87,8 +91,12 @@ impl Fleet {
 
     /// The next slot to be replaced: a roll's before a cycle's.
     fn open_replacement(&mut self, now: Instant) {
-        if self.roll.as_ref().is_some_and(|roll| roll.starts_over) {
-            self.start_roll();
+        if self.is_judging() {
+            return;
+        }
+        if let Some(canary) = self.roll.as_ref().filter(|roll| roll.starts_over).map(|roll| roll.next_canary)
+        {
+            self.start_roll(canary);
         }
         if !self.may_open_replacement() {
             return;
@@ -161,7 +169,7 @@ impl Fleet {
                 member.enter(Phase::Terminating { kill_at: kill_at.min(earlier) });
             }
             Phase::Killed => {}
-            Phase::Booting { .. } | Phase::Serving { .. } | Phase::Leaving { .. } => {
+            Phase::Booting { .. } | Phase::Serving { .. } | Phase::Reserve { .. } | Phase::Leaving { .. } => {
                 member.enter(Phase::Terminating { kill_at });
                 self.actions.push_back(Action::Terminate { worker });
             }

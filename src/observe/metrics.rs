@@ -64,7 +64,7 @@ pub(crate) struct Snapshot {
     pub order_changes: u64,
     pub connections: usize,
     pub dropped_log_lines: u64,
-    /// By state: idle, busy, booting, leaving, stuck.
+    /// By state: idle, busy, booting, reserve, leaving, stuck.
     pub workers: Vec<(&'static str, usize)>,
     pub needed_workers: usize,
     /// In memory, in memfds and on disk, and the bound of the last.

@@ -49,8 +49,8 @@ impl Hasher {
         hasher.finish()
     }
 
-    pub(super) fn client(&self, address: &[u8]) -> u64 {
-        self.0.hash_one(address)
+    pub(super) fn bytes(&self, bytes: &[u8]) -> u64 {
+        self.0.hash_one(bytes)
     }
 }
 

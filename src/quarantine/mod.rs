@@ -214,9 +214,9 @@ impl Quarantine {
         Some(Fingerprint { head, body: self.hasher.body(length, &start) })
     }
 
-    /// Who asks, for [`Quarantine::judge`].
-    pub(crate) fn client_hash(&self, address: &[u8]) -> u64 {
-        self.hasher.client(address)
+    /// Of any bytes, with the run's key: who asks, for [`Quarantine::judge`].
+    pub(crate) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.hasher.bytes(bytes)
     }
 }
 

@@ -9,7 +9,7 @@ use super::supervisor::worker::Origin;
 use super::tick::Reactor;
 use crate::balancer::{Failure, NextStep};
 use crate::conn::worker::{End, Outcome};
-use crate::fleet::RetireReason;
+use crate::fleet::{RetireReason, TrialOutcome};
 use crate::http::Reason;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
 
@@ -193,6 +193,13 @@ impl Reactor {
         self.supervisor.has_answered(worker, now);
         self.backend.disarm(upstream);
         self.quarantine.note_answer(now);
+        if self.supervisor.fleet().is_judging()
+            // Of one whose client has left nothing is known.
+            && let (Some(_), Some(answer)) = (client, answer)
+        {
+            let outcome = if answer.status >= 500 { TrialOutcome::Failed } else { TrialOutcome::Fine };
+            self.note_outcome(worker, &job, outcome);
+        }
         if !self.quarantine.is_empty() {
             self.has_passed_trial(&job);
         }
@@ -283,6 +290,7 @@ impl Reactor {
                 // A reset says that the worker has not read its request: that was not what it died of.
                 if end != End::NoResponse || !is_reset {
                     self.suspect(upstream);
+                    self.note_failure(upstream);
                 }
                 self.ended_early(upstream, end);
             }

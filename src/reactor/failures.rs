@@ -180,6 +180,7 @@ impl Reactor {
         }
         let has_head = exchange.answer.is_some();
         let may_tell = self.may_be_told(upstream, has_head);
+        self.note_failure(upstream);
         self.part_from_client(upstream, Reason::ReadTimeout);
         self.backend.arm(upstream, UpstreamDeadline::Stall, self.io.now());
         if may_tell {

@@ -130,9 +130,9 @@ impl Reactor {
                     self.supervisor.fleet_mut().retire(worker, RetireReason::Requested, now);
                 })
             }
-            Message::Reload => {
+            Message::Reload(canary) => {
                 self.admin.follow_roll(key);
-                self.supervisor.fleet_mut().reload(now);
+                self.supervisor.fleet_mut().reload(canary, now);
                 return;
             }
             Message::Stop => {

@@ -3,6 +3,7 @@
 use super::backend::exchange::{Exchange, Stage};
 use super::crossing::{Job, Times};
 use super::tick::Reactor;
+use crate::fleet::TrialOutcome;
 use crate::http::Reason;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
 use crate::observe::metrics::Quarantined;
@@ -21,7 +22,7 @@ impl Reactor {
     pub(super) fn is_quarantined(&mut self, client: ClientKey, job: &Job) -> bool {
         let fingerprint = self.known_fingerprint(job);
         let address = job.request.client().unwrap_or_else(|| self.frontend.address(client));
-        let address = self.quarantine.client_hash(address);
+        let address = self.quarantine.hash(address);
         match self.quarantine.judge(fingerprint, address, self.io.now()) {
             Verdict::Passes => false,
             Verdict::PassesOnTrial => {
@@ -146,6 +147,31 @@ impl Reactor {
         });
         rows.collect()
     }
+}
+
+/// A release on trial.
+impl Reactor {
+    /// What became of a request. To be called only while somebody is on trial.
+    pub(super) fn note_outcome(&mut self, worker: WorkerKey, job: &Job, outcome: TrialOutcome) {
+        let target = self.quarantine.hash(first_line(&job.request.head));
+        self.supervisor.fleet_mut().note_outcome(worker, target, outcome, self.io.now());
+    }
+
+    /// The same of one that is at work, if anybody is on trial.
+    pub(super) fn note_failure(&mut self, upstream: UpstreamKey) {
+        if !self.supervisor.fleet().is_judging() {
+            return;
+        }
+        let exchange = self.backend.exchange(upstream).filter(|exchange| !exchange.is_question());
+        let target = exchange.map(|exchange| self.quarantine.hash(first_line(&exchange.job.request.head)));
+        if let (Some(worker), Some(target)) = (self.backend.worker_of(upstream), target) {
+            self.supervisor.fleet_mut().note_outcome(worker, target, TrialOutcome::Failed, self.io.now());
+        }
+    }
+}
+
+fn first_line(head: &[u8]) -> &[u8] {
+    head.split(|&byte| byte == b'\n').next().unwrap_or_default()
 }
 
 fn tell(request: &str, victim: Option<Victim>, how: &str, consequence: Consequence) {

@@ -37,7 +37,7 @@ impl Reactor {
         if !is_slowed {
             self.hold_requests();
         }
-        self.supervisor.fleet_mut().reload(self.io.now());
+        self.supervisor.fleet_mut().reload(None, self.io.now());
     }
 
     /// From now on nobody with the old code gets a request.

@@ -29,7 +29,7 @@ impl Reactor {
             Some(Signal::SIGHUP) => match self.config.hot_reload {
                 HotReload::Process => {
                     log::info!("SIGHUP: reload");
-                    self.supervisor.fleet_mut().reload(self.io.now());
+                    self.supervisor.fleet_mut().reload(None, self.io.now());
                 }
                 // The terminal is gone.
                 HotReload::Module => self.begin_stop(StopCause::Signal(Signal::SIGHUP)),

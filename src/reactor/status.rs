@@ -114,7 +114,7 @@ impl Reactor {
 
     /// Prometheus' text.
     pub(super) fn metrics_text(&self) -> String {
-        let states = ["idle", "busy", "booting", "leaving", "stuck"];
+        let states = ["idle", "busy", "booting", "reserve", "leaving", "stuck"];
         let state_of = |worker: &WorkerKey| self.supervisor.state_of(*worker, self.balancer.is_idle(*worker));
         let workers = self.supervisor.keys();
         let count = |state: &str| workers.iter().filter(|worker| state_of(worker) == state).count();

@@ -19,6 +19,21 @@ impl Reactor {
                     self.supervisor.spawn(slot, version, why, release, &self.io, &mut self.observer);
                 }
                 Action::Admit { worker, predecessor } => self.admit(worker, predecessor),
+                Action::AdmitOnTrial { worker, every } => {
+                    log::info!(
+                        "reload: {} is on trial, and gets one request in {every}",
+                        self.supervisor.label(worker)
+                    );
+                    self.admin.tell_trial(self.supervisor.identity(worker), every, &self.io);
+                    self.balancer.begin_trial(worker, every);
+                    self.admit(worker, None);
+                }
+                Action::EndTrial => self.balancer.end_trial(),
+                Action::Readmit { worker } => {
+                    if let NextStep::Dispatch { client } = self.balancer.readmit(worker, self.io.now()) {
+                        self.serve_waiting(worker, client);
+                    }
+                }
                 Action::Withdraw { worker } => {
                     if self.balancer.withdraw(worker) {
                         self.supervisor.fleet_mut().idle(worker, self.io.now());

@@ -16,6 +16,7 @@ use rip_server::{Error, IntoResponse, Request, Response};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const PIECE_BYTES: usize = 64 * 1024;
@@ -112,7 +113,19 @@ fn answer(request: &mut Request<'_>) -> Response {
         }
         "/leak" => leak(size(request, "bytes")),
         "/env" => environment(),
+        "/release" => release(),
         path => Response::text(format!("no {path} here\n")).with_status(404),
+    }
+}
+
+/// Which release this is; `bad` fails at every third request, and `deadly` dies of its tenth.
+fn release() -> Response {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    let (name, asked) = (variable("TEST_RELEASE"), 1 + ASKED.fetch_add(1, Ordering::Relaxed));
+    match name.as_str() {
+        "bad" if asked.is_multiple_of(3) => Response::text(name).with_status(500),
+        "deadly" if asked == 10 => die(),
+        _ => Response::text(name),
     }
 }
 

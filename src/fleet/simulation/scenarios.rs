@@ -43,7 +43,7 @@ fn the_old_worker_is_withdrawn_only_after_its_successor_is_admitted() {
 fn a_roll_stops_at_the_first_successor_that_dies_and_the_old_one_goes_on() {
     let mut world = serving(2);
     world.rolls_asked = true;
-    world.fleet.reload(world.now);
+    world.fleet.reload(None, world.now);
     world.obey();
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
     world.exit(successor);
@@ -152,7 +152,7 @@ fn a_worker_whose_time_is_over_during_a_failed_reload_is_replaced_behind_it() {
     let old = world.pick(|_| true).expect("one");
     world.join_as(old, true);
     world.rolls_asked = true;
-    world.fleet.reload(world.now);
+    world.fleet.reload(None, world.now);
     world.obey();
     let failing = world.pick(|life| life == Life::Booting).expect("the reload's");
     world.now += MAX_AGE;
@@ -168,7 +168,7 @@ fn most_that_drain_in_a_roll(mode: RollMode) -> usize {
     world.plan.roll = mode;
     world.fleet.plan = world.plan;
     world.rolls_asked = true;
-    world.fleet.reload(world.now);
+    world.fleet.reload(None, world.now);
     world.obey();
     let mut most = 0;
     while world.rolls_asked {
@@ -200,7 +200,7 @@ fn a_further_roll_waits_for_the_oldest_that_drain() {
     let mut world = serving(2);
     for _ in 0..2 {
         world.rolls_asked = true;
-        world.fleet.reload(world.now);
+        world.fleet.reload(None, world.now);
         world.obey();
         while let Some(successor) = world.pick(|life| life == Life::Booting) {
             world.join_as(successor, true);
@@ -232,7 +232,7 @@ fn a_draining_predecessor_blocks_no_cycle() {
 fn a_new_worker_that_ends_before_it_has_served_stops_the_roll() {
     let mut world = serving(2);
     world.rolls_asked = true;
-    world.fleet.reload(world.now);
+    world.fleet.reload(None, world.now);
     world.obey();
     let successor = world.pick(|life| life == Life::Booting).expect("a successor");
     world.join_as(successor, true);

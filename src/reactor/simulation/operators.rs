@@ -4,10 +4,12 @@ use super::reader;
 use super::wire::{Kind, Shared, UnixStream, Wire};
 use super::world::World;
 use crate::control::Message;
+use crate::control::{CanaryPlan, TrialLength};
 use crate::reactor::admin::connections::{Connection, ControlPeer};
 use crate::reactor::io::stream::Stream;
 use crate::reactor::io::token::Target;
 use crate::reactor::stage::Stage;
+use std::time::Duration;
 use std::time::Instant;
 
 /// More of them only make a history slow.
@@ -54,7 +56,9 @@ impl World {
     }
 
     pub(crate) fn ask_for_reload(&mut self, capacity: usize) {
-        let body = Message::Reload.to_json();
+        let length = TrialLength::Time(Duration::from_millis(500));
+        let canary = self.manners.chance(2).then_some(CanaryPlan { length, max_errors_percent: 5 });
+        let body = Message::Reload(canary).to_json();
         let length = body.len();
         let text = format!("POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
         self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, capacity);

@@ -90,6 +90,16 @@ impl Balancer {
         next
     }
 
+    pub(crate) fn begin_trial(&mut self, worker: WorkerKey, every: usize) {
+        self.real.begin_trial(worker, every);
+        self.model.begin_trial(worker, every);
+    }
+
+    pub(crate) fn end_trial(&mut self) {
+        self.real.end_trial();
+        self.model.end_trial();
+    }
+
     pub(crate) fn remove(&mut self, worker: WorkerKey) {
         self.real.remove(worker);
         self.model.remove(worker);

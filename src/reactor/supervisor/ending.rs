@@ -162,7 +162,7 @@ impl Supervisor {
             self.history.last_exits.insert(slot, exit);
         }
         match phase {
-            Some(Phase::Serving { .. }) => observer.worker_crashed(),
+            Some(Phase::Serving { .. } | Phase::Reserve { .. }) => observer.worker_crashed(),
             Some(Phase::Booting { .. }) => observer.boot_failed(),
             Some(Phase::Killed) if !has_joined => observer.boot_failed(),
             Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}

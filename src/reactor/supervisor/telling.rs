@@ -2,7 +2,7 @@
 
 use super::{Supervisor, process};
 
-use crate::fleet::{Phase, Release, RollEnd};
+use crate::fleet::{Phase, Release, RollEnd, TrialFailure};
 use crate::keys::WorkerKey;
 use crate::process::Exit;
 use nix::sys::signal::Signal;
@@ -95,9 +95,10 @@ impl Supervisor {
         match self.phase_of(worker) {
             _ if entry.is_stuck => "stuck",
             Some(Phase::Booting { .. }) => "booting",
+            Some(Phase::Reserve { is_serving: false, .. }) => "reserve",
             // One that cools down after a busy answer has no request, and gets none.
-            Some(Phase::Serving { .. }) | None if !is_idle => "busy",
-            Some(Phase::Serving { .. }) | None => "idle",
+            Some(Phase::Serving { .. } | Phase::Reserve { .. }) | None if !is_idle => "busy",
+            Some(Phase::Serving { .. } | Phase::Reserve { .. }) | None => "idle",
             Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) => "leaving",
         }
     }
@@ -149,8 +150,30 @@ impl Supervisor {
                 log::error!("reload stopped: {why}");
                 Err(why)
             }
+            RollEnd::NotTaken { slot, worker, failure } => {
+                let why = self.trial_failure(slot, worker, failure);
+                log::error!("reload undone: {why}");
+                Err(why)
+            }
             RollEnd::Stopping => Err("the server is stopping".to_owned()),
         }
+    }
+
+    /// Why the first worker of a new release was not kept.
+    fn trial_failure(&self, slot: usize, worker: WorkerKey, failure: TrialFailure) -> String {
+        let what = match failure {
+            TrialFailure::Errors { own, others } => format!(
+                "failed at {} of {} requests, and the old ones at {} of {}",
+                own.failed, own.answers, others.failed, others.answers
+            ),
+            TrialFailure::Ended => match self.get(worker).and_then(|entry| entry.exit()) {
+                Some(exit) => format!("ended: {exit}"),
+                None => "ended".to_owned(),
+            },
+            TrialFailure::Left => "left by itself".to_owned(),
+            TrialFailure::Stuck => "got stuck".to_owned(),
+        };
+        format!("on trial the new worker {slot} {what}; the old release goes on")
     }
 
     /// Why a successor failed.

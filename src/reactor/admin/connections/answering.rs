@@ -68,6 +68,12 @@ impl Admin {
         self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false, io);
     }
 
+    /// A first worker is on trial: its slot and process, and that it gets one request in so many.
+    pub(crate) fn tell_trial(&mut self, worker: Option<(usize, i32)>, every: usize, io: &Io) {
+        let (slot, pid) = worker.unzip();
+        self.tell_roll_followers(&json!({"worker": slot, "pid": pid, "every": every}), false, io);
+    }
+
     pub(crate) fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
         let last = match result {
             Ok(replaced) => json!({"ok": true, "replaced": replaced}),
