@@ -11,14 +11,15 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// An app as it was found on disk. Found anew by each reload, which so follows a `current` symlink that moved.
+/// An app as it was found on disk. Each reload looks again, and so follows a `current` symlink that was moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
-    /// For sockets, logs and status; made of the path as typed.
+    /// The name in sockets, logs and status, made from the path as typed.
     pub name: String,
-    /// Where workers are started, and what is watched; symlinks resolved. Of a Python package the folder above it.
+    /// Where workers are started, and what is watched, with symlinks resolved. For a Python package it is the folder
+    /// above the package.
     pub dir: PathBuf,
-    /// The file that is run or loaded, absolute. For a plain command the folder.
+    /// The file that is run or loaded, as an absolute path. For a command it is the folder.
     pub entry: PathBuf,
     pub runtime: Runtime,
     /// What Python imports.
@@ -99,7 +100,7 @@ pub enum NoApp {
         root: PathBuf,
         target: Target,
     },
-    /// There is a `manage.py`, and nothing that it leads to.
+    /// There is a `manage.py`, but not the module that it names.
     NoDjango(PathBuf),
 }
 
@@ -227,13 +228,13 @@ impl App {
     }
 }
 
-/// Of a path as `./shop/pkg.mod:attr` the folder and the target that were meant.
+/// The folder and the target that were meant by a path such as `./shop/pkg.mod:attr`.
 fn target_behind(path: &Path) -> Option<(String, String)> {
     let target = Target::parse(path.file_name()?.to_str()?)?;
     Some((quoted(path.parent()?), quoted(&target.to_string())))
 }
 
-/// The file that a folder's package.json names. As `require` has it, its ending may be left out.
+/// The file that a folder's package.json names. As with `require`, its extension may be left out.
 fn package_entry(dir: &Path) -> Option<PathBuf> {
     let mut text = String::new();
     let file = std::fs::File::open(dir.join(PACKAGE)).ok()?;
@@ -252,13 +253,13 @@ fn is_javascript(ending: &str) -> bool {
     ["rip", "ts", "js", "mjs", "cjs", "mts", "cts", "tsx", "jsx"].contains(&ending)
 }
 
-/// What a socket's name or a log line cannot trip over.
+/// Whether a character is harmless in a socket's name and in a log line.
 pub fn is_plain(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "._-".contains(letter)
 }
 
-/// The last part of the absolute path; of `…/shop/current` it is `shop`. Characters that a socket's name or a log
-/// line could trip over become underscores.
+/// The last part of the absolute path; for `…/shop/current` it is `shop`. Characters that would be trouble in a
+/// socket's name or a log line become underscores.
 pub fn name(path: &Path) -> String {
     let last = match path.file_name() {
         Some(last) if last == "current" => path.parent().and_then(Path::file_name).unwrap_or(last),

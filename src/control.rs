@@ -1,4 +1,4 @@
-//! What is said on the control socket: JSON, as an enum.
+//! The messages on the control socket: JSON as an enum.
 
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -13,15 +13,15 @@ pub const DEFAULT_CANARY_ERRORS: u64 = 5;
 pub enum Message {
     /// A worker's app is loaded.
     Join(Join),
-    /// A worker leaves by itself.
+    /// A worker wants to leave, and gets no more requests.
     Quit(Sender),
-    /// A worker has taken over its changed entry, for status.
+    /// A worker has swapped in its changed entry. Only status shows it.
     Reloaded(Sender),
-    /// A worker asks for a successor.
+    /// A worker wants to be replaced.
     Retire(Sender),
-    /// A rolling restart, perhaps with its first worker on trial.
+    /// Replaces all workers, perhaps with the first one on trial.
     Reload(Option<CanaryPlan>),
-    /// The end.
+    /// Stops the server.
     Stop,
 }
 
@@ -41,15 +41,15 @@ pub struct CanaryPlan {
     pub max_errors_percent: u64,
 }
 
-/// Which worker speaks.
+/// The worker that sends the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sender {
-    /// The server's run that started it; the protocol's first version has none.
+    /// Names the server's run that started it. Version 1 of the protocol does not have it.
     pub instance: Option<String>,
     pub worker_id: u64,
 }
 
-/// What a worker says of itself when its app is loaded.
+/// What a worker sends when its app is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Join {
     pub sender: Sender,
@@ -59,19 +59,20 @@ pub struct Join {
     pub abilities: Abilities,
 }
 
-/// What a worker can do beyond the protocol's first version, which had none of it.
+/// What a worker can do beyond version 1 of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// SIGTERM lets what is at work end.
+    /// On SIGTERM it finishes its running requests.
     pub drains: bool,
-    /// Event streams and tunnels go on beside requests.
+    /// It serves event streams and tunnels beside requests.
     pub streams: bool,
-    /// Requests that it takes at once; at least 1.
+    /// How many requests it takes at once; at least 1.
     pub concurrency: u64,
 }
 
 impl Join {
-    /// Such a worker keeps a connection that the server has shut until its handler has ended, or says when it is idle.
+    /// Such a worker keeps a half-closed connection until its handler has ended, or answers when asked whether it is
+    /// idle.
     pub fn speaks_second_version(&self) -> bool {
         self.sender.instance.is_some() || self.abilities != Abilities::default()
     }
@@ -137,7 +138,7 @@ impl Message {
         }
     }
 
-    /// Whether only a worker has it to say.
+    /// Whether only a worker may send it.
     pub fn is_of_worker(&self) -> bool {
         match self {
             Message::Join(_) | Message::Quit(_) | Message::Reloaded(_) | Message::Retire(_) => true,

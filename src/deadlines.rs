@@ -1,10 +1,10 @@
-//! Deadlines, O(1) to arm, to disarm and to expire. Each kind has one fixed duration, so that its list is always
-//! sorted: what is armed last is due last. A key has at most one deadline at a time, that of its state.
+//! Deadlines, O(1) to arm, to disarm and to expire. Each kind has one fixed duration, so its list is always sorted:
+//! what is armed last is due last. A key has at most one deadline at a time, that of its state.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// The kinds of deadline of one kind of key: a small enum that can index, written with [`deadline_kinds!`].
+/// The kinds of deadlines that a key can have: a small enum, made with [`deadline_kinds!`].
 pub(crate) trait Kind: Copy + PartialEq + 'static {
     /// Each kind once, in the order of [`Kind::index`].
     const ALL: &'static [Self];
@@ -33,7 +33,7 @@ pub(crate) use deadline_kinds;
 pub(crate) struct Deadlines<K: Kind> {
     lists: Vec<List>,
     entries: Vec<Option<Entry<K>>>,
-    /// When the next one is due, looked for once after each change: it is asked for in each tick.
+    /// When the next one is due. Computed once after each change, since each tick asks for it.
     next: Cell<Next>,
 }
 
@@ -116,7 +116,7 @@ impl<K: Kind> Deadlines<K> {
         }
     }
 
-    /// Arms `key`, whatever it was armed with before.
+    /// Arms `key`. This replaces the deadline it had before.
     pub(crate) fn arm(&mut self, key: usize, kind: K, now: Instant) {
         self.disarm(key);
         if self.entries.len() <= key {
@@ -157,7 +157,7 @@ impl<K: Kind> Deadlines<K> {
         }
     }
 
-    /// Takes out one key that is due. To be called until there is none.
+    /// Removes one key that is due. To be called until there is none.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<(usize, K)> {
         if self.next().is_none_or(|next| next > now) {
             return None;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the obvious model: a map from key to due time.
+        /// Compares with a simple model: a map from key to due time.
         #[test]
         fn each_fires_at_its_time_and_not_later(steps in prop::collection::vec((0..3u8, 0..6usize, 0..40u64), 1..200)) {
             let mut deadlines = Deadlines::new(duration);

@@ -1,5 +1,5 @@
-//! A doubly linked list threaded through slab keys: every operation is O(1), and nothing is allocated once the
-//! slab has reached its size.
+//! A doubly linked list of slab keys. Every operation is O(1), and nothing is allocated once the slab has its full
+//! size.
 
 /// A list of keys, each at most once.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl KeyList {
         self.back.map(|key| key as usize)
     }
 
-    /// The key behind `key`.
+    /// The key after `key`.
     pub(crate) fn after(&self, key: usize) -> Option<usize> {
         self.links.get(key).copied().flatten().and_then(|link| link.after).map(|key| key as usize)
     }
@@ -50,7 +50,7 @@ impl KeyList {
         self.link(key, None, self.front);
     }
 
-    /// Puts `key` right before `at`, which is in the list.
+    /// Inserts `key` before `at`, which is in the list.
     pub(crate) fn insert_before(&mut self, key: usize, at: usize) {
         let before = self.links.get(at).copied().flatten().and_then(|link| link.before);
         self.link(key, before, Some(at as u32));
@@ -68,7 +68,7 @@ impl KeyList {
         Some(key)
     }
 
-    /// Takes `key` out. `false`: it was not in.
+    /// Removes `key`. `false`: it was not in the list.
     pub(crate) fn remove(&mut self, key: usize) -> bool {
         let Some(link) = self.links.get_mut(key).and_then(Option::take) else {
             return false;

@@ -5,16 +5,17 @@ use crate::spelling::near_miss;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Settings files are small; what is longer is something else.
+/// Settings files are small; a longer file is something else.
 const MAX_SETTINGS_BYTES: u64 = 1 << 20;
-/// Folders deeper than this are no packages that somebody wrote.
+/// Packages are not nested deeper than this.
 const MAX_PACKAGE_DEPTH: usize = 64;
 
-/// What of a Python project is served: `pkg.mod:attr`, `pkg.mod:factory()`, or the `app` or `application` of `pkg.mod`.
+/// The object of a Python project that is served: `pkg.mod:attr`, `pkg.mod:factory()`, or the `app` or `application` of
+/// `pkg.mod`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     module: String,
-    /// With `()` behind it if it is to be called once.
+    /// With `()` at the end if it is a factory, to be called once.
     attribute: Option<String>,
 }
 
@@ -28,7 +29,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// `None`: the word is something else.
+    /// `None`: the word is not a target.
     pub fn parse(argument: &str) -> Option<Target> {
         let (module, attribute) = argument.split_once(':')?;
         let name = attribute.strip_suffix("()").unwrap_or(attribute);
@@ -54,7 +55,7 @@ pub(super) fn find_target(dir: &Path, target: &Target) -> Result<Found, NoApp> {
     let misspelt = || {
         let meant = meant_module(&bases, &target.module);
         let first = target.module.split('.').next().unwrap_or_default();
-        // A module of which nothing is here may be an installed one.
+        // A module that is not in the folder may be an installed one.
         let is_here =
             bases.iter().any(|base| base.join(first).is_dir() || module_file(base, first).is_some());
         (is_here || meant.is_some()).then(|| NoApp::NoModule {
@@ -72,7 +73,7 @@ pub(super) fn find_target(dir: &Path, target: &Target) -> Result<Found, NoApp> {
     }
 }
 
-/// The module that was perhaps meant: part by part the nearest that is there.
+/// The module that was perhaps meant: for each part the existing name that is most similar.
 fn meant_module(bases: &[PathBuf], module: &str) -> Option<String> {
     let mut meant = String::new();
     for part in module.split('.') {
@@ -120,7 +121,7 @@ fn find_django(dir: &Path) -> Result<Found, NoApp> {
     let settings = settings.or_else(|| settings_named_in(&read_small(&dir.join("manage.py"))));
     let texts: Vec<String> =
         settings.iter().flat_map(|name| settings_files(dir, name)).map(|file| read_small(&file)).collect();
-    // Only who wants ASGI sets the first; a new project has the second.
+    // A new project has only the second; the first is set by those who want ASGI.
     for setting in ["ASGI_APPLICATION", "WSGI_APPLICATION"] {
         let value = texts.iter().find_map(|text| assigned(text, setting));
         let app = value.and_then(|value| value.rsplit_once('.'));
@@ -194,7 +195,7 @@ fn folders_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Nothing of a file that is missing, too long, or no text.
+/// A file's text; empty if it is missing, too long, or not text.
 fn read_small(file: &Path) -> String {
     let is_small = file.metadata().is_ok_and(|file| file.len() <= MAX_SETTINGS_BYTES);
     if is_small { std::fs::read_to_string(file).unwrap_or_default() } else { String::new() }

@@ -1,4 +1,4 @@
-//! What is wrong with words that are each right by themselves.
+//! Errors about words that are valid by themselves, but not together.
 
 use super::{Listen, Usage, Verb};
 use crate::app::Target;
@@ -6,7 +6,7 @@ use crate::paths::quoted;
 use crate::spelling::near_miss;
 use std::path::Path;
 
-/// A token that may be there once: the last of two would silently win.
+/// Refuses a second token of a kind: otherwise the last one would silently win.
 pub(super) fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(), Usage> {
     match std::mem::replace(is_given, true) {
         false => Ok(()),
@@ -16,7 +16,7 @@ pub(super) fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(
     }
 }
 
-/// A second app, or a verb that was misspelt or put behind its app.
+/// The complaint about a second free word: another app, or a verb that is misspelt or comes after its app.
 pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
     let verbs = || Verb::ALL.into_iter().map(Verb::code);
     if verbs().any(|verb| verb == extra) {
@@ -44,7 +44,7 @@ pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
     }
 }
 
-/// No place twice: the second would find it in use by the first.
+/// Refuses the same address twice: the second listener would find it in use by the first.
 pub(super) fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Result<(), Usage> {
     let mut seen: Vec<&Listen> = Vec::new();
     for place in places {

@@ -1,9 +1,9 @@
-//! Words that a program which carries the server would have typed for its user.
+//! The defaults of a program that carries the server: words that it puts before the typed ones.
 
 use super::{activation, table};
 use std::ffi::OsString;
 
-/// What stands for one setting: `w:`, `http:`, `--read-timeout-ms`.
+/// The name of a setting: `w:`, `http:`, `--read-timeout-ms`.
 fn setting(argument: &str) -> &str {
     match argument.strip_prefix("--") {
         Some(_) => argument.split('=').next().unwrap_or(argument),
@@ -11,8 +11,8 @@ fn setting(argument: &str) -> &str {
     }
 }
 
-/// The typed words, and before them each of the program's own whose setting is neither typed nor in the environment.
-/// A verb gets those that say which server is meant.
+/// The typed words, preceded by the program's defaults for settings that are neither typed nor in the environment. A
+/// verb gets only the defaults that name the server.
 pub fn with_defaults(
     defaults: &[String],
     arguments: Vec<OsString>,

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// How the server starts the built-in worker of a CGI app.
 pub const CGI_WORKER: &str = "cgi-worker";
-/// And how that starts the process that looks after its scripts.
+/// How a CGI worker starts the process that ends its scripts if it is killed.
 pub const CGI_GUARD: &str = "cgi-guard";
 
 /// One death may have any cause; a second one within a minute has that request.
@@ -90,7 +90,7 @@ impl Raw {
     }
 }
 
-/// A word that was given, and by what.
+/// A value, and the flag or variable that gave it.
 struct Word {
     name: &'static str,
     text: String,
@@ -136,7 +136,7 @@ impl Reader<'_> {
                 None => return Ok(None),
             },
         };
-        // The same word that was looked at.
+        // The word that was found above.
         let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
         Ok(Some(Command::Ask { verb, place }))
     }
@@ -212,7 +212,7 @@ impl Reader<'_> {
             Some(_) => JavaScript::Node,
             None => JavaScript::Any,
         };
-        // Workers start in other folders than the one that it was typed in.
+        // Made absolute: workers start in another folder than the one in which it was typed.
         let env_file = self.text("--env-file")?.map(|path| paths::absolute(path.as_ref()));
         let log_file = self.text("--log-file")?.map(|path| paths::absolute(path.as_ref()));
         let roll = match self.choice("--roll")? {
@@ -368,7 +368,7 @@ impl Reader<'_> {
         Ok(Command::Serve(Box::new(config)))
     }
 
-    /// Switches take no value, which would else be taken for a flag that is left over.
+    /// A switch takes no value: `--json=1` would otherwise be reported as an unknown flag.
     fn check_switches(&self) -> Result<(), Usage> {
         let words = self.flags.clone().finish();
         let with_value = words.iter().filter_map(|argument| argument.to_str()?.split_once('='));
@@ -381,8 +381,8 @@ impl Reader<'_> {
         }
     }
 
-    /// What is left when all known flags are taken: free words, or a flag that nobody knows. `why_not`:
-    /// what is wrong with one that is known.
+    /// The words that are left when all known flags are taken. An unknown flag among them is an error. `why_not`: what
+    /// is wrong with a flag that is known.
     fn remaining(&mut self, why_not: &str) -> Result<Vec<String>, Usage> {
         let remaining = std::mem::replace(&mut self.flags, Arguments::from_vec(Vec::new())).finish();
         let mut words = Vec::new();
@@ -398,7 +398,7 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    /// A flag's value, else its variable's, with the name of whichever it was, for complaints.
+    /// The value of a flag or else of its variable, with its name for complaints.
     fn argument(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
         let row = known(name);
         debug_assert!(row.is_some(), "{name} is not in the table");
@@ -461,12 +461,12 @@ impl Reader<'_> {
     }
 }
 
-/// A fault of this program, which its tests find: every start reads every flag.
+/// A bug in this program. Every start reads every flag, so tests find it.
 fn no_row(name: &str) -> Usage {
     Usage(format!("{name} has no row of that kind in the table of flags; please report this"))
 }
 
-/// A flag that nobody has taken; `why_not` is what is wrong with it if there is one of that name.
+/// The complaint about a flag that is left over. `why_not` is what is wrong with it, if a flag has that name.
 fn left_over(argument: &str, why_not: &str) -> Usage {
     let name = argument.split('=').next().unwrap_or(argument);
     if known(name).is_some() {

@@ -37,7 +37,7 @@ pub const MAX_STREAMS: u64 = 1_000_000;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Usage(pub String);
 
-/// What the first words ask for.
+/// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     Serve(Box<Config>),
@@ -48,9 +48,9 @@ pub enum Command {
     },
     Help,
     Version,
-    /// The built-in worker of a CGI app. The server starts it, people do not.
+    /// The built-in worker of a CGI app. Only the server starts it.
     CgiWorker,
-    /// What looks after that one's scripts.
+    /// The process that ends the scripts of a CGI worker that was killed.
     CgiGuard,
 }
 
@@ -75,7 +75,7 @@ pub struct ServerId {
     pub socket_dir: PathBuf,
     pub variant: String,
     pub socket_prefix: Option<String>,
-    /// The flags that say so, where something was given: a verb needs the same.
+    /// The flags that were given for it: a verb needs the same.
     pub given: Vec<String>,
 }
 
@@ -142,7 +142,7 @@ impl HotReload {
     }
 }
 
-/// Whose word about the client behind them is believed.
+/// The proxies that are believed when they say who the client is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     All,
@@ -189,11 +189,11 @@ pub struct Config {
     /// CGI scripts get the credentials of their requests.
     pub cgi_pass_auth: bool,
     pub access_log: bool,
-    /// Takes what stdout would have had.
+    /// Gets what stdout would get.
     pub log_file: Option<PathBuf>,
     pub max_body_bytes: u64,
     pub max_memory_bytes: u64,
-    /// A worker of a fleet that may shrink retires when load has not needed it for so long.
+    /// A worker of a fleet that may shrink retires when it was not needed for so long.
     pub shrink_after: Duration,
     pub trust_proxy: Vec<Trust>,
     pub preload: Vec<String>,
@@ -213,12 +213,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether the command's servers listen on ports of their own, not on Unix sockets.
+    /// Whether each worker of a command listens on a port, not on a Unix socket.
     pub fn command_takes_port(&self) -> bool {
         self.command.iter().flatten().any(|argument| argument.to_string_lossy().contains("{port}"))
     }
 
-    /// The fleet's part of it.
+    /// What the fleet needs of it.
     pub(crate) fn plan(&self, seed: u64) -> Plan {
         Plan {
             min_workers: self.workers.min,
@@ -233,7 +233,7 @@ impl Config {
         }
     }
 
-    /// Whether what this peer says about the client behind it is believed. A Unix peer counts as loopback.
+    /// Whether this peer is a trusted proxy. A Unix peer counts as loopback.
     pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
         self.trust_proxy.iter().any(|trust| match (trust, peer) {
             (Trust::All, _) => true,

@@ -1,23 +1,23 @@
-//! The table of flags: of each its name, the kind, range and default of its value, its variable and its help.
+//! The table of flags: name, kind, range and default of the value, environment variable, help.
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
 
-/// A day: longer waits are mistakes.
+/// A day: a longer timeout is a mistake.
 pub(super) const MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 pub(super) struct Flag {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// The variable that stands for it; empty: none.
+    /// Its environment variable; empty: none.
     pub(super) env: &'static str,
     help: &'static str,
 }
 
-/// What stands behind a flag, and what holds without it.
+/// A flag's value, and its default.
 pub(super) enum Kind {
     Switch,
-    /// `--help` and `--version` do something else than serving.
+    /// `--help` and `--version`, which are commands of their own.
     Question,
     Number {
         default: u64,
@@ -36,7 +36,7 @@ pub(super) enum Kind {
         words: &'static [&'static str],
         default: &'static str,
     },
-    /// Anything else: what stands for it in the help, and the default, for a person.
+    /// Anything else: its placeholder in the help, and the default as text.
     Text {
         shown: &'static str,
         default: &'static str,
@@ -44,7 +44,7 @@ pub(super) enum Kind {
 }
 
 impl Flag {
-    /// What stands for its value in the help; empty for a switch.
+    /// The placeholder of its value in the help; empty for a switch.
     pub(super) fn shown(&self) -> &'static str {
         match self.kind {
             Kind::Switch | Kind::Question => "",
@@ -55,7 +55,7 @@ impl Flag {
         }
     }
 
-    /// The default, for a person.
+    /// The default as text.
     fn default_text(&self) -> String {
         match self.kind {
             Kind::Switch => "off".into(),

@@ -1,4 +1,4 @@
-//! Single words of the command line: numbers, sizes, addresses.
+//! Parses single words of the command line: numbers, sizes, addresses.
 
 use super::{Listen, MAX_CONCURRENCY, MAX_WORKERS, Trust, Usage, Workers};
 use crate::control::MAX_TRIAL_SECONDS;
@@ -133,7 +133,7 @@ pub(super) fn lifetime(argument: &str) -> Result<(u64, Option<Duration>), Usage>
     Ok((requests, age.map(Duration::from_secs)))
 }
 
-/// As many as CPUs that this process may use: affinity and the cgroup's quota, not the host's count.
+/// The number of CPUs that this process may use, by affinity and the cgroup's quota. The host may have more.
 pub(super) fn cpus() -> Workers {
     let count = std::thread::available_parallelism().map_or(1, |count| count.get()).min(MAX_WORKERS);
     Workers { min: count, max: count }
@@ -174,7 +174,7 @@ pub(super) fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
     Ok(Listen::Tcp { address, port })
 }
 
-/// Before an IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) stand so many bits that are always the same.
+/// The prefix of IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) in bits.
 const MAPPED_BITS: u8 = 96;
 
 /// `addr|cidr|loopback|all,…`
@@ -204,7 +204,7 @@ pub(super) fn trust(name: &str, argument: &str) -> Result<Vec<Trust>, Usage> {
                     Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(complaint)?,
                 };
                 all.push(match address {
-                    // Peers are told apart by their own family, so a network in IPv6 clothes is undressed too.
+                    // Peers are compared by their own family, so an IPv4-mapped network becomes an IPv4 one.
                     IpAddr::V6(clothed) if prefix_bits >= MAPPED_BITS => match clothed.to_ipv4_mapped() {
                         Some(bare) => {
                             Trust::Network { address: bare.into(), prefix_bits: prefix_bits - MAPPED_BITS }

@@ -12,7 +12,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Client {
     state: State,
-    /// Bytes behind the request at hand.
+    /// Bytes that follow the current request.
     pub read_buffer: ReadBuffer,
     /// The client has shut down its sending side.
     pub has_ended: bool,
@@ -22,17 +22,16 @@ pub struct Client {
 enum State {
     /// Between two requests.
     Idle,
-    /// A head is on its way since then, and was looked at that far.
+    /// A head began to arrive at `since`, and was searched as far as `scanned` says.
     Head { since: Instant, scanned: head::Scanned },
-    /// The body is on its way.
+    /// The body is arriving.
     Body { request: Request, body: Body, taken_bytes: u64 },
-    /// A request is with the balancer or with a worker; what comes behind it waits.
+    /// The request is with the balancer or with a worker. What follows it waits.
     Busy,
-    /// After a 101: bytes are only passed on.
+    /// After a 101: bytes are forwarded as they are.
     Tunnel,
-    /// The last answer is out; what still comes is thrown away, so that the answer can be read by a client that still
-    /// sends: closing with unread input would make the kernel throw the answer away as well. Whoever reads bounds that by
-    /// time, and by how much it reads at once.
+    /// The last answer is out. What the client still sends is read and dropped: closing with unread input would make
+    /// the kernel drop the answer too. The reactor bounds this by time, and by how much it reads at once.
     Lingering,
 }
 
@@ -42,22 +41,22 @@ enum Body {
     Chunked(Chunked),
 }
 
-/// What the bytes amount to.
+/// What the bytes mean.
 #[derive(Debug)]
 pub enum Event {
-    /// Nothing before more bytes come.
+    /// More bytes are needed.
     More,
-    /// The client waits for leave to send its body: a 100 is due.
+    /// The client waits for a `100 Continue` before it sends its body.
     Continue,
-    /// These bytes belong to the body of the request on its way (a range of the bytes that were looked at).
+    /// A range of the given bytes belongs to the body of the request that is arriving.
     Body(Range<usize>),
-    /// A whole request. Its body is what came as [`Event::Body`] before.
+    /// A whole request. Its body came as [`Event::Body`] before.
     Request(Request),
-    /// To be answered with this reason; nothing that follows is a request.
+    /// The request is to be refused with this reason. No further request is read.
     Refused(Reason, Request),
     /// Bytes for the other end of the tunnel.
     Tunnel(Range<usize>),
-    /// Nothing more will come, and nothing is owed.
+    /// The client has closed, and no answer is due.
     End,
 }
 
@@ -80,7 +79,7 @@ impl Client {
         matches!(self.state, State::Idle)
     }
 
-    /// A head or a body is on its way, and the client timeout runs.
+    /// Whether a head or a body is arriving, so that the client timeout runs.
     pub fn is_receiving(&self) -> bool {
         matches!(self.state, State::Head { .. } | State::Body { .. })
     }
@@ -100,8 +99,8 @@ impl Client {
 
 /// Events in.
 impl Client {
-    /// Looks at all unread bytes and takes the next step. To be called again, with what is left, until it answers
-    /// [`Event::More`] or a request is under way. `buffer` gives room for a request's head.
+    /// Parses the bytes up to the next event. To be called again with the rest until it returns [`Event::More`] or a
+    /// request is dispatched. `buffer` returns an empty buffer for a request's head.
     pub fn advance(
         &mut self,
         bytes: &mut [u8],
@@ -119,13 +118,13 @@ impl Client {
                 }
                 self.enter(State::Head { since: now, scanned: head::Scanned::default() });
                 let step = self.advance(&mut bytes[blank..], origin, max_body_bytes, buffer, now);
-                // A head's step tells of no bytes, so only what is consumed moves.
+                // A head's event has no range of bytes, so only `consumed` changes.
                 Step { consumed: blank + step.consumed, event: step.event }
             }
             State::Head { since, scanned } => {
                 let since = *since;
                 if !bytes.first().is_some_and(|&byte| field::is_token_byte(byte)) {
-                    // A TLS hello, say: no line end would ever come.
+                    // For example a TLS hello, in which no line end would ever come.
                     return self.refuse(Reason::BadRequest(Bad::RequestLine), bytes, buffer(), since);
                 }
                 match head::look(bytes, scanned) {
@@ -153,7 +152,7 @@ impl Client {
         }
     }
 
-    /// The answer to the request at hand has been written in full, and the connection stays open.
+    /// The answer to the current request is written in full, and the connection stays open.
     pub fn answered(&mut self) {
         debug_assert!(self.is_busy());
         self.enter(State::Idle);
@@ -165,13 +164,13 @@ impl Client {
         self.enter(State::Tunnel);
     }
 
-    /// The last answer of this connection is on its way: what still comes is no request.
+    /// The last answer of this connection is being written. No further request is read.
     pub fn linger(&mut self) {
         self.read_buffer.take();
         self.enter(State::Lingering);
     }
 
-    /// Gives up a request that is still arriving, for the log line of its end.
+    /// Abandons a request that is still arriving, and returns it for the log.
     pub fn abandon(&mut self, buffer: Vec<u8>, now: Instant) -> Option<Request> {
         let kept = self.read_buffer.take();
         match self.leave_for(State::Lingering) {
@@ -188,7 +187,7 @@ impl Client {
         self.state = next;
     }
 
-    /// The same door, for whoever wants what is left behind.
+    /// The same, and returns the state that was left.
     fn leave_for(&mut self, next: State) -> State {
         self.check(&next);
         std::mem::replace(&mut self.state, next)
@@ -302,7 +301,7 @@ impl Client {
         Step { consumed, event }
     }
 
-    /// Leaves [`State::Body`] with the request that was being gathered in it.
+    /// Leaves [`State::Body`], and returns the request whose body was arriving.
     fn leave_body(&mut self, next: State) -> Option<Request> {
         match self.leave_for(next) {
             State::Body { request, .. } => Some(request),
@@ -332,7 +331,7 @@ mod tests {
         start_us: b"1000000",
     };
 
-    /// All that `bytes` amount to at that moment.
+    /// All events of `bytes`.
     fn hear(client: &mut Client, bytes: &[u8], now: Instant) -> Event {
         let mut bytes = bytes.to_vec();
         let mut from = 0;

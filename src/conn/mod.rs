@@ -1,10 +1,10 @@
-//! The two connection machines. Pure: bytes and events go in, bytes and events come out; the reactor reads and
-//! writes for them, the balancer decides who meets whom.
+//! The two connection state machines. Pure: bytes and events go in, bytes and events come out. The reactor reads and
+//! writes for them, and the balancer decides which request goes to which worker.
 //!
 //! ```text
-//!  client:  Idle ─▶ Head ─▶ Body ─▶ Busy ─▶ Idle …        worker:  Quiet ─▶ Head ─▶ Body ─▶ Quiet …
+//!  client:  Idle ─▶ Head ─▶ Body ─▶ Busy ─▶ Idle …        worker:  Idle ─▶ Head ─▶ Body ─▶ Idle …
 //!             │       │       │       ├─▶ Tunnel                      │       ├─▶ Tunnel
-//!             └───────┴───────┴───────┴─▶ Lingering                   └───────┴──────┴─▶ Spent
+//!             └───────┴───────┴───────┴─▶ Lingering                   └───────┴───────┴─▶ Spent
 //! ```
 
 pub mod client;

@@ -1,7 +1,7 @@
-//! Bytes that were read and could not be used yet.
+//! Bytes that were read from a connection and could not be parsed yet.
 
-/// Usually empty and without memory of its own: whole requests are parsed where they were read. What is left over
-/// stands before the next bytes, in one piece.
+/// Usually empty, without an allocation: whole requests are parsed where they were read. What is left over is put
+/// before the next bytes, in one piece.
 #[derive(Debug, Default)]
 pub struct ReadBuffer(Vec<u8>);
 
@@ -15,12 +15,12 @@ impl ReadBuffer {
         self.0.len()
     }
 
-    /// Takes the bytes out, to be joined with fresh ones by [`Unread::join`].
+    /// Takes the bytes out, to be joined with new ones by [`PendingBytes::join`].
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
 
-    /// Keeps what `unread` has left, without holding memory for nothing.
+    /// Keeps what was not consumed. Without any, no memory is held.
     pub fn keep(&mut self, pending_bytes: PendingBytes<'_>) {
         debug_assert!(self.0.is_empty(), "taken and not put back");
         match pending_bytes.bytes {
@@ -38,7 +38,7 @@ impl ReadBuffer {
     }
 }
 
-/// All unread bytes of a connection in one piece, and how far they have been consumed.
+/// All bytes of a connection that were not parsed yet, in one piece, and how many of them are consumed.
 pub struct PendingBytes<'a> {
     bytes: Bytes<'a>,
     consumed: usize,
@@ -50,7 +50,7 @@ enum Bytes<'a> {
 }
 
 impl<'a> PendingBytes<'a> {
-    /// Puts `fresh` bytes behind the `kept` ones; without kept ones nothing is copied.
+    /// Appends `fresh` bytes to the `kept` ones. Without kept ones nothing is copied.
     pub fn join(mut kept: Vec<u8>, fresh: &'a mut [u8]) -> Self {
         let bytes = if kept.is_empty() {
             Bytes::Fresh(fresh)

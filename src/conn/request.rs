@@ -1,4 +1,4 @@
-//! A request that has been read: its head as the worker gets it, and what is still to be known of it later.
+//! A request that has been read: its head as the worker gets it, and what is needed of it later.
 
 use crate::http::forward::{self, ForwardedTrust, Origin, Span, Written};
 use crate::http::{Framing, RequestHead, Version, request::is_idempotent, response::RequestContext};
@@ -17,8 +17,8 @@ pub enum Local {
 /// to the worker, and back for the log.
 #[derive(Debug)]
 pub struct Request {
-    /// The head for the worker, kept until the answer is there, since a second try sends it again. Of requests
-    /// that reach no worker just the method and the path.
+    /// The head for the worker, kept until the answer is there, since a second try sends it again. For requests that
+    /// reach no worker it has only the method and the path.
     pub head: Vec<u8>,
     method: Span,
     path: Span,
@@ -28,12 +28,12 @@ pub struct Request {
     pub framing: Framing,
     pub is_idempotent: bool,
     pub local: Option<Local>,
-    /// The first byte of its head came then.
+    /// When the first byte of its head came.
     pub started: Instant,
 }
 
 impl Request {
-    /// Serialises `head` into `buffer`, which it keeps. The length of the body is added by [`Request::seal`].
+    /// Writes `head` into `buffer`, which it keeps. [`Request::seal`] adds the length of the body.
     pub fn new(
         head: &RequestHead<'_, '_>,
         mut buffer: Vec<u8>,
@@ -84,9 +84,9 @@ impl Request {
         }
     }
 
-    /// A request that was refused before it was understood: whatever its first line says, for the log.
+    /// A request that was refused because it could not be parsed: its first line, for the log.
     pub fn refused(first_line: &[u8], mut buffer: Vec<u8>, started: Instant) -> Self {
-        /// More of a line that nobody understands only fills the log.
+        /// The longest first line that is kept of a request that was not understood: more would only fill the log.
         const MAX_BYTES: usize = 256;
         buffer.clear();
         let mut parts = first_line.splitn(3, |&byte| byte == b' ');
@@ -103,7 +103,7 @@ impl Request {
             client: Span::default(),
             head: buffer,
             context: RequestContext {
-                // Whatever is wrong with the rest, its answer has no body (RFC 9110 §9.3.2).
+                // The answer to a HEAD has no body, even if the rest of it is wrong (RFC 9110 §9.3.2).
                 is_head: method == b"HEAD",
                 wants_websocket: false,
                 version: Version::Http11,
@@ -116,12 +116,12 @@ impl Request {
         }
     }
 
-    /// The question whether a command answers by now. On a connection of its own, that it may close.
+    /// Asks a command whether it answers yet. Sent on a connection of its own, which the command may close.
     pub fn probe(buffer: Vec<u8>, now: Instant) -> Self {
         Request::question(b"1", buffer, now)
     }
 
-    /// The question whether a worker has no handler at work. On a connection of its own as well.
+    /// Asks a worker whether no handler runs. Sent on a connection of its own too.
     pub fn ask_idle(buffer: Vec<u8>, now: Instant) -> Self {
         Request::question(b"idle", buffer, now)
     }
@@ -134,14 +134,14 @@ impl Request {
         request
     }
 
-    /// The same for the log, while this one still works: its head is in `buffer`.
+    /// A copy for the log, while the request is still with its worker. Its head is in `buffer`.
     pub fn copy_into(&self, mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         buffer.extend_from_slice(&self.head);
         Request { head: buffer, ..*self }
     }
 
-    /// Ends the head, now that the body's length is known. With a body it offers no WebSocket.
+    /// Ends the head when the body's length is known. A request with a body does not ask for a WebSocket.
     pub fn seal(&mut self, body_bytes: u64) {
         self.context.wants_websocket &= body_bytes == 0;
         if self.local.is_none() {
@@ -164,17 +164,17 @@ impl Request {
         self.method.of(&self.head)
     }
 
-    /// The path without the query, since secrets travel there.
+    /// The path without the query, which may have secrets in it.
     pub fn path(&self) -> &[u8] {
         self.path.of(&self.head)
     }
 
-    /// The request's id as the worker sees it; empty where none was given.
+    /// The request's id as the worker sees it; empty if it has none.
     pub fn id(&self) -> &[u8] {
         self.id.of(&self.head)
     }
 
-    /// The client's address where the head tells it; else the client is who has connected.
+    /// The client's address, if the head has it; otherwise the client is the peer.
     pub fn client(&self) -> Option<&[u8]> {
         Some(self.client.of(&self.head)).filter(|client| !client.is_empty())
     }

@@ -1,4 +1,4 @@
-//! The worker's side: from the bytes of an answer to what the client gets.
+//! The worker's side of a connection: from the bytes of an answer to what the client gets.
 
 use super::ReadBuffer;
 use crate::http::digits;
@@ -8,7 +8,7 @@ use crate::http::response::{Invalid, RequestContext};
 use crate::http::{Chunked, Framing, ResponseHead, Version, head, request};
 use std::ops::Range;
 
-/// The most 1xx answers before a final one; more is an endless answer.
+/// The most 1xx answers before a final one, so that an answer cannot be endless.
 const MAX_INTERIMS: u8 = 32;
 /// The longest media type that is kept for the log; registered ones are at most half as long.
 const MAX_MEDIA_TYPE_BYTES: usize = 80;
@@ -21,22 +21,22 @@ const STATUS_LINE: &[u8] = b"HTTP/1.";
 pub struct Worker {
     state: State,
     pub read_buffer: ReadBuffer,
-    /// An answer came over this connection before the one at hand.
+    /// An earlier answer came over this connection.
     is_used: bool,
 }
 
 #[derive(Debug, Default)]
 enum State {
-    /// No request: any byte is odd.
+    /// There is no request, so any byte is unexpected.
     #[default]
     Idle,
-    /// A request was sent, and its answer's head is on its way.
+    /// A request was sent, and the head of its answer has not come in full.
     Head { context: RequestContext, scanned: head::Scanned, interims: u8, was_heard: bool },
-    /// The answer's body is on its way.
+    /// The answer's body is arriving.
     Body { source: Source, downstream: Framing, keep_alive: bool },
     /// After a 101.
     Tunnel,
-    /// The connection has lost its place and is used no more.
+    /// The connection cannot be used any more: nobody can tell where the next answer would begin.
     Spent,
 }
 
@@ -47,13 +47,13 @@ enum Source {
     UntilClose,
 }
 
-/// What the log and the timeouts want to know of an answer's head.
+/// What the log and the timeouts need to know of an answer's head.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer {
     pub status: u16,
-    /// It may be quiet for long: server-sent events, or a tunnel.
+    /// It may be silent for long: server-sent events, or a tunnel.
     pub may_idle: bool,
-    /// The client's connection stays open behind it.
+    /// The client's connection stays open after it.
     pub keep_alive: bool,
     /// How it is framed for the client.
     pub downstream: Framing,
@@ -101,14 +101,13 @@ impl Answer {
     }
 }
 
-/// What one look at a worker's bytes amounts to. For the client: what was written to `prefix`, then `data`, then
-/// `suffix`.
+/// The result of parsing a worker's bytes. The client gets what was written to `prefix`, then `data`, then `suffix`.
 #[derive(Debug)]
 pub struct Step {
     pub consumed: usize,
     pub data: Range<usize>,
     pub suffix: &'static [u8],
-    /// The final head, in the step that found it.
+    /// The final head, in the step in which it was complete.
     pub answer: Option<Answer>,
     pub outcome: Outcome,
 }
@@ -117,32 +116,32 @@ pub struct Step {
 pub enum Outcome {
     /// The answer goes on.
     Going,
-    /// The answer is whole; `reusable`: nothing odd is on the connection.
+    /// The answer is complete. `reusable`: the connection may take the next request.
     Ended { reusable: bool },
-    /// The worker has not touched the request.
+    /// The worker says that it is busy, and has not begun with the request.
     Busy { reusable: bool },
-    /// Not an answer that can be passed on, or not its continuation.
+    /// The bytes are not a valid answer, or not a valid continuation of it.
     Invalid(Invalid),
-    /// Not the beginning of any answer. `behind_an_answer`: it may be what that had too much.
+    /// The bytes are not the beginning of an answer. `behind_an_answer`: they may be surplus bytes of the one before.
     Stray { behind_an_answer: bool },
     /// Both connections are a tunnel from here on.
     Upgraded,
-    /// Bytes that nobody asked for.
+    /// Bytes without a request.
     UnexpectedBytes,
 }
 
-/// How a worker's connection stood when it ended.
+/// What state a worker's connection was in when it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// No request was on it.
+    /// There was no request.
     Idle,
     /// Not one byte of the answer had come.
     NoResponse,
     /// The head had not come in full.
     InHead,
-    /// The end of the connection is the end of the answer: this suffix makes it whole.
+    /// The answer ends with its connection. The suffix is what the client still needs to see that it is complete.
     Whole(&'static [u8]),
-    /// The body is cut.
+    /// The body is incomplete.
     InBody,
     Tunnel,
 }
@@ -160,14 +159,14 @@ impl Worker {
         self.enter(State::Head { context, scanned: head::Scanned::default(), interims: 0, was_heard: false });
     }
 
-    /// The client's connection is to end with this answer, if its head is not out already.
+    /// Closes the client's connection after this answer, unless its head has been sent already.
     pub fn close_client(&mut self) {
         if let State::Head { context, .. } = &mut self.state {
             context.keep_alive = false;
         }
     }
 
-    /// Looks at all unread bytes. `prefix` gets what goes to the client before the data; `date` is a whole line.
+    /// Parses all bytes. `prefix` gets what goes to the client before the data; `date` is a whole line.
     pub fn receive(&mut self, bytes: &mut [u8], date: &[u8], prefix: &mut Vec<u8>) -> Step {
         match self.state {
             State::Idle | State::Spent if bytes.is_empty() => Step::new(0, Outcome::Going),
@@ -181,7 +180,7 @@ impl Worker {
         }
     }
 
-    /// The connection has ended; `is_reset`: not in an orderly way.
+    /// The connection has ended. `is_reset`: by a reset or an error.
     pub fn end(&mut self, is_reset: bool) -> End {
         let end = match &self.state {
             State::Idle | State::Spent => End::Idle,
@@ -252,7 +251,7 @@ impl Worker {
                 if *interims > MAX_INTERIMS {
                     return self.invalid(Invalid("more than 32 interim answers"));
                 }
-                // The 100 was the server's to send, and HTTP/1.0 knows no 1xx.
+                // The server has sent the 100 itself, and HTTP/1.0 has no 1xx.
                 if head.status != 100 && context.version == Version::Http11 {
                     downstream::write_response_head(prefix, &head, context, downstream, date);
                 }
@@ -272,11 +271,11 @@ impl Worker {
             self.enter(State::Body { source, downstream: downstream.framing, keep_alive });
             let step = self.receive_body(&mut bytes[at..], prefix);
             if matches!(step.outcome, Outcome::Invalid(_)) && !is_busy {
-                // Nothing of this answer has gone out, so the client can still be told.
+                // Nothing of this answer has been sent, so the client can still get a 502.
                 return step;
             }
             let outcome = match step.outcome {
-                // A busy answer is short; one that is not here in full is not worth waiting for.
+                // A busy answer is short. If it is not complete, the connection is not kept for the rest of it.
                 Outcome::Ended { reusable } if is_busy => Outcome::Busy { reusable },
                 _ if is_busy => {
                     self.enter(State::Spent);

@@ -5,11 +5,11 @@ use httparse::Header;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// An address out of a chain.
+/// An address of the chain.
 #[derive(Clone, Copy, Debug)]
 pub struct Hop<'b> {
     pub address: IpAddr,
-    /// Its canonical text, where the chain has that already.
+    /// Its text, if the chain has it in the canonical form.
     text: Option<&'b [u8]>,
 }
 
@@ -18,15 +18,16 @@ impl Hop<'_> {
     pub fn push(&self, out: &mut Vec<u8>) {
         match self.text {
             Some(text) => out.extend_from_slice(text),
-            // A Vec takes all that is written to it.
+            // Writing to a Vec cannot fail.
             None => drop(write!(out, "{}", self.address)),
         }
     }
 }
 
-/// The rightmost address of the chain that no trusted proxy has: what stands left of it was said by somebody whom nobody
-/// vouches for. Where all are trusted, the leftmost. An entry that is no address (`unknown`) ends the search too, with
-/// the last one before it. `None`: the chain names nobody, and the client is who has connected.
+/// The client's address: the rightmost one of the chain that is not a trusted proxy's. Everything left of it comes from
+/// somebody who is not trusted. If all are trusted, it is the leftmost. An entry that is not an address (`unknown`)
+/// ends the search; the client is then the last address before it. `None`: the chain has none, and the client is the
+/// peer.
 pub fn client<'b>(fields: &[Header<'b>], is_proxy: &dyn Fn(IpAddr) -> bool) -> Option<Hop<'b>> {
     let lines = fields.iter().rev().filter(|header| field::is(header.name, b"x-forwarded-for"));
     let entries = lines.flat_map(|header| field::list(header.value).rev()).filter(|entry| !entry.is_empty());
@@ -40,7 +41,7 @@ pub fn client<'b>(fields: &[Header<'b>], is_proxy: &dyn Fn(IpAddr) -> bool) -> O
     client
 }
 
-/// An address, IPv6 perhaps in brackets, and perhaps a port behind it, as some load balancers write it.
+/// Parses an address. IPv6 may stand in brackets, and a port may follow, as some load balancers write it.
 fn hop(entry: &[u8]) -> Option<Hop<'_>> {
     let text = std::str::from_utf8(entry).ok()?;
     if let Ok(address) = text.parse::<Ipv4Addr>() {
@@ -49,7 +50,7 @@ fn hop(entry: &[u8]) -> Option<Hop<'_>> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     let address = text.parse().ok().or_else(with_port).or_else(bare)?;
-    // An IPv4 address in IPv6 clothes counts as IPv4.
+    // An IPv4-mapped IPv6 address counts as IPv4.
     Some(Hop { address: address.to_canonical(), text: None })
 }
 

@@ -3,7 +3,7 @@
 use super::{MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES, field, reason::Bad};
 use std::ops::Range;
 
-/// A decoder that takes the body in any segmentation.
+/// A decoder that accepts the body in pieces of any size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunked {
     state: State,
@@ -21,7 +21,7 @@ enum State {
         value: u64,
         line_bytes: usize,
     },
-    /// Behind a size line's CR.
+    /// After the CR of a size line.
     SizeLf {
         value: u64,
     },
@@ -29,10 +29,10 @@ enum State {
     Data {
         left: u64,
     },
-    /// Behind a chunk's data.
+    /// After a chunk's data.
     DataCr,
     DataLf,
-    /// At the start of a trailer line, in its name, in its value, behind its CR.
+    /// At the start of a trailer line, in its name, in its value, after its CR.
     TrailerStart {
         bytes: usize,
     },
@@ -45,7 +45,7 @@ enum State {
     TrailerLf {
         bytes: usize,
     },
-    /// Behind the CR of the empty line that ends it all.
+    /// After the CR of the empty line that ends the body.
     EndLf,
     Ended,
 }
@@ -54,18 +54,18 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Bad(Bad),
-    /// A chunk announces more than there is room for.
+    /// A chunk is larger than what is left of the body's bound.
     TooLarge,
 }
 
-/// What one call of [`Chunked::decode`] made of its input.
+/// The result of one call of [`Chunked::decode`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// So many bytes of the input are read; only at the end of the body fewer than there were.
+    /// How many bytes of the input were read: all, except at the end of the body.
     pub consumed: usize,
-    /// Where the decoded data now stands, in one piece.
+    /// Where the decoded data is now, in one piece.
     pub data: Range<usize>,
-    /// The body is whole.
+    /// The body is complete.
     pub ended: bool,
 }
 
@@ -80,7 +80,7 @@ impl Chunked {
     /// `room_bytes`: how much data may still come in all; a chunk beyond it is refused by its size line alone.
     ///
     /// # Errors
-    /// What is wrong; the message has then lost its end.
+    /// What is wrong. Nobody can tell then where the message ends.
     pub fn decode(&mut self, bytes: &mut [u8], room_bytes: u64) -> Result<Decoded, Fault> {
         let mut data = 0..0;
         let mut at = 0;

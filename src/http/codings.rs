@@ -2,24 +2,23 @@
 
 use super::field;
 
-/// A body's transfer codings so far, all lines together: they are one list.
+/// The transfer codings read so far; several lines are one list.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Codings {
-    /// Registered ones.
+    /// Registered codings only.
     Known,
-    /// At least one that nobody here has heard of.
+    /// At least one coding is not registered.
     Unknown,
     /// `chunked` alone.
     Chunked,
-    /// `chunked` behind others.
+    /// `chunked` after others.
     OthersThenChunked,
-    /// No list of codings, or something behind `chunked`, which ends it.
+    /// Not a list of codings, or something follows `chunked`, which must be the last.
     Invalid,
 }
 
 impl Codings {
-    /// What `value` makes of what the lines before it said. `identity` has left the registry, so it is as unknown as
-    /// any other.
+    /// Adds the codings of one more line. `identity` is no longer registered, so it counts as unknown.
     pub(super) fn with(before: Option<Codings>, value: &[u8]) -> Codings {
         if before.is_none() && value.eq_ignore_ascii_case(b"chunked") {
             return Codings::Chunked;
@@ -40,7 +39,7 @@ impl Codings {
                     }
                     None if is(coding, "chunked") => Codings::Chunked,
                     Some(_) if is(coding, "chunked") => Codings::OthersThenChunked,
-                    // It has no parameters.
+                    // `chunked` has no parameters.
                     _ if is(name, "chunked") => Codings::Invalid,
                     None | Some(Codings::Known) if is_known => Codings::Known,
                     None | Some(Codings::Known | Codings::Unknown) => Codings::Unknown,

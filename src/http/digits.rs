@@ -1,14 +1,14 @@
-//! Numbers as digits in a buffer, and other small parts of a head.
+//! Numbers written as digits into a buffer.
 
-/// Adds the parts, one behind the other.
+/// Appends the parts in order.
 pub(super) fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
     for part in parts {
         out.extend_from_slice(part);
     }
 }
 
-/// Decimal digits without the formatting machinery, which costs more than the rest of a small head; two a division,
-/// which halves the cost of `X-Request-Start`.
+/// Appends a number in decimal. `write!` would cost more than the rest of a small head. Two digits for each division
+/// halve the cost of `X-Request-Start`.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     const MAX_DIGITS: usize = 20;
     let mut digits = [0u8; MAX_DIGITS];
@@ -20,7 +20,7 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
         digits[at] = b'0' + pair / 10;
         digits[at + 1] = b'0' + pair % 10;
     }
-    // The first of an odd count, or a lone zero.
+    // The first digit of an odd number of them, or a single zero.
     if number > 0 || at == MAX_DIGITS {
         at -= 1;
         digits[at] = b'0' + number as u8;
@@ -28,7 +28,7 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// The size line before a chunk.
+/// Appends the size line of a chunk.
 pub fn write_chunk_size(out: &mut Vec<u8>, size: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut shift = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1) * 4;

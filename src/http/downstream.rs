@@ -1,4 +1,4 @@
-//! What goes to the client: an app's answer with its head serialised anew, and the server's own answers.
+//! Answers to the client: an app's, with the head written anew, and the server's own.
 
 use super::digits::{push, push_decimal};
 use super::phrase::phrase;
@@ -13,8 +13,7 @@ pub struct Downstream {
 }
 
 impl Downstream {
-    /// Decides the framing towards the client: lengths stay, everything else is chunked, and HTTP/1.0 clients, who
-    /// know neither chunks nor 1xx, read until the end.
+    /// Lengths stay; everything else is chunked. HTTP/1.0 has no chunks, so there the body ends with the connection.
     pub fn of(head: &ResponseHead<'_, '_>, context: RequestContext) -> Self {
         let framing = match (head.framing, context.version) {
             (Framing::Empty, _) => Framing::Empty,
@@ -26,7 +25,7 @@ impl Downstream {
     }
 }
 
-/// Serialises an answer's head for the client. `date` is a whole line, for answers that bring no valid one.
+/// Writes an answer's head for the client. `date` is a whole line, for answers without a valid one.
 pub fn write_response_head(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_, '_>,
@@ -99,7 +98,7 @@ fn write_wanted_upgrades(out: &mut Vec<u8>, fields: &[httparse::Header<'_>]) {
     }
 }
 
-/// Whether an answer's field ends at this server.
+/// Whether a field of an answer is not forwarded.
 fn answer_field_stops_here(head: &ResponseHead<'_, '_>, name: &str) -> bool {
     field::is(name, b"content-length")
         || field::is_hop_by_hop(name)
@@ -107,7 +106,7 @@ fn answer_field_stops_here(head: &ResponseHead<'_, '_>, name: &str) -> bool {
         || (head.nominates && request::is_nominated(head.fields, name) && !is_indispensable(name))
 }
 
-/// Fields of an answer that no `Connection` can take away without making another answer of it.
+/// Fields that `Connection` cannot remove: without them it would be another answer.
 fn is_indispensable(name: &str) -> bool {
     field::is(name, b"date")
         || field::is(name, b"content-type")
@@ -124,9 +123,9 @@ pub struct LocalResponse<'a> {
     pub status: u16,
     pub content_type: &'static str,
     pub body: &'a [u8],
-    /// Said to the client as `Retry-After: 1`.
+    /// Whether to send `Retry-After: 1`.
     pub retry_soon: bool,
-    /// A HEAD request's answer is a head alone.
+    /// The request was a HEAD: no body is sent.
     pub is_head: bool,
     pub version: Version,
     pub keep_alive: bool,
@@ -135,7 +134,7 @@ pub struct LocalResponse<'a> {
 }
 
 impl LocalResponse<'_> {
-    /// Serialises head and body.
+    /// Writes head and body.
     pub fn write(&self, out: &mut Vec<u8>) {
         write_status_line(out, self.status, phrase(self.status).as_bytes());
         push(out, &[b"Content-Type: ", self.content_type.as_bytes(), b"\r\nContent-Length: "]);
@@ -153,18 +152,18 @@ impl LocalResponse<'_> {
     }
 }
 
-/// The body of a refusal: one sentence and its word, so that a person and a log can be brought together.
+/// The body of a refusal: the reason's sentence.
 pub fn refusal_body(reason: Reason) -> String {
     format!("{}\n", reason.message())
 }
 
 fn write_status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
-    // A status has three digits, whoever made it.
+    // Three digits, whatever the number.
     let digit = |place: u16| b'0' + (status / place % 10) as u8;
     push(out, &[b"HTTP/1.1 ", &[digit(100), digit(10), digit(1), b' '], phrase, b"\r\n"]);
 }
 
-/// Persistence is HTTP/1.1's default and HTTP/1.0's exception; only what is not the default is said.
+/// Writes `Connection` only where it is not the default: HTTP/1.1 keeps connections, HTTP/1.0 closes them.
 fn write_connection(out: &mut Vec<u8>, version: Version, keep_alive: bool) {
     match (version, keep_alive) {
         (Version::Http11, true) | (Version::Http10, false) => {}
@@ -192,7 +191,7 @@ mod tests {
              Connection: Upgrade\r\n";
         assert_eq!(passed(HEAD, true, Version::Http11), format!("{upgrades}\r\n"));
         assert_eq!(passed(HEAD, false, Version::Http11), format!("{upgrades}Connection: close\r\n\r\n"));
-        // Elsewhere it is about the worker's connection, and no upgrade but a WebSocket passes.
+        // In any other answer `Upgrade` is about the worker's connection, and is dropped.
         let other = passed(&HEAD.replace("426 Upgrade Required", "400 Bad Request"), true, Version::Http11);
         assert_eq!(other, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     }

@@ -4,7 +4,7 @@ use super::reason::Bad;
 use super::{MAX_METHOD_BYTES, MAX_TARGET_BYTES, field};
 use httparse::Error;
 
-/// `httparse`'s complaint in this server's words.
+/// Translates an error of `httparse`, which knows less about the cause than the client's author needs.
 pub(super) fn explain(error: Error, bytes: &[u8]) -> Bad {
     match error {
         Error::HeaderName if is_first_bad_line_folded(bytes) => Bad::FieldFolded,
@@ -26,7 +26,7 @@ fn is_version(part: Option<&[u8]>) -> bool {
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// The first part of a request line that cannot be used.
+/// Finds the first part of a request line that is not valid.
 fn explain_line(line: &[u8]) -> Bad {
     let mut parts = line.splitn(4, |&byte| byte == b' ');
     let method = parts.next().unwrap_or(b"");
@@ -46,7 +46,7 @@ fn explain_line(line: &[u8]) -> Bad {
     }
 }
 
-/// Whether a line that begins with a blank is the first one that is no field.
+/// Whether the first line that is not a field begins with a blank, as a folded line does.
 fn is_first_bad_line_folded(head: &[u8]) -> bool {
     let is_field = |line: &&[u8]| {
         let name = line.iter().position(|&byte| byte == b':').map_or(&b""[..], |colon| &line[..colon]);

@@ -1,19 +1,19 @@
 //! Field names and values: which ones stop here, and how lists and numbers in them are read.
 
-/// RFC 9110 §5.6.2: what a method or a field name consists of.
+/// Whether a method or a field name may contain this byte (RFC 9110 §5.6.2).
 pub const fn is_token_byte(byte: u8) -> bool {
     matches!(byte,
         b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
         | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')
 }
 
-/// RFC 9110 §5.5: visible bytes, blanks and bytes from 80 to FF; never CR, LF, NUL or another control byte. What
-/// `httparse` has read is that already.
+/// Whether these bytes may be a field's value (RFC 9110 §5.5): visible bytes, blanks and bytes from 80 to FF; no CR,
+/// LF, NUL or other control byte. `httparse` has checked this for what it has read.
 pub fn is_value(value: &[u8]) -> bool {
     value.iter().all(|&byte| (byte >= 0x20 && byte != 0x7f) || byte == b'\t')
 }
 
-/// Takes the optional blank space (SP and HTAB, nothing else) off both ends.
+/// Strips optional whitespace (SP and HTAB only) from both ends.
 pub fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', remaining @ ..] = value {
         value = remaining;
@@ -29,7 +29,7 @@ pub fn list(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
 
-/// Digits only, as RFC 9110 §8.6 has it: no sign, no blank, no underscore. `None` also for what no `u64` holds.
+/// Parses digits only, as RFC 9110 §8.6 says: no sign, no blank, no underscore. `None` also if it exceeds a `u64`.
 pub fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
@@ -40,13 +40,13 @@ pub fn decimal(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether a name is `known` (in lower case), ASCII case aside. The length tells nearly all names apart, and where it
-/// does not, all bytes are compared together: without a way out in the middle that is a handful of instructions.
+/// Whether a name equals `known` (which is in lower case), ignoring ASCII case. Most names differ in length already.
+/// Otherwise all bytes are compared without an early exit, which takes a handful of instructions.
 pub fn is<const BYTES: usize>(name: &str, known: &[u8; BYTES]) -> bool {
     name.len() == BYTES && starts_with(name, known)
 }
 
-/// Whether `name` begins with `known` (in lower case), ASCII case aside.
+/// Whether `name` begins with `known` (which is in lower case), ignoring ASCII case.
 pub fn starts_with<const BYTES: usize>(name: &str, known: &[u8; BYTES]) -> bool {
     const CASE: u8 = 0x20;
     let difference = |(&byte, &known): (&u8, &u8)| {
@@ -57,9 +57,10 @@ pub fn starts_with<const BYTES: usize>(name: &str, known: &[u8; BYTES]) -> bool 
     begin.is_some_and(|begin| begin.iter().zip(known).map(difference).fold(0, |all, one| all | one) == 0)
 }
 
-/// Fields that concern one connection and stop at it (RFC 9110 §7.6.1), with the older ones that behave alike.
+/// Whether a field is about one connection and must not be forwarded (RFC 9110 §7.6.1), older fields of this kind
+/// included.
 pub fn is_hop_by_hop(name: &str) -> bool {
-    // Most names pass after a look at their initial.
+    // The first letter is enough to let most names pass.
     match name.as_bytes().first().map(u8::to_ascii_lowercase) {
         Some(b'c') => is(name, b"connection"),
         Some(b'h') => is(name, b"http2-settings"),
@@ -75,18 +76,20 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     }
 }
 
-/// The words between the server and its workers (`Rip-Worker-Busy` …), which stop here in both directions.
+/// Whether a field is between the server and its workers (`Rip-Worker-Busy` …): it is not forwarded in either
+/// direction.
 pub fn is_internal(name: &str) -> bool {
     starts_with(name, b"rip-")
 }
 
-/// What a proxy says about the client behind it: believed only of those whom `--trust-proxy` names.
+/// Whether a field says something about the client behind a proxy. It is believed only from the proxies that
+/// `--trust-proxy` names.
 pub fn is_forwarded(name: &str) -> bool {
     starts_with(name, b"x-forwarded-") || is(name, b"forwarded") || is(name, b"x-real-ip")
 }
 
 /// Whether `name` is the underscore spelling of a field that the server sets or reads. CGI, WSGI and Rack turn
-/// both spellings into one variable, so the client would own what the server says.
+/// both spellings into one variable, so a client could replace what the server says.
 pub fn is_underscore_twin(name: &str) -> bool {
     if !name.contains('_') {
         return false;
@@ -152,7 +155,7 @@ mod tests {
         for other in ["", "t", "tee", "ue", "tf", "T\u{5}"] {
             assert!(!is(other, b"te"), "{other}");
         }
-        // Only letters have a case: elsewhere the same bit makes another byte.
+        // Only letters have a case: in other bytes that bit is part of the value.
         assert!(!is("http2\rsettings", b"http2-settings") && !is("http\u{12}-settings", b"http2-settings"));
         assert!(!starts_with("x-forwarded", b"x-forwarded-"));
     }

@@ -1,4 +1,4 @@
-//! What goes to a worker: a request's head serialised anew, so that nothing passes that was not read.
+//! Requests to a worker: the head is written anew, so nothing is forwarded that was not parsed.
 //! [`super::downstream`] is the other way.
 
 use super::digits::{push, push_decimal};
@@ -8,24 +8,24 @@ use std::net::IpAddr;
 /// What the server says about a client to the worker.
 #[derive(Clone, Copy)]
 pub struct Origin<'a> {
-    /// The address of who has connected as text, IPv4 as IPv4.
+    /// The peer's address as text; an IPv4-mapped IPv6 address as IPv4.
     pub address: &'a str,
     pub trust: ForwardedTrust<'a>,
-    /// A fresh request id, for requests that bring none that counts.
+    /// A new request id, for requests that have no trusted one.
     pub fresh_id: &'a str,
     /// When the request's head was whole, in µs since 1970, as digits.
     pub start_us: &'a [u8],
 }
 
-/// Whether what somebody says about the client behind it is believed (`--trust-proxy`).
+/// Whether what the peer says about the client behind it is believed (`--trust-proxy`).
 #[derive(Clone, Copy)]
 pub enum ForwardedTrust<'a> {
     Ignored,
-    /// A trusted proxy's; the function knows the others, whose addresses may stand in the chain.
+    /// The peer is a trusted proxy. The function tells which addresses in the chain are trusted proxies too.
     Believed(&'a dyn Fn(IpAddr) -> bool),
 }
 
-/// A part of a head for a worker. Half as large as a range, since it moves about with each request.
+/// A part of a head for a worker. Half the size of a `Range<usize>`, since it is moved with each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     from: u32,
@@ -45,7 +45,7 @@ impl Span {
     }
 }
 
-/// What of a head for a worker the log needs.
+/// Where the log finds what it needs in a head for a worker.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     pub id: Span,
@@ -56,8 +56,8 @@ pub struct Written {
 /// The longest `X-Request-Id` that is taken over from a trusted proxy: longer ones would fill logs.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// The request line and all fields but those that hang on the body, and the final empty line: [`end_request_head`] adds
-/// these when the body's length is known.
+/// Writes the request line and all fields except those that depend on the body. [`end_request_head`] adds these and the
+/// empty line when the body's length is known.
 pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin: Origin<'_>) -> Written {
     let is_trusted = matches!(origin.trust, ForwardedTrust::Believed(_));
     push(out, &[head.method.as_bytes(), b" ", head.target_lead.as_bytes(), head.target.as_bytes()]);
@@ -107,7 +107,7 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin:
     Written { id: Span::new(from, id.len()), client }
 }
 
-/// Writes the address of the client behind a trusted proxy; without one that it names, the proxy's own.
+/// Writes the address of the client behind a trusted proxy, or the proxy's own address if the chain has none.
 pub fn push_client(
     out: &mut Vec<u8>,
     fields: &[httparse::Header<'_>],
@@ -122,7 +122,7 @@ pub fn push_client(
     Span::new(from, out.len() - from)
 }
 
-/// Ends a head begun by [`write_request_head`]. A WebSocket offer has no body and announces none.
+/// Ends a head that [`write_request_head`] began. A WebSocket request has no body and no length.
 pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, wants_websocket: bool, body_bytes: u64) {
     if wants_websocket {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -134,7 +134,7 @@ pub fn end_request_head(out: &mut Vec<u8>, framing: Framing, wants_websocket: bo
     out.extend_from_slice(b"\r\n");
 }
 
-/// What a trusted proxy has said already, and so is not said again.
+/// What a trusted proxy has sent, so the server does not add it.
 #[derive(Default)]
 struct ForwardedFields<'b> {
     forwarded_for: bool,
@@ -145,7 +145,7 @@ struct ForwardedFields<'b> {
 }
 
 impl<'b> ForwardedFields<'b> {
-    /// Notes one field of a trusted proxy's. `true`: it is written later, in the server's own place.
+    /// Notes a field that a trusted proxy has sent. `true`: the server writes it itself, later.
     fn take(&mut self, name: &str, value: &'b [u8]) -> bool {
         if field::is(name, b"x-forwarded-for") {
             self.forwarded_for = true;
@@ -167,10 +167,10 @@ impl<'b> ForwardedFields<'b> {
     }
 }
 
-/// Whether a request's field ends at this server.
+/// Whether a field of a request is not forwarded.
 fn stops_here(head: &RequestHead<'_, '_>, name: &str, is_trusted: bool) -> bool {
     let is_ours = match name.as_bytes().first().map(u8::to_ascii_lowercase) {
-        // Only fields with these initials are the server's business; all others pass after one look.
+        // Only names with these first letters need a closer look.
         Some(b'c') => field::is(name, b"content-length") || field::is(name, b"connection"),
         Some(b'e') => field::is(name, b"expect"),
         Some(b'f') => field::is(name, b"forwarded") && !is_trusted,
@@ -188,7 +188,7 @@ fn stops_here(head: &RequestHead<'_, '_>, name: &str, is_trusted: bool) -> bool 
     };
     is_ours
         || field::is_underscore_twin(name)
-        // `Connection` cannot strip what the server or a trusted proxy says.
+        // `Connection` cannot remove what the server or a trusted proxy says.
         || (head.nominates
             && head.is_nominated(name)
             && !(field::is_forwarded(name) || field::starts_with(name, b"x-request-")))

@@ -1,35 +1,36 @@
-//! Where a head ends, looked for from where the last look stopped, and its line ends checked on the way.
+//! Finds the end of a head, continuing where the last search stopped, and checks line ends on the way.
 
 use super::{MAX_HEAD_BYTES, MAX_METHOD_BYTES, MAX_TARGET_BYTES, field, reason::Bad};
 use memchr::memchr;
 
-/// What a look at the beginning of a message found.
+/// The result of a search for the end of a head.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeadScan {
-    /// The head takes that many bytes, its empty line included.
+    /// The head has that many bytes, including its empty line.
     Whole(usize),
     /// More bytes are needed.
     Partial,
 }
 
-/// A method and a target at their bounds, two blanks, a version and a line end.
+/// The longest first line: a method and a target at their bounds, two blanks, a version and a line end.
 const MAX_FIRST_LINE_BYTES: usize = MAX_METHOD_BYTES + 1 + MAX_TARGET_BYTES + 1 + "HTTP/1.1\r\n".len();
 
-/// How far earlier looks came.
+/// How far earlier searches came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scanned {
-    /// Where the line at hand begins.
+    /// Where the current line begins.
     line: usize,
-    /// So far no line end was found.
+    /// No line end was found before this place.
     bytes: usize,
 }
 
-/// Looks for the end of the head in `bytes`. `scanned` remembers how far earlier looks came, so that a dripped head
-/// costs no more than a whole one.
+/// Searches `bytes` for the end of the head. `scanned` remembers how far earlier searches came, so a head that arrives
+/// byte by byte costs no more than a whole one.
 ///
 /// # Errors
-/// What is too long in the first line ([`Bad::TargetTooLong`], say); [`Bad::LineEnd`] for an LF without CR before it (RFC 9112 §2.2 lets a server accept it, but two readers then
-/// disagree about where a line ends), [`Bad::HeadTooLong`]. The same in any segmentation.
+/// [`Bad::TargetTooLong`] and the like, for what is too long in the first line; [`Bad::HeadTooLong`]; [`Bad::LineEnd`]
+/// for an LF without a CR (RFC 9112 §2.2 lets a server accept it, but two parsers may then disagree about where a line
+/// ends). The result does not depend on how the bytes were split.
 pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<HeadScan, Bad> {
     loop {
         let found = memchr(b'\n', &bytes[scanned.bytes..]);
@@ -54,7 +55,8 @@ pub fn look(bytes: &[u8], scanned: &mut Scanned) -> Result<HeadScan, Bad> {
     }
 }
 
-/// What makes a first line longer than any, by the bytes up to the bound: more may have come, or not.
+/// Which part of a first line is too long, judged by the bytes up to the bound only, so that the answer does not depend
+/// on how many more have come.
 fn explain_length(line: &[u8]) -> Bad {
     let mut parts = line.splitn(3, |&byte| byte == b' ');
     let method = parts.next().unwrap_or(line);

@@ -1,10 +1,10 @@
-//! Whether a Host is one: RFC 3986's `host [":" port]`, and of that only what the URL Standard reads too, since apps
-//! put it into `new URL(…)`, which throws at everything else.
+//! Checks a Host: it must be `host [":" port]` of RFC 3986, and valid in the URL Standard too, since apps put it into
+//! `new URL(…)`, which throws otherwise.
 
 use super::{MAX_HOST_BYTES, reason::Bad};
 use std::net::Ipv6Addr;
 
-/// A name or an address, then perhaps a port; never user information, and never empty (RFC 9110 §4.2.1).
+/// Accepts a name or an address and an optional port; no user information, and not nothing (RFC 9110 §4.2.1).
 ///
 /// # Errors
 /// [`Bad::Host`], [`Bad::HostTooLong`].
@@ -23,7 +23,7 @@ pub fn check(host: &[u8]) -> Result<(), Bad> {
     if is_fit { Ok(()) } else { Err(Bad::Host) }
 }
 
-/// What a byte may be in a name that is no address (`reg-name`).
+/// What a byte is in a registered name (`reg-name`), which is a name and not an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     /// Unreserved or a sub-delimiter.
@@ -55,14 +55,14 @@ fn check_name(host: &[u8]) -> bool {
     if remaining.first() != Some(&b'%') {
         return !name.is_empty() && is_port(remaining) && is_name_or_ipv4(name);
     }
-    // Nobody needs escapes in a name, so they may cost more.
+    // Escapes in a name are rare, so they may cost more.
     let end = host.iter().position(|&byte| byte == b':').unwrap_or(host.len());
     let (name, port) = host.split_at(end);
     unescape(name).is_some_and(|name| is_name_or_ipv4(&name)) && is_port(port)
 }
 
-/// `None` where an escape is none, or stands for a byte that no host may have. Beyond ASCII, whether a name is one hangs
-/// on tables that two readers have of two years; whoever has such a name writes it as `xn--…`.
+/// Decodes escapes. `None` if one is malformed or stands for a byte that a host cannot have. Names beyond ASCII are
+/// refused: whether one is valid depends on the version of Unicode's tables, so it has to come as `xn--…`.
 fn unescape(name: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::with_capacity(name.len());
     let mut remaining = name;
@@ -74,7 +74,7 @@ fn unescape(name: &[u8]) -> Option<Vec<u8>> {
                 remaining = behind;
                 let digit = |&byte: &u8| char::from(byte).to_digit(16);
                 let byte = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
-                // What is allowed unescaped, and the few that only a URL would read as something else.
+                // What is allowed unescaped, and the few bytes that have another meaning in a URL.
                 let is_fit =
                     CLASSES[usize::from(byte)] == Class::Plain || matches!(byte, b'"' | b'`' | b'{' | b'}');
                 is_fit.then_some(byte)?
@@ -85,17 +85,17 @@ fn unescape(name: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// A name whose last part is a number is an IPv4 address, or nothing.
+/// A name whose last part is a number must be an IPv4 address.
 fn is_name_or_ipv4(name: &[u8]) -> bool {
     let name = name.strip_suffix(b".").filter(|name| !name.is_empty()).unwrap_or(name);
     let last = name.iter().rposition(|&byte| byte == b'.').map_or(name, |dot| &name[dot + 1..]);
-    // Only digits begin a number, and few names have a last part that begins with one.
+    // A number begins with a digit, and the last part of most names does not.
     let ends_in_number = last.first().is_some_and(u8::is_ascii_digit)
         && (last.iter().all(u8::is_ascii_digit) || ipv4_number(last).is_some());
     !ends_in_number || is_ipv4(name)
 }
 
-/// One to four numbers, of which the last may stand for several bytes (`127.1`), as `inet_aton` has it.
+/// One to four numbers; the last may stand for several bytes (`127.1`), as in `inet_aton`.
 fn is_ipv4(address: &[u8]) -> bool {
     let (mut parts, mut last) = (0u32, 0);
     for part in address.split(|&byte| byte == b'.') {
@@ -108,7 +108,7 @@ fn is_ipv4(address: &[u8]) -> bool {
     last < 1 << (8 * (5 - parts))
 }
 
-/// Decimal, octal behind a 0, hexadecimal behind 0x. What no IPv4 address could hold is all the same size.
+/// Decimal, octal with a leading 0, hexadecimal with 0x. Numbers that no IPv4 address can contain become one value.
 fn ipv4_number(part: &[u8]) -> Option<u64> {
     let (digits, radix) = match part {
         [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
@@ -122,12 +122,12 @@ fn ipv4_number(part: &[u8]) -> Option<u64> {
     })
 }
 
-/// Without a zone: that means something on one machine only.
+/// Without a zone, which has a meaning on one machine only.
 fn is_ipv6(address: &[u8]) -> bool {
     std::str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Nothing, or a colon and perhaps a number.
+/// Accepts nothing, or a colon and an optional number.
 fn is_port(port: &[u8]) -> bool {
     let [b':', digits @ ..] = port else { return port.is_empty() };
     let number = digits.iter().try_fold(0u32, |number, &byte| {

@@ -1,8 +1,8 @@
-//! HTTP/1.1 as bytes: heads over `httparse`, framing, the chunked coding, and what crosses from one side to the
-//! other. Pure: no socket, no clock, no file.
+//! HTTP/1.1 as bytes: heads (parsed by `httparse`), framing, the chunked coding, and what is forwarded in either
+//! direction. Pure: no socket, no clock, no file.
 //!
-//! Strict by design (RFC 9112): what two readers could read in two ways is refused, because behind this reader
-//! stands another one, the worker's.
+//! Strict by design (RFC 9112): what two parsers could read in two ways is refused, because the worker has a parser of
+//! its own.
 
 pub mod chain;
 pub mod chunked;
@@ -25,11 +25,11 @@ pub use reason::Reason;
 pub use request::RequestHead;
 pub use response::ResponseHead;
 
-/// The most bytes of a head, request or answer: four times what browsers and proxies send at the worst (431).
+/// The most bytes of a head, of a request or an answer: four times what browsers and proxies send at most (431).
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The most fields of a head: enough behind several proxies, too few to attack a hash table with (431).
 pub const MAX_FIELDS: usize = 200;
-/// The most bytes of a Host: a name has 253 and a port, and it is said twice to the worker (400).
+/// The most bytes of a Host: a name has at most 253 and a port, and the worker gets it twice (400).
 pub const MAX_HOST_BYTES: usize = 1024;
 /// The fields that the server adds for the worker, on top of the client's.
 pub const OWN_FIELDS: usize = 8;

@@ -1,4 +1,4 @@
-//! Why an answer is ours and not an app's: the status, the log's word and the sentence for a person, in one table.
+//! Why the server answers in place of the app: status, word for the log and sentence for the client, in one table.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ pub enum Bad {
     Incomplete,
 }
 
-/// The reasons with all that is to be said of each, so that none is forgotten anywhere.
+/// One row for each reason, with everything that depends on it, so that no place can forget one.
 macro_rules! reasons {
     ($($(#[$about:meta])* $name:ident => ($status:literal, $code:literal, $message:literal),)*) => {
         /// Why a request ends with an answer of the server's own, or with none.
@@ -48,7 +48,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Each once; one stands for all that is wrong with requests.
+            /// Each reason once; one `BadRequest` stands for all of them.
             pub const ALL: &[Reason] = &[$(Reason::$name,)* Reason::BadRequest(Bad::RequestLine)];
 
             /// The status, the word in the log, the sentence for a person.
@@ -76,7 +76,8 @@ reasons! {
     StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
     /// A living worker has closed its connection before its answer was whole.
     AnswerCut => (502, "answer_cut", "The app's worker closed its connection before its answer was whole."),
-    /// The same without a byte of an answer, to a method that is nowhere registered: Bun does so.
+    /// A living worker has closed its connection without a byte of an answer, and the method is not registered: this
+    /// is how Bun refuses a method.
     MethodNotTaken => (501, "method_not_taken", "The app's runtime does not know this method."),
     /// Workers have died of the same request.
     Quarantined => (503, "quarantined", "Requests like this one have ended workers; they are refused for a minute."),

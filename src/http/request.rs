@@ -1,4 +1,4 @@
-//! A request's head, read once and judged strictly.
+//! A request's head, parsed once and checked strictly.
 
 use super::codings::Codings;
 use super::explain::{explain, first_line};
@@ -9,23 +9,24 @@ use super::{
 use httparse::{Header, Status};
 use std::mem::MaybeUninit;
 
-/// Room for the fields of one head, a client's or, with the server's own, a worker's; lives on the stack of whoever parses.
+/// Space for the fields of one head: a client's, or one for a worker, which has the server's own fields too. The caller
+/// keeps it on the stack.
 pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS + OWN_FIELDS];
 
-/// Empty room for [`RequestHead::parse`] and [`super::ResponseHead::parse`].
+/// Empty space for [`RequestHead::parse`] and [`super::ResponseHead::parse`].
 pub const fn header_buffer<'b>() -> Fields<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS + OWN_FIELDS]
 }
 
-/// A request head that every strict reader understands alike. Borrows the bytes that it was read from.
+/// A request head that every strict parser understands in the same way. Borrows the bytes that it was parsed from.
 #[derive(Debug)]
 pub struct RequestHead<'h, 'b> {
     pub method: &'b str,
-    /// `/` where the target was in absolute form and had no path (RFC 9112 §3.2.2), else nothing.
+    /// `/` if the target was in absolute form and had no path (RFC 9112 §3.2.2), else empty.
     pub target_lead: &'static str,
     /// Origin form, or `*`.
     pub target: &'b str,
-    /// The target's host where it was in absolute form, else the Host field's.
+    /// The target's host if it was in absolute form, else that of the Host field.
     pub host: &'b [u8],
     pub version: Version,
     pub fields: &'h [Header<'b>],
@@ -34,9 +35,9 @@ pub struct RequestHead<'h, 'b> {
     pub expects_continue: bool,
     /// The client wants its connection to stay open (RFC 9112 §9.3).
     pub keep_alive: bool,
-    /// A WebSocket offer, if no body follows; of upgrades only that one passes.
+    /// The client asks for a WebSocket, the only upgrade that is forwarded. It counts only if no body follows.
     pub wants_websocket: bool,
-    /// `Connection` names fields that stop here besides the standing ones.
+    /// `Connection` names further fields that must not be forwarded.
     pub nominates: bool,
 }
 
@@ -44,7 +45,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     /// Reads a whole head, its empty line included.
     ///
     /// # Errors
-    /// The [`Reason`] to refuse the request with; the connection has then lost its place.
+    /// The [`Reason`] to refuse the request with. Nobody can tell then where the next request begins.
     pub fn parse(bytes: &'b [u8], header_buffer: &'h mut Fields<'b>) -> Result<Self, Reason> {
         let mut parsed = httparse::Request::new(&mut []);
         match parsed.parse_with_uninit_headers(bytes, header_buffer) {
@@ -66,7 +67,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             return Err(Reason::BadRequest(Bad::MethodTooLong));
         }
         let (target_lead, target, target_host) = form(method, target)?;
-        // Each that is there has to be one, the other beside it or not (RFC 9112 §3.2).
+        // Both are checked if both are there (RFC 9112 §3.2).
         if let Some(host) = seen.host {
             host::check(host).map_err(Reason::BadRequest)?;
         }
@@ -120,7 +121,7 @@ pub fn is_nominated(fields: &[Header<'_>], name: &str) -> bool {
         .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Methods whose repetition does no harm (RFC 9110 §9.2.2, and the registry for those beyond it).
+/// Whether repeating a request with this method does no harm (RFC 9110 §9.2.2, and the IANA registry for others).
 pub fn is_idempotent(method: &str) -> bool {
     matches!(
         method,
@@ -128,7 +129,7 @@ pub fn is_idempotent(method: &str) -> bool {
     )
 }
 
-/// What the fields said, gathered in one pass.
+/// What the fields say, gathered in one pass.
 #[derive(Default)]
 struct Seen<'b> {
     host: Option<&'b [u8]>,
@@ -143,7 +144,7 @@ struct Seen<'b> {
     expects_other: bool,
 }
 
-/// Notes a field that may stand there once only.
+/// Notes a field that may occur only once.
 fn once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8], twice: Bad) -> Result<(), Reason> {
     match place.replace(value) {
         None => Ok(()),
@@ -202,7 +203,7 @@ impl<'b> Seen<'b> {
             (Some(Codings::Known | Codings::Invalid), None) => Bad::CodingInvalid,
             (None, Some(length)) => match field::decimal(length) {
                 Some(length) => return Ok(Framing::Length(length)),
-                // More than anybody takes, and a number all the same.
+                // A valid number, larger than any bound.
                 None if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
                     return Ok(Framing::Length(u64::MAX));
                 }
@@ -214,7 +215,8 @@ impl<'b> Seen<'b> {
     }
 }
 
-/// The four forms of a target (RFC 9112 §3.2): what is put before it, the target for the worker, its own host.
+/// Reads the four forms of a target (RFC 9112 §3.2). Returns what to put before it, the target for the worker, and its
+/// host.
 fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Option<&'b str>), Reason> {
     const BAD: Reason = Reason::BadRequest(Bad::Target);
     if matches!(method, "CONNECT" | "TRACE") {
@@ -249,9 +251,9 @@ fn form<'b>(method: &str, target: &'b str) -> Result<(&'static str, &'b str, Opt
     }
 }
 
-/// Makes HTTP/1.1 of a later HTTP/1 in the first line, as which it is to be read (RFC 9110 §2.5).
+/// Replaces a later HTTP/1.x in the first line by HTTP/1.1, since it is to be read as that (RFC 9110 §2.5).
 ///
-/// `false`: it is none.
+/// `false`: it is not a later HTTP/1.x.
 pub fn lower_version(head: &mut [u8]) -> bool {
     let end = first_line(head).len();
     match &mut head[..end] {

@@ -13,21 +13,21 @@ pub struct ResponseHead<'h, 'b> {
     pub framing: Framing,
     /// The announced length where no body follows (HEAD, 304), so that it can be passed on.
     pub length: Option<u64>,
-    /// The worker's connection may be used again after this answer.
+    /// The worker's connection may be reused after this answer.
     pub keep_alive: bool,
-    /// A 503 by which the worker says that it has not touched the request.
+    /// A 503 that says that the worker is busy and has not begun with the request.
     pub is_busy: bool,
     pub nominates: bool,
     /// `text/plain`, without parameters; empty where there is none.
     pub media_type: &'b [u8],
 }
 
-/// What the request behind an answer was, as far as its framing depends on it.
+/// What an answer's framing needs to know of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestContext {
     pub is_head: bool,
     pub wants_websocket: bool,
-    /// The version of the client, who gets no 1xx and no chunks before 1.1.
+    /// The client's version: before 1.1 there are no 1xx and no chunks.
     pub version: Version,
     pub keep_alive: bool,
 }
@@ -116,7 +116,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         } else {
             length.map_or(Framing::UntilClose, Framing::Length)
         };
-        // What was announced may still come, late, and would be taken for the next answer.
+        // The announced body may still come, and would be taken for the next answer.
         let may_have_body = framing == Framing::Empty && status >= 200 && (chunked || length > Some(0));
         Ok(ResponseHead {
             status,

@@ -1,11 +1,11 @@
-//! The access log: one line a request, refused and abandoned ones included. Pure: the time comes in, a line goes
-//! into a buffer.
+//! The access log: one line for each request, also for refused and abandoned ones. Pure: the time comes in, and a line
+//! is appended to a buffer.
 
 use crate::http::Reason;
 use crate::http::digits::push_decimal;
 use std::time::Duration;
 
-/// What one line says.
+/// What one line contains.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
     pub method: &'a [u8],
@@ -20,11 +20,11 @@ pub(crate) struct Record<'a> {
     /// The slot and process that served or failed.
     pub worker: Option<(usize, i32)>,
     pub id: &'a [u8],
-    /// An address that this server has written.
+    /// The client's address, as this server has written it.
     pub client: &'a [u8],
-    /// Who has connected: the client, or the last proxy before this server. The same.
+    /// The address of the peer: the client, or the last proxy before this server.
     pub peer: &'a [u8],
-    /// Where the answer is ours.
+    /// Why the server answered in place of the app, if it did.
     pub reason: Option<Reason>,
 }
 
@@ -93,7 +93,7 @@ impl AccessLog {
         if let Some(reason) = record.reason {
             out.extend_from_slice(format!(" {reason}").as_bytes());
         }
-        // Whoever looks into a failure needs to know where it was.
+        // A failure is looked into by its worker and id.
         if record.reason.is_some() || record.status >= 500 {
             if let Some((worker, pid)) = record.worker {
                 out.extend_from_slice(format!(" worker {worker} pid {pid}").as_bytes());
@@ -204,7 +204,7 @@ fn push_size(out: &mut Vec<u8>, bytes: u64) {
     }
 }
 
-/// No byte that could steer a terminal or begin a new line reaches the log: controls and invalid UTF-8 as `\xNN`.
+/// Control bytes and invalid UTF-8 become `\xNN`, so that nothing can control a terminal or begin a new line.
 fn push_visible(out: &mut Vec<u8>, bytes: &[u8]) {
     if bytes.iter().all(u8::is_ascii_graphic) {
         return out.extend_from_slice(bytes);
@@ -225,7 +225,7 @@ fn push_visible(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Line and paragraph separators, and what turns the direction of writing.
+/// Line and paragraph separators, and what changes the direction of writing.
 fn is_invisible(letter: char) -> bool {
     matches!(letter, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

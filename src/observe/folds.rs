@@ -1,26 +1,26 @@
-//! A worker that fails again and again says the same each time: it is written once, and counted after that. Pure.
+//! A worker that fails repeatedly prints the same each time. It is logged once, and then only counted. Pure.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::time::{Duration, Instant};
 
-/// What has not been said for so long is news again. Longer than the longest wait between two tries.
+/// A line that was not printed for so long is logged again. Longer than the longest wait between two starts.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
-/// Lines of one failure that are remembered; a trace is shorter.
+/// How many lines of one failure are remembered; a stack trace is shorter.
 const MAX_LINES: usize = 1000;
-/// Lines of all failures that are remembered; more are none of one crash loop.
+/// How many lines of all failures are remembered; one crash loop has fewer.
 const MAX_KNOWN: usize = 16 * MAX_LINES;
 
-/// What a worker has said before it served.
+/// What a worker has printed before it has served.
 #[derive(Debug, Default)]
 pub(crate) struct BootOutput {
     lines: Vec<u64>,
-    /// So many lines were those of an earlier failure, and not written.
+    /// How many lines were not logged because an earlier failure had the same.
     pub folded: usize,
 }
 
-/// What workers said that failed before they served.
+/// What workers printed that failed before they had served.
 #[derive(Debug, Default)]
 pub(crate) struct Folds {
     known: HashSet<u64>,
@@ -28,7 +28,7 @@ pub(crate) struct Folds {
 }
 
 impl Folds {
-    /// A worker that has not served says something. `true`: it was said at an earlier failure.
+    /// A worker that has not served prints a line. `true`: an earlier failure had the same line.
     pub(crate) fn is_repeated(&mut self, output: &mut BootOutput, line: &[u8], now: Instant) -> bool {
         if self.last_failure.is_some_and(|last| now.saturating_duration_since(last) >= FORGOTTEN_AFTER) {
             self.forget();
@@ -43,7 +43,7 @@ impl Folds {
         is_known
     }
 
-    /// That worker has failed.
+    /// The worker has failed.
     pub(crate) fn failed(&mut self, output: &mut BootOutput, now: Instant) {
         if self.known.len() > MAX_KNOWN {
             self.known.clear();
@@ -52,13 +52,13 @@ impl Folds {
         self.last_failure = Some(now);
     }
 
-    /// From here on everything is news: other code is run.
+    /// Forgets everything, because other code runs from now on.
     pub(crate) fn forget(&mut self) {
         *self = Folds::default();
     }
 }
 
-/// A line without what differs each time: numbers (times, pids) and addresses.
+/// A line without what differs at each start: numbers (times, pids) and addresses.
 fn print(line: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     let mut remaining = line;

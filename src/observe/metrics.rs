@@ -1,4 +1,4 @@
-//! Counters and histograms, and their Prometheus text. Pure: what happened comes in, text goes out.
+//! Counters and histograms, and their text for Prometheus. Pure: events come in, text goes out.
 
 use crate::fleet::RetireReason;
 use crate::http::Reason;
@@ -9,10 +9,10 @@ use std::time::Duration;
 /// Upper bounds of the latency buckets, in seconds: from a local answer to the longest timeout that makes sense.
 const BOUNDS_S: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Bad requests are counted under one word, since their details are the log's.
+/// All bad requests are counted under one word; the log has the details.
 const BAD_REQUEST: &str = "bad_request";
 
-/// One request that has had its answer.
+/// One request that was answered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Served {
     pub status: u16,
@@ -21,7 +21,7 @@ pub(crate) struct Served {
     pub worker: Duration,
     pub total: Duration,
     pub body_bytes: u64,
-    /// A worker had it.
+    /// Whether a worker got it.
     pub reached_worker: bool,
 }
 
@@ -39,18 +39,18 @@ pub(crate) struct Metrics {
     pub accept_pauses: u64,
     pub accept_failures: u64,
     pub closed_for_room: u64,
-    /// Times that a worker was held back for want of room.
+    /// How often a worker was held back because there was no room for its answer.
     pub hold_backs: u64,
     pub worker_starts: u64,
     pub worker_start_failures: u64,
     pub worker_crashes: u64,
     pub worker_boot_failures: u64,
     replacements: BTreeMap<&'static str, u64>,
-    /// How long exactly so many workers were busy at once; the index is their number.
+    /// For how long exactly N workers were busy at once, by N.
     busy: Vec<Duration>,
 }
 
-/// What is asked at the moment of the answer.
+/// What is measured when the metrics are asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     pub app: String,
@@ -119,7 +119,7 @@ impl Metrics {
         *self.replacements.entry(why.code()).or_default() += 1;
     }
 
-    /// `busy` workers were at work for that long.
+    /// Counts that `busy` workers were at work for that long.
     pub(crate) fn busy_for(&mut self, busy: usize, time: Duration) {
         if self.busy.len() <= busy {
             self.busy.resize(busy + 1, Duration::ZERO);
@@ -147,7 +147,7 @@ impl Metrics {
             "counter",
             "Requests that ended with an answer of the server's own, by reason.",
         );
-        // Each has its line from the start, so that alerts need no special case.
+        // Each has its line from the start, so alerts need no special case.
         for &reason in Reason::ALL {
             let count = self.refusals.get(code(reason)).copied().unwrap_or(0);
             text.line("rip_refusals_total", &[("reason", code(reason))], count);

@@ -1,10 +1,10 @@
-//! `rip-server status` for people: a table that is read in five seconds. Pure: the control socket's JSON comes in.
+//! The table of `rip-server status`, made from the control socket's JSON. Pure.
 
 use crate::paths::shown;
 use serde_json::Value;
 use std::fmt::Write;
 
-/// The whole table, ended with a line end.
+/// The whole table, with a line end.
 pub(crate) fn table(status: &Value) -> String {
     let text = |name: &str| shown(status[name].as_str().unwrap_or("?")).to_string();
     let number = |value: &Value| value.as_u64().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! CGI/1.1 (RFC 3875): one process a request, ended with everything it has started when nobody waits any more, and with
-//! its worker.
+//! CGI/1.1 (RFC 3875): one process for each request. It is ended, with everything it has started, when nobody waits for
+//! its answer any more, and when its worker ends.
 
 mod head;
 mod variables;
@@ -27,26 +27,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use variables::{PROTOCOL_VARIABLES, variables};
 
-/// The longest head of a script.
+/// The longest head of a script's output.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Local redirects in a row (RFC 3875 §6.2.2); more is a circle.
+/// The most local redirects in a row (RFC 3875 §6.2.2), since more may be a loop.
 const MAX_REDIRECTS: usize = 10;
-/// A script that has exited may have left its stdout to children. What they write still belongs to the answer, which
-/// ends when they have written nothing for so long. So long also a script is waited for that has closed its stdout.
+/// The children of a script that has exited may still have its stdout. What they write belongs to the answer, which
+/// ends when they have written nothing for so long. A script that has closed its stdout gets the same time to exit.
 const LINGER: Duration = Duration::from_secs(1);
 /// What is run for each request, and how.
 pub struct Cgi {
     script: PathBuf,
     /// Whether the script gets `HTTP_AUTHORIZATION`.
     passes_authorization: bool,
-    /// After which silence a half-close means that the request has had its 504.
+    /// After so much silence a half-close means that the client got a 504.
     read_timeout: Option<Duration>,
-    /// Ends a script whose worker is killed; missing where it could not be started.
+    /// Ends the script if its worker is killed. `None` if it could not be started.
     guard: Option<GuardLine>,
 }
 
 impl Cgi {
-    /// Of the script that the environment names, as the server has set it.
+    /// For the script that the environment names; the server has set it.
     pub fn from_environment() -> Option<Cgi> {
         let variable = |name: &str| std::env::var(name).ok();
         Some(Cgi {
@@ -83,7 +83,7 @@ impl Cgi {
             let mut process = Script::start(self, request, &method, &target, stdin.try_clone()?)?;
             let head = process.read_head()?;
             match head.local_redirect() {
-                // The path is this script's as well, so it is asked again.
+                // All paths lead to this script, so it runs again.
                 Some(path) => {
                     target = path;
                     method = "GET".to_owned();
@@ -95,7 +95,7 @@ impl Cgi {
     }
 }
 
-/// The whole body as a file: a script may read it when and as slowly as it likes.
+/// The whole body as a file, so that a script may read it at any time and speed.
 fn request_body(request: &mut Request<'_>) -> io::Result<File> {
     let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
     let (mut file, _) = anonymous_file::open(&folder)?;
@@ -108,11 +108,11 @@ fn request_body(request: &mut Request<'_>) -> io::Result<File> {
 struct Script {
     child: Child,
     stdout: ChildStdout,
-    /// Readable when it has exited; missing where the kernel has no such thing, and then only its stdout tells.
+    /// Readable when the script has exited. `None` on kernels without pidfds; then only its stdout tells.
     exit: Option<OwnedFd>,
     /// What was read beyond the head.
     remaining: Vec<u8>,
-    /// Its last sign of life.
+    /// When it wrote something last.
     heard_at: Instant,
     has_exited: bool,
     waits: Waits,
@@ -124,10 +124,10 @@ struct Waits {
     connection: UnixStream,
     leaving: Arc<Leaving>,
     read_timeout: Option<Duration>,
-    /// Nothing is lost if such a request ends in the middle.
+    /// The method is safe, so nothing is lost if the script is ended.
     is_safe: bool,
     streams_events: bool,
-    /// Nobody, and it goes on all the same.
+    /// Nobody waits any more, and the script goes on.
     is_alone: bool,
 }
 
@@ -171,7 +171,7 @@ impl Script {
         })
     }
 
-    /// Reads until the empty line. Lines may end with LF alone here.
+    /// Reads up to the empty line. Lines may end with LF alone here.
     fn read_head(&mut self) -> io::Result<Head> {
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
@@ -221,13 +221,13 @@ impl Script {
         }
     }
 
-    /// Whether it has come to its end by itself. Its exit code says nothing: it is that of its last command.
+    /// Checks that no signal has ended the script. Its exit code says nothing: it is that of its last command.
     fn ended(&mut self) -> io::Result<()> {
         if let Some(exit) = &self.exit {
             let timeout = PollTimeout::try_from(LINGER).unwrap_or(PollTimeout::MAX);
             let _ = poll(&mut [PollFd::new(exit.as_fd(), PollFlags::POLLIN)], timeout);
         }
-        // Looked at and not reaped: its number is still that of its group.
+        // The process is not reaped, so its pid still names its group.
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::Pid(self.pid()), flags) {
             Ok(WaitStatus::Signaled(_, signal, _)) => {
@@ -280,7 +280,7 @@ impl Waits {
         linger: Duration,
         heard_at: Instant,
     ) -> io::Result<[bool; 2]> {
-        // A millisecond more, since poll rounds down.
+        // One millisecond more, since poll rounds down.
         let linger = linger.saturating_add(Duration::from_millis(1));
         let timeout = PollTimeout::try_from(linger).unwrap_or(PollTimeout::NONE);
         let mut context = vec![PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
@@ -300,7 +300,7 @@ impl Waits {
         }
         // `nix` has no name for POLLRDHUP, and answers None where it is set.
         let has_news = |at: Option<usize>| at.is_some_and(|at| context[at].any() != Some(false));
-        // First, since a script that never stops writing has to end as well.
+        // Checked first, since a script that never stops writing has to end too.
         if has_news(leaving) {
             return Err(gone("this worker leaves"));
         }
@@ -309,7 +309,7 @@ impl Waits {
             if self.is_safe || self.streams_events || is_timed_out {
                 return Err(gone("nobody waits for the answer any more"));
             }
-            // What changes something goes on to its end.
+            // A request that may change something is not interrupted.
             self.is_alone = true;
         }
         Ok([has_news(Some(0)), has_news(exit)])
@@ -318,7 +318,7 @@ impl Waits {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // Not reaped yet, so its group is still its own; after an orderly end there is usually nobody left in it.
+        // The process is not reaped yet, so the group is still its own. After a normal exit it is usually empty.
         let _ = killpg(self.pid(), Signal::SIGKILL);
         if let Some(guard) = &self.guard {
             guard.forget();

@@ -1,4 +1,4 @@
-//! What a handler may fail with.
+//! The error type of handlers.
 
 use super::response::Response;
 use crate::http::phrase::phrase;
@@ -23,7 +23,7 @@ use std::fmt;
 /// ```
 pub struct Error {
     status: u16,
-    /// For the client; a failure that has none is told on stderr.
+    /// The text for the client. Without one, the error is printed to stderr.
     words: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }

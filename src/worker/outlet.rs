@@ -1,4 +1,4 @@
-//! Where an answer's bytes go: the server's connection, whose end tells that nobody waits any more.
+//! Writes answers to the server's connection, and notices its end, which says that nobody waits any more.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, PipeReader, PipeWriter, Write};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// The server has shut its side down. (POLLRDHUP, which `nix` has no name for.)
 pub(super) const NOBODY_WAITS: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 
-/// Tells all threads that this worker leaves, by a pipe: `poll` can wait for it.
+/// Tells all threads that this worker leaves. It is a pipe, so that `poll` can wait for it.
 #[derive(Debug)]
 pub(super) struct Leaving {
     reader: PipeReader,
@@ -27,7 +27,7 @@ impl Leaving {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Hangs up when the worker leaves.
+    /// The end that hangs up when the worker leaves.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
@@ -63,7 +63,7 @@ impl Outlet<'_> {
     }
 }
 
-/// The end of an answer that nobody needs to hear of.
+/// The error that ends an answer without a message on stderr.
 pub(super) fn gone(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, why.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What a handler takes.
+//! The request of a handler.
 
 use super::outlet::Leaving;
 use std::io::{self, Read};
@@ -71,12 +71,13 @@ impl<'a> Request<'a> {
         String::from_utf8_lossy(&percent_decoded(self.path().as_bytes())).into_owned()
     }
 
-    /// What stands behind the `?`, as the client sent it; empty where there is none.
+    /// The query without its `?`, as the client sent it; empty if there is none.
     pub fn query(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
-    /// The first value of a query parameter, decoded: `%C3%BC` is `ü`, `+` a blank. A name without `=` has an empty one.
+    /// The first value of a query parameter, decoded: `%C3%BC` is `ü`, `+` a blank. A name without `=` has an empty
+    /// one.
     pub fn parameter(&self, name: &str) -> Option<String> {
         self.parameters().find(|(key, _)| key == name).map(|(_, value)| value)
     }
@@ -101,18 +102,18 @@ impl<'a> Request<'a> {
         self.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
-    /// The client's address: of who has connected, or, behind proxies that `--trust-proxy` names, of whom they speak
-    /// for. `None` where the request did not come through the server.
+    /// The client's address: the peer's, or behind proxies that `--trust-proxy` names the one that they forward.
+    /// `None` if the request did not come through the server.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
     }
 
-    /// The request's id, which stands in the log as well; empty where the request did not come through the server.
+    /// The request's id, as in the log; empty if the request did not come through the server.
     pub fn id(&self) -> &str {
         self.header("x-request-id").unwrap_or("")
     }
 
-    /// The body, to be read at leisure: it never blocks for a slow client, since the server has it in full.
+    /// The body. Reading it never waits for a slow client, since the server has it in full.
     pub fn body(&mut self) -> &mut Body<'a> {
         &mut self.body
     }
@@ -132,7 +133,7 @@ impl<'a> Request<'a> {
         Ok(bytes)
     }
 
-    /// RFC 9110 §9.2.1, of the methods that are common.
+    /// Whether the method is one of the common safe ones (RFC 9110 §9.2.1).
     pub(super) fn is_safe(&self) -> bool {
         matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE")
     }
@@ -165,13 +166,13 @@ impl Read for Body<'_> {
     }
 }
 
-/// As HTML forms are encoded.
+/// Decodes as HTML forms are encoded.
 fn form_decoded(text: &str) -> String {
     let blanks = text.replace('+', " ");
     String::from_utf8_lossy(&percent_decoded(blanks.as_bytes())).into_owned()
 }
 
-/// Once; a percent without two digits behind it stays what it is.
+/// Decodes once. A percent sign without two hexadecimal digits stays as it is.
 pub(super) fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
     let digit = |at: usize| bytes.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     let mut decoded = Vec::with_capacity(bytes.len());

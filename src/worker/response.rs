@@ -1,4 +1,4 @@
-//! What a handler gives.
+//! The answer of a handler.
 
 use super::outlet::Outlet;
 use crate::http::phrase::phrase;
@@ -28,9 +28,9 @@ pub struct Response {
     status: u16,
     fields: Vec<(String, Vec<u8>)>,
     content: Content,
-    /// The first field that is not one: the answer is a 500 instead.
+    /// The first field that is not valid; the answer becomes a 500.
     invalid: Option<InvalidHeader>,
-    /// Of an answer that an error has become: what stands on stderr.
+    /// What is printed to stderr, if the answer was made from an error.
     complaint: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for InvalidHeader {
 
 impl std::error::Error for InvalidHeader {}
 
-/// What concerns the connection is the server's to say, and so is the body's length.
+/// Whether the server sets this field itself: it is about the connection, or the body's length.
 const OURS: [&str; 6] =
     ["connection", "keep-alive", "proxy-connection", "trailer", "transfer-encoding", "upgrade"];
 
@@ -211,12 +211,12 @@ impl Response {
         Response { complaint: Some(complaint), ..self }
     }
 
-    /// What stands on stderr before it is sent.
+    /// What is printed to stderr before the answer is sent.
     pub(super) fn complaint(&self) -> Option<&str> {
         self.complaint.as_deref()
     }
 
-    /// Whether the answer can be sent as it is.
+    /// Checks that the answer can be sent.
     ///
     /// # Errors
     /// What is wrong with it, for stderr.
@@ -254,7 +254,7 @@ impl Response {
         let has_body = !(is_head || self.status == 204 || self.status == 304);
         match self.content {
             Content::Bytes(bytes) => {
-                // To HEAD, and with a 304, an app may tell the length of what it does not send.
+                // In answers to HEAD and with 304 an app may announce the length of a body that is not sent.
                 let length = bytes.len() as u64;
                 let length = announced.filter(|_| !has_body && bytes.is_empty()).unwrap_or(length);
                 if self.status != 204 {
@@ -300,7 +300,7 @@ impl Response {
     }
 }
 
-/// No more than was announced.
+/// Writes at most as much as was announced.
 struct Announced<'a, 'b> {
     to: &'a mut Outlet<'b>,
     left_bytes: u64,
@@ -320,7 +320,7 @@ impl Write for Announced<'_, '_> {
     }
 }
 
-/// Each write is a chunk.
+/// Writes each piece as a chunk.
 struct Chunks<'a, 'b> {
     to: &'a mut Outlet<'b>,
     is_cancelled: bool,
@@ -333,7 +333,7 @@ impl Write for Chunks<'_, '_> {
             return Ok(0);
         }
         if self.is_cancelled {
-            // A stream may have no end: only here can it notice that nobody listens.
+            // A stream may be endless: only here it can notice that nobody listens.
             self.to.check(self.streams_events)?;
         }
         let mut chunk = Vec::with_capacity(bytes.len() + 16);

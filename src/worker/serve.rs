@@ -1,7 +1,7 @@
-//! The serve loop: listen, join, as many requests at once as the handler takes, and an end without loss.
+//! The serve loop: listens, joins, serves as many requests at once as the handler takes, and ends without losing one.
 //!
-//! Each connection has a thread, and each request takes a place: whoever finds none answers busy at once. The server
-//! opens a connection for each place and each stream, so there are no more threads than that in all but odd moments.
+//! Each connection has a thread, and each request takes a place. A thread that finds no free place answers "busy" at
+//! once. The server opens a connection for each place and each stream, so there are usually no more threads than that.
 
 use super::Identity;
 use super::outlet::{Leaving, Outlet, is_gone};
@@ -28,20 +28,20 @@ use std::time::Duration;
 
 /// Connections beside those of requests and streams, which cover probes and reconnects.
 const SPARE_CONNECTIONS: usize = 64;
-/// As every worker's: whoever is kept waiting is kept by the kernel.
+/// The backlog that the worker protocol asks for.
 const BACKLOG: i32 = 4096;
-/// Out of descriptors or threads: one may come free.
+/// How long to wait when there is no descriptor or thread left: one may become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all connections share.
 struct Shared {
     handler: Handler,
-    /// One is held while a request is at work, until its answer is written.
+    /// A request has one until its answer is written.
     places: Places,
     leaving: Arc<Leaving>,
 }
 
-/// Serves until the server says that it is over.
+/// Serves until the server tells it to end.
 pub fn serve(identity: &Identity, handler: Handler) -> ExitCode {
     match try_serve(identity, handler) {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,7 +93,7 @@ fn listen_at(identity: &Identity) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// A connection that there is no thread for is closed, and tried again by the server.
+/// If there is no thread for a connection, it is closed, and the server connects again.
 fn accept(
     listener: &UnixListener,
     shared: &Arc<Shared>,
@@ -142,7 +142,7 @@ fn leave(identity: &Identity, connections: Vec<JoinHandle<()>>, places: &Places)
     let message = Message::Quit(sender(identity));
     if client::ask(&identity.control, "POST", "/worker", &message.to_json()).is_ok() {
         for connection in connections {
-            // A connection's panic was a handler's, and was answered.
+            // A panic in a connection came from a handler, and was answered.
             let _ = connection.join();
         }
     } else {
@@ -150,18 +150,18 @@ fn leave(identity: &Identity, connections: Vec<JoinHandle<()>>, places: &Places)
     }
 }
 
-/// One connection, until its end.
+/// Serves one connection until it ends.
 fn converse(stream: &UnixStream, shared: &Shared) {
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
     loop {
         wait_for_bytes(&reader);
         match serve_one(&mut reader, stream, shared) {
             Ok(true) => {}
-            // The server has closed, or nothing more can be said on this connection.
+            // The server has closed the connection, or it cannot be used any more.
             Ok(false) | Err(_) => break,
         }
     }
-    // For everybody who may hold it, as a child that the handler has forked.
+    // Shut down for all who may have it open, such as a child that the handler has forked.
     let _ = stream.shutdown(Shutdown::Both);
 }
 
@@ -174,7 +174,7 @@ fn wait_for_bytes(reader: &BufReader<&UnixStream>) {
     }
 }
 
-/// One request and its answer. `false`: the connection is over.
+/// Serves one request. `false`: the connection has ended.
 fn serve_one(reader: &mut BufReader<&UnixStream>, stream: &UnixStream, shared: &Shared) -> io::Result<bool> {
     let Some(bytes) = read_head(reader)? else {
         return Ok(false);

@@ -1,7 +1,7 @@
 //! What lies in `examples/` runs as its first line says.
 
 use super::fixture::{Fixture, Needs, bun, node, python, ruby};
-use super::support::Server;
+use super::support::{Client, Server};
 
 fn start(folder: &str, needs: &Needs, command: &[&str]) -> Option<(Fixture, Server)> {
     let fixture = Fixture::copy_of(needs, &format!("examples/{folder}"))?;
@@ -53,6 +53,29 @@ fn the_example_for_rack_runs() {
 #[test]
 fn the_example_for_cgi_runs() {
     greets("cgi", &Needs::programs(&[]), &[], "Hello from /\n");
+}
+
+#[test]
+fn the_example_of_an_executable_keeps_the_worker_protocol() {
+    let Some((_fixture, mut server)) = start("executable", &python(&["sys"]), &[]) else { return };
+    assert!(server.get("/a").text().ends_with(": GET /a, 0 bytes\n"));
+    let mut client = server.client();
+    assert!(client.post("/b", &[7; 100_000]).text().ends_with(": POST /b, 100000 bytes\n"));
+    let socket = super::protocol::worker_socket(&server);
+    let mut second = Client::connect_unix(&socket);
+    for probe in ["1", "idle"] {
+        second.send_request("GET", "/ready", &format!("Rip-Probe: {probe}\r\n"), b"");
+        assert_eq!(second.read_response().text(), "ok", "{probe}");
+    }
+    drop(second);
+    // It drains: a reload ends the old ones by SIGTERM, and they leave with 0.
+    let pids = server.worker_pids();
+    let reload = server.verb(["reload"]);
+    assert_eq!(reload.code, 0, "{}", reload.stderr);
+    server.wait_until("the old ones have ended", |server| {
+        let text = server.stderr_text();
+        pids.iter().all(|pid| text.contains(&format!("(pid {pid}): ended after ")))
+    });
 }
 
 #[test]

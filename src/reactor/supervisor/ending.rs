@@ -152,6 +152,7 @@ impl Supervisor {
                 None => {
                     let folded = match entry.said.boot_output.folded {
                         0 => String::new(),
+                        1 => "; it said 1 line of an earlier failure again".to_owned(),
                         lines => format!("; it said {lines} lines of an earlier failure again"),
                     };
                     log::warn!("{label}: {exit} {after}{folded}");

@@ -297,10 +297,13 @@ impl Supervisor {
     pub(crate) fn last_failure(&self) -> String {
         let Some(failure) = &self.renewal.failure else { return String::new() };
         let mut lines = failure.lines().map(str::trim).filter(|line| !line.is_empty());
-        match (lines.next(), lines.next_back()) {
-            (None, _) => String::new(),
-            (Some(how), None) => format!(" (the last: {how})"),
-            (Some(how), Some(word)) => format!(" (the last: {how}: {word})"),
+        let Some(how) = lines.next() else { return String::new() };
+        // A stack trace may go on behind its error; Node ends it with its version.
+        let words: Vec<&str> = lines.collect();
+        let is_error = |line: &&&str| line.contains("rror");
+        match words.iter().rev().find(is_error).or(words.last()) {
+            Some(word) => format!(" (the last: {how}: {word})"),
+            None => format!(" (the last: {how})"),
         }
     }
 

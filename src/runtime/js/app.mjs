@@ -178,37 +178,45 @@ function noHandler() {
     + `says: ${command}`
 }
 
-// Notes what the entry listens on while it is loaded, for whoever exports nothing or finds the port taken.
+// Notes what the entry listens on while it is loaded, for the advice to an app that exports nothing, or whose
+// second worker finds the port of the first.
 function noteListeners() {
-  const { listen } = net.Server.prototype
-  net.Server.prototype.listen = function (...args) {
-    const [at] = args
-    listened ??= typeof at === 'object' && at ? `port ${at.port ?? at.path}` : typeof at === 'number' ? `port ${at}` : `${at ?? 'a port'}`
-    return listen.apply(this, args)
-  }
+  // Under Bun an http.Server has a listen of its own.
+  const prototypes = [net.Server.prototype, http.Server.prototype]
+  const restores = prototypes.filter((prototype) => Object.hasOwn(prototype, 'listen')).map((prototype) => {
+    const { listen } = prototype
+    prototype.listen = function (...args) {
+      const [at] = args
+      listened ??= typeof at === 'object' && at ? `port ${at.port ?? at.path}` : typeof at === 'number' ? `port ${at}` : `${at ?? 'a port'}`
+      this.prependOnceListener?.('error', (error) => {
+        if (this.listenerCount('error') > 0) return // the app's own
+        if (error?.code === 'EADDRINUSE') giveUp(`can’t load ${entry}:`, noHandler())
+        throw error
+      })
+      return listen.apply(this, args)
+    }
+    return () => (prototype.listen = listen)
+  })
   const serve = isBun && Bun.serve
   if (serve) {
     Bun.serve = (...args) => {
-      const server = serve(...args)
-      listened ??= `port ${server.port}`
-      isServing = true
-      return server
+      // Bun's http.Server calls it as well.
+      isServing ||= !listened
+      listened ??= `port ${args[0]?.port ?? 3000}`
+      return serve(...args)
     }
   }
-  const onError = (error) => {
-    if (error?.code === 'EADDRINUSE') console.error('rip-server:', `${entry}:`, noHandler())
-  }
-  process.on('uncaughtExceptionMonitor', onError)
   return () => {
-    net.Server.prototype.listen = listen
+    for (const restore of restores) restore()
     if (serve) Bun.serve = serve
-    process.off('uncaughtExceptionMonitor', onError)
   }
 }
 
 // What a person needs to see. Of an ES module Node keeps the line of a syntax error to itself, but its
 // --check tells.
 function explain(error) {
+  // A second worker finds the port of the first.
+  if (error?.code === 'EADDRINUSE' && listened) return noHandler()
   if (typeof error?.formatHTML === 'function' && typeof error.format === 'function') return error.format({ color: false })
   if (error?.code === 'ERR_UNKNOWN_FILE_EXTENSION') {
     if (isRip) return NO_COMPILER

@@ -3,7 +3,7 @@
 use crate::http::field;
 use std::io;
 
-/// What a script has said before its document.
+/// The head of a script's output.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: Option<u16>,
@@ -22,7 +22,7 @@ impl Head {
         let mut head = Head { status: None, fields: Vec::new() };
         let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         for (number, line) in lines.filter(|line| !line.is_empty()).enumerate() {
-            // A script that writes whole answers ("nph").
+            // A script that writes a status line itself ("nph").
             if let (0, Some(remaining)) = (number, line.strip_prefix(b"HTTP/")) {
                 let at = memchr::memchr(b' ', remaining).unwrap_or(remaining.len());
                 head.status = Some(code(&remaining[at..]).ok_or_else(|| bad("no status code"))?);
@@ -48,7 +48,7 @@ impl Head {
         field.map(|(_, value)| value.as_slice())
     }
 
-    /// RFC 3875 §6.2.2: a path alone is followed here, the client sees nothing of it.
+    /// A head that is only a path is followed here, and the client does not see it (RFC 3875 §6.2.2).
     pub(super) fn local_redirect(&self) -> Option<String> {
         let path = std::str::from_utf8(self.field("location")?).ok()?;
         let is_local = self.status.is_none() && self.fields.len() == 1 && path.starts_with('/');

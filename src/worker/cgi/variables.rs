@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// What the worker protocol puts into the environment, and a script has no use for.
+/// Variables of the worker protocol, which a script does not need.
 pub(super) const PROTOCOL_VARIABLES: [&str; 15] = [
     "WORKER_ID",
     "SOCKET_PATH",
@@ -25,7 +25,7 @@ pub(super) const PROTOCOL_VARIABLES: [&str; 15] = [
     "RIP_CGI_PASS_AUTH",
 ];
 
-/// What a script is told about its request, besides what the worker has in its own environment.
+/// The variables that describe the request. A script also gets the environment of its worker.
 pub(super) fn variables(
     cgi: &Cgi,
     request: &Request<'_>,
@@ -56,7 +56,7 @@ pub(super) fn variables(
     set("REQUEST_URI", target.as_bytes());
     set("SCRIPT_NAME", b"");
     set("SCRIPT_FILENAME", script.as_os_str().as_encoded_bytes());
-    // `OPTIONS *` is about the server as a whole, and names no path.
+    // `OPTIONS *` is about the whole server, and has no path.
     if path != "*" {
         let folder = script.parent().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes();
         set("PATH_INFO", &path_info);
@@ -75,13 +75,13 @@ pub(super) fn variables(
             "content-length" | "content-type" if is_redirected => continue,
             "content-length" => "CONTENT_LENGTH".to_owned(),
             "content-type" => "CONTENT_TYPE".to_owned(),
-            // Credentials are the server's business (§4.1.18), unless somebody says otherwise.
+            // A script does not need credentials (§4.1.18), except with `--cgi-pass-auth`.
             "authorization" if !cgi.passes_authorization => continue,
-            // `Proxy` would become HTTP_PROXY.
+            // `Proxy` would become HTTP_PROXY, which programs use as their proxy.
             "proxy-authorization" | "proxy" | "connection" => continue,
             lower => format!("HTTP_{}", lower.to_ascii_uppercase().replace('-', "_")),
         };
-        // Several of one name are one list (§4.1.18).
+        // Several fields of one name become one list (§4.1.18).
         match fields.iter_mut().find(|(known, _)| *known == name) {
             Some((known, values)) => {
                 values.extend_from_slice(if known == "HTTP_COOKIE" { b"; " } else { b", " });
