@@ -85,6 +85,12 @@ impl KeyList {
         true
     }
 
+    /// From back to front.
+    pub(crate) fn iter_back(&self) -> impl Iterator<Item = usize> + '_ {
+        let before = |&key: &usize| self.links.get(key).copied().flatten()?.before.map(|key| key as usize);
+        std::iter::successors(self.back(), before)
+    }
+
     /// From front to back.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         std::iter::successors(self.front(), |&key| self.after(key))
@@ -142,6 +148,7 @@ mod tests {
                     _ => {}
                 }
                 prop_assert_eq!(list.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
+                prop_assert!(list.iter_back().eq(model.iter().rev().copied()));
                 prop_assert_eq!(list.len(), model.len());
                 prop_assert_eq!(list.back(), model.back().copied());
             }

@@ -1,23 +1,34 @@
-//! Who meets whom: the stack of idle workers (last in, first out) and the bounded queue of waiting requests
-//! (in order of arrival, or newest first). Pure: events come in with the time, decisions go out.
+//! Who meets whom: the workers that have a place free, and the bounded queue of waiting requests (in order of arrival, or
+//! newest first). Pure: events come in with the time, decisions go out.
 //!
-//! Invariant, asserted after each event: a waiting request and an idle worker never exist together.
+//! A worker has as many places as it takes requests at once. The one with the fewest requests at work is chosen, among
+//! equals the one freed last; with one place each, the free workers are a stack (last in, first out). An event stream or
+//! a tunnel leaves its place and is only counted, where its worker can do that.
+//!
+//! Invariant: a waiting request and a free place never exist together. An event that frees several places is answered
+//! with the first request, and [`Balancer::dispatch_more`] gives the others.
 
+mod levels;
 mod order;
 mod queue;
 mod retry;
 mod share;
 #[cfg(test)]
 pub(crate) mod simulation;
+#[cfg(test)]
+mod tests;
+mod worker;
 
 pub(crate) use order::{QueueRule, Serving};
 pub(crate) use retry::{Failure, may_retry};
+pub(crate) use worker::Capacity;
 
 use crate::keys::{ClientKey, WorkerKey};
-use crate::list::KeyList;
+use levels::Levels;
 use queue::Queue;
 use share::Share;
 use std::time::{Duration, Instant};
+use worker::{Standing, Worker};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +39,16 @@ pub(crate) enum Decision {
     Enqueue,
     /// The queue is full.
     Reject,
+    /// It asks for a stream, and no worker with a free place may hold another one.
+    RejectStream,
+}
+
+/// What a request asks for, as far as its worker's choice hangs on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Answer,
+    /// An event stream or a tunnel: it may stay for long.
+    Stream,
 }
 
 /// What becomes of a worker that could take a request.
@@ -35,7 +56,7 @@ pub(crate) enum Decision {
 pub(crate) enum NextStep {
     /// The request that has waited longest.
     Dispatch { client: ClientKey },
-    /// Onto the top of the stack.
+    /// It waits for one, or for the end of what it has.
     Idle,
     /// It was withdrawn meanwhile, and has now nothing to do.
     Retired,
@@ -43,38 +64,35 @@ pub(crate) enum NextStep {
 
 #[derive(Debug)]
 pub(crate) struct Balancer {
-    /// The top of the stack is the list's back.
-    idle: KeyList,
-    standing: Vec<Option<WorkerState>>,
+    /// Those that have a place free and may be given a request.
+    free: Levels,
+    workers: Vec<Option<Worker>>,
     queue: Queue,
+    /// Workers with anything at work.
     busy: usize,
-    /// Of the busy ones, those that get no other request.
+    /// Of those, the ones that get no other request.
     withdrawn: usize,
-    /// The most workers that were in use at once since the last look.
-    deepest: usize,
+    /// Places at work of all others.
+    places_at_work: usize,
+    /// The most of them at once since the last look.
+    most_places_at_work: usize,
+    /// The places of the worker that joined last: all of a fleet have as many.
+    places_each: usize,
     trial: Option<Share>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WorkerState {
-    Idle {
-        since: Instant,
-    },
-    Busy,
-    /// Busy, and to get no other request.
-    Withdrawn,
 }
 
 /// Getters.
 impl Balancer {
     pub(crate) fn new(max_queue: usize, queue_timeout: Duration, rule: QueueRule) -> Self {
         Balancer {
-            idle: KeyList::default(),
-            standing: Vec::new(),
+            free: Levels::default(),
+            workers: Vec::new(),
             queue: Queue::new(max_queue, queue_timeout, rule),
             busy: 0,
             withdrawn: 0,
-            deepest: 0,
+            places_at_work: 0,
+            most_places_at_work: 0,
+            places_each: 1,
             trial: None,
         }
     }
@@ -102,23 +120,31 @@ impl Balancer {
         self.queue.order().changes()
     }
 
-    pub(crate) fn idle(&self) -> usize {
-        self.idle.len()
+    /// Whether a request that came now would be assigned at once.
+    pub(crate) fn has_free_place(&self) -> bool {
+        !self.free.is_empty()
     }
 
+    /// Workers with anything at work, streams aside.
     pub(crate) fn busy(&self) -> usize {
         self.busy
     }
 
-    /// Busy workers of those that get requests: the depth of the stack. One that leaves or is stuck is no measure of
-    /// what load needs.
+    /// Those of them that get requests: the depth of the stack. One that leaves or is stuck is no measure of what load
+    /// needs.
     pub(crate) fn in_use(&self) -> usize {
         self.busy - self.withdrawn
     }
 
-    /// The most workers that were in use at once since the last [`Balancer::take_deepest`].
+    /// The most workers that were needed at once since the last [`Balancer::take_deepest`].
     pub(crate) fn deepest(&self) -> usize {
-        self.deepest
+        self.most_places_at_work.div_ceil(self.places_each)
+    }
+
+    /// Those of a stack that wait for a request.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> usize {
+        self.free.idle()
     }
 
     #[cfg(test)]
@@ -126,8 +152,19 @@ impl Balancer {
         self.queue.contains(client)
     }
 
+    /// It may be given requests, and has none.
     pub(crate) fn is_idle(&self, worker: WorkerKey) -> bool {
-        self.idle.contains(worker.0)
+        self.free.contains(0, worker)
+    }
+
+    /// Event streams and tunnels that a worker holds beside its requests.
+    pub(crate) fn streams_of(&self, worker: WorkerKey) -> usize {
+        self.get(worker).map_or(0, |entry| entry.streams)
+    }
+
+    /// It may hold no further stream.
+    pub(crate) fn is_full_of_streams(&self, worker: WorkerKey) -> bool {
+        self.get(worker).is_some_and(Worker::is_full_of_streams)
     }
 
     /// When the next waiting request gives up.
@@ -135,31 +172,51 @@ impl Balancer {
         self.queue.next_deadline()
     }
 
-    /// The idle worker that gets the next request.
+    /// The worker that gets the next request.
     pub(crate) fn top(&self) -> Option<WorkerKey> {
-        self.due_on_trial().or(self.idle.back().map(WorkerKey))
+        match &self.trial {
+            None => self.free.top(),
+            Some(share) => self.top_beside_trial(share),
+        }
     }
 
-    /// The worker on trial, if it is idle and its turn has come.
-    fn due_on_trial(&self) -> Option<WorkerKey> {
-        self.trial?.due().filter(|worker| self.idle.contains(worker.0))
+    /// The worker on trial, if it is free and its turn has come; else it is the last choice.
+    fn top_beside_trial(&self, share: &Share) -> Option<WorkerKey> {
+        let is_free = |worker: &WorkerKey| {
+            self.get(*worker).is_some_and(|entry| self.free.contains(entry.at_work, *worker))
+        };
+        let due = share.due().filter(is_free);
+        let other = || self.free.in_order().find(|worker| !share.is_of(*worker));
+        due.or_else(other).or_else(|| self.free.top())
     }
 
     /// The idle worker at the bottom of the stack, and since when load has not needed it.
     pub(crate) fn bottom(&self) -> Option<(WorkerKey, Instant)> {
-        let worker = self.idle.front()?;
-        let Some(WorkerState::Idle { since }) = self.standing[worker] else { return None };
-        Some((WorkerKey(worker), since))
+        let worker = self.free.bottom()?;
+        match self.get(worker)?.standing {
+            Standing::Admitted { since } => Some((worker, since)),
+            Standing::CoolingDown { .. } | Standing::Withdrawn => None,
+        }
+    }
+
+    /// The deadline of a request that is submitted now.
+    pub(crate) fn deadline(&self, now: Instant) -> Instant {
+        self.queue.deadline(now)
+    }
+
+    fn get(&self, worker: WorkerKey) -> Option<&Worker> {
+        self.workers.get(worker.0)?.as_ref()
     }
 }
 
-/// Events in, decisions out.
+/// Requests come and go.
 impl Balancer {
-    /// A whole request has arrived. If no worker is idle, it waits until `deadline`: [`Balancer::deadline`], or later
+    /// A whole request has arrived. If no place is free, it waits until `deadline`: [`Balancer::deadline`], or later
     /// where something more is waited for.
-    pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
-        let decision = match self.take_top() {
-            Some(worker) => Decision::Assign { worker },
+    pub(crate) fn submit(&mut self, client: ClientKey, wish: Wish, deadline: Instant) -> Decision {
+        let decision = match self.choose(wish) {
+            Some(worker) if wish == Wish::Stream && self.is_full_of_streams(worker) => Decision::RejectStream,
+            Some(worker) => self.assign(worker),
             None if self.queue.is_full() => Decision::Reject,
             None => {
                 self.queue.add(client, deadline);
@@ -170,11 +227,11 @@ impl Balancer {
         decision
     }
 
-    /// A request is tried once more: with an idle worker, else before all that came after it, whatever the bound,
-    /// since it was let in already. `deadline` is its first one.
+    /// A request is tried once more: with a worker that has a place free, else before all that came after it, whatever
+    /// the bound, since it was let in already. `deadline` is its first one.
     pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
-        let decision = match self.take_top() {
-            Some(worker) => Decision::Assign { worker },
+        let decision = match self.top() {
+            Some(worker) => self.assign(worker),
             None => {
                 self.queue.add_second_try(client, deadline);
                 Decision::Enqueue
@@ -184,146 +241,7 @@ impl Balancer {
         decision
     }
 
-    /// The deadline of a request that is submitted now.
-    pub(crate) fn deadline(&self, now: Instant) -> Instant {
-        self.queue.deadline(now)
-    }
-
-    /// A worker has joined. It serves the request that has waited longest; else it takes its predecessor's place in
-    /// the stack: below it, which leaves, or on top if that one is busy, and would come back there. Without one it
-    /// goes to the bottom: the coldest is not the first.
-    pub(crate) fn join(
-        &mut self,
-        worker: WorkerKey,
-        predecessor: Option<WorkerKey>,
-        now: Instant,
-    ) -> NextStep {
-        if self.standing.len() <= worker.0 {
-            self.standing.resize(worker.0 + 1, None);
-        }
-        debug_assert!(self.standing[worker.0].is_none(), "joined twice");
-        let next = match self.queue.pop(now) {
-            Some(client) => {
-                self.standing[worker.0] = Some(WorkerState::Busy);
-                self.busy += 1;
-                self.has_turn(worker);
-                NextStep::Dispatch { client }
-            }
-            None => {
-                let place = predecessor.and_then(|old| Some((old, (*self.standing.get(old.0)?)?)));
-                let since = match place {
-                    Some((old, WorkerState::Idle { since })) => {
-                        self.idle.insert_before(worker.0, old.0);
-                        since
-                    }
-                    Some((_, WorkerState::Busy)) => {
-                        self.idle.push_back(worker.0);
-                        now
-                    }
-                    Some((_, WorkerState::Withdrawn)) | None => {
-                        self.idle.push_front(worker.0);
-                        now
-                    }
-                };
-                self.standing[worker.0] = Some(WorkerState::Idle { since });
-                NextStep::Idle
-            }
-        };
-        self.check();
-        next
-    }
-
-    /// A worker's answer has ended.
-    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
-        let next = match self.standing.get(worker.0).copied().flatten() {
-            Some(WorkerState::Busy) => match self.queue.pop(now) {
-                Some(client) => {
-                    self.has_turn(worker);
-                    NextStep::Dispatch { client }
-                }
-                None => {
-                    self.busy -= 1;
-                    self.standing[worker.0] = Some(WorkerState::Idle { since: now });
-                    self.put_back(worker);
-                    NextStep::Idle
-                }
-            },
-            Some(WorkerState::Withdrawn) => {
-                self.remove(worker);
-                NextStep::Retired
-            }
-            Some(WorkerState::Idle { .. }) | None => {
-                debug_assert!(false, "released without work");
-                NextStep::Idle
-            }
-        };
-        self.check();
-        next
-    }
-
-    /// A worker is to get no further request. `true`: it was idle, and is out at once; else [`Next::Leave`] comes
-    /// with its release.
-    pub(crate) fn withdraw(&mut self, worker: WorkerKey) -> bool {
-        let is_out = match self.standing.get(worker.0).copied().flatten() {
-            Some(WorkerState::Busy) => {
-                self.standing[worker.0] = Some(WorkerState::Withdrawn);
-                self.withdrawn += 1;
-                false
-            }
-            Some(WorkerState::Withdrawn) => false,
-            Some(WorkerState::Idle { .. }) | None => {
-                self.remove(worker);
-                true
-            }
-        };
-        self.check();
-        is_out
-    }
-
-    /// A worker that was withdrawn, and not replaced after all, may have requests again.
-    pub(crate) fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
-        match self.standing.get(worker.0).copied().flatten() {
-            None => self.join(worker, None, now),
-            Some(WorkerState::Withdrawn) => {
-                self.standing[worker.0] = Some(WorkerState::Busy);
-                self.withdrawn -= 1;
-                self.deepest = self.deepest.max(self.in_use());
-                NextStep::Idle
-            }
-            Some(WorkerState::Idle { .. } | WorkerState::Busy) => NextStep::Idle,
-        }
-    }
-
-    /// A worker that joins now is on trial: of so many requests it gets one, and no more unless nobody else is idle.
-    pub(crate) fn begin_trial(&mut self, worker: WorkerKey, every: usize) {
-        self.trial = Some(Share::new(worker, every));
-    }
-
-    /// It is a worker like the others from now on.
-    pub(crate) fn end_trial(&mut self) {
-        self.trial = None;
-    }
-
-    /// A worker is gone, whatever it did.
-    pub(crate) fn remove(&mut self, worker: WorkerKey) {
-        if self.is_on_trial(worker) {
-            self.trial = None;
-        }
-        match self.standing.get_mut(worker.0).and_then(Option::take) {
-            Some(WorkerState::Idle { .. }) => {
-                self.idle.remove(worker.0);
-            }
-            Some(WorkerState::Busy) => self.busy -= 1,
-            Some(WorkerState::Withdrawn) => {
-                self.busy -= 1;
-                self.withdrawn -= 1;
-            }
-            None => {}
-        }
-        self.check();
-    }
-
-    /// A client is gone, or gets an answer without a worker: it is not dispatched. `true`: it had waited.
+    /// A client gets an answer without a worker: it is not dispatched. `true`: it had waited.
     pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
         self.queue.forget(client)
     }
@@ -338,164 +256,288 @@ impl Balancer {
         self.queue.expire(now)
     }
 
-    /// How many workers were needed at once since the last call: the depth of the stack.
-    pub(crate) fn take_deepest(&mut self) -> usize {
-        let in_use = self.in_use();
-        std::mem::replace(&mut self.deepest, in_use)
-    }
-
-    fn take_top(&mut self) -> Option<WorkerKey> {
-        // Newest first: its caches are warm, and the oldest can retire.
-        let worker = self.top()?;
-        self.idle.remove(worker.0);
-        self.standing[worker.0] = Some(WorkerState::Busy);
-        self.busy += 1;
-        self.has_turn(worker);
-        Some(worker)
-    }
-
-    /// A worker gets a request.
-    fn has_turn(&mut self, worker: WorkerKey) {
-        self.deepest = self.deepest.max(self.in_use());
-        if let Some(share) = &mut self.trial {
-            share.note(worker);
+    /// Newest first: its caches are warm, and the oldest can retire. A stream goes to the worker with the fewest; those
+    /// are rare, so all free workers are looked through.
+    fn choose(&self, wish: Wish) -> Option<WorkerKey> {
+        match wish {
+            Wish::Answer => self.top(),
+            Wish::Stream => self.free.in_order().min_by_key(|worker| self.streams_of(*worker)),
         }
     }
 
-    /// Onto the top of the stack; one on trial to its bottom.
-    fn put_back(&mut self, worker: WorkerKey) {
-        if self.is_on_trial(worker) { self.idle.push_front(worker.0) } else { self.idle.push_back(worker.0) }
+    fn assign(&mut self, worker: WorkerKey) -> Decision {
+        self.take_place(worker);
+        Decision::Assign { worker }
+    }
+}
+
+/// Workers come and go.
+impl Balancer {
+    /// A worker has joined. It serves the request that has waited longest; else it takes its predecessor's place in
+    /// the stack: below it, which leaves, or on top if that one is busy, and would come back there. Without one it
+    /// goes to the bottom: the coldest is not the first.
+    pub(crate) fn join(
+        &mut self,
+        worker: WorkerKey,
+        capacity: Capacity,
+        predecessor: Option<WorkerKey>,
+        now: Instant,
+    ) -> NextStep {
+        if self.workers.len() <= worker.0 {
+            self.workers.resize(worker.0 + 1, None);
+        }
+        debug_assert!(self.workers[worker.0].is_none(), "joined twice");
+        let before = predecessor.and_then(|old| Some((old, *self.get(old)?)));
+        let mut entry = Worker::new(capacity, now);
+        match before {
+            Some((old, Worker { standing: Standing::Admitted { since }, at_work: 0, .. })) => {
+                self.free.insert_below(worker, old);
+                entry.standing = Standing::Admitted { since };
+            }
+            Some((_, Worker { standing: Standing::Admitted { .. } | Standing::CoolingDown { .. }, .. })) => {
+                self.free.push_top(0, worker);
+            }
+            Some((_, Worker { standing: Standing::Withdrawn, .. })) | None => {
+                self.free.push_bottom(0, worker);
+            }
+        }
+        self.workers[worker.0] = Some(entry);
+        self.places_each = entry.capacity.places;
+        self.dispatch(worker, now)
+    }
+
+    /// A worker is to get no further request. `true`: it had nothing to do, and is out at once; else
+    /// [`NextStep::Retired`] comes with the end of its last.
+    pub(crate) fn withdraw(&mut self, worker: WorkerKey) -> bool {
+        let is_out = match self.get(worker).copied() {
+            Some(entry) if entry.has_nothing_to_do() => {
+                self.remove(worker);
+                true
+            }
+            Some(_) => {
+                self.close(worker, Standing::Withdrawn);
+                false
+            }
+            None => true,
+        };
+        self.check();
+        is_out
+    }
+
+    /// A worker that was withdrawn, and not replaced after all, may have requests again.
+    pub(crate) fn readmit(&mut self, worker: WorkerKey, capacity: Capacity, now: Instant) -> NextStep {
+        let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else {
+            return self.join(worker, capacity, None, now);
+        };
+        if entry.standing == Standing::Withdrawn {
+            if entry.at_work > 0 {
+                self.withdrawn -= 1;
+                self.places_at_work += entry.at_work;
+                self.most_places_at_work = self.most_places_at_work.max(self.places_at_work);
+            }
+            self.open(worker, now);
+        }
+        self.dispatch(worker, now)
+    }
+
+    /// A worker that joins now is on trial: of so many requests it gets one, and no more unless nobody else is free.
+    pub(crate) fn begin_trial(&mut self, worker: WorkerKey, every: usize) {
+        self.trial = Some(Share::new(worker, every));
+    }
+
+    /// It is a worker like the others from now on.
+    pub(crate) fn end_trial(&mut self) {
+        self.trial = None;
     }
 
     fn is_on_trial(&self, worker: WorkerKey) -> bool {
         self.trial.is_some_and(|share| share.is_of(worker))
     }
 
-    fn check(&self) {
-        debug_assert!(self.queue.is_empty() || self.idle.is_empty(), "a request waits beside an idle worker");
+    /// A worker is gone, whatever it did.
+    pub(crate) fn remove(&mut self, worker: WorkerKey) {
+        if self.is_on_trial(worker) {
+            self.trial = None;
+        }
+        if let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::take) {
+            self.free.remove(entry.at_work, worker);
+            self.busy -= usize::from(entry.at_work > 0);
+            match entry.standing {
+                Standing::Withdrawn => self.withdrawn -= usize::from(entry.at_work > 0),
+                Standing::Admitted { .. } | Standing::CoolingDown { .. } => {
+                    self.places_at_work -= entry.at_work;
+                }
+            }
+        }
+        self.check();
+    }
+
+    /// How many workers were needed at once since the last call.
+    pub(crate) fn take_deepest(&mut self) -> usize {
+        let deepest = self.deepest();
+        self.most_places_at_work = self.places_at_work;
+        deepest
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: WorkerKey = WorkerKey(0);
-    const B: WorkerKey = WorkerKey(1);
-    const C: WorkerKey = WorkerKey(2);
-
-    fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
-        let mut balancer = Balancer::new(2, Duration::from_millis(300), QueueRule::Adaptive);
-        for &worker in workers {
-            assert_eq!(balancer.join(worker, None, now), NextStep::Idle);
+/// What workers do.
+impl Balancer {
+    /// An answer has ended: its worker has a place free.
+    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+        let Some(entry) =
+            self.workers.get(worker.0).and_then(Option::as_ref).filter(|entry| entry.at_work > 0)
+        else {
+            debug_assert!(false, "released without work");
+            return NextStep::Idle;
+        };
+        if entry.may_serve(now)
+            && let Some(client) = self.queue.pop(now)
+        {
+            // It takes the place that it has just freed.
+            self.has_turn(worker);
+            self.open(worker, now);
+            return NextStep::Dispatch { client };
         }
-        balancer
+        self.free_place(worker, now);
+        self.settle(worker)
     }
 
-    fn submit(balancer: &mut Balancer, client: usize, now: Instant) -> Decision {
-        balancer.submit(ClientKey(client), balancer.deadline(now))
+    /// A stream's head is out, or a tunnel stands: it leaves its place, unless its worker has too many of them already.
+    /// `None`: it stays. The worker is not the next one, since it has a stream more than before.
+    pub(crate) fn begin_stream(&mut self, worker: WorkerKey, now: Instant) -> Option<NextStep> {
+        let entry = self.workers.get_mut(worker.0).and_then(Option::as_mut)?;
+        if entry.capacity.streams.is_none() || entry.is_full_of_streams() {
+            return None;
+        }
+        entry.streams += 1;
+        self.free_place(worker, now);
+        let level = self.get(worker)?.at_work;
+        if self.free.remove(level, worker) {
+            self.free.push_bottom(level, worker);
+        }
+        Some(self.dispatch(worker, now))
     }
 
-    #[test]
-    fn a_withdrawn_worker_that_is_not_replaced_serves_again() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[A, B], now);
-        assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
-        assert!(balancer.withdraw(B) && !balancer.withdraw(A));
-        assert_eq!(submit(&mut balancer, 1, now), Decision::Enqueue);
-        assert_eq!(balancer.readmit(B, now), NextStep::Dispatch { client: ClientKey(1) });
-        assert_eq!(balancer.readmit(A, now), NextStep::Idle);
-        assert_eq!((balancer.in_use(), balancer.busy()), (2, 2));
-        assert_eq!(balancer.release(A, now), NextStep::Idle, "it stays");
-        assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
+    /// A stream that had left its place has ended.
+    pub(crate) fn end_stream(&mut self, worker: WorkerKey) -> NextStep {
+        if let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) {
+            debug_assert!(entry.streams > 0, "a stream that was not counted");
+            entry.streams = entry.streams.saturating_sub(1);
+        }
+        self.settle(worker)
     }
 
-    #[test]
-    fn the_last_freed_is_next() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[A, B], now);
-        assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
-        assert_eq!(submit(&mut balancer, 1, now), Decision::Assign { worker: B });
-        balancer.release(B, now);
-        balancer.release(A, now);
-        assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
+    /// A worker that has answered busy gets nothing new until then; what is in it goes on. The place of that answer is
+    /// released at that time.
+    pub(crate) fn cool_down(&mut self, worker: WorkerKey, until: Instant) {
+        if self.get(worker).is_some_and(|entry| entry.standing != Standing::Withdrawn) {
+            self.close(worker, Standing::CoolingDown { until });
+        }
     }
 
-    #[test]
-    fn who_joins_goes_to_the_bottom_and_a_successor_into_its_predecessors_place() {
-        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
-        let order = |balancer: &Balancer| balancer.idle.iter().collect::<Vec<_>>();
-        let mut balancer = balancer_with(&[A, B], now);
-        assert_eq!(order(&balancer), [B.0, A.0], "from the bottom: the coldest is not the first");
-        // An idle one's.
-        assert_eq!(balancer.join(C, Some(A), later), NextStep::Idle);
-        balancer.withdraw(A);
-        assert_eq!(order(&balancer), [B.0, C.0]);
-        assert_eq!(balancer.join(A, Some(B), later), NextStep::Idle);
-        balancer.withdraw(B);
-        assert_eq!(order(&balancer), [A.0, C.0]);
-        assert_eq!(balancer.bottom(), Some((A, now)), "unneeded for as long as the one before it");
-        // A busy one comes back to the top.
-        assert_eq!(submit(&mut balancer, 0, later), Decision::Assign { worker: C });
-        assert_eq!(balancer.join(B, Some(C), later), NextStep::Idle);
-        assert_eq!(order(&balancer), [A.0, B.0]);
+    /// The next waiting request, while a worker has more places free: to be called behind each event that has freed some,
+    /// until there is none.
+    pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> Option<ClientKey> {
+        let level = self.get(worker)?.at_work;
+        let client = if self.free.contains(level, worker) { self.queue.pop(now) } else { None };
+        match client {
+            Some(_) => self.take_place(worker),
+            None => self.check(),
+        }
+        client
+    }
+}
+
+/// One door each for a place that is taken, one that is freed, and for a worker that may have requests or not.
+impl Balancer {
+    /// In its new level it is the last: whoever was taken before it had been freed later.
+    fn take_place(&mut self, worker: WorkerKey) {
+        let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
+        self.free.remove(entry.at_work, worker);
+        entry.at_work += 1;
+        if entry.at_work < entry.capacity.places {
+            self.free.push_bottom(entry.at_work, worker);
+        }
+        self.busy += usize::from(entry.at_work == 1);
+        self.places_at_work += 1;
+        self.has_turn(worker);
     }
 
-    #[test]
-    fn who_leaves_or_is_stuck_is_not_needed() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[A, B], now);
-        submit(&mut balancer, 0, now);
-        assert_eq!((balancer.take_deepest(), balancer.deepest()), (1, 1));
-        balancer.withdraw(A);
-        submit(&mut balancer, 1, now);
-        assert_eq!((balancer.in_use(), balancer.busy(), balancer.take_deepest()), (1, 2, 1));
-        assert_eq!(balancer.release(A, now), NextStep::Retired);
-        assert_eq!((balancer.in_use(), balancer.busy()), (1, 1));
+    /// A worker gets a request.
+    fn has_turn(&mut self, worker: WorkerKey) {
+        self.most_places_at_work = self.most_places_at_work.max(self.places_at_work);
+        if let Some(share) = &mut self.trial {
+            share.note(worker);
+        }
     }
 
-    #[test]
-    fn queued_client_gives_up_at_its_deadline_and_not_before() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[], now);
-        assert_eq!(submit(&mut balancer, 7, now), Decision::Enqueue);
-        assert_eq!(balancer.expire(now + Duration::from_millis(299)), None);
-        assert_eq!(balancer.expire(now + Duration::from_millis(300)), Some(ClientKey(7)));
+    fn free_place(&mut self, worker: WorkerKey, now: Instant) {
+        let is_on_trial = self.is_on_trial(worker);
+        let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
+        self.free.remove(entry.at_work, worker);
+        entry.at_work -= 1;
+        self.busy -= usize::from(entry.at_work == 0);
+        match entry.standing {
+            Standing::Withdrawn => self.withdrawn -= usize::from(entry.at_work == 0),
+            Standing::Admitted { .. } | Standing::CoolingDown { .. } => {
+                self.places_at_work -= 1;
+                if entry.may_serve(now) {
+                    entry.standing = Standing::Admitted { since: now };
+                    if is_on_trial {
+                        self.free.push_bottom(entry.at_work, worker);
+                    } else {
+                        self.free.push_top(entry.at_work, worker);
+                    }
+                }
+            }
+        }
     }
 
-    #[test]
-    fn full_queue_rejects_and_departed_clients_make_room() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[], now);
-        submit(&mut balancer, 0, now);
-        submit(&mut balancer, 1, now);
-        assert_eq!(submit(&mut balancer, 2, now), Decision::Reject);
-        assert!(balancer.forget(ClientKey(0)));
-        assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
-        assert_eq!(balancer.join(A, None, now), NextStep::Dispatch { client: ClientKey(1) });
+    /// A worker may have requests from now on.
+    fn open(&mut self, worker: WorkerKey, now: Instant) {
+        let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
+        if let Standing::Admitted { .. } = entry.standing {
+            return;
+        }
+        entry.standing = Standing::Admitted { since: now };
+        if entry.at_work < entry.capacity.places {
+            self.free.push_top(entry.at_work, worker);
+        }
     }
 
-    #[test]
-    fn a_withdrawn_worker_leaves_when_its_answer_has_ended() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[A, B], now);
-        assert!(balancer.withdraw(A));
-        assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: B });
-        assert!(!balancer.withdraw(B));
-        submit(&mut balancer, 1, now);
-        assert_eq!(balancer.release(B, now), NextStep::Retired);
-        assert_eq!(balancer.waiting(), 1);
+    /// A worker gets nothing more, for a while or for good.
+    fn close(&mut self, worker: WorkerKey, standing: Standing) {
+        let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
+        self.free.remove(entry.at_work, worker);
+        if standing == Standing::Withdrawn && entry.standing != Standing::Withdrawn {
+            self.withdrawn += usize::from(entry.at_work > 0);
+            self.places_at_work -= entry.at_work;
+        }
+        entry.standing = standing;
     }
 
-    #[test]
-    fn a_second_try_goes_before_those_that_came_later() {
-        let now = Instant::now();
-        let mut balancer = balancer_with(&[A], now);
-        let first = balancer.deadline(now);
-        submit(&mut balancer, 0, now);
-        let later = now + Duration::from_millis(10);
-        submit(&mut balancer, 1, later);
-        assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
-        assert_eq!(balancer.release(A, later), NextStep::Dispatch { client: ClientKey(0) });
+    /// Something has ended: one that was withdrawn may have nothing left to do.
+    fn settle(&mut self, worker: WorkerKey) -> NextStep {
+        let is_out = self
+            .get(worker)
+            .is_some_and(|entry| entry.standing == Standing::Withdrawn && entry.has_nothing_to_do());
+        if is_out {
+            self.remove(worker);
+            return NextStep::Retired;
+        }
+        self.check();
+        NextStep::Idle
+    }
+
+    /// A place may have come free.
+    fn dispatch(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+        match self.dispatch_more(worker, now) {
+            Some(client) => NextStep::Dispatch { client },
+            None => NextStep::Idle,
+        }
+    }
+
+    fn check(&self) {
+        debug_assert!(self.queue.is_empty() || self.free.is_empty(), "a request waits beside a free place");
     }
 }

@@ -26,6 +26,8 @@ pub struct Request {
     client: Span,
     pub context: RequestContext,
     pub framing: Framing,
+    /// It accepts `text/event-stream` by name.
+    accepts_events: bool,
     pub is_idempotent: bool,
     pub local: Option<Local>,
     /// When the first byte of its head came.
@@ -78,6 +80,7 @@ impl Request {
                 keep_alive: head.keep_alive,
             },
             framing: head.framing,
+            accepts_events: head.accepts_events,
             is_idempotent: is_idempotent(head.method),
             local,
             started,
@@ -110,6 +113,7 @@ impl Request {
                 keep_alive: false,
             },
             framing: Framing::Empty,
+            accepts_events: false,
             is_idempotent: false,
             local: None,
             started,
@@ -148,6 +152,11 @@ impl Request {
             let wants_websocket = self.context.wants_websocket;
             forward::end_request_head(&mut self.head, self.framing, wants_websocket, body_bytes);
         }
+    }
+
+    /// Whether the client asks for what may go on for long: an event stream, or a WebSocket.
+    pub fn asks_for_stream(&self) -> bool {
+        self.accepts_events || self.context.wants_websocket
     }
 
     /// Whether the client asks for a page.

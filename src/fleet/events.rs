@@ -160,14 +160,18 @@ impl Fleet {
 
     /// A worker's answer has not ended by the drain timeout after its read timeout: its successor is started, and
     /// whether that joins or not, the stuck one goes. It gets no more requests, even if its answer ends after all:
-    /// they would be cut short.
-    pub(crate) fn stuck(&mut self, worker: WorkerKey, now: Instant) {
+    /// they would be cut short. `has_others`: it has more at work, which gets the drain timeout; when nothing of that is
+    /// left, this is called again.
+    pub(crate) fn stuck(&mut self, worker: WorkerKey, has_others: bool, now: Instant) {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
         if self.is_on_trial(worker) {
             self.fail_trial(TrialFailure::Stuck, now);
             return self.pump(now);
+        }
+        if let Some(member) = self.slots[index].member_mut(worker) {
+            member.is_stuck_alone = !has_others;
         }
         if matches!(member.phase(), Phase::Serving { .. }) {
             self.actions.push_back(Action::Withdraw { worker });
@@ -178,6 +182,7 @@ impl Fleet {
                 self.actions.push_back(Action::Withdraw { worker });
                 self.terminate(index, worker, now + KILL_AFTER);
             }
+            (Phase::Leaving { .. } | Phase::Terminating { .. }, _) if has_others => {}
             (Phase::Leaving { .. } | Phase::Terminating { .. }, _) => {
                 self.terminate(index, worker, now + KILL_AFTER);
             }

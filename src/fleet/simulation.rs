@@ -342,9 +342,10 @@ impl World {
             14 => {
                 if let Some(key) = self.pick(|life| life != Life::Booting) {
                     self.trace.push(format!("stuck {key}"));
-                    // It has had its time.
-                    self.alive.get_mut(&key).expect("it was picked").may_be_told = true;
-                    self.fleet.stuck(WorkerKey(key), now);
+                    let has_others = self.chance(4);
+                    // It has had its time, but for what else is in it.
+                    self.alive.get_mut(&key).expect("it was picked").may_be_told |= !has_others;
+                    self.fleet.stuck(WorkerKey(key), has_others, now);
                 }
             }
             15 => {

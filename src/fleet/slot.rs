@@ -62,6 +62,8 @@ pub(crate) struct Member {
     phase: Phase,
     /// SIGTERM lets what it has at work end, as its join said.
     pub drains: bool,
+    /// Its answer does not end, and it has nothing else at work that may.
+    pub is_stuck_alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +238,7 @@ pub(crate) const SUCCESSION: &[Row<SuccessionState>] = &[
 
 impl Member {
     pub(crate) fn booting(worker: WorkerKey, version: u64, until: Instant) -> Self {
-        Member { worker, version, phase: Phase::Booting { until }, drains: false }
+        Member { worker, version, phase: Phase::Booting { until }, drains: false, is_stuck_alone: false }
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -151,10 +151,10 @@ impl Fleet {
         }
     }
 
-    /// The successor serves: the old worker leaves; a stuck one has had its time.
+    /// The successor serves: the old worker leaves; a stuck one has had its time, but for what else it has at work.
     pub(super) fn dismiss(&mut self, index: usize, old: Member, why: RetireReason, now: Instant) {
         self.leave(index, old, now + self.plan.drain_timeout);
-        if why == RetireReason::Stuck {
+        if why == RetireReason::Stuck && old.is_stuck_alone {
             self.terminate(index, old.worker, now + KILL_AFTER);
         }
     }

@@ -73,6 +73,7 @@ reasons! {
     ConnectFailed => (502, "connect_failed", "The app's worker could not be reached."),
     BadResponse => (502, "bad_response", "The app gave an answer that is not valid HTTP."),
     WorkerDied => (502, "worker_died", "The app's worker ended before it had answered."),
+    StreamsFull => (503, "streams_full", "No worker may hold another event stream or WebSocket; please try again later."),
     StartFailed => (503, "start_failed", "The app does not start; the server's log says why."),
     /// A living worker has closed its connection before its answer was whole.
     AnswerCut => (502, "answer_cut", "The app's worker closed its connection before its answer was whole."),
@@ -102,7 +103,14 @@ impl Reason {
 
     /// Whether the same request may well succeed a second later, so that `Retry-After: 1` goes out.
     pub const fn passes_soon(self) -> bool {
-        matches!(self, Reason::QueueFull | Reason::WorkerBusy | Reason::Stopping | Reason::SpoolFull)
+        matches!(
+            self,
+            Reason::QueueFull
+                | Reason::WorkerBusy
+                | Reason::Stopping
+                | Reason::SpoolFull
+                | Reason::StreamsFull
+        )
     }
 
     /// Whether the client's connection has lost its place, or its body is unread: then it is closed.
@@ -111,7 +119,7 @@ impl Reason {
         match self {
             ClientTimeout | BodyTooLarge | SpoolFull | BadRequest(_) | Stopping | ClientGone => true,
             QueueFull | QueueTimeout | ReadTimeout | WorkerBusy | ConnectFailed | BadResponse
-            | WorkerDied | AnswerCut | MethodNotTaken | StartFailed | Quarantined => false,
+            | WorkerDied | AnswerCut | MethodNotTaken | StreamsFull | StartFailed | Quarantined => false,
         }
     }
 }

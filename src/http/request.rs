@@ -37,6 +37,8 @@ pub struct RequestHead<'h, 'b> {
     pub keep_alive: bool,
     /// The client asks for a WebSocket, the only upgrade that is forwarded. It counts only if no body follows.
     pub wants_websocket: bool,
+    /// A GET that accepts `text/event-stream` by name.
+    pub accepts_events: bool,
     /// `Connection` names further fields that must not be forwarded.
     pub nominates: bool,
 }
@@ -96,6 +98,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             expects_continue: http11 && seen.expects_continue && framing != Framing::Empty,
             keep_alive: !seen.close && (http11 || seen.keep_alive),
             wants_websocket: http11 && seen.upgrade_named && seen.upgrade_websocket && method == "GET",
+            accepts_events: seen.accepts_events && method == "GET",
             nominates: seen.nominates,
         })
     }
@@ -139,6 +142,7 @@ struct Seen<'b> {
     keep_alive: bool,
     upgrade_named: bool,
     upgrade_websocket: bool,
+    accepts_events: bool,
     nominates: bool,
     expects_continue: bool,
     expects_other: bool,
@@ -167,6 +171,13 @@ impl<'b> Seen<'b> {
             name if field::is(name, b"upgrade") => {
                 self.upgrade_websocket |=
                     field::list(value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+            }
+            name if field::is(name, b"accept") => {
+                let is_stream = |range: &[u8]| {
+                    let kind = range.split(|&byte| byte == b';').next().unwrap_or_default();
+                    field::trim(kind).eq_ignore_ascii_case(b"text/event-stream")
+                };
+                self.accepts_events |= field::list(value).any(is_stream);
             }
             name if field::is(name, b"expect") => {
                 if value.eq_ignore_ascii_case(b"100-continue") {

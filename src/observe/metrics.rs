@@ -23,6 +23,8 @@ pub(crate) struct Served {
     pub body_bytes: u64,
     /// Whether a worker got it.
     pub reached_worker: bool,
+    /// It was a stream for so long; the rest was counted at its head.
+    pub stream: Option<Duration>,
 }
 
 /// What is counted.
@@ -33,6 +35,7 @@ pub(crate) struct Metrics {
     total: Histogram,
     queue: Histogram,
     worker: Histogram,
+    streams: Histogram,
     sent_body_bytes: u64,
     pub received_bytes: u64,
     pub retries: u64,
@@ -63,6 +66,8 @@ pub(crate) struct Snapshot {
     pub order_age: Duration,
     pub order_changes: u64,
     pub connections: usize,
+    /// Open event streams and tunnels.
+    pub streams: usize,
     pub dropped_log_lines: u64,
     /// By state: idle, busy, booting, reserve, leaving, stuck.
     pub workers: Vec<(&'static str, usize)>,
@@ -107,12 +112,19 @@ impl Metrics {
         if let Some(reason) = served.reason {
             *self.refusals.entry(code(reason)).or_default() += 1;
         }
-        self.total.observe(served.total);
-        if served.reached_worker {
-            self.queue.observe(served.queue);
-            self.worker.observe(served.worker);
+        match (served.stream, served.reached_worker) {
+            (Some(age), _) => self.streams.observe(age),
+            (None, true) => self.took(served.queue, served.worker, served.total),
+            (None, false) => self.total.observe(served.total),
         }
         self.sent_body_bytes += served.body_bytes;
+    }
+
+    /// How long a request took that a worker had.
+    pub(crate) fn took(&mut self, queue: Duration, worker: Duration, total: Duration) {
+        self.total.observe(total);
+        self.queue.observe(queue);
+        self.worker.observe(worker);
     }
 
     pub(crate) fn replaced(&mut self, why: RetireReason) {
@@ -160,6 +172,7 @@ impl Metrics {
             ),
             ("rip_queue_duration_seconds", "What requests waited for a worker.", &self.queue),
             ("rip_worker_duration_seconds", "What workers took for an answer.", &self.worker),
+            ("rip_stream_duration_seconds", "From a stream's head to its end.", &self.streams),
         ];
         for (name, help, histogram) in histograms {
             text.histogram(name, help, histogram);
@@ -195,6 +208,7 @@ impl Metrics {
             "Times that the order in which waiting requests are served has changed.",
             now.order_changes,
         );
+        text.single("rip_streams", "gauge", "Open event streams and WebSockets.", now.streams as u64);
         text.single("rip_retries_total", "counter", "Requests that were tried once more.", self.retries);
         text.single(
             "rip_client_connections",
@@ -385,6 +399,7 @@ mod tests {
                 total: time,
                 body_bytes: 4,
                 reached_worker: reason.is_none(),
+                stream: None,
             });
         }
         metrics.busy_for(1, Duration::from_secs(3));

@@ -86,6 +86,12 @@ pub(crate) fn table(status: &Value) -> String {
             (Some(state), Some(request)) => format!("{state} {request}"),
             (state, _) => state.unwrap_or("?").to_owned(),
         };
+        // They hold nobody, so they stand beside what the worker does.
+        let state = match number(&worker["streams"]) {
+            0 => state,
+            1 => format!("{state}, 1 stream"),
+            streams => format!("{state}, {streams} streams"),
+        };
         rows.push([
             or_dash(&worker["slot"]),
             or_dash(&worker["generation"]),

@@ -51,12 +51,18 @@ pub(super) struct Finished {
 pub(super) struct Times {
     pub queue: Duration,
     pub worker: Duration,
+    /// The age of a stream since its head.
+    pub stream: Option<Duration>,
 }
 
 impl Times {
     /// Of a job that a worker has had since `assigned`.
     pub(crate) fn of(job: &Job, assigned: Instant, now: Instant) -> Self {
-        Times { queue: assigned - job.submitted, worker: now.saturating_duration_since(assigned) }
+        Times {
+            queue: assigned - job.submitted,
+            worker: now.saturating_duration_since(assigned),
+            stream: None,
+        }
     }
 }
 

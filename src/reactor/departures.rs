@@ -28,10 +28,8 @@ impl Reactor {
 
     /// A request of which its worker has seen nothing is not sent any more.
     fn call_off(&mut self, upstream: UpstreamKey) {
-        if self.backend.call_off(upstream, &mut self.io)
-            && let Some(worker) = self.backend.worker_of(upstream)
-        {
-            self.worker_is_free(worker);
+        if self.backend.call_off(upstream, &mut self.io) {
+            self.is_free(upstream);
         }
     }
 

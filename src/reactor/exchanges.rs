@@ -2,12 +2,11 @@
 
 use super::backend::exchange::{Exchange, Stage};
 use super::backend::{NoConnection, Piece, Sent, Started, UpstreamDeadline};
-use super::crossing::{Delivery, Finished, Job, Received, Then, Times};
+use super::crossing::{Delivery, Finished, Job, Received, Then};
 use super::io::token::Readiness;
-use super::limits::TICK_BYTES;
-use super::supervisor::worker::Origin;
+use super::limits::{COOLDOWN, TICK_BYTES};
 use super::tick::Reactor;
-use crate::balancer::{Failure, NextStep};
+use crate::balancer::Failure;
 use crate::conn::worker::{End, Outcome};
 use crate::fleet::{RetireReason, TrialOutcome};
 use crate::http::Reason;
@@ -23,7 +22,7 @@ impl Reactor {
     // Inlined, since a job is large, and each call would copy it.
     #[inline(always)]
     pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, mut job: Job) {
-        let Some(upstream) = self.backend.upstream_of(worker) else { return };
+        let Some(upstream) = self.backend.take_upstream(worker) else { return };
         if self.is_stopping() {
             job.request.context.keep_alive = false;
         }
@@ -135,6 +134,8 @@ impl Reactor {
                     self.delivery_failed(upstream, delivery);
                 } else if piece.status.is_some() && piece.client.is_none() {
                     self.notice_departure(upstream);
+                } else if piece.status.is_some() {
+                    self.begin_stream_if_one(upstream);
                 }
             }
             Outcome::Busy { reusable } => self.answered_busy(upstream, reusable),
@@ -144,6 +145,8 @@ impl Reactor {
                 self.upgrade(upstream);
                 if lost_client {
                     self.delivery_failed(upstream, delivery);
+                } else {
+                    self.begin_stream_if_one(upstream);
                 }
             }
             Outcome::UnexpectedBytes => {
@@ -189,7 +192,9 @@ impl Reactor {
         let now = self.io.now();
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let ended = self.backend.end_exchange(upstream, reusable);
-        let Some(Exchange { client, job, assigned, answer, body_bytes, .. }) = ended else { return };
+        let Some(exchange) = ended else { return };
+        let times = exchange.times(now);
+        let Exchange { client, job, answer, body_bytes, .. } = exchange;
         self.supervisor.has_answered(worker, now);
         self.backend.disarm(upstream);
         self.quarantine.note_answer(now);
@@ -203,11 +208,14 @@ impl Reactor {
         if !self.quarantine.is_empty() {
             self.has_passed_trial(&job);
         }
+        if self.supervisor.is_stuck(worker) {
+            self.look_at_stuck(worker);
+        }
         match (client, answer) {
             (Some(client), Some(answer)) => {
                 let finished = Finished {
                     worker: self.supervisor.identity(worker),
-                    times: Times::of(&job, assigned, now),
+                    times,
                     request: job.request,
                     answer,
                     reason: None,
@@ -218,43 +226,7 @@ impl Reactor {
             }
             (_, _) => self.io.give_back(job.request.head),
         }
-        self.worker_is_free(worker);
-    }
-
-    /// Has the worker serve the next waiting request, or wait for one, or leave.
-    pub(super) fn worker_is_free(&mut self, worker: WorkerKey) {
-        if let Some(client) = self.next_waiting(worker) {
-            self.serve_waiting(worker, client);
-        }
-    }
-
-    /// Who gets a worker that is free. `None`: it waits for a request, or leaves.
-    pub(super) fn next_waiting(&mut self, worker: WorkerKey) -> Option<ClientKey> {
-        let now = self.io.now();
-        if self.quarantine.has_suspects() {
-            self.quarantine.acquit(worker.0);
-        }
-        if self.supervisor.is_dead(worker) {
-            // Nobody else is to meet it.
-            self.balancer.remove(worker);
-            return None;
-        }
-        self.supervisor.check_limits(worker, now);
-        match self.balancer.release(worker, now) {
-            NextStep::Dispatch { client } => return Some(client),
-            NextStep::Idle => {}
-            NextStep::Retired => match self.supervisor.origin(worker) {
-                Some(Origin::Outside { .. }) => self.forget_worker(worker),
-                Some(Origin::Slot { .. }) | None => {
-                    // One that was told to end waits for this.
-                    if let Some(upstream) = self.backend.upstream_of(worker) {
-                        self.backend.close(upstream);
-                    }
-                    self.supervisor.fleet_mut().idle(worker, now);
-                }
-            },
-        }
-        None
+        self.is_free(upstream);
     }
 
     fn answered_busy(&mut self, upstream: UpstreamKey, reusable: bool) {
@@ -264,6 +236,7 @@ impl Reactor {
         log::warn!("{}: answered busy", self.label(upstream));
         // It counts as busy for a while, so that nobody meets it again at once.
         self.backend.arm(upstream, UpstreamDeadline::Cooldown, self.io.now());
+        self.balancer.cool_down(worker, self.io.now() + COOLDOWN);
         if is_unresponsive {
             self.supervisor.fleet_mut().retire(worker, RetireReason::Unresponsive, self.io.now());
         }
@@ -310,11 +283,7 @@ impl Reactor {
             UpstreamDeadline::Connect => self.start_exchange(upstream),
             UpstreamDeadline::Cooldown | UpstreamDeadline::Exit => {
                 match self.backend.exchange(upstream).map(|exchange| exchange.stage()) {
-                    None => {
-                        if let Some(worker) = self.backend.worker_of(upstream) {
-                            self.worker_is_free(worker);
-                        }
-                    }
+                    None => self.is_free(upstream),
                     Some(Stage::AwaitingExit { .. }) => self.exit_did_not_come(upstream, kind),
                     // A request that waits for the worker's cooldown goes on.
                     Some(
@@ -357,8 +326,6 @@ impl Reactor {
                 self.try_again(upstream, exchange, Failure::Connect, Reason::ConnectFailed);
             }
         }
-        if !is_refused {
-            self.worker_is_free(worker);
-        }
+        self.is_free(upstream);
     }
 }

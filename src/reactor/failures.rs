@@ -20,7 +20,8 @@ impl Reactor {
     /// Nobody listens on a worker's socket: it gets no more requests, and another takes its place.
     pub(super) fn discard(&mut self, worker: WorkerKey) {
         let is_news = self.supervisor.refuses_connections(worker);
-        self.close_upstream(worker);
+        self.backend.close_unused(worker);
+        self.backend.end_cooldowns(worker);
         self.balancer.remove(worker);
         if !is_news {
             return;
@@ -33,23 +34,12 @@ impl Reactor {
         }
     }
 
-    /// A worker's connection is closed, and it is not to come back to the stack after a cooldown.
-    fn close_upstream(&mut self, worker: WorkerKey) {
-        if let Some(upstream) = self.backend.upstream_of(worker) {
-            self.backend.close(upstream);
-            self.backend.disarm(upstream);
-        }
-    }
-
     /// A worker's process is on its way out: nobody is to meet it any more, not even after a cooldown.
     pub(super) fn take_out(&mut self, worker: WorkerKey) {
         match self.supervisor.origin(worker) {
             // Its end will be reaped in a moment.
             Some(Origin::Slot { .. }) => {
-                self.balancer.remove(worker);
-                if let Some(upstream) = self.backend.upstream_of(worker) {
-                    self.backend.disarm(upstream);
-                }
+                self.balancer.withdraw(worker);
             }
             // Of its end nobody will tell.
             Some(Origin::Outside { .. }) => self.forget_worker(worker),
@@ -60,12 +50,15 @@ impl Reactor {
     /// Takes a worker that came from outside out of everything.
     pub(super) fn forget_worker(&mut self, worker: WorkerKey) {
         self.balancer.remove(worker);
-        self.close_upstream(worker);
+        for upstream in self.backend.upstreams_of(worker) {
+            self.backend.close(upstream);
+            self.backend.disarm(upstream);
+        }
         log::info!("{}: gone", self.supervisor.label(worker));
         if !self.supervisor.forget(worker) {
             return;
         }
-        if let Some(upstream) = self.backend.upstream_of(worker) {
+        for upstream in self.backend.upstreams_of(worker) {
             let exchange = self.backend.take_exchange(upstream).filter(|exchange| !exchange.is_question());
             if let Some(exchange) = exchange {
                 self.give_up(upstream, exchange, Reason::WorkerDied);
@@ -88,6 +81,11 @@ impl Reactor {
                 return self.tunnel_broke(upstream);
             }
             Some(_) => {}
+        }
+        if let Some(worker) = self.backend.worker_of(upstream)
+            && matches!(fate, Fate::IsEnding | Fate::Exited(_))
+        {
+            self.backend.note_crash(worker, self.io.now());
         }
         let Some(exchange) = self.backend.take_exchange(upstream) else { return };
         if let (End::Idle, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
@@ -197,9 +195,23 @@ impl Reactor {
         let description = self.describe_of(upstream).unwrap_or_default();
         log::error!("{}: stuck in {description}; it is replaced", self.label(upstream));
         match self.supervisor.origin(worker) {
-            Some(Origin::Slot { .. }) => self.supervisor.fleet_mut().stuck(worker, self.io.now()),
+            Some(Origin::Slot { .. }) => self.tell_fleet_of_stuck(worker),
             Some(Origin::Outside { .. }) => self.forget_worker(worker),
             None => {}
+        }
+    }
+
+    fn tell_fleet_of_stuck(&mut self, worker: WorkerKey) {
+        let has_others = self.backend.has_others_at_work(worker);
+        self.supervisor.fleet_mut().stuck(worker, has_others, self.io.now());
+    }
+
+    /// Something in a worker has ended that is stuck in something: in something else, or in this.
+    pub(super) fn look_at_stuck(&mut self, worker: WorkerKey) {
+        if !self.backend.is_any_stuck(worker) {
+            self.supervisor.is_well(worker);
+        } else if self.supervisor.origin(worker).is_some_and(Origin::is_own) {
+            self.tell_fleet_of_stuck(worker);
         }
     }
 }
@@ -233,7 +245,7 @@ impl Reactor {
         self.observer.retried();
         exchange.job.tries += 1;
         exchange.job.body.rewind();
-        if matches!(failure, Failure::ClosedWithoutResponse { .. }) && self.balancer.idle() == 0 {
+        if matches!(failure, Failure::ClosedWithoutResponse { .. }) && !self.balancer.has_free_place() {
             let worker = self.backend.worker_of(upstream).filter(|worker| !self.supervisor.is_dead(*worker));
             // One that can be asked whether it is idle takes the request from the front of the queue when it is.
             let is_asked_first = worker.is_some_and(|worker| self.supervisor.can_be_asked(worker))
@@ -317,15 +329,19 @@ impl Reactor {
         exchange.map_or_else(Times::default, |exchange| exchange.times(self.io.now()))
     }
 
-    /// `GET /path (id abc, waited 3 ms, worked 12 ms, 45 MiB)`
+    /// `GET /path (id abc, waited 3 ms, worked 12 ms, 45 MiB, one among 3)`
     fn describe(&self, upstream: UpstreamKey, exchange: &Exchange) -> String {
         let request = exchange.subject();
         let times = exchange.times(self.io.now());
         let worker = self.backend.worker_of(upstream);
         let resident_bytes = worker.and_then(|worker| self.supervisor.resident_bytes(worker));
         let weight = resident_bytes.map(|bytes| format!(", {} MiB", bytes >> 20)).unwrap_or_default();
+        let company = match worker.map_or(1, |worker| self.backend.crashed_with(worker, self.io.now())) {
+            0 | 1 => String::new(),
+            count => format!(", one among {count}"),
+        };
         format!(
-            "{} {} (id {}, waited {} ms, worked {} ms{weight})",
+            "{} {} (id {}, waited {} ms, worked {} ms{weight}{company})",
             request.method().escape_ascii(),
             request.path().escape_ascii(),
             request.id().escape_ascii(),

@@ -15,7 +15,7 @@
 //! | `host` | what the server and its surroundings tell each other |
 //!
 //! A request's way: `tick` hears of an event and has `requests` read it and dispatch it; `exchanges` sends it to a worker,
-//! passes the answer on, and has `answers` see to its end. `failures` has what is done when a worker fails, `departures`
+//! passes the answer on, and has `answers` see to its end. `places` gives what has come free to the next. `failures` has what is done when a worker fails, `departures`
 //! when a client has left, `questions` finds out whether a handler has ended, `tunnels` passes bytes after a 101.
 //! `workers` does what the fleet says, `renewing` has requests wait for new code, `stopping` is the end.
 //!
@@ -40,6 +40,7 @@ mod io;
 mod limits;
 mod observer;
 mod operators;
+mod places;
 mod quarantine;
 mod questions;
 mod renewing;

@@ -69,8 +69,12 @@ impl Reactor {
 impl Reactor {
     /// A worker's connection has ended in the middle of an exchange. Whether its process has as well will be known soon.
     pub(super) fn suspect(&mut self, upstream: UpstreamKey) {
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        // Of several nobody can tell which was it.
+        let is_alone = self.backend.crashed_with(worker, self.io.now()) <= 1
+            && self.backend.exchanges_of(worker).count() <= 1;
         let suspect = self.backend.exchange(upstream).and_then(|exchange| self.suspect_of(exchange));
-        if let (Some(worker), Some(suspect)) = (self.backend.worker_of(upstream), suspect) {
+        if let Some(suspect) = suspect.filter(|_| is_alone) {
             self.quarantine.suspect(worker.0, suspect);
         }
     }
@@ -81,7 +85,8 @@ impl Reactor {
             Stage::Serving | Stage::Reconnecting | Stage::AwaitingExit { .. } => true,
             Stage::Tunnel { .. } | Stage::Probing | Stage::AskingIdle { .. } => false,
         };
-        if self.quarantine.is_off() || !is_request || exchange.is_unsent() || exchange.is_stream() {
+        let is_off = self.quarantine.is_off() || self.config.concurrency > 1;
+        if is_off || !is_request || exchange.is_unsent() || exchange.is_stream() {
             return None;
         }
         let job = &exchange.job;

@@ -2,7 +2,7 @@
 //! nobody waits for has ended, and how a process has ended whose answer ended with it.
 
 use super::backend::exchange::{Exchange, Stage};
-use super::backend::{NoConnection, UpstreamDeadline};
+use super::backend::{NoConnection, Place, UpstreamDeadline};
 use super::crossing::Delivery;
 use super::supervisor::worker::Fate;
 use super::tick::Reactor;
@@ -137,6 +137,12 @@ impl Reactor {
             // It has a second try in hand, or will be taken out in a moment.
             return self.io.give_back(earlier.request.head);
         }
+        if self.backend.place(upstream) == Some(Place::Left) {
+            // It held nobody, so nobody waits for the end of its handler.
+            self.io.give_back(earlier.request.head);
+            self.backend.disarm(upstream);
+            return self.is_free(upstream);
+        }
         match (fate, otherwise) {
             (Fate::Lives | Fate::Unknown, _) if self.supervisor.can_be_asked(worker) => {
                 let Earlier { request, assigned } = earlier;
@@ -146,7 +152,7 @@ impl Reactor {
             (Fate::Lives | Fate::Unknown, Otherwise::IsFree) => {
                 self.io.give_back(earlier.request.head);
                 self.backend.disarm(upstream);
-                self.worker_is_free(worker);
+                self.is_free(upstream);
             }
             (Fate::Lives | Fate::Unknown, Otherwise::CoolsDown) | (Fate::IsEnding | Fate::Exited(_), _) => {
                 self.io.give_back(earlier.request.head);
@@ -183,7 +189,7 @@ impl Reactor {
                 self.supervisor.is_well(worker);
                 self.backend.drop_exchange(upstream, &mut self.io);
                 self.backend.disarm(upstream);
-                self.worker_is_free(worker);
+                self.is_free(upstream);
             }
             (_, _) if status.is_some() => self.ask_later(upstream),
             // Its answer has not come in full.

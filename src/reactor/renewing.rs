@@ -4,7 +4,6 @@ use super::crossing::Times;
 use super::limits::MAX_REFUSALS_PER_TICK;
 use super::supervisor::Renewed;
 use super::tick::Reactor;
-use crate::balancer::NextStep;
 use crate::conn::Request;
 use crate::keys::ClientKey;
 use std::time::Instant;
@@ -52,10 +51,10 @@ impl Reactor {
     /// Whoever has the old code and is still there gets requests again.
     fn release_requests(&mut self) {
         for worker in self.supervisor.end_hold() {
-            if self.supervisor.end_withholding(worker)
-                && let NextStep::Dispatch { client } = self.balancer.readmit(worker, self.io.now())
-            {
-                self.serve_waiting(worker, client);
+            if self.supervisor.end_withholding(worker) {
+                let capacity = self.supervisor.capacity(worker);
+                let next = self.balancer.readmit(worker, capacity, self.io.now());
+                self.go_on_with_worker(worker, next);
             }
         }
     }

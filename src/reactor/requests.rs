@@ -7,10 +7,10 @@ use super::frontend::{Flushed, FromClient};
 use super::io::token::{Readiness, Target};
 use super::limits::MAX_REFUSALS_PER_TICK;
 use super::tick::Reactor;
-use crate::balancer::Decision;
+use crate::balancer::{Decision, Wish};
 use crate::conn::Request;
 use crate::http::Reason;
-use crate::keys::{ClientKey, WorkerKey};
+use crate::keys::ClientKey;
 
 /// Whether the client is there, and leave to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -103,11 +103,14 @@ impl Reactor {
         if !self.quarantine.is_empty() && self.is_quarantined(client, &job) {
             return self.refuse_quarantined(client, job);
         }
-        match self.balancer.submit(client, deadline) {
-            Decision::Assign { worker } => self.assign(worker, client, job),
-            Decision::Enqueue => self.enqueue(client, job),
-            Decision::Reject => self.refuse(client, job.request, Reason::QueueFull, Times::default(), None),
-        }
+        let wish = if job.request.asks_for_stream() { Wish::Stream } else { Wish::Answer };
+        let refusal = match self.balancer.submit(client, wish, deadline) {
+            Decision::Assign { worker } => return self.assign(worker, client, job),
+            Decision::Enqueue => return self.enqueue(client, job),
+            Decision::Reject => Reason::QueueFull,
+            Decision::RejectStream => Reason::StreamsFull,
+        };
+        self.refuse(client, job.request, refusal, Times::default(), None);
     }
 
     fn enqueue(&mut self, client: ClientKey, job: Job) {
@@ -132,7 +135,7 @@ impl Reactor {
         }
         match self.balancer.resubmit(client, job.deadline) {
             Decision::Assign { worker } => self.assign(worker, client, job),
-            Decision::Enqueue | Decision::Reject => self.enqueue(client, job),
+            Decision::Enqueue | Decision::Reject | Decision::RejectStream => self.enqueue(client, job),
         }
     }
 
@@ -144,20 +147,6 @@ impl Reactor {
             {
                 self.place(client, job);
             }
-        }
-    }
-
-    /// A worker that is free takes the request that has waited longest.
-    pub(super) fn serve_waiting(&mut self, worker: WorkerKey, client: ClientKey) {
-        let mut next = Some(client);
-        while let Some(client) = next {
-            let Some(job) = self.frontend.end_wait(client) else { return };
-            if self.quarantine.is_empty() || self.may_go_on(&job) {
-                return self.assign(worker, client, job);
-            }
-            // Workers have died of its like while it waited.
-            self.refuse_quarantined(client, job);
-            next = self.next_waiting(worker);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the server tells of itself: to anybody, to the command line, to Prometheus.
 
+use super::backend::exchange::Exchange;
 use super::io::listen::Listener;
 use super::tick::Reactor;
 use crate::balancer::Serving;
@@ -44,12 +45,18 @@ impl Reactor {
         self.supervisor.serving_workers().all(|worker| self.is_overdue(worker))
     }
 
-    /// Whether the worker's request has had more than the read timeout, and its client an answer or enough of waiting.
+    /// Whether each of the worker's requests has had more than the read timeout, and its client an answer or enough of
+    /// waiting.
     fn is_overdue(&self, worker: WorkerKey) -> bool {
-        let upstream = self.backend.upstream_of(worker);
-        upstream.and_then(|upstream| self.backend.exchange(upstream)).is_some_and(|exchange| {
+        let is_overdue = |exchange: &Exchange| {
             exchange.client.is_none() && exchange.assigned + self.config.read_timeout <= self.io.now()
-        })
+        };
+        let mut requests = self
+            .backend
+            .exchanges_of(worker)
+            .filter(|exchange| exchange.streaming_since.is_none())
+            .peekable();
+        requests.peek().is_some() && requests.all(is_overdue)
     }
 
     /// What the control socket tells: everything.
@@ -79,6 +86,8 @@ impl Reactor {
         value["waitingSlots"] = self.supervisor.waiting_slots(self.io.now()).into();
         value["starting"] = launcher.starts().into();
         value["clients"] = self.frontend.connections().into();
+        value["concurrency"] = self.config.concurrency.into();
+        value["streams"] = self.backend.streams().into();
         value["tunnels"] = self.backend.tunnels().into();
         value["droppedLogLines"] = self.observer.dropped_lines().into();
         value["quarantine"] = self.quarantine_details();
@@ -88,13 +97,30 @@ impl Reactor {
 
     fn worker_details(&self, worker: WorkerKey) -> Value {
         let now = self.io.now();
-        let upstream = self.backend.upstream_of(worker);
-        let request = upstream.and_then(|upstream| self.backend.exchange(upstream)).map(|exchange| {
+        // Streams have their own place.
+        let requests =
+            self.backend.exchanges_of(worker).filter(|exchange| exchange.streaming_since.is_none());
+        let (oldest, at_work) = requests.fold((None, 0), |(oldest, count), exchange| {
+            let is_older = |other: &&Exchange| other.assigned <= exchange.assigned;
+            (oldest.filter(is_older).or(Some(exchange)), count + 1)
+        });
+        let request = oldest.map(|exchange| {
             let request = exchange.subject();
             let seconds = now.saturating_duration_since(exchange.assigned).as_secs_f64();
-            format!("{seconds:.1}s {} {}", request.method().escape_ascii(), request.path().escape_ascii())
+            let others = if at_work > 1 { format!(" (+{})", at_work - 1) } else { String::new() };
+            format!(
+                "{seconds:.1}s {} {}{others}",
+                request.method().escape_ascii(),
+                request.path().escape_ascii()
+            )
         });
-        self.supervisor.details(worker, self.balancer.is_idle(worker), request, now)
+        let streams = self.backend.exchanges_of(worker).count() - at_work;
+        let mut value = self.supervisor.details(worker, self.balancer.is_idle(worker), request, now);
+        if !value.is_null() {
+            value["atWork"] = at_work.into();
+            value["streams"] = streams.into();
+        }
+        value
     }
 
     /// The most workers that were at work at once within the last minute or two.
@@ -129,6 +155,7 @@ impl Reactor {
             order_age: self.order_age(),
             order_changes: self.balancer.order_changes(),
             connections: self.frontend.connections(),
+            streams: self.backend.streams(),
             dropped_log_lines: self.observer.dropped_lines(),
             workers: states.into_iter().map(|state| (state, count(state))).collect(),
             needed_workers: self.needed_workers(),

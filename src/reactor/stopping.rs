@@ -139,13 +139,13 @@ impl Reactor {
         self.end_if_alone();
     }
 
-    /// Workers that hold a stream or a tunnel would do so until the end: they are told at once, unless they are all
-    /// that those who wait can hope for.
+    /// Workers that are held by a stream or a tunnel would be so until the end: they are told at once, unless they are
+    /// all that those who wait can hope for. Streams that hold nobody are told when nobody may bring requests any more.
     fn release_streams(&mut self) {
         if self.balancer.waiting() > 0 {
             return;
         }
-        for worker in self.backend.workers_with_streams() {
+        for worker in self.backend.workers_held_by_streams() {
             self.supervisor.fleet_mut().release(worker, self.io.now());
         }
     }

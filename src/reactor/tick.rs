@@ -181,6 +181,7 @@ impl Reactor {
         while let Some((key, kind)) = self.admin.expire(now) {
             self.on_control_deadline(key, kind);
         }
+        self.backend.sweep(now);
         while let Some(upstream) = self.backend.expire_question(now) {
             self.ask_again(upstream);
         }
@@ -229,6 +230,7 @@ impl Reactor {
     /// Closed entries leave the slabs only now, so that no key is used again inside one batch of events.
     fn remove_closed(&mut self) {
         self.frontend.remove_closed();
+        self.backend.remove_closed();
         for worker in self.supervisor.remove_closed() {
             self.backend.remove(worker);
         }

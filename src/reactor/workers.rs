@@ -1,8 +1,8 @@
 //! Workers come and go: what the fleet says is done here, and what became of it is told back.
 
 use super::backend::UpstreamDeadline;
+use super::supervisor::STREAMS_DELAY;
 use super::tick::Reactor;
-use crate::balancer::NextStep;
 use crate::control::Join;
 use crate::fleet::{Action, RollEnd};
 use crate::keys::WorkerKey;
@@ -30,9 +30,9 @@ impl Reactor {
                 }
                 Action::EndTrial => self.balancer.end_trial(),
                 Action::Readmit { worker } => {
-                    if let NextStep::Dispatch { client } = self.balancer.readmit(worker, self.io.now()) {
-                        self.serve_waiting(worker, client);
-                    }
+                    let capacity = self.supervisor.capacity(worker);
+                    let next = self.balancer.readmit(worker, capacity, self.io.now());
+                    self.go_on_with_worker(worker, next);
                 }
                 Action::Withdraw { worker } => {
                     if self.balancer.withdraw(worker) {
@@ -90,7 +90,7 @@ impl Reactor {
         while let Some(worker) = self.supervisor.next_started(&self.io, &mut self.observer) {
             self.backend.add(worker);
             if self.supervisor.is_command(worker)
-                && let Some(upstream) = self.backend.upstream_of(worker)
+                && let Some(upstream) = self.backend.next_upstream_of(worker)
             {
                 self.backend.arm(upstream, UpstreamDeadline::Probe, self.io.now());
             }
@@ -120,7 +120,7 @@ impl Reactor {
     fn admit(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) {
         let Some(connects) = self.supervisor.admit(worker, self.io.now()) else { return };
         if connects
-            && let Some(upstream) = self.backend.upstream_of(worker)
+            && let Some(upstream) = self.backend.next_upstream_of(worker)
             && let Some(endpoint) = self.supervisor.endpoint(worker)
         {
             // If that fails, it is tried again with the first request.
@@ -129,29 +129,30 @@ impl Reactor {
         if self.supervisor.is_withheld_at_once(worker) {
             return;
         }
-        if let NextStep::Dispatch { client } = self.balancer.join(worker, predecessor, self.io.now()) {
-            self.serve_waiting(worker, client);
-        }
+        let capacity = self.supervisor.capacity(worker);
+        let next = self.balancer.join(worker, capacity, predecessor, self.io.now());
+        self.go_on_with_worker(worker, next);
     }
 
     fn terminate(&mut self, worker: WorkerKey) {
-        let Some(upstream) = self.backend.upstream_of(worker) else { return };
         self.supervisor.terminate(worker);
-        if self.backend.exchange(upstream).is_none() {
-            self.backend.close(upstream);
-        }
+        self.backend.close_unused(worker);
     }
 
-    /// The end of a worker's drain: whoever waits for it is told, and its connection is closed before it is killed.
+    /// The end of a worker's drain: whoever waits for it is told, and its connections are closed before it is killed.
     fn cut_worker(&mut self, worker: WorkerKey) {
-        let Some(upstream) = self.backend.upstream_of(worker) else { return };
-        if !self.backend.is_question(upstream) {
-            self.cut_exchange(upstream);
+        let upstreams = self.backend.upstreams_of(worker);
+        for &upstream in &upstreams {
+            if !self.backend.is_question(upstream) {
+                self.cut_exchange(upstream);
+            }
         }
-        self.backend.close(upstream);
-        self.backend.disarm(upstream);
         self.balancer.remove(worker);
-        self.backend.drop_exchange(upstream, &mut self.io);
+        for upstream in upstreams {
+            self.backend.close(upstream);
+            self.backend.disarm(upstream);
+            self.backend.drop_exchange(upstream, &mut self.io);
+        }
     }
 
     /// Takes in all children that have ended.
@@ -166,14 +167,15 @@ impl Reactor {
     fn on_exit(&mut self, worker: WorkerKey, exit: Exit) {
         self.supervisor.note_exit(worker, exit);
         // It must not be met again while its last bytes are read.
-        if self.balancer.is_idle(worker) {
-            self.balancer.remove(worker);
-        }
+        self.balancer.remove(worker);
         // What it had written before its end is still to be read: an answer may be whole.
-        if let Some(upstream) = self.backend.upstream_of(worker) {
+        let upstreams = self.backend.upstreams_of(worker);
+        for &upstream in &upstreams {
             self.backend.worker_has_ended(upstream);
             self.read_upstream(upstream);
-            self.supervisor.finish_output(worker, &mut self.io, &mut self.observer);
+        }
+        self.supervisor.finish_output(worker, &mut self.io, &mut self.observer);
+        for upstream in upstreams {
             self.backend.disarm(upstream);
             self.end_exchange_of_the_dead(upstream, exit);
         }
@@ -219,7 +221,9 @@ impl Reactor {
             return None;
         }
         let bottom = self.balancer.bottom();
-        let (_, since) = bottom.filter(|(worker, _)| self.supervisor.fleet().may_shrink(*worker))?;
-        Some(since + self.config.shrink_after)
+        let (worker, since) = bottom.filter(|(worker, _)| self.supervisor.fleet().may_shrink(*worker))?;
+        let has_streams = self.balancer.streams_of(worker) > 0;
+        let after = self.config.shrink_after;
+        Some(since + if has_streams { after.max(STREAMS_DELAY) } else { after })
     }
 }

@@ -76,7 +76,7 @@ fn if_nobody_ever_joins_it_gives_up_after_three_failures_each() {
 fn a_stuck_worker_gets_no_more_requests_while_its_successor_boots() {
     let mut world = serving(1);
     let stuck = world.pick(|_| true).expect("one");
-    world.fleet.stuck(WorkerKey(stuck), world.now);
+    world.fleet.stuck(WorkerKey(stuck), false, world.now);
     world.obey();
     assert_eq!(world.alive[&stuck].life, Life::Withdrawn);
     assert!(world.pick(|life| life == Life::Booting).is_some(), "a successor is on its way");

@@ -67,7 +67,7 @@ impl Backend {
             }
             Err(why) => return Started::Failed(why),
         }
-        let Some(entry) = self.upstreams.get_mut(upstream.0) else { return Started::Connected };
+        let Some(entry) = self.upstreams.get_mut(upstream) else { return Started::Connected };
         entry.connecting_since = None;
         let Some(exchange) = &mut entry.exchange else { return Started::Connected };
         if exchange.is_reconnecting() {

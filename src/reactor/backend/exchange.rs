@@ -24,6 +24,8 @@ pub(crate) struct Exchange {
     pub answer: Option<Answer>,
     /// Of the answer's body.
     pub body_bytes: u64,
+    /// An event stream or a tunnel since then, which counts as no request any more.
+    pub streaming_since: Option<Instant>,
 }
 
 /// Where an exchange stands.
@@ -112,6 +114,7 @@ impl Exchange {
             is_connection_new,
             answer: None,
             body_bytes: 0,
+            streaming_since: None,
         }
     }
 
@@ -143,6 +146,7 @@ impl Exchange {
             is_connection_new: true,
             answer: None,
             body_bytes: 0,
+            streaming_since: None,
         }
     }
 
@@ -250,7 +254,8 @@ impl Exchange {
     }
 
     pub(crate) fn times(&self, now: Instant) -> Times {
-        Times::of(&self.job, self.assigned, now)
+        let stream = self.streaming_since.map(|since| now.saturating_duration_since(since));
+        Times { stream, ..Times::of(&self.job, self.assigned, now) }
     }
 
     pub(crate) fn is_sent(&self) -> bool {
@@ -280,6 +285,12 @@ impl Exchange {
     /// An event stream's head is out: nobody half-closes one, so a FIN is a departure.
     pub(crate) fn is_event_stream(&self) -> bool {
         !self.is_tunnel() && self.answer.is_some_and(|answer| answer.may_idle)
+    }
+
+    /// It has a client, and is from now on what may leave its worker's place: a tunnel, or the event stream of a GET. The
+    /// streams of other methods are computed, and end.
+    pub(crate) fn is_open_stream(&self) -> bool {
+        self.client.is_some() && self.is_stream() && self.job.request.method() == b"GET"
     }
 
     /// An event stream or a tunnel: it may go on for as long as it likes.

@@ -1,122 +1,68 @@
-//! The workers' side: connections to workers, the exchanges on them, and their deadlines. Today each worker has one
-//! connection at most.
+//! The workers' side: connections to workers, the exchanges on them, and their deadlines.
 
 mod connecting;
+mod deadlines;
 pub(crate) mod exchange;
 mod receiving;
 #[cfg(test)]
 mod seen;
 mod sending;
 mod tunnels;
+mod upstreams;
 
 pub(crate) use connecting::{NoConnection, Started};
+pub(crate) use deadlines::{AskDeadline, UpstreamDeadline};
 pub(crate) use receiving::Piece;
 pub(crate) use sending::Sent;
+pub(crate) use upstreams::Place;
 
-use super::crossing::Job;
+use super::crossing::{Job, Times};
 use super::io::Io;
-use super::io::stream::Stream;
-use super::io::token::Readiness;
-use super::limits::COOLDOWN;
 use crate::config::Config;
+use crate::conn::Request;
 use crate::conn::worker::{Answer, End};
-use crate::conn::{self, Request};
-use crate::deadlines::{Deadlines, deadline_kinds, earliest};
+use crate::deadlines::Deadlines;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
 use exchange::{Exchange, Stage};
-use slab::Slab;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use upstreams::{Upstream, Upstreams};
 
-/// Between two tries to connect to a full backlog.
-const CONNECT_AGAIN: Duration = Duration::from_millis(5);
-/// Between two looks whether a command answers.
-const PROBE_EVERY: Duration = Duration::from_millis(50);
-/// Between two questions whether a worker is idle.
-const ASK_EVERY: Duration = Duration::from_millis(50);
-/// How long the exit status of a process that is ending is waited for: one that frees gigabytes or writes a core file
-/// takes a while.
-const EXIT_WAIT: Duration = Duration::from_secs(2);
-
-deadline_kinds! {
-    /// What a connection to a worker waits for.
-    pub(crate) enum UpstreamDeadline {
-        /// The next byte of an answer.
-        Read,
-        /// The same, where a stream may be idle for long.
-        Idle,
-        /// The end of an answer that nobody waits for.
-        Stall,
-        /// Another try to connect: the backlog was full.
-        Connect,
-        /// The end of its cooldown after a busy answer or a strange end.
-        Cooldown,
-        /// Another look whether a command answers by now.
-        Probe,
-        /// The exit status of a process that is ending.
-        Exit,
-    }
-}
-
-deadline_kinds! {
-    /// What runs beside [`UpstreamDeadline::Stall`], while a worker is asked whether it is idle.
-    pub(crate) enum AskDeadline {
-        /// The next time that it is asked.
-        Repeat,
-    }
-}
-
-/// A connection to a worker, or the place for one.
-#[derive(Debug)]
-pub(crate) struct Upstream {
+/// A worker that has ended with something at work.
+#[derive(Debug, Clone, Copy)]
+struct Crash {
     worker: WorkerKey,
-    stream: Option<Stream>,
-    conn: conn::Worker,
-    exchange: Option<Exchange>,
-    /// The kernel is watched for room to write, after a short write.
-    is_watched_for_room: bool,
-    /// The worker sends no more, which is still to be read.
-    is_closing: bool,
-    /// Since when it is tried to connect.
-    connecting_since: Option<Instant>,
+    at: Instant,
+    exchanges: usize,
 }
 
 pub(crate) struct Backend {
-    upstreams: Slab<Upstream>,
-    /// By the worker's key.
-    of_workers: Vec<Option<UpstreamKey>>,
+    upstreams: Upstreams,
     deadlines: Deadlines<UpstreamDeadline>,
     ask_deadlines: Deadlines<AskDeadline>,
+    /// The last one.
+    crash: Option<Crash>,
     config: Rc<Config>,
 }
 
 impl Backend {
     pub(crate) fn new(config: Rc<Config>) -> Self {
         Backend {
-            upstreams: Slab::new(),
-            of_workers: Vec::new(),
-            deadlines: Deadlines::new(|kind| match kind {
-                UpstreamDeadline::Read => config.read_timeout,
-                UpstreamDeadline::Idle => config.idle_timeout,
-                UpstreamDeadline::Stall => config.drain_timeout,
-                UpstreamDeadline::Connect => CONNECT_AGAIN,
-                UpstreamDeadline::Cooldown => COOLDOWN,
-                UpstreamDeadline::Probe => PROBE_EVERY,
-                UpstreamDeadline::Exit => EXIT_WAIT,
-            }),
-            ask_deadlines: Deadlines::new(|kind| match kind {
-                AskDeadline::Repeat => ASK_EVERY,
-            }),
+            upstreams: Upstreams::default(),
+            deadlines: deadlines::deadlines(&config),
+            ask_deadlines: deadlines::ask_deadlines(),
+            crash: None,
             config,
         }
     }
 
     fn get(&self, upstream: UpstreamKey) -> Option<&Upstream> {
-        self.upstreams.get(upstream.0)
+        self.upstreams.get(upstream)
     }
 
     fn get_mut(&mut self, upstream: UpstreamKey) -> Option<&mut Upstream> {
-        self.upstreams.get_mut(upstream.0)
+        self.upstreams.get_mut(upstream)
     }
 
     fn exchange_mut(&mut self, upstream: UpstreamKey) -> Option<&mut Exchange> {
@@ -126,8 +72,45 @@ impl Backend {
 
 /// Getters.
 impl Backend {
-    pub(crate) fn upstream_of(&self, worker: WorkerKey) -> Option<UpstreamKey> {
-        self.of_workers.get(worker.0).copied().flatten()
+    /// All connections to a worker.
+    pub(crate) fn upstreams_of(&self, worker: WorkerKey) -> Vec<UpstreamKey> {
+        let of_it = self.upstreams.iter().filter(|(_, entry)| entry.worker == worker);
+        of_it.map(|(key, _)| key).collect()
+    }
+
+    /// The one that the next request to this worker would go over.
+    pub(crate) fn next_upstream_of(&self, worker: WorkerKey) -> Option<UpstreamKey> {
+        self.upstreams.next_of(worker)
+    }
+
+    /// What a worker has at work, streams included.
+    pub(crate) fn exchanges_of(&self, worker: WorkerKey) -> impl Iterator<Item = &Exchange> {
+        let of_it = self.upstreams.iter().filter(move |(_, entry)| entry.worker == worker);
+        of_it.filter_map(|(_, entry)| entry.exchange.as_ref())
+    }
+
+    /// Whether the end of an answer was waited for in vain: the fleet has the deadlines of such a worker.
+    pub(crate) fn is_any_stuck(&self, worker: WorkerKey) -> bool {
+        let of_it = self.upstreams.iter().filter(|(_, entry)| entry.worker == worker);
+        of_it.filter(|(_, entry)| entry.exchange.is_some()).any(|(key, _)| self.armed(key).is_none())
+    }
+
+    /// Whether a worker has something at work that may still end in time.
+    pub(crate) fn has_others_at_work(&self, worker: WorkerKey) -> bool {
+        let of_it = self.upstreams.iter().filter(|(_, entry)| entry.worker == worker);
+        of_it.filter(|(_, entry)| entry.exchange.is_some()).any(|(key, _)| self.armed(key).is_some())
+    }
+
+    /// How many exchanges a worker had that is crashing in this moment.
+    pub(crate) fn crashed_with(&self, worker: WorkerKey, now: Instant) -> usize {
+        self.crash
+            .filter(|crash| (crash.worker, crash.at) == (worker, now))
+            .map_or(0, |crash| crash.exchanges)
+    }
+
+    /// What a connection's work counts as.
+    pub(crate) fn place(&self, upstream: UpstreamKey) -> Option<Place> {
+        self.get(upstream).map(|entry| entry.place)
     }
 
     pub(crate) fn worker_of(&self, upstream: UpstreamKey) -> Option<WorkerKey> {
@@ -135,7 +118,7 @@ impl Backend {
     }
 
     pub(crate) fn keys(&self) -> Vec<UpstreamKey> {
-        self.upstreams.iter().map(|(key, _)| UpstreamKey(key)).collect()
+        self.upstreams.iter().map(|(key, _)| key).collect()
     }
 
     pub(crate) fn exchange(&self, upstream: UpstreamKey) -> Option<&Exchange> {
@@ -179,11 +162,18 @@ impl Backend {
         self.upstreams.iter().filter(|(_, entry)| entry.exchange.as_ref().is_some_and(is_one)).count()
     }
 
-    /// Workers that hold an event stream or a tunnel.
-    pub(crate) fn workers_with_streams(&self) -> Vec<WorkerKey> {
-        let has_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_stream);
-        let with = self.upstreams.iter().filter(|(_, entry)| has_stream(entry));
-        with.map(|(_, entry)| entry.worker).collect()
+    /// Workers of which an event stream or a tunnel holds a place.
+    pub(crate) fn workers_held_by_streams(&self) -> BTreeSet<WorkerKey> {
+        let is_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_stream);
+        let is_held = |entry: &Upstream| entry.place == Place::Held && is_stream(entry);
+        let held = self.upstreams.iter().filter(|(_, entry)| is_held(entry));
+        held.map(|(_, entry)| entry.worker).collect()
+    }
+
+    /// Event streams and tunnels, whether they hold a place or not.
+    pub(crate) fn streams(&self) -> usize {
+        let is_one = |exchange: &Exchange| exchange.streaming_since.is_some();
+        self.upstreams.iter().filter(|(_, entry)| entry.exchange.as_ref().is_some_and(is_one)).count()
     }
 
     /// The job of an exchange of which the worker has seen nothing.
@@ -201,26 +191,56 @@ impl Backend {
 /// Workers come and go.
 impl Backend {
     pub(crate) fn add(&mut self, worker: WorkerKey) {
-        let upstream = self.upstreams.insert(Upstream {
-            worker,
-            stream: None,
-            conn: conn::Worker::default(),
-            exchange: None,
-            is_watched_for_room: false,
-            is_closing: false,
-            connecting_since: None,
-        });
-        if self.of_workers.len() <= worker.0 {
-            self.of_workers.resize(worker.0 + 1, None);
-        }
-        self.of_workers[worker.0] = Some(UpstreamKey(upstream));
+        self.upstreams.add_worker(worker);
     }
 
+    /// To be called behind a tick, so that no key is used again inside one batch of events.
     pub(crate) fn remove(&mut self, worker: WorkerKey) {
-        if let Some(upstream) = self.of_workers.get_mut(worker.0).and_then(Option::take) {
+        for upstream in self.upstreams.remove_worker(worker) {
             self.deadlines.disarm(upstream.0);
             self.ask_deadlines.disarm(upstream.0);
-            self.upstreams.try_remove(upstream.0);
+        }
+    }
+
+    /// The same for connections that are not needed any more.
+    pub(crate) fn remove_closed(&mut self) {
+        self.upstreams.remove_closed();
+    }
+
+    /// A connection for a request that holds one of the worker's places: the one that was used last, so that the others
+    /// can be closed some time.
+    #[inline(always)]
+    pub(crate) fn take_upstream(&mut self, worker: WorkerKey) -> Option<UpstreamKey> {
+        self.upstreams.take(worker)
+    }
+
+    /// The work on a connection is over, and what it counted as.
+    pub(crate) fn release_upstream(&mut self, upstream: UpstreamKey, now: Instant) -> Option<Place> {
+        self.upstreams.release(upstream, now)
+    }
+
+    /// A stream has left its place.
+    pub(crate) fn leave_place(&mut self, upstream: UpstreamKey) {
+        if let Some(entry) = self.get_mut(upstream) {
+            entry.place = Place::Left;
+        }
+    }
+
+    /// A worker's connections without an exchange are closed.
+    pub(crate) fn close_unused(&mut self, worker: WorkerKey) {
+        for upstream in self.upstreams_of(worker) {
+            if self.exchange(upstream).is_none() {
+                self.close(upstream);
+            }
+        }
+    }
+
+    /// A worker is not to come back after a cooldown.
+    pub(crate) fn end_cooldowns(&mut self, worker: WorkerKey) {
+        for upstream in self.upstreams_of(worker) {
+            if self.exchange(upstream).is_none() {
+                self.disarm(upstream);
+            }
         }
     }
 
@@ -228,6 +248,14 @@ impl Backend {
     pub(crate) fn worker_has_ended(&mut self, upstream: UpstreamKey) {
         if let Some(entry) = self.get_mut(upstream) {
             entry.is_closing = true;
+        }
+    }
+
+    /// A worker is crashing: what it has at work is counted before one after the other fails.
+    pub(crate) fn note_crash(&mut self, worker: WorkerKey, now: Instant) {
+        if self.crashed_with(worker, now) == 0 {
+            let exchanges = self.exchanges_of(worker).filter(|exchange| !exchange.is_question()).count();
+            self.crash = Some(Crash { worker, at: now, exchanges });
         }
     }
 
@@ -244,17 +272,9 @@ impl Backend {
 
     /// Clients' connections are to end with the answers at work.
     pub(crate) fn close_clients(&mut self) {
-        for (_, entry) in &mut self.upstreams {
+        for entry in self.upstreams.iter_mut() {
             entry.conn.close_client();
         }
-    }
-}
-
-impl Upstream {
-    fn close(&mut self) {
-        self.stream = None;
-        self.conn = conn::Worker::default();
-        self.is_closing = false;
     }
 }
 
@@ -291,6 +311,17 @@ impl Backend {
         let Some(entry) = self.get_mut(upstream) else { return };
         entry.exchange = Some(exchange);
         self.arm_stall(upstream, io.now());
+    }
+
+    /// Notes that an exchange is a stream from now on, if it is one; its times until here, and since its first byte.
+    pub(crate) fn begin_stream(&mut self, upstream: UpstreamKey, now: Instant) -> Option<(Times, Duration)> {
+        let exchange = self.exchange_mut(upstream)?;
+        if !exchange.is_open_stream() || exchange.streaming_since.is_some() {
+            return None;
+        }
+        let times = exchange.times(now);
+        exchange.streaming_since = Some(now);
+        Some((times, now.saturating_duration_since(exchange.job.request.started)))
     }
 
     /// The same request, over a fresh connection to the process that has just closed one.
@@ -388,71 +419,5 @@ impl Backend {
     /// For the log: the exchange keeps its own request, since its worker may still be at it.
     pub(crate) fn copy_request(&self, upstream: UpstreamKey, io: &mut Io) -> Option<Request> {
         Some(self.exchange(upstream)?.job.request.copy_into(io.take_buffer()))
-    }
-}
-
-/// Deadlines.
-impl Backend {
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        earliest([self.deadlines.next(), self.ask_deadlines.next()])
-    }
-
-    /// Takes one connection whose deadline is due.
-    pub(crate) fn expire(&mut self, now: Instant) -> Option<(UpstreamKey, UpstreamDeadline)> {
-        let (key, kind) = self.deadlines.expire(now)?;
-        Some((UpstreamKey(key), kind))
-    }
-
-    /// Takes one worker that is to be asked again.
-    pub(crate) fn expire_question(&mut self, now: Instant) -> Option<UpstreamKey> {
-        self.ask_deadlines.expire(now).map(|(key, AskDeadline::Repeat)| UpstreamKey(key))
-    }
-
-    pub(crate) fn armed(&self, upstream: UpstreamKey) -> Option<UpstreamDeadline> {
-        self.deadlines.armed(upstream.0)
-    }
-
-    pub(crate) fn arm(&mut self, upstream: UpstreamKey, kind: UpstreamDeadline, now: Instant) {
-        self.deadlines.arm(upstream.0, kind, now);
-    }
-
-    pub(crate) fn disarm(&mut self, upstream: UpstreamKey) {
-        self.deadlines.disarm(upstream.0);
-    }
-
-    /// A worker's time to end an answer that nobody waits for. Where it runs, nothing sets it back.
-    pub(crate) fn arm_stall(&mut self, upstream: UpstreamKey, now: Instant) {
-        if self.armed(upstream) != Some(UpstreamDeadline::Stall) {
-            self.arm(upstream, UpstreamDeadline::Stall, now);
-        }
-    }
-
-    /// A question is asked again after a while.
-    pub(crate) fn arm_question(&mut self, upstream: UpstreamKey, now: Instant) {
-        self.ask_deadlines.arm(upstream.0, AskDeadline::Repeat, now);
-    }
-
-    /// The worker takes bytes, so it lives.
-    pub(crate) fn note_progress(&mut self, upstream: UpstreamKey, now: Instant) {
-        if self.armed(upstream) == Some(UpstreamDeadline::Read) {
-            self.arm(upstream, UpstreamDeadline::Read, now);
-        }
-    }
-
-    /// A piece of an answer has come, and it goes on. Once nobody waits, the stall's clock runs and is not set back by more
-    /// bytes.
-    pub(crate) fn answer_goes_on(&mut self, upstream: UpstreamKey, now: Instant) {
-        let may_idle = self.answer_of(upstream).is_some_and(|answer| answer.may_idle);
-        if self.armed(upstream) != Some(UpstreamDeadline::Stall) {
-            let kind = if may_idle { UpstreamDeadline::Idle } else { UpstreamDeadline::Read };
-            self.arm(upstream, kind, now);
-        }
-    }
-
-    /// An event has come. `false`: of nobody.
-    pub(crate) fn note(&mut self, upstream: UpstreamKey, event: Readiness) -> bool {
-        let Some(entry) = self.get_mut(upstream) else { return false };
-        entry.is_closing |= event.is_read_closed;
-        true
     }
 }

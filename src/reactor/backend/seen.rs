@@ -1,13 +1,14 @@
 //! What the simulator sees of the connections to workers.
 
 use super::exchange::{Exchange, Sending};
-use super::{Backend, Upstream, UpstreamDeadline};
+use super::upstreams::Upstream;
+use super::{Backend, Place, UpstreamDeadline};
 use crate::deadlines::Deadlines;
 use crate::keys::{UpstreamKey, WorkerKey};
 
 impl Backend {
     pub(crate) fn upstreams(&self) -> impl Iterator<Item = (UpstreamKey, &Upstream)> {
-        self.upstreams.iter().map(|(key, entry)| (UpstreamKey(key), entry))
+        self.upstreams.iter()
     }
 
     pub(crate) fn deadlines(&self) -> &Deadlines<UpstreamDeadline> {
@@ -18,6 +19,10 @@ impl Backend {
 impl Upstream {
     pub(crate) fn worker(&self) -> WorkerKey {
         self.worker
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     pub(crate) fn exchange(&self) -> Option<&Exchange> {

@@ -7,7 +7,7 @@ mod stdio;
 
 pub(super) use logs::Logs;
 
-use super::crossing::Finished;
+use super::crossing::{Finished, Times};
 use super::io::Io;
 use crate::balancer::Serving;
 use crate::fleet::RetireReason;
@@ -69,6 +69,7 @@ impl Observer {
             reason: finished.reason,
         };
         self.metrics.served(Served {
+            stream: finished.times.stream,
             status: record.status,
             reason: record.reason,
             queue: record.queue_time,
@@ -79,6 +80,11 @@ impl Observer {
         });
         self.longest_wait = self.longest_wait.max(record.queue_time);
         self.logs.append_access_line(&record, io.unix(), now);
+    }
+
+    /// A stream's head is out: as a request it has ended.
+    pub(super) fn stream_began(&mut self, times: &Times, total: Duration) {
+        self.metrics.took(times.queue, times.worker, total);
     }
 
     pub(super) fn depth(&self) -> &Depth {

@@ -56,10 +56,13 @@ impl World {
             }
             wire::set_backlog(&self.workers[at].socket, false);
             self.workers[at].listen(usize::MAX);
-            self.answer(at, 0, 20);
-            self.say(at, usize::MAX);
+            for number in 0..self.workers[at].lines.len() {
+                self.workers[at].look_at(3 * number, |hand| !hand.is_done());
+                self.answer(at, 0, 20);
+                self.say(at, usize::MAX);
+            }
             self.workers[at].running.clear();
-            let is_done = self.workers[at].hand().is_none_or(|hand| hand.is_done());
+            let is_done = !self.workers[at].is_asked() && !self.workers[at].is_speaking();
             if self.workers[at].life == Life::Leaving && is_done {
                 self.end_process(at, Exit::Code(0));
                 self.reaps_soon();

@@ -4,8 +4,8 @@ use super::peers::Life;
 use super::world::World;
 use crate::http::Framing;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
-use crate::reactor::backend::UpstreamDeadline;
 use crate::reactor::backend::exchange::{Exchange, Sending};
+use crate::reactor::backend::{Place, UpstreamDeadline};
 use crate::reactor::frontend::phase::{Phase, Wait};
 use crate::reactor::io::token::Target;
 use crate::reactor::limits::{LINGER, READ_BYTES};
@@ -26,13 +26,6 @@ impl World {
         });
         let workers = self.reactor.supervisor.workers().iter().map(|(key, entry)| (key, entry.pid_number()));
         Keys { clients: clients.collect(), workers: workers.collect() }
-    }
-
-    fn upstream_of(&self, pid: i32) -> Option<UpstreamKey> {
-        let reactor = &self.reactor;
-        let mut upstreams = reactor.backend.upstreams();
-        let found = upstreams.find(|(_, entry)| reactor.supervisor.pid(entry.worker()) == Some(pid));
-        found.map(|(upstream, _)| upstream)
     }
 
     pub(crate) fn check_keys(&self, before: &Keys) {
@@ -85,25 +78,45 @@ impl World {
             }
         }
         assert_eq!(waiting, reactor.balancer.waiting(), "everybody in the queue waits");
-        let mut at_work = 0;
+        let mut busy = 0;
         for (key, entry) in reactor.supervisor.workers() {
             let worker = WorkerKey(key);
-            let upstream = reactor.backend.upstream_of(worker).expect("each has a place for its connection");
-            let exchange = reactor.backend.exchange(upstream);
             let has_old_code = entry.is_withheld() && reactor.supervisor.waits_for_new_code();
             assert!(
                 !has_old_code || !reactor.balancer.is_idle(worker),
                 "worker {key}: old code may be asked"
             );
-            if reactor.balancer.is_idle(worker) {
-                assert!(exchange.is_none() && entry.joins(), "worker {key}: idle with a request in hand");
-            } else if reactor.balancer.is_at_work(worker) {
-                at_work += 1;
+            let of_it = || reactor.backend.upstreams().filter(|(_, entry)| entry.worker() == worker);
+            let is_known = reactor.balancer.is_known(worker);
+            let count = |place: Place| of_it().filter(|(_, entry)| entry.place() == place).count();
+            let counts = (reactor.balancer.at_work(worker), reactor.balancer.streams_of(worker));
+            assert!(
+                !is_known || counts == (count(Place::Held), count(Place::Left)),
+                "worker {key}: {counts:?} places at work and streams, and the connections are {:?}",
+                of_it().map(|(_, entry)| entry.place()).collect::<Vec<_>>()
+            );
+            assert!(!is_known || entry.joins(), "worker {key}: gets requests before it has joined");
+            busy += usize::from(reactor.balancer.at_work(worker) > 0);
+            for (upstream, entry) in of_it() {
                 let rests = reactor.backend.armed(upstream) == Some(UpstreamDeadline::Cooldown);
-                assert!(exchange.is_some() || rests, "worker {key}: busy with nothing");
+                let is_stream = entry.exchange().is_some_and(Exchange::is_stream);
+                match entry.place() {
+                    Place::Held => {
+                        let is_at_work = entry.exchange().is_some() || rests || !is_known;
+                        assert!(is_at_work, "{upstream:?}: busy with nothing");
+                    }
+                    Place::Left => {
+                        assert!(is_stream || !is_known, "{upstream:?}: left by something that is no stream")
+                    }
+                    Place::Unused { .. } => {
+                        let is_asked = entry.exchange().is_none_or(Exchange::is_question);
+                        assert!(is_asked, "{upstream:?}: unused, with a request");
+                    }
+                    Place::Closed => panic!("{upstream:?}: closed, and there behind the tick"),
+                }
             }
         }
-        assert_eq!(at_work, reactor.balancer.busy(), "everybody busy is there");
+        assert_eq!(busy, reactor.balancer.busy(), "everybody busy is there");
         let members = reactor.supervisor.fleet().members().count();
         let workers = reactor.supervisor.workers();
         let alive = workers.iter().filter(|(_, entry)| !entry.has_ended()).count();
@@ -126,20 +139,21 @@ impl World {
             assert!(due.is_none_or(|due| due > now), "{whose} deadline is late");
         }
         for worker in self.workers.iter().filter(|worker| worker.life != Life::Ended) {
-            let Some(line) = worker.lines.first() else { continue };
-            let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
-            let waits = self
-                .upstream_of(worker.pid)
-                .and_then(|upstream| reactor.backend.exchange(upstream))
-                .is_some_and(|exchange| !exchange.is_held_back() && exchange.client.is_some());
-            let may_idle = hand.answer.as_ref().is_some_and(|answer| answer.may_idle);
-            let poll_timeout =
-                if may_idle { reactor.config.idle_timeout } else { reactor.config.read_timeout };
-            assert!(
-                !waits || now < line.touched + poll_timeout,
-                "request {}: its answer is late, and nobody minds",
-                hand.tag
-            );
+            for line in &worker.lines {
+                let Some(hand) = line.hand.as_ref().filter(|hand| !hand.is_done()) else { continue };
+                let waits = line
+                    .upstream()
+                    .and_then(|upstream| reactor.backend.exchange(upstream))
+                    .is_some_and(|exchange| !exchange.is_held_back() && exchange.client.is_some());
+                let may_idle = hand.answer.as_ref().is_some_and(|answer| answer.may_idle);
+                let poll_timeout =
+                    if may_idle { reactor.config.idle_timeout } else { reactor.config.read_timeout };
+                assert!(
+                    !waits || now < line.touched + poll_timeout,
+                    "request {}: its answer is late, and nobody minds",
+                    hand.tag
+                );
+            }
         }
     }
 
@@ -190,6 +204,7 @@ impl World {
     pub(crate) fn check_rest(&self) {
         self.check_operators_rest();
         let reactor = &self.reactor;
+        reactor.balancer.check_rest();
         for (at, client) in self.clients.iter().enumerate() {
             let wire = client.wire.borrow();
             let Some(Target::Client(key)) = wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone)
@@ -226,13 +241,14 @@ impl World {
                 "client {at}: has room, and its answer waits"
             );
         }
-        for (_, entry) in reactor.backend.upstreams() {
+        for (upstream, entry) in reactor.backend.upstreams() {
             let key = entry.worker();
             let pid = reactor.supervisor.pid(key);
             let Some(worker) = self.workers.iter().find(|worker| pid == Some(worker.pid)) else {
                 continue;
             };
-            let Some(line) = worker.lines.first().filter(|_| entry.is_connected()) else { continue };
+            let mut lines = worker.lines.iter().filter(|_| entry.is_connected());
+            let Some(line) = lines.find(|line| line.upstream() == Some(upstream)) else { continue };
             let wire = line.wire.borrow();
             let exchange = entry.exchange();
             let has_ended = exchange.is_some_and(Exchange::has_tunnel_ended);

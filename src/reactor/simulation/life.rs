@@ -1,6 +1,7 @@
 //! What clients and workers do: one action after the other.
 
 use super::actions::Action;
+use super::line::Hand;
 use super::oracle::Said;
 use super::peers::{Client, Life, Worker};
 use super::script::{self, EVENT_STREAM};
@@ -49,36 +50,41 @@ impl World {
                     }
                 }
             }
-            Action::Answer { worker, style, size } => {
-                if let Some(worker) = self.pick_worker(worker, Worker::is_asked) {
+            Action::Answer { worker: number, style, size } => {
+                if let Some(worker) = self.pick_worker(number, Worker::is_asked) {
+                    self.workers[worker].look_at(number, Hand::is_asked);
                     self.answer(worker, style, size);
                 }
             }
-            Action::Stream { worker, size } => {
-                if let Some(worker) = self.pick_worker(worker, Worker::is_asked) {
+            Action::Stream { worker: number, size } => {
+                if let Some(worker) = self.pick_worker(number, Worker::is_asked) {
+                    self.workers[worker].look_at(number, Hand::is_asked);
                     self.answer(worker, EVENT_STREAM, size);
                     let head = self.workers[worker].hand().and_then(|hand| hand.answer.as_ref());
                     let bytes = head.map_or(0, |answer| answer.head_bytes);
                     self.say(worker, bytes);
                 }
             }
-            Action::Say { worker, bytes } => {
-                if let Some(worker) = self.pick_worker(worker, Worker::is_speaking) {
+            Action::Say { worker: number, bytes } => {
+                if let Some(worker) = self.pick_worker(number, Worker::is_speaking) {
+                    self.workers[worker].look_at(number, Hand::is_speaking);
                     self.say(worker, bytes);
                 }
             }
-            Action::Serve { worker, size } => {
+            Action::Serve { worker: number, size } => {
                 if let Some(worker) =
-                    self.pick_worker(worker, |worker| worker.is_asked() || worker.is_speaking())
+                    self.pick_worker(number, |worker| worker.is_asked() || worker.is_speaking())
                 {
+                    self.workers[worker].look_at(number, |hand| !hand.is_done());
                     self.answer(worker, 0, size);
                     self.say(worker, usize::MAX);
                 }
             }
-            Action::Break { worker, style, size, bytes, is_at_once, dies } => {
+            Action::Break { worker: number, style, size, bytes, is_at_once, dies } => {
                 if let Some(worker) =
-                    self.pick_worker(worker, |worker| worker.is_asked() || worker.is_speaking())
+                    self.pick_worker(number, |worker| worker.is_asked() || worker.is_speaking())
                 {
+                    self.workers[worker].look_at(number, |hand| !hand.is_done());
                     self.answer(worker, style, size);
                     self.say(worker, bytes);
                     if !is_at_once {
@@ -88,7 +94,7 @@ impl World {
                         self.end_process(worker, death.exit());
                         self.reaps_soon();
                     } else {
-                        self.workers[worker].hang_up(&mut self.oracle);
+                        self.workers[worker].hang_up_here(&mut self.oracle);
                     }
                 }
             }
@@ -274,7 +280,8 @@ impl World {
 
     pub(crate) fn say(&mut self, at: usize, bytes: usize) {
         let worker = &mut self.workers[at];
-        let Some(line) = worker.lines.iter_mut().rfind(|line| line.hand.is_some()) else { return };
+        let Some(line) = worker.line_looked_at() else { return };
+        let line = &mut worker.lines[line];
         let Some(hand) = &mut line.hand else { return };
         if let Some(number) = worker.running.iter().position(|&tag| tag == hand.tag) {
             // Its connection is closed, so this is only the handler's end.
@@ -324,7 +331,11 @@ impl World {
             pid: worker.pid,
             socket: worker.socket.to_string_lossy().into_owned(),
             version: worker.version,
-            abilities: Abilities { drains: worker.drains, ..Abilities::default() },
+            abilities: Abilities {
+                drains: worker.drains,
+                streams: worker.takes_streams,
+                concurrency: worker.concurrency,
+            },
         });
         let pid = worker.pid;
         self.tell(&message, pid);
@@ -383,7 +394,10 @@ impl World {
                 // Both kinds, mixed.
                 drains: pid % 3 != 0 && !is_command,
                 lines: Vec::new(),
-                speaks_second: self.reactor.config.command.is_none() && !self.manners.chance(3),
+                looks_at: None,
+                speaks_second: !is_command && !self.manners.chance(3),
+                takes_streams: !is_command && self.manners.chance(2),
+                concurrency: 1 + self.manners.below(5) as u64,
                 closes_when_told: self.manners.chance(2),
                 running: Vec::new(),
                 probes: 0,

@@ -4,6 +4,8 @@ use super::oracle::Oracle;
 use super::reader;
 use super::script::Answer;
 use super::wire::Shared;
+use crate::keys::UpstreamKey;
+use crate::reactor::io::token::Target;
 use std::time::Instant;
 
 /// One connection to a worker.
@@ -32,6 +34,15 @@ pub(crate) struct Hand {
 impl Line {
     pub(crate) fn new(wire: Shared, now: Instant) -> Self {
         Line { wire, parsed: 0, hand: None, last: None, touched: now }
+    }
+
+    /// The server's key for it.
+    pub(crate) fn upstream(&self) -> Option<UpstreamKey> {
+        let wire = self.wire.borrow();
+        match wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone) {
+            Some(Target::Upstream(upstream)) => Some(upstream),
+            _ => None,
+        }
     }
 
     /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
@@ -98,6 +109,15 @@ impl Line {
 }
 
 impl Hand {
+    /// It has no answer yet.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.answer.is_none()
+    }
+
+    pub(crate) fn is_speaking(&self) -> bool {
+        self.answer.is_some() && !self.is_done()
+    }
+
     /// A handler is at work on it.
     pub(crate) fn is_handled(&self) -> bool {
         !self.is_done() && self.answer.as_ref().is_none_or(|answer| !answer.is_busy)

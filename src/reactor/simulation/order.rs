@@ -2,7 +2,7 @@
 //! has `crate::balancer::Balancer`.
 
 use crate::balancer::simulation::Model;
-use crate::balancer::{self, Decision, NextStep, QueueRule};
+use crate::balancer::{self, Capacity, Decision, NextStep, QueueRule, Wish};
 use crate::keys::{ClientKey, WorkerKey};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -32,10 +32,10 @@ impl Balancer {
         }
     }
 
-    pub(crate) fn submit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
-        let decision = self.real.submit(client, deadline);
-        let expected = self.model.submit(client, deadline, false);
-        assert_eq!(decision, expected, "submitted: the top of the stack, else the end of the queue");
+    pub(crate) fn submit(&mut self, client: ClientKey, wish: Wish, deadline: Instant) -> Decision {
+        let decision = self.real.submit(client, wish, deadline);
+        let expected = self.model.submit(client, wish, deadline, false);
+        assert_eq!(decision, expected, "submitted: the fewest at work, else the end of the queue");
         self.check();
         decision
     }
@@ -43,8 +43,8 @@ impl Balancer {
     pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = self.real.resubmit(client, deadline);
         self.is_back.push(client);
-        let expected = self.model.submit(client, deadline, true);
-        assert_eq!(decision, expected, "tried again: the top of the stack, else by the first deadline");
+        let expected = self.model.submit(client, Wish::Answer, deadline, true);
+        assert_eq!(decision, expected, "tried again: the fewest at work, else by the first deadline");
         self.check();
         decision
     }
@@ -52,13 +52,14 @@ impl Balancer {
     pub(crate) fn join(
         &mut self,
         worker: WorkerKey,
+        capacity: Capacity,
         predecessor: Option<WorkerKey>,
         now: Instant,
     ) -> NextStep {
-        let next = self.real.join(worker, predecessor, now);
+        let next = self.real.join(worker, capacity, predecessor, now);
         assert_eq!(
             next,
-            self.model.join(worker, predecessor, now),
+            self.model.join(worker, capacity, predecessor, now),
             "joined: the queue's next, else its predecessor's place, else the bottom of the stack"
         );
         self.check();
@@ -83,9 +84,40 @@ impl Balancer {
         is_out
     }
 
-    pub(crate) fn readmit(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
-        let next = self.real.readmit(worker, now);
-        assert_eq!(next, self.model.readmit(worker, now), "readmitted: as a joined one, or it goes on");
+    pub(crate) fn begin_stream(&mut self, worker: WorkerKey, now: Instant) -> Option<NextStep> {
+        let next = self.real.begin_stream(worker, now);
+        assert_eq!(next, self.model.begin_stream(worker, now), "a stream leaves its place, up to the bound");
+        self.check();
+        next
+    }
+
+    pub(crate) fn end_stream(&mut self, worker: WorkerKey) -> NextStep {
+        let next = self.real.end_stream(worker);
+        assert_eq!(next, self.model.end_stream(worker), "a stream's end frees no place");
+        self.check();
+        next
+    }
+
+    pub(crate) fn cool_down(&mut self, worker: WorkerKey, until: Instant) {
+        self.real.cool_down(worker, until);
+        self.model.cool_down(worker, until);
+        self.check();
+    }
+
+    pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> Option<ClientKey> {
+        let client = self.real.dispatch_more(worker, now);
+        assert_eq!(client, self.model.dispatch_more(worker, now), "a further place, for whoever waits");
+        self.check();
+        client
+    }
+
+    pub(crate) fn readmit(&mut self, worker: WorkerKey, capacity: Capacity, now: Instant) -> NextStep {
+        let next = self.real.readmit(worker, capacity, now);
+        assert_eq!(
+            next,
+            self.model.readmit(worker, capacity, now),
+            "readmitted: as a joined one, or it goes on"
+        );
         self.check();
         next
     }
@@ -132,9 +164,22 @@ impl Balancer {
         self.real.take_deepest()
     }
 
-    /// Busy, or withdrawn and not free.
-    pub(crate) fn is_at_work(&self, worker: WorkerKey) -> bool {
-        self.model.busy.contains(&worker) || self.model.withdrawn.contains(&worker)
+    pub(crate) fn is_known(&self, worker: WorkerKey) -> bool {
+        self.model.worker(worker).is_some()
+    }
+
+    /// How many of its places are at work.
+    pub(crate) fn at_work(&self, worker: WorkerKey) -> usize {
+        self.model.worker(worker).map_or(0, |worker| worker.at_work)
+    }
+
+    /// At rest: nobody waits while a place is free.
+    pub(crate) fn check_rest(&self) {
+        let free = self.model.free();
+        assert!(
+            free.is_empty() || self.model.waiting().is_empty(),
+            "a request waits beside a free place of {free:?}"
+        );
     }
 
     /// Nobody waits beyond its deadline, at the end of a tick.
@@ -145,11 +190,11 @@ impl Balancer {
     }
 
     fn check(&self) {
-        let Model { idle, busy, withdrawn, .. } = &self.model;
-        let waiting = self.model.waiting();
-        assert!(idle.is_empty() || waiting.is_empty(), "a request waits beside an idle worker");
-        let counts = (idle.len(), busy.len() + withdrawn.len(), waiting.len());
+        let counts = self.model.counts();
         assert_eq!((self.real.idle(), self.real.busy(), self.real.waiting()), counts, "the counts add up");
+        for worker in &self.model.workers {
+            assert!(worker.at_work <= worker.capacity.places, "{worker:?}: more than it takes at once");
+        }
         assert_eq!(self.real.next_deadline(), self.model.next_deadline(), "the first deadline is the next");
     }
 }

@@ -38,8 +38,14 @@ pub(crate) struct Worker {
     /// SIGTERM lets what it has at work end, and its join says so.
     pub drains: bool,
     pub lines: Vec<Line>,
+    /// The request that it goes on with.
+    pub looks_at: Option<usize>,
     /// Its join speaks the protocol's second version.
     pub speaks_second: bool,
+    /// Its join says that event streams and tunnels go on beside requests.
+    pub takes_streams: bool,
+    /// As its join says.
+    pub concurrency: u64,
     /// Its runtime closes a connection that the server has shut, while the handler runs on.
     pub closes_when_told: bool,
     /// Requests whose handlers run, and whose connections are closed.
@@ -78,18 +84,32 @@ impl Client {
 }
 
 impl Worker {
-    /// The newest connection's request.
+    /// Goes on with one of the requests that fit.
+    pub(crate) fn look_at(&mut self, number: usize, fits: impl Fn(&Hand) -> bool) {
+        let hands = self.lines.iter().filter_map(|line| line.hand.as_ref());
+        let fit: Vec<usize> = hands.filter(|hand| fits(hand)).map(|hand| hand.tag).collect();
+        self.looks_at = (!fit.is_empty()).then(|| fit[number / 3 % fit.len()]);
+    }
+
+    /// The connection of the request that it goes on with, else the newest one that has any.
+    pub(crate) fn line_looked_at(&self) -> Option<usize> {
+        let tag = |line: &Line| line.hand.as_ref().map(|hand| hand.tag);
+        let found = self.lines.iter().rposition(|line| tag(line).is_some() && tag(line) == self.looks_at);
+        found.or_else(|| self.lines.iter().rposition(|line| line.hand.is_some()))
+    }
+
+    /// That request.
     pub(crate) fn hand(&mut self) -> Option<&mut Hand> {
-        self.lines.iter_mut().rev().find_map(|line| line.hand.as_mut())
+        let line = self.line_looked_at()?;
+        self.lines[line].hand.as_mut()
     }
 
     pub(crate) fn is_asked(&self) -> bool {
-        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(|hand| hand.answer.is_none()))
+        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(Hand::is_asked))
     }
 
     pub(crate) fn is_speaking(&self) -> bool {
-        let speaks = |hand: &Hand| hand.answer.is_some() && !hand.is_done();
-        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(speaks))
+        self.lines.iter().any(|line| line.hand.as_ref().is_some_and(Hand::is_speaking))
     }
 
     /// Told to end, with nothing in hand.
@@ -132,9 +152,20 @@ impl Worker {
         }
     }
 
-    /// Closes its connection; an end in good order, if it has read all that it was sent. Its handler may run on.
+    /// Closes its connections; an end in good order, if it has read all that it was sent. Its handlers may run on.
     pub(crate) fn hang_up(&mut self, oracle: &mut Oracle) {
-        for line in &mut self.lines {
+        (0..self.lines.len()).for_each(|line| self.hang_up_line(line, oracle));
+    }
+
+    /// The same with the one of the request that it goes on with.
+    pub(crate) fn hang_up_here(&mut self, oracle: &mut Oracle) {
+        if let Some(line) = self.line_looked_at() {
+            self.hang_up_line(line, oracle);
+        }
+    }
+
+    fn hang_up_line(&mut self, line: usize, oracle: &mut Oracle) {
+        if let Some(line) = self.lines.get_mut(line) {
             let mut wire = line.wire.borrow_mut();
             if self.life != Life::Ended
                 && let Some(hand) = &line.hand

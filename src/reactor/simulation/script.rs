@@ -10,6 +10,8 @@ pub(crate) struct Planned {
     pub is_http10: bool,
     pub keep_alive: bool,
     pub wants_websocket: bool,
+    /// A WebSocket, or an event stream.
+    pub asks_for_stream: bool,
     /// To be refused, as it has two hosts.
     pub is_bad: bool,
     /// Answered by the server itself, without a tag in its line.
@@ -53,6 +55,7 @@ pub(crate) fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
         let is_bad = kind == 16;
         let is_local = kind == 17;
         let wants_websocket = kind == 18;
+        let accepts_events = method == "GET" && !is_http10 && random.chance(4);
         let keep_alive = !is_bad && !is_http10 && !random.chance(8);
         let has_body = matches!(method, "POST" | "PUT");
         let length = if random.chance(4) { random.below(1500) } else { random.below(40) };
@@ -69,6 +72,9 @@ pub(crate) fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
         } else if !keep_alive && !is_http10 {
             bytes.extend_from_slice(b"Connection: close\r\n");
+        }
+        if accepts_events {
+            bytes.extend_from_slice(b"Accept: text/event-stream\r\n");
         }
         if has_body && random.chance(4) {
             bytes.extend_from_slice(b"Expect: 100-continue\r\n");
@@ -89,6 +95,7 @@ pub(crate) fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
             is_http10,
             keep_alive,
             wants_websocket,
+            asks_for_stream: wants_websocket || accepts_events,
             is_bad,
             is_local,
             body,
@@ -146,7 +153,12 @@ pub(crate) const EVENT_STREAM: usize = 17;
 pub(crate) fn compose(style: usize, size: usize, number: usize, context: &Planned) -> Answer {
     let tag = context.tag;
     // Those who ask for a tunnel mostly get one.
-    let style = if context.wants_websocket && !style.is_multiple_of(4) { 18 } else { style };
+    let style = match style % 4 {
+        0 => style,
+        _ if context.wants_websocket => 18,
+        _ if context.asks_for_stream => EVENT_STREAM,
+        _ => style,
+    };
     let is_head = context.method == "HEAD";
     let sound = Answer { status: 200, is_sound: true, ..Answer::default() };
     let mut body = pattern('a', number, size);

@@ -2,7 +2,7 @@
 //! that is true.
 
 use super::inside::Keys;
-use super::line::Line;
+use super::line::{Hand, Line};
 use super::oracle::{LogLine, Said, Try};
 use super::script::Planned;
 use super::wire::Kind;
@@ -77,6 +77,8 @@ impl World {
         let now = self.now;
         let mut tried = Vec::new();
         let queue_timeout = self.reactor.config.queue_timeout;
+        let concurrency = self.reactor.config.concurrency as u64;
+        let is_command = self.reactor.config.command.is_some();
         for worker in &mut self.workers {
             let accepted = wire::accept_at(&worker.socket);
             worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
@@ -88,7 +90,11 @@ impl World {
                     let first_sent = self.oracle.tags[**tag].first_sent;
                     first_sent.is_some_and(|first_sent| now < first_sent + queue_timeout)
                 };
-                let is_single = worker.running.is_empty() || !worker.speaks_second;
+                // Of several handlers the server cannot ask which has ended, and for a stream's it does not wait.
+                let is_stream = |tag: &usize| worker.takes_streams && self.oracle.is_stream(*tag);
+                let is_single = worker.running.iter().all(is_stream)
+                    || !worker.speaks_second
+                    || worker.concurrency.min(concurrency) > 1;
                 assert!(
                     is_single || !fresh.iter().any(|tag| may_wait(&tag)),
                     "request {fresh:?}: its worker is at work on {:?} still",
@@ -102,7 +108,18 @@ impl World {
             }
             worker.close_what_is_shut(&mut self.oracle);
             worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
-            assert!(worker.lines.len() <= 1, "worker {}: two connections", worker.pid);
+            let is_at_work = |line: &&Line| {
+                let is_stream = |hand: &Hand| worker.takes_streams && self.oracle.is_stream(hand.tag);
+                let is_open = !line.wire.borrow().peer_has_ended;
+                is_open && line.hand.as_ref().is_some_and(|hand| !hand.is_done() && !is_stream(hand))
+            };
+            let at_work = worker.lines.iter().filter(is_at_work).count() as u64;
+            let most = if is_command { concurrency } else { worker.concurrency.min(concurrency) };
+            assert!(
+                at_work <= most,
+                "worker {}: {at_work} requests at once, and it takes {most}",
+                worker.pid
+            );
             for line in &mut worker.lines {
                 let mut wire = line.wire.borrow_mut();
                 if wire.room_bytes == usize::MAX {
@@ -181,6 +198,8 @@ impl World {
                         || (said.is_all && said.answer.surplus_bytes > 0)
                 })
             }
+            // Its worker's streams may have ended since.
+            "streams_full" => tag.tries.is_empty() && tag.planned.asks_for_stream,
             "start_failed" => tag.tries.is_empty(),
             // Each request is of its own kind, so only its own second try can be refused.
             "quarantined" => config.quarantine == 1 && tag.was_died_on && tag.tries.len() == 1,

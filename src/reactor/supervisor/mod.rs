@@ -24,6 +24,7 @@ use crate::process;
 
 use super::backend::NoConnection;
 use super::endpoint::Endpoint;
+use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
 use crate::deadlines::earliest;
@@ -45,6 +46,9 @@ use worker::{Fate, Origin, Presence, Worker};
 const MAX_BUSY_ANSWERS: u8 = 10;
 /// Memory is looked at no more often than that, since each look opens a file.
 const CHECK_RSS_EVERY: Duration = Duration::from_secs(1);
+/// A worker is replaced for its number of requests, or leaves as unneeded, when its streams have ended, and so much later
+/// at the latest.
+pub(super) const STREAMS_DELAY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) struct Supervisor {
     fleet: Fleet,
@@ -133,13 +137,35 @@ impl Supervisor {
         self.get(worker).is_none_or(Worker::is_dead)
     }
 
+    /// An answer of it does not end.
+    pub(super) fn is_stuck(&self, worker: WorkerKey) -> bool {
+        self.get(worker).is_some_and(|entry| entry.is_stuck)
+    }
+
     /// It has not joined yet, and may.
     pub(super) fn is_booting(&self, worker: WorkerKey) -> bool {
         self.get(worker).is_some_and(|entry| !entry.has_joined() && !entry.is_dead())
     }
 
-    pub(super) fn can_be_asked(&self, worker: WorkerKey) -> bool {
+    pub(super) fn speaks_second_version(&self, worker: WorkerKey) -> bool {
         self.get(worker).is_some_and(|entry| entry.talk.can_be_asked)
+    }
+
+    /// Whether it can be asked if its handler has ended. Of several handlers the answer does not tell which has.
+    pub(super) fn can_be_asked(&self, worker: WorkerKey) -> bool {
+        self.speaks_second_version(worker) && self.capacity(worker).places == 1
+    }
+
+    /// What it takes at once: as much as its join said, and not more than it was asked to. A command says nothing.
+    pub(super) fn capacity(&self, worker: WorkerKey) -> Capacity {
+        let Some(entry) = self.get(worker) else { return Capacity { places: 1, streams: None } };
+        let abilities = entry.talk.abilities;
+        let most = if entry.is_command { u64::MAX } else { abilities.concurrency };
+        Capacity {
+            places: usize::try_from(most)
+                .map_or(self.config.concurrency, |most| most.min(self.config.concurrency)),
+            streams: abilities.streams.then_some(self.config.max_streams),
+        }
     }
 
     /// Whether it may be told, by a half-close, that nobody waits for its answer. A plain command may close for that
@@ -233,7 +259,6 @@ impl Supervisor {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.requests += 1;
             entry.counts.busy_streak = 0;
-            entry.is_stuck = false;
         }
     }
 
@@ -244,7 +269,7 @@ impl Supervisor {
         entry.counts.busy_streak >= MAX_BUSY_ANSWERS
     }
 
-    /// It says that no handler runs.
+    /// No answer of it is stuck.
     pub(super) fn is_well(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.busy_streak = 0;
@@ -286,10 +311,14 @@ impl Supervisor {
     }
 
     /// Has a worker replaced that has served its number of requests, or has grown too heavy. Looked at after an answer.
-    pub(super) fn check_limits(&mut self, worker: WorkerKey, now: Instant) {
-        let Some(entry) = self.workers.get(worker.0) else { return };
+    /// The number of requests waits for its streams to end, for a while.
+    pub(super) fn check_limits(&mut self, worker: WorkerKey, streams: usize, now: Instant) {
+        let Some(entry) = self.workers.get_mut(worker.0) else { return };
         if entry.counts.request_limit.is_some_and(|limit| entry.counts.requests >= limit) {
-            self.fleet.retire(worker, RetireReason::Requests, now);
+            let reached = *entry.counts.limit_reached.get_or_insert(now);
+            if streams == 0 || now.duration_since(reached) >= STREAMS_DELAY {
+                self.fleet.retire(worker, RetireReason::Requests, now);
+            }
         }
         if self.max_memory_bytes > 0 {
             self.check_rss(worker, now);

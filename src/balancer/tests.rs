@@ -1,0 +1,209 @@
+//! The balancer's rules, one by one.
+
+use super::*;
+
+const A: WorkerKey = WorkerKey(0);
+const B: WorkerKey = WorkerKey(1);
+const C: WorkerKey = WorkerKey(2);
+
+const ONE: Capacity = Capacity { places: 1, streams: None };
+
+fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
+    let mut balancer = Balancer::new(2, Duration::from_millis(300), QueueRule::Adaptive);
+    for &worker in workers {
+        assert_eq!(balancer.join(worker, ONE, None, now), NextStep::Idle);
+    }
+    balancer
+}
+
+fn submit(balancer: &mut Balancer, client: usize, now: Instant) -> Decision {
+    balancer.submit(ClientKey(client), Wish::Answer, balancer.deadline(now))
+}
+
+#[test]
+fn a_withdrawn_worker_that_is_not_replaced_serves_again() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A, B], now);
+    assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
+    assert!(balancer.withdraw(B) && !balancer.withdraw(A));
+    assert_eq!(submit(&mut balancer, 1, now), Decision::Enqueue);
+    assert_eq!(balancer.readmit(B, ONE, now), NextStep::Dispatch { client: ClientKey(1) });
+    assert_eq!(balancer.readmit(A, ONE, now), NextStep::Idle);
+    assert_eq!((balancer.in_use(), balancer.busy()), (2, 2));
+    assert_eq!(balancer.release(A, now), NextStep::Idle, "it stays");
+    assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
+}
+
+#[test]
+fn the_last_freed_is_next() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A, B], now);
+    assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
+    assert_eq!(submit(&mut balancer, 1, now), Decision::Assign { worker: B });
+    balancer.release(B, now);
+    balancer.release(A, now);
+    assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
+}
+
+#[test]
+fn who_joins_goes_to_the_bottom_and_a_successor_into_its_predecessors_place() {
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+    let order = |balancer: &Balancer| balancer.free.in_order().map(|worker| worker.0).collect::<Vec<_>>();
+    let mut balancer = balancer_with(&[A, B], now);
+    assert_eq!(order(&balancer), [A.0, B.0], "from the top: the coldest is not the first");
+    // An idle one's.
+    assert_eq!(balancer.join(C, ONE, Some(A), later), NextStep::Idle);
+    balancer.withdraw(A);
+    assert_eq!(order(&balancer), [C.0, B.0]);
+    assert_eq!(balancer.join(A, ONE, Some(B), later), NextStep::Idle);
+    balancer.withdraw(B);
+    assert_eq!(order(&balancer), [C.0, A.0]);
+    assert_eq!(balancer.bottom(), Some((A, now)), "unneeded for as long as the one before it");
+    // A busy one comes back to the top.
+    assert_eq!(submit(&mut balancer, 0, later), Decision::Assign { worker: C });
+    assert_eq!(balancer.join(B, ONE, Some(C), later), NextStep::Idle);
+    assert_eq!(order(&balancer), [B.0, A.0]);
+}
+
+#[test]
+fn who_leaves_or_is_stuck_is_not_needed() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A, B], now);
+    submit(&mut balancer, 0, now);
+    assert_eq!((balancer.take_deepest(), balancer.deepest()), (1, 1));
+    balancer.withdraw(A);
+    submit(&mut balancer, 1, now);
+    assert_eq!((balancer.in_use(), balancer.busy(), balancer.take_deepest()), (1, 2, 1));
+    assert_eq!(balancer.release(A, now), NextStep::Retired);
+    assert_eq!((balancer.in_use(), balancer.busy()), (1, 1));
+}
+
+#[test]
+fn queued_client_gives_up_at_its_deadline_and_not_before() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[], now);
+    assert_eq!(submit(&mut balancer, 7, now), Decision::Enqueue);
+    assert_eq!(balancer.expire(now + Duration::from_millis(299)), None);
+    assert_eq!(balancer.expire(now + Duration::from_millis(300)), Some(ClientKey(7)));
+}
+
+#[test]
+fn full_queue_rejects_and_departed_clients_make_room() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[], now);
+    submit(&mut balancer, 0, now);
+    submit(&mut balancer, 1, now);
+    assert_eq!(submit(&mut balancer, 2, now), Decision::Reject);
+    assert!(balancer.forget(ClientKey(0)));
+    assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
+    assert_eq!(balancer.join(A, ONE, None, now), NextStep::Dispatch { client: ClientKey(1) });
+}
+
+#[test]
+fn a_withdrawn_worker_leaves_when_its_answer_has_ended() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A, B], now);
+    assert!(balancer.withdraw(A));
+    assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: B });
+    assert!(!balancer.withdraw(B));
+    submit(&mut balancer, 1, now);
+    assert_eq!(balancer.release(B, now), NextStep::Retired);
+    assert_eq!(balancer.waiting(), 1);
+}
+
+#[test]
+fn a_second_try_goes_before_those_that_came_later() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A], now);
+    let first = balancer.deadline(now);
+    submit(&mut balancer, 0, now);
+    let later = now + Duration::from_millis(10);
+    submit(&mut balancer, 1, later);
+    assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
+    assert_eq!(balancer.release(A, later), NextStep::Dispatch { client: ClientKey(0) });
+}
+
+const THREE: Capacity = Capacity { places: 3, streams: Some(2) };
+
+#[test]
+fn the_worker_with_the_fewest_at_work_is_chosen_and_needed_counts_places() {
+    let now = Instant::now();
+    let mut balancer = Balancer::new(2, Duration::from_millis(300), QueueRule::Adaptive);
+    for worker in [A, B] {
+        balancer.join(worker, THREE, None, now);
+    }
+    let chosen: Vec<Decision> = (0..7).map(|client| submit(&mut balancer, client, now)).collect();
+    let expected = [A, B, A, B, A, B].map(|worker| Decision::Assign { worker });
+    assert_eq!(chosen, [&expected[..], &[Decision::Enqueue]].concat());
+    assert_eq!(balancer.release(B, now), NextStep::Dispatch { client: ClientKey(6) });
+    assert_eq!((balancer.in_use(), balancer.take_deepest()), (2, 2));
+    balancer.release(B, now);
+    balancer.release(B, now);
+    assert_eq!(submit(&mut balancer, 8, now), Decision::Assign { worker: B }, "one at work, not three");
+    (0..3).for_each(|_| assert_eq!(balancer.release(A, now), NextStep::Idle));
+    (0..2).for_each(|_| assert_eq!(balancer.release(B, now), NextStep::Idle));
+    balancer.take_deepest();
+    submit(&mut balancer, 9, now);
+    assert_eq!(balancer.take_deepest(), 1, "four places at work would be two workers");
+}
+
+#[test]
+fn a_joining_worker_serves_as_many_as_it_takes_at_once() {
+    let now = Instant::now();
+    let mut balancer = Balancer::new(8, Duration::from_millis(300), QueueRule::Adaptive);
+    (0..4).for_each(|client| assert_ne!(submit(&mut balancer, client, now), Decision::Reject));
+    assert_eq!(balancer.join(A, THREE, None, now), NextStep::Dispatch { client: ClientKey(0) });
+    assert_eq!(balancer.dispatch_more(A, now), Some(ClientKey(1)));
+    assert_eq!(balancer.dispatch_more(A, now), Some(ClientKey(2)));
+    assert_eq!((balancer.dispatch_more(A, now), balancer.waiting()), (None, 1));
+}
+
+#[test]
+fn after_a_busy_answer_a_worker_gets_nothing_and_what_is_in_it_goes_on() {
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_millis(100));
+    let mut balancer = Balancer::new(8, Duration::from_millis(300), QueueRule::Adaptive);
+    balancer.join(A, THREE, None, now);
+    (0..2).for_each(|client| assert_ne!(submit(&mut balancer, client, now), Decision::Reject));
+    balancer.cool_down(A, later);
+    assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
+    assert_eq!(submit(&mut balancer, 3, now), Decision::Enqueue);
+    assert_eq!(balancer.release(A, now), NextStep::Idle, "another answer's end");
+    assert_eq!(balancer.release(A, later), NextStep::Dispatch { client: ClientKey(2) });
+    assert_eq!(balancer.dispatch_more(A, later), Some(ClientKey(3)));
+}
+
+#[test]
+fn streams_leave_their_places_and_spread() {
+    let now = Instant::now();
+    let mut balancer = Balancer::new(8, Duration::from_millis(300), QueueRule::Adaptive);
+    let one = Capacity { places: 1, streams: Some(2) };
+    for worker in [A, B] {
+        balancer.join(worker, one, None, now);
+    }
+    let open = |balancer: &mut Balancer, client: usize| match balancer.submit(
+        ClientKey(client),
+        Wish::Stream,
+        balancer.deadline(now),
+    ) {
+        Decision::Assign { worker } => {
+            assert_eq!(balancer.begin_stream(worker, now), Some(NextStep::Idle));
+            Some(worker)
+        }
+        other => {
+            assert_eq!(other, Decision::RejectStream);
+            None
+        }
+    };
+    let workers: Vec<_> = (0..5).map(|client| open(&mut balancer, client)).collect();
+    assert_eq!(workers, [Some(A), Some(B), Some(A), Some(B), None], "beyond the bound none");
+    assert_eq!(
+        (balancer.busy(), balancer.streams_of(A), balancer.streams_of(B)),
+        (0, 2, 2),
+        "they hold nobody"
+    );
+    assert_eq!(submit(&mut balancer, 9, now), Decision::Assign { worker: A }, "the other had one last");
+    assert_eq!(balancer.begin_stream(A, now), None, "no more of them: it stays where it is");
+    assert!(!balancer.withdraw(B), "its streams are something to do");
+    assert_eq!(balancer.end_stream(B), NextStep::Idle);
+    assert_eq!(balancer.end_stream(B), NextStep::Retired);
+}

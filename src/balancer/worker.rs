@@ -1,0 +1,54 @@
+//! A worker as the balancer counts it.
+
+use std::time::Instant;
+
+/// What a worker takes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    /// Requests.
+    pub places: usize,
+    /// Event streams and tunnels beside them; `None`: each holds a place.
+    pub streams: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worker {
+    pub capacity: Capacity,
+    pub at_work: usize,
+    pub streams: usize,
+    pub standing: Standing,
+}
+
+/// Whether it gets requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// `since`: it joined, or a place of it was freed.
+    Admitted { since: Instant },
+    /// It answered busy.
+    CoolingDown { until: Instant },
+    /// It gets no other request.
+    Withdrawn,
+}
+
+impl Worker {
+    pub(super) fn new(capacity: Capacity, now: Instant) -> Self {
+        Worker { capacity, at_work: 0, streams: 0, standing: Standing::Admitted { since: now } }
+    }
+
+    /// It may be given a request, as far as its standing goes.
+    pub(super) fn may_serve(&self, now: Instant) -> bool {
+        match self.standing {
+            Standing::Admitted { .. } => true,
+            Standing::CoolingDown { until } => until <= now,
+            Standing::Withdrawn => false,
+        }
+    }
+
+    pub(super) fn has_nothing_to_do(&self) -> bool {
+        self.at_work == 0 && self.streams == 0
+    }
+
+    pub(super) fn is_full_of_streams(&self) -> bool {
+        self.capacity.streams.is_some_and(|most| self.streams >= most)
+    }
+}

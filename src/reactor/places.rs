@@ -1,0 +1,104 @@
+//! The places of workers: one that has come free serves the next request, and a stream leaves its own.
+
+use super::backend::Place;
+use super::crossing::{Job, Times};
+use super::supervisor::worker::Origin;
+use super::tick::Reactor;
+use crate::balancer::NextStep;
+use crate::http::Reason;
+use crate::keys::{UpstreamKey, WorkerKey};
+
+impl Reactor {
+    /// The work on a connection is over: its place serves the next waiting request, or waits for one, or its worker leaves.
+    pub(super) fn is_free(&mut self, upstream: UpstreamKey) {
+        let now = self.io.now();
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        if self.quarantine.has_suspects() {
+            self.quarantine.acquit(worker.0);
+        }
+        let place = self.backend.release_upstream(upstream, now);
+        if self.supervisor.is_dead(worker) {
+            // Nobody else is to meet it.
+            self.balancer.remove(worker);
+            if self.backend.exchanges_of(worker).next().is_none() {
+                self.supervisor.fleet_mut().idle(worker, now);
+            }
+            return;
+        }
+        let next = match place {
+            Some(Place::Held) => {
+                self.supervisor.check_limits(worker, self.balancer.streams_of(worker), now);
+                self.balancer.release(worker, now)
+            }
+            Some(Place::Left) => {
+                let next = self.balancer.end_stream(worker);
+                self.supervisor.check_limits(worker, self.balancer.streams_of(worker), now);
+                next
+            }
+            Some(Place::Unused { .. } | Place::Closed) | None => NextStep::Idle,
+        };
+        self.go_on_with_worker(worker, next);
+    }
+
+    /// Gives a worker the requests that wait, while it has places free.
+    pub(super) fn go_on_with_worker(&mut self, worker: WorkerKey, mut next: NextStep) {
+        while let NextStep::Dispatch { client } = next {
+            let job = self.frontend.end_wait(client);
+            let refusal = job.as_ref().and_then(|job| self.refusal_behind_wait(worker, job));
+            next = match (job, refusal) {
+                (Some(job), None) => {
+                    self.assign(worker, client, job);
+                    match self.balancer.dispatch_more(worker, self.io.now()) {
+                        Some(client) => NextStep::Dispatch { client },
+                        None => NextStep::Idle,
+                    }
+                }
+                (Some(job), Some(reason)) => {
+                    let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
+                    self.refuse(client, job.request, reason, times, None);
+                    self.balancer.release(worker, self.io.now())
+                }
+                (None, _) => self.balancer.release(worker, self.io.now()),
+            };
+        }
+        if next == NextStep::Retired {
+            self.worker_has_left(worker);
+        }
+    }
+
+    /// Why a request gets no worker after it has waited for one.
+    fn refusal_behind_wait(&self, worker: WorkerKey, job: &Job) -> Option<Reason> {
+        if !self.quarantine.is_empty() && !self.may_go_on(job) {
+            // Workers have died of its like while it waited.
+            return Some(Reason::Quarantined);
+        }
+        let is_too_many = job.request.asks_for_stream() && self.balancer.is_full_of_streams(worker);
+        is_too_many.then_some(Reason::StreamsFull)
+    }
+
+    /// A worker that was withdrawn has nothing at work any more.
+    fn worker_has_left(&mut self, worker: WorkerKey) {
+        match self.supervisor.origin(worker) {
+            Some(Origin::Outside { .. }) => self.forget_worker(worker),
+            Some(Origin::Slot { .. }) | None => {
+                // One that was told to end waits for this.
+                self.backend.close_unused(worker);
+                self.supervisor.fleet_mut().idle(worker, self.io.now());
+            }
+        }
+    }
+
+    /// A stream's head is out, or a tunnel stands: from here on it holds nobody, where its worker can do that.
+    pub(super) fn begin_stream_if_one(&mut self, upstream: UpstreamKey) {
+        let now = self.io.now();
+        let Some(worker) = self.backend.worker_of(upstream) else { return };
+        let Some((times, total)) = self.backend.begin_stream(upstream, now) else { return };
+        self.observer.stream_began(&times, total);
+        if self.backend.place(upstream) == Some(Place::Held)
+            && let Some(next) = self.balancer.begin_stream(worker, now)
+        {
+            self.backend.leave_place(upstream);
+            self.go_on_with_worker(worker, next);
+        }
+    }
+}
