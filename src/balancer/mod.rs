@@ -115,7 +115,6 @@ impl Balancer {
         self.queue.order().since()
     }
 
-    /// How often that has changed.
     pub(crate) fn order_changes(&self) -> u64 {
         self.queue.order().changes()
     }

@@ -86,6 +86,8 @@ pub(crate) struct Quarantine {
     last_answer: Option<Instant>,
     lifted_until: Option<Instant>,
     counts: Counts,
+    /// Evictions that are to be told of when there are so many.
+    tells_evictions_at: u64,
 }
 
 /// What happened, for the metrics.
@@ -160,6 +162,7 @@ impl Quarantine {
             last_answer: None,
             lifted_until: None,
             counts: Counts::default(),
+            tells_evictions_at: 1,
         }
     }
 
@@ -367,6 +370,16 @@ impl Quarantine {
         self.entries.clear();
         self.window = Window::default();
         count
+    }
+
+    /// How many entries have made room for others, when that is twice as many as when it was last told.
+    pub(crate) fn news_of_evictions(&mut self) -> Option<u64> {
+        let count = self.counts.evicted;
+        let is_news = count >= self.tells_evictions_at;
+        is_news.then(|| {
+            self.tells_evictions_at = 2 * count;
+            count
+        })
     }
 
     fn make_room(&mut self, now: Instant) {

@@ -206,6 +206,8 @@ fn ten_thousand_different_ones_leave_a_table_that_is_bounded() {
     }
     assert_eq!(quarantine.entries.len(), MAX_ENTRIES);
     assert_eq!(quarantine.counts.evicted, 10_000 - MAX_ENTRIES as u64);
+    assert_eq!(quarantine.news_of_evictions(), Some(10_000 - MAX_ENTRIES as u64));
+    assert_eq!(quarantine.news_of_evictions(), None, "told once");
     assert_eq!(judge(&mut quarantine, 9_999, 0, now), Verdict::Refused);
     assert_eq!(judge(&mut quarantine, 0, 0, now), Verdict::Passes, "the oldest made room");
     assert_eq!(judge(&mut quarantine, 0, 0, now + 3 * INTERVAL), Verdict::Passes);

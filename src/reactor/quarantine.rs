@@ -102,6 +102,7 @@ impl Reactor {
             let request = suspect.request.clone();
             let consequence = self.quarantine.on_death(suspect, victim, self.io.now());
             tell(&request, victim, "died", consequence);
+            self.tell_evictions();
         }
     }
 
@@ -114,6 +115,15 @@ impl Reactor {
         let request = suspect.request.clone();
         let consequence = self.quarantine.on_hang(suspect, victim, since, now);
         tell(&request, victim, "got stuck", consequence);
+    }
+
+    /// Says that requests are forgotten for want of room: at the first, and whenever they are twice as many.
+    fn tell_evictions(&mut self) {
+        if let Some(count) = self.quarantine.news_of_evictions() {
+            log::error!(
+                "quarantine: workers die in more different requests than it can remember; {count} were forgotten early by now"
+            );
+        }
     }
 
     /// New code serves from now on.
