@@ -126,7 +126,7 @@ impl fmt::Display for NoApp {
                 let names: Vec<&str> = names.collect();
                 write!(
                     f,
-                    "no entry found in '{}'; one of {} would do, or a file named itself, or <module>:<app> of a Python project behind it, or -- command {{socket}}",
+                    "no entry found in '{}'; one of {} would do, or the path of a file, or <module>:<app> of a Python project behind the folder, or -- command {{socket}}",
                     shown(&path),
                     names.join(", ")
                 )

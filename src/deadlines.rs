@@ -34,11 +34,11 @@ pub(crate) struct Deadlines<K: Kind> {
     lists: Vec<List>,
     entries: Vec<Option<Entry<K>>>,
     /// When the next one is due. Computed once after each change, since each tick asks for it.
-    next: Cell<Next>,
+    next: Cell<NextDue>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Next {
+enum NextDue {
     Known(Option<Instant>),
     Unknown,
 }
@@ -82,7 +82,7 @@ impl<K: Kind> Deadlines<K> {
         Deadlines {
             lists: K::ALL.iter().map(list).collect(),
             entries: Vec::new(),
-            next: Cell::new(Next::Known(None)),
+            next: Cell::new(NextDue::Known(None)),
         }
     }
 
@@ -104,13 +104,13 @@ impl<K: Kind> Deadlines<K> {
     /// When the next one is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         match self.next.get() {
-            Next::Known(next) => next,
-            Next::Unknown => {
+            NextDue::Known(next) => next,
+            NextDue::Unknown => {
                 let mut next = None;
                 for first in self.lists.iter().filter_map(|list| list.first) {
                     next = earlier(next, self.due(first));
                 }
-                self.next.set(Next::Known(next));
+                self.next.set(NextDue::Known(next));
                 next
             }
         }
@@ -130,8 +130,8 @@ impl<K: Kind> Deadlines<K> {
             Some(before) => self.update(before, |entry| entry.after = Some(key)),
             None => {
                 list.first = Some(key);
-                if let Next::Known(next) = self.next.get() {
-                    self.next.set(Next::Known(earlier(next, Some(due))));
+                if let NextDue::Known(next) = self.next.get() {
+                    self.next.set(NextDue::Known(earlier(next, Some(due))));
                 }
             }
         }
@@ -144,7 +144,7 @@ impl<K: Kind> Deadlines<K> {
         let list = &mut self.lists[entry.kind.index()];
         if entry.before.is_none() {
             list.first = entry.after;
-            self.next.set(Next::Unknown);
+            self.next.set(NextDue::Unknown);
         }
         if entry.after.is_none() {
             list.last = entry.before;

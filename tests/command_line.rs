@@ -102,6 +102,7 @@ fn wrong_words_are_named_with_what_would_do() {
         (&[app, "https:5002"], "https:5002", "http:"),
         (&[app, "port:5002"], "port:5002", "http:5002"),
         (&[app, "w:"], "w:", "w:4"),
+        (&[app, "w=2"], "w=2", "w:2 would do"),
         (&[app, "w:many"], "w:many", "w:auto"),
         (&[app, "w:5000"], "w:5000", "4096"),
         (&[app, "w:4..2"], "w:4..2", "w:2..8"),

@@ -25,6 +25,10 @@ pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
             quoted(app)
         ));
     }
+    let token = extra.split_once('=').filter(|(name, _)| ["w", "c", "r", "http", "metrics"].contains(name));
+    if let Some((name, value)) = token {
+        return Usage(format!("'{extra}' is no token; {name}:{value} would do"));
+    }
     if extra.ends_with(".py") {
         let file = quoted(&Path::new(app).join(extra));
         return Usage(format!("'{extra}' is one app too many; rip-server {file} was perhaps meant"));

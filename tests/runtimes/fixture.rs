@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// What an app needs, by name.
@@ -74,7 +75,8 @@ impl Fixture {
         fs::create_dir(&app).expect("the app's folder");
         fs::create_dir(&bin).expect("a folder for programs");
         for name in needs.programs {
-            let program = find_program(name).or_else(|| skipped(name))?;
+            let program =
+                find_program(name).filter(|_| *name != "bun" || bun_runs()).or_else(|| skipped(name))?;
             symlink(program, bin.join(name)).expect("a link to a program");
         }
         for package in needs.npm {
@@ -163,6 +165,15 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut files = installed.chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
     files.find(|file| file.is_file())
+}
+
+/// Bun's package has a placeholder until its installation has fetched the program.
+fn bun_runs() -> bool {
+    static RUNS: OnceLock<bool> = OnceLock::new();
+    *RUNS.get_or_init(|| {
+        let bun = find_program("bun");
+        bun.is_some_and(|bun| succeeds(Command::new(bun).arg("--version").stdout(Stdio::null())))
+    })
 }
 
 /// `bin`, then the folders of PATH that have no Bun.

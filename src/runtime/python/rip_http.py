@@ -4,7 +4,7 @@ import asyncio
 import http
 from urllib.parse import unquote_to_bytes
 
-from rip_worker import HOP_BY_HOP, Gone, host_and_port, jobs_in_threads, told
+from rip_worker import BUSY, HOP_BY_HOP, READY, Gone, host_and_port, jobs_in_threads, told
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
@@ -15,8 +15,6 @@ HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 STATUS_LINES = {status: b"HTTP/1.1 %d %s" % (status, status.phrase.encode()) for status in http.HTTPStatus}
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
-READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 REFUSAL = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -147,16 +145,14 @@ class Connection(asyncio.Protocol):
     def failed(self, scope, error):
         """Reports an exception and answers 500."""
         fields = dict(scope["headers"])
-        content_type, body = self.server.worker.error_answer(
+        answer = self.server.worker.error_answer(
             error,
             scope.get("method", "GET"),
             scope["raw_path"].decode("latin-1"),
             fields.get(b"x-request-id", b"-").decode("latin-1"),
             fields.get(b"accept", b"").decode("latin-1"),
         )
-        head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
-        head = (head % (content_type, len(body))).encode()
-        self.transport.write(head if scope.get("method") == "HEAD" else head + body)
+        self.transport.write(answer)
 
 
 class Answer:

@@ -18,7 +18,8 @@ from socket import AF_UNIX, SOCK_STREAM, socket
 from time import monotonic, sleep
 
 from rip_answer import Body
-from rip_wsgi import ACCEPT_PAUSE_S, BUSY, READ_BYTES, READY, Connection, WsgiServer
+from rip_worker import BUSY, READY
+from rip_wsgi import ACCEPT_PAUSE_S, READ_BYTES, Connection, WsgiServer
 
 # A request that takes longer leaves the lead to another thread, if more is waiting. Shorter, and requests that only
 # compute would wake threads; longer, and those that wait would start late.

@@ -20,6 +20,10 @@ LOOK_EVERY_S = 0.1  # how often a request looks whether the entry has changed
 CONTROL_TIMEOUT_S = 10.0  # the server answers within a millisecond; this only bounds a hang
 BACKLOG = 4096
 
+# Answers of the worker's own, whole.
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
+READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+
 # Modules whose functions are a thread's first: behind them is no code of the app's.
 THREADS = ("anyio.", "concurrent.futures.", "asgiref.", "threading")
 
@@ -265,7 +269,13 @@ class Worker:
         sys.exit(1)
 
     def error_answer(self, error, method, target, request_id, accept):
-        """Reports a request's exception; returns the 500's content type and body."""
+        """Reports a request's exception; returns the whole 500."""
+        content_type, body = self.error_page(error, method, target, request_id, accept)
+        head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        return (head % (content_type, len(body))).encode() + (b"" if method == "HEAD" else body)
+
+    def error_page(self, error, method, target, request_id, accept):
+        """Reports a request's exception; returns the content type and body of its answer."""
         self.say("%s %s (request %s) failed" % (method, target.partition("?")[0], request_id), error)
         if not self.shows_traces:
             return "text/plain; charset=utf-8", b"Internal Server Error\n"

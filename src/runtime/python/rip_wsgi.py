@@ -19,15 +19,12 @@ from socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_STREAM, socket
 from time import sleep
 
 from rip_answer import Answer, Body, FileWrapper, Leaving, READ_BYTES
-from rip_worker import Gone, host_and_port
+from rip_worker import BUSY, READY, Gone, host_and_port
 
 MAX_KNOWN_NAMES = 1000  # header names are the clients' to invent, so what is kept of them is bounded
 GRACE_S = 0.002  # an answer's last byte is out a moment before the main thread is idle
 ACCEPT_PAUSE_S = 0.05  # out of descriptors: one may come free
 WAKE = b"\0"  # in the wake pipe; signals write their numbers
-
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
-READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
 
 def serve(worker, app):
@@ -286,7 +283,7 @@ class WsgiServer:
         if connection.gone:
             return False
         method = environ["REQUEST_METHOD"]
-        content_type, body = self.worker.error_answer(
+        failure = self.worker.error_answer(
             error,
             method,
             environ["REQUEST_URI"],
@@ -296,9 +293,8 @@ class WsgiServer:
         if answer.head_sent:
             # Cut, unless it was the app's close() that failed: half an answer must not look whole.
             return answer.complete
-        head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
         self.busy = False
-        connection.send((head % (content_type, len(body))).encode() + (b"" if method == "HEAD" else body))
+        connection.send(failure)
         return True
 
 
