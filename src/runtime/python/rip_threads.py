@@ -45,6 +45,7 @@ class ThreadedServer(WsgiServer):
         self.leader = None
         self.serial = 0  # of the leader's latest request
         self.in_lead = None  # the connection that the leader serves
+        self.handlers_wait = False  # as far as the last request tells: then nobody needs to look for how long
         self.beside = 0  # requests of threads that do not lead
         self.loading = allocate_lock()
         self.finished = allocate_lock()
@@ -86,7 +87,8 @@ class ThreadedServer(WsgiServer):
             return self.take_lead(me, None)
         self.watch.poll()
         serial = self.serial
-        sleep(LEAD_S)
+        if not (self.handlers_wait and self.in_lead):
+            sleep(LEAD_S)
         return self.take_lead(me, serial)
 
     def take_lead(self, me, serial):
@@ -117,9 +119,10 @@ class ThreadedServer(WsgiServer):
                 self.in_lead = connection
                 keep = self.served(connection)
                 if not self.still_leads(me, connection, keep):
-                    # What else has come is the new leader's. Where handlers wait, its own will too, so nobody needs to
-                    # look for how long.
-                    return monotonic() - connection.left_at > WAITS_S and self.take_lead(me, self.serial)
+                    # What else has come is the new leader's.
+                    self.handlers_wait = monotonic() - connection.left_at > WAITS_S
+                    return self.handlers_wait and self.take_lead(me, self.serial)
+                self.handlers_wait = False
         return True
 
     def still_leads(self, me, connection, keep):

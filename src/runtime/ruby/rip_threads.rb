@@ -25,6 +25,7 @@ module Rip
       @serial = 0 # of the leader's latest request
       @in_lead = nil # the connection that the leader serves
       @beside = 0 # requests of threads that do not lead
+      @handlers_wait = false # as far as the last request tells: then nobody needs to look for how long
       @watches = false # whether the one that stands by looks at the clock
       @watch = ConditionVariable.new
       @finished = Queue.new
@@ -61,7 +62,7 @@ module Rip
         @watches = true
         @serial
       end
-      sleep LEAD_S if @leader
+      sleep LEAD_S if @leader && !@handlers_wait
       took = take_lead(me, serial)
       @watches = false if took || !@in_lead
       took
@@ -99,9 +100,10 @@ module Rip
           @lock.synchronize { @watch.signal } unless @watches
           keep = serve_one(connection)
           unless still_leads?(me, connection, keep)
-            # Where handlers wait, the new leader's will too, so nobody needs to look for how long.
-            return now - connection.left_at > WAITS_S && take_lead(me, @serial)
+            @handlers_wait = now - connection.left_at > WAITS_S
+            return @handlers_wait && take_lead(me, @serial)
           end
+          @handlers_wait = false
         end
       end
       true
