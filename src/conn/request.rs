@@ -122,18 +122,20 @@ impl Request {
 
     /// Asks a command whether it answers yet. Sent on a connection of its own, which the command may close.
     pub fn probe(buffer: Vec<u8>, now: Instant) -> Self {
-        Request::question(b"1", buffer, now)
+        Request::question(b"1", b"", buffer, now)
     }
 
-    /// Asks a worker whether no handler runs. Sent on a connection of its own too.
-    pub fn ask_idle(buffer: Vec<u8>, now: Instant) -> Self {
-        Request::question(b"idle", buffer, now)
+    /// The question whether a worker has no handler at work; with an id, none of the request of that id. On a connection
+    /// of its own as well.
+    pub fn ask_idle(id: &[u8], buffer: Vec<u8>, now: Instant) -> Self {
+        Request::question(b"idle", id, buffer, now)
     }
 
-    fn question(what: &[u8], buffer: Vec<u8>, now: Instant) -> Self {
+    fn question(what: &[u8], id: &[u8], buffer: Vec<u8>, now: Instant) -> Self {
         let mut request = Request::refused(b"GET /ready", buffer, now);
-        let remaining =
-            [b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: ", what, b"\r\nConnection: close\r\n\r\n"];
+        let about: &[u8] = if id.is_empty() { b"" } else { b"\r\nX-Request-Id: " };
+        let start = b" HTTP/1.1\r\nHost: localhost\r\nRip-Probe: ";
+        let remaining = [&start[..], what, about, id, b"\r\nConnection: close\r\n\r\n"];
         remaining.iter().for_each(|part| request.head.extend_from_slice(part));
         request
     }

@@ -124,6 +124,17 @@ impl Fleet {
         self.pump(now);
     }
 
+    /// A worker holds streams from now on, or none any more: its age waits for their end, for a while.
+    pub(crate) fn note_streams(&mut self, worker: WorkerKey, has_streams: bool, now: Instant) {
+        let Some((index, _)) = self.find(worker) else {
+            return;
+        };
+        if let Some(member) = self.slots[index].member_mut(worker) {
+            member.has_streams = has_streams;
+        }
+        self.pump(now);
+    }
+
     /// A serving worker is to be replaced. Asking twice changes nothing.
     pub(crate) fn retire(&mut self, worker: WorkerKey, why: RetireReason, now: Instant) {
         let Some((index, _)) = self.find(worker).filter(|_| !self.is_on_trial(worker)) else {

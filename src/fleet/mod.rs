@@ -37,6 +37,9 @@ use slot::{Front, Slot};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+/// A worker is replaced for its number of requests or its age, or leaves as unneeded, when its streams have ended, and so
+/// much later at the latest.
+pub(crate) const STREAMS_DELAY: Duration = Duration::from_secs(60 * 60);
 /// Between the SIGTERM and the SIGKILL of a worker that has had its time.
 const KILL_AFTER: Duration = Duration::from_secs(1);
 

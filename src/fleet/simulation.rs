@@ -274,7 +274,8 @@ impl World {
         }
     }
 
-    /// Who has served for its time is being replaced, and nobody for that reason before nine tenths of it.
+    /// Who has served for its time is being replaced, but with streams an hour later; and nobody for that reason before
+    /// nine tenths of it.
     fn check_ages(&self) {
         for slot in &self.fleet.slots {
             let Front::Held(member) = slot.front() else { continue };
@@ -282,7 +283,8 @@ impl World {
             let age = self.now - since;
             let is_for_age = matches!(slot.succession(), Succession::Wanted { why, .. }
                 | Succession::Spawning { why } | Succession::Booting { why, .. } if why == RetireReason::Age);
-            assert!(age < MAX_AGE || slot.succession() != Succession::None, "{age:?} old, and stays");
+            let most = if member.has_streams { MAX_AGE + STREAMS_DELAY } else { MAX_AGE };
+            assert!(age < most || slot.succession() != Succession::None, "{age:?} old, and stays");
             assert!(age >= MAX_AGE * 9 / 10 || !is_for_age, "replaced for its age of {age:?}");
         }
     }
@@ -323,8 +325,13 @@ impl World {
             }
             12 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
-                    self.trace.push(format!("retire {key}"));
-                    self.fleet.retire(WorkerKey(key), RetireReason::Requests, now);
+                    self.trace.push(format!("retire {key}, or it has streams or none any more"));
+                    if self.chance(2) {
+                        let has_streams = self.chance(2);
+                        self.fleet.note_streams(WorkerKey(key), has_streams, now);
+                    } else {
+                        self.fleet.retire(WorkerKey(key), RetireReason::Requests, now);
+                    }
                 }
             }
             13 => {
@@ -343,8 +350,14 @@ impl World {
                 if let Some(key) = self.pick(|life| life != Life::Booting) {
                     self.trace.push(format!("stuck {key}"));
                     let has_others = self.chance(4);
-                    // It has had its time, but for what else is in it.
-                    self.alive.get_mut(&key).expect("it was picked").may_be_told |= !has_others;
+                    let in_reserve = |(_, member): (usize, &Member)| {
+                        member.worker.0 == key && matches!(member.phase(), Phase::Reserve { .. })
+                    };
+                    // It has had its time, but for what else is in it; for that a reload on trial does not wait.
+                    let waits = has_others
+                        && !self.fleet.is_on_trial(WorkerKey(key))
+                        && !self.fleet.members().any(in_reserve);
+                    self.alive.get_mut(&key).expect("it was picked").may_be_told |= !waits;
                     self.fleet.stuck(WorkerKey(key), has_others, now);
                 }
             }

@@ -1,5 +1,6 @@
 //! One place for a worker: who serves in it, who is to follow, who is on the way out.
 
+use super::STREAMS_DELAY;
 use super::backoff::Backoff;
 use crate::keys::WorkerKey;
 use crate::states::{Row, may_become};
@@ -64,6 +65,8 @@ pub(crate) struct Member {
     pub drains: bool,
     /// Its answer does not end, and it has nothing else at work that may.
     pub is_stuck_alone: bool,
+    /// It holds event streams or tunnels beside its requests.
+    pub has_streams: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +241,14 @@ pub(crate) const SUCCESSION: &[Row<SuccessionState>] = &[
 
 impl Member {
     pub(crate) fn booting(worker: WorkerKey, version: u64, until: Instant) -> Self {
-        Member { worker, version, phase: Phase::Booting { until }, drains: false, is_stuck_alone: false }
+        Member {
+            worker,
+            version,
+            phase: Phase::Booting { until },
+            drains: false,
+            is_stuck_alone: false,
+            has_streams: false,
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -390,12 +400,14 @@ impl Slot {
         )
     }
 
-    /// When the worker that serves here has done so for its time. `None` also while it is being replaced.
+    /// When the worker that serves here has done so for its time, and its streams have ended or had theirs. `None` also
+    /// while it is being replaced.
     pub(crate) fn age_deadline(&self) -> Option<Instant> {
         match (self.front, self.succession) {
-            (Front::Held(Member { phase: Phase::Serving { retire_at, .. }, .. }), Succession::None) => {
-                retire_at
-            }
+            (
+                Front::Held(Member { phase: Phase::Serving { retire_at, .. }, has_streams, .. }),
+                Succession::None,
+            ) => retire_at.map(|at| if has_streams { at + STREAMS_DELAY } else { at }),
             _ => None,
         }
     }

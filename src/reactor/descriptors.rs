@@ -19,6 +19,23 @@ const SPARE: u64 = 36;
 /// For clients, spool files and operators together. With fewer it would start, and hardly serve anybody.
 const MIN_LEFT: u64 = 16;
 
+/// What a worker's own program takes beside a connection for each request and each stream: its files, its database.
+const OF_WORKERS_APP: u64 = 256;
+
+/// The limit for workers that may hold streams, and how many streams fit: its soft part is raised for them, as far as the
+/// hard one goes.
+pub(super) fn for_streams(
+    max_streams: usize,
+    concurrency: usize,
+    limit: DescriptorLimit,
+) -> (DescriptorLimit, usize) {
+    let beside = concurrency as u64 + OF_WORKERS_APP;
+    let wanted = max_streams as u64 + beside;
+    let soft = limit.soft.max(wanted.min(limit.hard));
+    let fitting = usize::try_from(soft.saturating_sub(beside)).unwrap_or(usize::MAX);
+    (DescriptorLimit { soft, ..limit }, max_streams.min(fitting))
+}
+
 /// What the server and its workers take, one successor included.
 fn needed(config: &Config, workers: usize) -> u64 {
     let listeners = config.listen.len() + config.metrics.len();
@@ -54,4 +71,23 @@ pub(super) fn shortage(config: &Config, workers: usize, has: u64) -> Option<Stri
         )
     };
     (has < wants).then(complaint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_raise_a_workers_soft_limit_as_far_as_the_hard_one_goes() {
+        let limit = |soft, hard| DescriptorLimit { soft, hard };
+        for (before, soft, streams) in [
+            (limit(1024, 1 << 20), 1257, 1000),
+            (limit(65_536, 1 << 20), 65_536, 1000),
+            (limit(1024, 1024), 1024, 767),
+            (limit(64, 64), 64, 0),
+        ] {
+            let (after, fitting) = for_streams(1000, 1, before);
+            assert_eq!((after.soft, after.hard, fitting), (soft, before.hard, streams), "{before:?}");
+        }
+    }
 }

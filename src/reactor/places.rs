@@ -32,6 +32,9 @@ impl Reactor {
             }
             Some(Place::Left) => {
                 let next = self.balancer.end_stream(worker);
+                if self.balancer.streams_of(worker) == 0 {
+                    self.supervisor.fleet_mut().note_streams(worker, false, now);
+                }
                 self.supervisor.check_limits(worker, self.balancer.streams_of(worker), now);
                 next
             }
@@ -98,6 +101,9 @@ impl Reactor {
             && let Some(next) = self.balancer.begin_stream(worker, now)
         {
             self.backend.leave_place(upstream);
+            if self.balancer.streams_of(worker) == 1 {
+                self.supervisor.fleet_mut().note_streams(worker, true, now);
+            }
             self.go_on_with_worker(worker, next);
         }
     }

@@ -85,8 +85,7 @@ impl Reactor {
             Stage::Serving | Stage::Reconnecting | Stage::AwaitingExit { .. } => true,
             Stage::Tunnel { .. } | Stage::Probing | Stage::AskingIdle { .. } => false,
         };
-        let is_off = self.quarantine.is_off() || self.config.concurrency > 1;
-        if is_off || !is_request || exchange.is_unsent() || exchange.is_stream() {
+        if self.quarantine.is_off() || !is_request || exchange.is_unsent() || exchange.is_stream() {
             return None;
         }
         let job = &exchange.job;

@@ -146,7 +146,8 @@ impl Reactor {
         match (fate, otherwise) {
             (Fate::Lives | Fate::Unknown, _) if self.supervisor.can_be_asked(worker) => {
                 let Earlier { request, assigned } = earlier;
-                self.backend.begin_asking_idle(upstream, request, assigned, &mut self.io);
+                let is_one_of_several = self.supervisor.capacity(worker).places > 1;
+                self.backend.begin_asking_idle(upstream, request, assigned, is_one_of_several, &mut self.io);
                 self.start_exchange(upstream);
             }
             (Fate::Lives | Fate::Unknown, Otherwise::IsFree) => {

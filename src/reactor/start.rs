@@ -16,7 +16,7 @@ use super::source::{Source, StartError};
 use super::stage::Stage;
 use super::supervisor::{Launcher, Supervisor, signals};
 use super::tick::{Balancer, Reactor};
-use crate::app::Wanted;
+use crate::app::{Runtime, Wanted};
 use crate::config::{Config, Listen};
 use crate::names::Names;
 use crate::observe::access::AccessLog;
@@ -76,7 +76,7 @@ pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, Sta
 
 impl Reactor {
     pub(super) fn start(
-        config: Config,
+        mut config: Config,
         embedded: Option<PathBuf>,
         mut inherited: Inherited,
         limit: DescriptorLimit,
@@ -99,6 +99,13 @@ impl Reactor {
         };
         let app = source.find().map_err(StartError::Usage)?;
         descriptors::check(&config, limit)?;
+        let limit = match app.runtime {
+            // They hold no streams beside their requests.
+            Runtime::Command | Runtime::Cgi => limit,
+            Runtime::Executable | Runtime::JavaScript | Runtime::Python | Runtime::Ruby => {
+                fit_streams(&mut config, limit)
+            }
+        };
         let names = Names::new(&config.place, &app.name);
         socket_dir::prepare(&names.dir)?;
         socket_dir::check_lengths(&names)?;
@@ -193,6 +200,20 @@ impl Reactor {
     fn finish_logs(&mut self) {
         self.observer.finish();
     }
+}
+
+/// The limit of descriptors for workers. Streams that do not fit lower their bound.
+fn fit_streams(config: &mut Config, limit: DescriptorLimit) -> DescriptorLimit {
+    let (limit, fitting) = descriptors::for_streams(config.max_streams, config.concurrency, limit);
+    if fitting < config.max_streams {
+        log::warn!(
+            "--max-streams={} is lowered to {fitting}: a worker may have {} descriptors; a higher hard limit (ulimit -Hn, LimitNOFILE=) would do",
+            config.max_streams,
+            limit.hard
+        );
+        config.max_streams = fitting;
+    }
+    limit
 }
 
 fn listen_on(

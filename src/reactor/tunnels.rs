@@ -112,7 +112,7 @@ impl Reactor {
     /// Looks whether both ways have ended, and all bytes are out.
     pub(super) fn end_tunnel_if_over(&mut self, upstream: UpstreamKey) {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
-        if self.backend.is_tunnel_over(upstream, self.supervisor.speaks_second_version(worker)) {
+        if self.backend.is_tunnel_over(upstream, self.supervisor.can_be_asked(worker)) {
             self.let_tunnels_client_go(upstream, true);
             self.backend.close(upstream);
             self.end_tunnel(upstream);

@@ -1,10 +1,9 @@
 //! Workers come and go: what the fleet says is done here, and what became of it is told back.
 
 use super::backend::UpstreamDeadline;
-use super::supervisor::STREAMS_DELAY;
 use super::tick::Reactor;
 use crate::control::Join;
-use crate::fleet::{Action, RollEnd};
+use crate::fleet::{Action, RollEnd, STREAMS_DELAY};
 use crate::keys::WorkerKey;
 use crate::process::Exit;
 use std::path::Path;

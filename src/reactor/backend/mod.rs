@@ -298,15 +298,18 @@ impl Backend {
         }
     }
 
-    /// A worker is asked whether it is idle after an earlier request. The time for its answer's end runs.
+    /// A worker is asked whether it is idle after an earlier request; `is_one_of_several`: whether that one's handler has
+    /// ended, since others may be at work. The time for its answer's end runs.
     pub(crate) fn begin_asking_idle(
         &mut self,
         upstream: UpstreamKey,
         about: Request,
         assigned: Instant,
+        is_one_of_several: bool,
         io: &mut Io,
     ) {
-        let question = Request::ask_idle(io.take_buffer(), io.now());
+        let id = if is_one_of_several { about.id() } else { b"" };
+        let question = Request::ask_idle(id, io.take_buffer(), io.now());
         let exchange = Exchange::ask_idle(question, about, assigned, io.spools());
         let Some(entry) = self.get_mut(upstream) else { return };
         entry.exchange = Some(exchange);

@@ -283,7 +283,7 @@ impl World {
         let Some(line) = worker.line_looked_at() else { return };
         let line = &mut worker.lines[line];
         let Some(hand) = &mut line.hand else { return };
-        if let Some(number) = worker.running.iter().position(|&tag| tag == hand.tag) {
+        if let Some(number) = worker.running.iter().position(|running| running.tag == hand.tag) {
             // Its connection is closed, so this is only the handler's end.
             worker.running.remove(number);
             return;

@@ -23,6 +23,8 @@ pub(crate) struct Line {
 /// The request that a worker has in hand.
 pub(crate) struct Hand {
     pub tag: usize,
+    /// As the server has named it; empty where its head has not come in full.
+    pub id: Vec<u8>,
     pub began: Instant,
     /// Another one was answered over this connection before.
     pub is_behind_another: bool,
@@ -47,7 +49,12 @@ impl Line {
 
     /// Reads what the server has written: the request that is in hand, and the one behind it. Requests that are new
     /// are handed back.
-    pub(crate) fn read(&mut self, oracle: &Oracle, now: Instant, probe_answer: &[u8]) -> Vec<usize> {
+    pub(crate) fn read(
+        &mut self,
+        oracle: &Oracle,
+        now: Instant,
+        probe_answer: &impl Fn(Option<&[u8]>) -> &'static [u8],
+    ) -> Vec<usize> {
         let mut fresh = Vec::new();
         if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
             self.touched = now;
@@ -61,8 +68,8 @@ impl Line {
                 fresh.push(found.tag);
                 let is_behind_another = self.last.replace(found.tag).is_some();
                 let (answer, said, is_checked) = (None, 0, false);
-                let (tag, began) = (found.tag, now);
-                self.hand = Some(Hand { tag, began, is_behind_another, answer, said, is_checked });
+                let (tag, began, id) = (found.tag, now, reader::id(remaining).unwrap_or_default());
+                self.hand = Some(Hand { tag, id, began, is_behind_another, answer, said, is_checked });
                 continue;
             };
             let Some(length) = found.bytes.filter(|&length| remaining.len() >= length) else { break };
@@ -97,12 +104,13 @@ impl Line {
         fresh
     }
 
-    fn answer_probe(&mut self, answer: &[u8]) {
+    fn answer_probe(&mut self, answer: &impl Fn(Option<&[u8]>) -> &'static [u8]) {
         let mut wire = self.wire.borrow_mut();
         if wire.written[self.parsed..].starts_with(b"GET /ready ") {
+            let id = reader::id(&wire.written[self.parsed..]);
             self.parsed = wire.written.len();
             wire.take(usize::MAX);
-            wire.send(answer);
+            wire.send(answer(id.as_deref()));
             wire.close();
         }
     }

@@ -49,8 +49,16 @@ pub(crate) struct Worker {
     /// Its runtime closes a connection that the server has shut, while the handler runs on.
     pub closes_when_told: bool,
     /// Requests whose handlers run, and whose connections are closed.
-    pub running: Vec<usize>,
+    pub running: Vec<Running>,
     pub probes: usize,
+}
+
+/// A request whose handler runs on without its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub tag: usize,
+    /// As the server has named it.
+    pub id: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,18 +126,24 @@ impl Worker {
     }
 
     /// What it says when it is probed. A command is there with any answer, but it may say first that it is busy; a
-    /// worker is idle if no handler runs.
-    pub(crate) fn probe_answer(&self) -> &'static [u8] {
-        let is_busy = match self.life {
-            Life::Booting => self.probes == 0 && self.closes_when_told,
-            Life::Joined | Life::Leaving | Life::Ended => !self.running.is_empty(),
-        };
-        match is_busy {
-            true => {
-                b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    /// worker is idle if no handler runs, or none of the request that it is asked about.
+    pub(crate) fn probe_answer(&self) -> impl Fn(Option<&[u8]>) -> &'static [u8] + use<> {
+        let (life, running) = (self.life, self.running.clone());
+        let is_first_and_odd = self.probes == 0 && self.closes_when_told;
+        move |id| {
+            let is_busy = match life {
+                Life::Booting => is_first_and_odd,
+                Life::Joined | Life::Leaving | Life::Ended => {
+                    running.iter().any(|running| id.is_none_or(|id| running.id == id))
+                }
+            };
+            match is_busy {
+                true => {
+                    b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                }
+                false if life == Life::Booting => b"HTTP/1.1 404 Not Found\r\n\r\nand so on",
+                false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
             }
-            false if self.life == Life::Booting => b"HTTP/1.1 404 Not Found\r\n\r\nand so on",
-            false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
         }
     }
 
@@ -142,7 +156,7 @@ impl Worker {
             let Some(hand) = line.hand.as_ref().filter(|hand| hand.is_handled()) else { continue };
             let mut wire = line.wire.borrow_mut();
             if wire.server_has_ended && !wire.peer_has_ended {
-                self.running.push(hand.tag);
+                self.running.push(Running { tag: hand.tag, id: hand.id.clone() });
                 wire.close();
                 oracle.tags[hand.tag].was_closed_on = true;
                 if let Some(answer) = &hand.answer {
@@ -178,7 +192,7 @@ impl Worker {
                     .is_some_and(|answer| answer.ends_with_connection && hand.said >= answer.head_bytes);
                 let runs_on = hand.is_handled() && !ends_answer && self.closes_when_told;
                 if !wire.peer_has_ended && runs_on {
-                    self.running.push(hand.tag);
+                    self.running.push(Running { tag: hand.tag, id: hand.id.clone() });
                 }
             }
             wire.close();

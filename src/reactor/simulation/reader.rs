@@ -27,6 +27,12 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Found> {
     Some(Found { tag, bytes: Some(head.len() + 4 + body_bytes), body_bytes })
 }
 
+/// The id of a request whose head is there in full.
+pub(crate) fn id(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (head, _) = split(bytes)?;
+    field(head, "x-request-id").map(|id| id.as_bytes().to_vec())
+}
+
 /// An answer as a client finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heard {

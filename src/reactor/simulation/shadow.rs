@@ -84,17 +84,16 @@ impl World {
             worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
             let probe_answer = worker.probe_answer();
             for line in &mut worker.lines {
-                let fresh = line.read(&self.oracle, now, probe_answer);
+                let fresh = line.read(&self.oracle, now, &probe_answer);
                 // A second try that may not wait any more goes to the process that has just closed, without a question.
                 let may_wait = |tag: &&usize| {
                     let first_sent = self.oracle.tags[**tag].first_sent;
                     first_sent.is_some_and(|first_sent| now < first_sent + queue_timeout)
                 };
-                // Of several handlers the server cannot ask which has ended, and for a stream's it does not wait.
-                let is_stream = |tag: &usize| worker.takes_streams && self.oracle.is_stream(*tag);
-                let is_single = worker.running.iter().all(is_stream)
-                    || !worker.speaks_second
-                    || worker.concurrency.min(concurrency) > 1;
+                // For the end of a stream's handler the server does not wait.
+                let is_stream = |tag: usize| worker.takes_streams && self.oracle.is_stream(tag);
+                let held = worker.running.iter().filter(|running| !is_stream(running.tag)).count() as u64;
+                let is_single = held < worker.concurrency.min(concurrency) || !worker.speaks_second;
                 assert!(
                     is_single || !fresh.iter().any(|tag| may_wait(&tag)),
                     "request {fresh:?}: its worker is at work on {:?} still",

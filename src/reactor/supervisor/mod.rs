@@ -28,7 +28,7 @@ use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
 use crate::deadlines::earliest;
-use crate::fleet::{Ending, Fleet, RetireReason};
+use crate::fleet::{Ending, Fleet, RetireReason, STREAMS_DELAY};
 use crate::keys::WorkerKey;
 use crate::process::Exit;
 use groups::Groups;
@@ -46,9 +46,6 @@ use worker::{Fate, Origin, Presence, Worker};
 const MAX_BUSY_ANSWERS: u8 = 10;
 /// Memory is looked at no more often than that, since each look opens a file.
 const CHECK_RSS_EVERY: Duration = Duration::from_secs(1);
-/// A worker is replaced for its number of requests, or leaves as unneeded, when its streams have ended, and so much later
-/// at the latest.
-pub(super) const STREAMS_DELAY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) struct Supervisor {
     fleet: Fleet,
@@ -147,13 +144,8 @@ impl Supervisor {
         self.get(worker).is_some_and(|entry| !entry.has_joined() && !entry.is_dead())
     }
 
-    pub(super) fn speaks_second_version(&self, worker: WorkerKey) -> bool {
-        self.get(worker).is_some_and(|entry| entry.talk.can_be_asked)
-    }
-
-    /// Whether it can be asked if its handler has ended. Of several handlers the answer does not tell which has.
     pub(super) fn can_be_asked(&self, worker: WorkerKey) -> bool {
-        self.speaks_second_version(worker) && self.capacity(worker).places == 1
+        self.get(worker).is_some_and(|entry| entry.talk.can_be_asked)
     }
 
     /// What it takes at once: as much as its join said, and not more than it was asked to. A command says nothing.
