@@ -1,6 +1,7 @@
 //! Handlers in Rust, in programs that carry the server.
 
-use super::support::{Server, test_worker};
+use super::support::{Client, Server, test_worker, wait_until};
+use std::process::{Command, Stdio};
 
 fn embedded(environment: &[(&str, &str)], arguments: &[&str]) -> Server {
     let builder = Server::carried_by(test_worker()).args(arguments);
@@ -65,4 +66,34 @@ fn a_programs_own_words_are_defaults() {
 fn what_a_handler_starts_has_no_signal_blocked() {
     let server = embedded(&[], &["w:1"]);
     assert_eq!(server.get("/childs-mask").text(), "SigBlk:\t0000000000000000\n");
+}
+
+#[test]
+fn a_concurrent_handler_serves_several_at_once() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().to_str().expect("a path of letters");
+    let server = embedded(&[("CONTRACT_DIR", path)], &["w:1", "c:3"]);
+    let ask = |name: &str| -> Client {
+        let folder = dir.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        let mut client = server.client();
+        client.send_request("GET", &format!("/wait?{}", folder.display()), "", b"");
+        wait_until("the handler", || folder.join("started").exists());
+        client
+    };
+    let mut clients = [ask("a"), ask("b")];
+    assert_eq!(server.get("/hello").text(), "hello");
+    for (client, name) in clients.iter_mut().zip(["a", "b"]) {
+        std::fs::write(dir.path().join(name).join("go"), "").expect("a file");
+        assert_eq!(client.read_response().text(), "done");
+    }
+}
+
+#[test]
+fn a_handler_for_one_request_at_a_time_refuses_more() {
+    let output = Command::new(test_worker()).args(["w:1", "c:2"]).stdin(Stdio::null()).output();
+    let output = output.expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("'c:2'") && said.contains("one request at a time"), "{said}");
 }
