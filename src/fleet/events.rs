@@ -177,18 +177,28 @@ impl Fleet {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
+        if let Some(member) = self.slots[index].member_mut(worker) {
+            member.is_stuck_alone = !has_others;
+        }
         if self.is_on_trial(worker) {
             self.fail_trial(TrialFailure::Stuck, now);
             return self.pump(now);
-        }
-        if let Some(member) = self.slots[index].member_mut(worker) {
-            member.is_stuck_alone = !has_others;
         }
         if matches!(member.phase(), Phase::Serving { .. }) {
             self.actions.push_back(Action::Withdraw { worker });
         }
         let slot = &mut self.slots[index];
         match (member.phase(), slot.succession()) {
+            (Phase::Reserve { .. }, _) if has_others => {
+                self.actions.push_back(Action::Withdraw { worker });
+                let until = now + self.plan.drain_timeout;
+                if let Some(member) = self.slots[index].member_mut(worker) {
+                    member.enter(Phase::Leaving { until });
+                }
+                if member.drains {
+                    self.terminate(index, worker, until);
+                }
+            }
             (Phase::Reserve { .. }, _) => {
                 self.actions.push_back(Action::Withdraw { worker });
                 self.terminate(index, worker, now + KILL_AFTER);

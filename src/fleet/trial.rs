@@ -151,7 +151,7 @@ impl Fleet {
         }
         if let Some(canary) = canary.filter(|_| failure != TrialFailure::Ended) {
             self.leave(index, canary, now + self.plan.drain_timeout);
-            if failure == TrialFailure::Stuck {
+            if failure == TrialFailure::Stuck && canary.is_stuck_alone {
                 self.terminate(index, worker, now + KILL_AFTER);
             }
         }
