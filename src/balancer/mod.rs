@@ -28,7 +28,7 @@ use levels::Levels;
 use queue::Queue;
 use share::Share;
 use std::time::{Duration, Instant};
-use worker::{Standing, Worker};
+use worker::{Worker, WorkerState};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,9 +192,9 @@ impl Balancer {
     /// The idle worker at the bottom of the stack, and since when load has not needed it.
     pub(crate) fn bottom(&self) -> Option<(WorkerKey, Instant)> {
         let worker = self.free.bottom()?;
-        match self.get(worker)?.standing {
-            Standing::Admitted { since } => Some((worker, since)),
-            Standing::CoolingDown { .. } | Standing::Withdrawn => None,
+        match self.get(worker)?.state {
+            WorkerState::Admitted { since } => Some((worker, since)),
+            WorkerState::CoolingDown { .. } | WorkerState::Withdrawn => None,
         }
     }
 
@@ -289,14 +289,17 @@ impl Balancer {
         let before = predecessor.and_then(|old| Some((old, *self.get(old)?)));
         let mut entry = Worker::new(capacity, now);
         match before {
-            Some((old, Worker { standing: Standing::Admitted { since }, at_work: 0, .. })) => {
+            Some((old, Worker { state: WorkerState::Admitted { since }, at_work: 0, .. })) => {
                 self.free.insert_below(worker, old);
-                entry.standing = Standing::Admitted { since };
+                entry.state = WorkerState::Admitted { since };
             }
-            Some((_, Worker { standing: Standing::Admitted { .. } | Standing::CoolingDown { .. }, .. })) => {
+            Some((
+                _,
+                Worker { state: WorkerState::Admitted { .. } | WorkerState::CoolingDown { .. }, .. },
+            )) => {
                 self.free.push_top(0, worker);
             }
-            Some((_, Worker { standing: Standing::Withdrawn, .. })) | None => {
+            Some((_, Worker { state: WorkerState::Withdrawn, .. })) | None => {
                 self.free.push_bottom(0, worker);
             }
         }
@@ -314,7 +317,7 @@ impl Balancer {
                 true
             }
             Some(_) => {
-                self.close(worker, Standing::Withdrawn);
+                self.close(worker, WorkerState::Withdrawn);
                 false
             }
             None => true,
@@ -328,7 +331,7 @@ impl Balancer {
         let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else {
             return self.join(worker, capacity, None, now);
         };
-        if entry.standing == Standing::Withdrawn {
+        if entry.state == WorkerState::Withdrawn {
             if entry.at_work > 0 {
                 self.withdrawn -= 1;
                 self.places_at_work += entry.at_work;
@@ -361,9 +364,9 @@ impl Balancer {
         if let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::take) {
             self.free.remove(entry.at_work, worker);
             self.busy -= usize::from(entry.at_work > 0);
-            match entry.standing {
-                Standing::Withdrawn => self.withdrawn -= usize::from(entry.at_work > 0),
-                Standing::Admitted { .. } | Standing::CoolingDown { .. } => {
+            match entry.state {
+                WorkerState::Withdrawn => self.withdrawn -= usize::from(entry.at_work > 0),
+                WorkerState::Admitted { .. } | WorkerState::CoolingDown { .. } => {
                     self.places_at_work -= entry.at_work;
                 }
             }
@@ -429,8 +432,8 @@ impl Balancer {
     /// A worker that has answered busy gets nothing new until then; what is in it goes on. The place of that answer is
     /// released at that time.
     pub(crate) fn cool_down(&mut self, worker: WorkerKey, until: Instant) {
-        if self.get(worker).is_some_and(|entry| entry.standing != Standing::Withdrawn) {
-            self.close(worker, Standing::CoolingDown { until });
+        if self.get(worker).is_some_and(|entry| entry.state != WorkerState::Withdrawn) {
+            self.close(worker, WorkerState::CoolingDown { until });
         }
     }
 
@@ -476,12 +479,12 @@ impl Balancer {
         self.free.remove(entry.at_work, worker);
         entry.at_work -= 1;
         self.busy -= usize::from(entry.at_work == 0);
-        match entry.standing {
-            Standing::Withdrawn => self.withdrawn -= usize::from(entry.at_work == 0),
-            Standing::Admitted { .. } | Standing::CoolingDown { .. } => {
+        match entry.state {
+            WorkerState::Withdrawn => self.withdrawn -= usize::from(entry.at_work == 0),
+            WorkerState::Admitted { .. } | WorkerState::CoolingDown { .. } => {
                 self.places_at_work -= 1;
                 if entry.may_serve(now) {
-                    entry.standing = Standing::Admitted { since: now };
+                    entry.state = WorkerState::Admitted { since: now };
                     if is_on_trial {
                         self.free.push_bottom(entry.at_work, worker);
                     } else {
@@ -495,31 +498,31 @@ impl Balancer {
     /// A worker may have requests from now on.
     fn open(&mut self, worker: WorkerKey, now: Instant) {
         let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
-        if let Standing::Admitted { .. } = entry.standing {
+        if let WorkerState::Admitted { .. } = entry.state {
             return;
         }
-        entry.standing = Standing::Admitted { since: now };
+        entry.state = WorkerState::Admitted { since: now };
         if entry.at_work < entry.capacity.places {
             self.free.push_top(entry.at_work, worker);
         }
     }
 
     /// A worker gets nothing more, for a while or for good.
-    fn close(&mut self, worker: WorkerKey, standing: Standing) {
+    fn close(&mut self, worker: WorkerKey, state: WorkerState) {
         let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
         self.free.remove(entry.at_work, worker);
-        if standing == Standing::Withdrawn && entry.standing != Standing::Withdrawn {
+        if state == WorkerState::Withdrawn && entry.state != WorkerState::Withdrawn {
             self.withdrawn += usize::from(entry.at_work > 0);
             self.places_at_work -= entry.at_work;
         }
-        entry.standing = standing;
+        entry.state = state;
     }
 
     /// Something has ended: one that was withdrawn may have nothing left to do.
     fn settle(&mut self, worker: WorkerKey) -> NextStep {
         let is_out = self
             .get(worker)
-            .is_some_and(|entry| entry.standing == Standing::Withdrawn && entry.has_nothing_to_do());
+            .is_some_and(|entry| entry.state == WorkerState::Withdrawn && entry.has_nothing_to_do());
         if is_out {
             self.remove(worker);
             return NextStep::Retired;

@@ -16,12 +16,12 @@ pub(super) struct Worker {
     pub capacity: Capacity,
     pub at_work: usize,
     pub streams: usize,
-    pub standing: Standing,
+    pub state: WorkerState,
 }
 
 /// Whether it gets requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum WorkerState {
     /// `since`: it joined, or a place of it was freed.
     Admitted { since: Instant },
     /// It answered busy.
@@ -32,15 +32,15 @@ pub(super) enum Standing {
 
 impl Worker {
     pub(super) fn new(capacity: Capacity, now: Instant) -> Self {
-        Worker { capacity, at_work: 0, streams: 0, standing: Standing::Admitted { since: now } }
+        Worker { capacity, at_work: 0, streams: 0, state: WorkerState::Admitted { since: now } }
     }
 
-    /// It may be given a request, as far as its standing goes.
+    /// It may be given a request, as far as its state goes.
     pub(super) fn may_serve(&self, now: Instant) -> bool {
-        match self.standing {
-            Standing::Admitted { .. } => true,
-            Standing::CoolingDown { until } => until <= now,
-            Standing::Withdrawn => false,
+        match self.state {
+            WorkerState::Admitted { .. } => true,
+            WorkerState::CoolingDown { until } => until <= now,
+            WorkerState::Withdrawn => false,
         }
     }
 

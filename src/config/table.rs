@@ -143,7 +143,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "--idle-timeout-ms",
         milliseconds(60_000, 1),
         "RIP_IDLE_TIMEOUT_MS",
-        "a quiet connection; a client that reads nothing",
+        "an idle connection; a client that reads nothing",
     ),
     flag(
         "--boot-timeout-ms",

@@ -150,7 +150,10 @@ impl Reactor {
                 }
             }
             Outcome::UnexpectedBytes => {
-                log::warn!("{}: bytes that nobody asked for; the connection is closed", self.label(upstream));
+                log::warn!(
+                    "{}: bytes came without a request; the connection is closed",
+                    self.label(upstream)
+                );
                 self.backend.close(upstream);
             }
         }

@@ -155,7 +155,7 @@ impl Reactor {
             return self.answered_badly(upstream, Invalid("no status line"));
         };
         log::warn!(
-            "{}: bytes of no answer stand before its answer; the connection is closed",
+            "{}: unexpected bytes came before its answer; the connection is closed",
             self.label(upstream)
         );
         self.backend.close(upstream);

@@ -1,4 +1,4 @@
-//! What happens on the street, as data: a history is a house and a row of actions, a pure function of its seed. An
+//! What happens, as data: a history is a configuration and a list of actions, both functions of its seed alone. An
 //! operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;

@@ -1,4 +1,4 @@
-//! The folder for temporary files, on its good and bad days. Stands where the spools have `crate::anonymous_file`.
+//! The folder for temporary files, which sometimes fails. Stands where the spools have `crate::anonymous_file`.
 
 use crate::anonymous_file;
 use nix::errno::Errno;

@@ -1,4 +1,4 @@
-//! A look inside the reactor after each tick: its rooms must agree with each other, and with the world around it.
+//! Checks the reactor after each tick: its parts must agree with each other, and with the world around it.
 
 use super::peers::Life;
 use super::world::World;

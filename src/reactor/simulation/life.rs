@@ -1,4 +1,4 @@
-//! What clients and workers do: one action after the other.
+//! What clients and workers do when an action is played.
 
 use super::actions::Action;
 use super::line::Hand;

@@ -1,17 +1,17 @@
-//! The whole server in seeded histories: the real reactor, with all its rooms, between scripted sockets, processes
+//! The whole server in seeded histories: the real reactor, with all its parts, between scripted sockets, processes
 //! and a clock of their own.
 //!
 //! `RIP_SIMULATIONS=100000 cargo test --lib simulation` plays more; a failure prints its seed and the shortest
 //! history that still fails, and `RIP_SEED=<seed>` plays that history alone.
 //!
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
-//! - `actions` makes histories, `script` and `reader` write and read what is said;
-//! - `street` is the world and its clock, `life` what clients and workers do in it, over a `line`; `operators` ask for
+//! - `actions` makes histories; `script` writes requests and answers, and `reader` reads them;
+//! - `world` has the clients, the workers and the clock; `life` is what these do, each over a `line`; `operators` ask for
 //!   metrics, status and reloads;
-//! - `truth` records, `shadow` knows what must hold on the street and `inside` what must hold in the reactor;
+//! - `oracle` records what was sent; `shadow` checks what clients and workers see, and `inside` the state of the reactor;
 //! - `ends` brings each history to its end.
 //!
-//! The listener is now and then another's as well, and then a stop leaves its backlog alone.
+//! In some histories the listener is shared with another process; a stop then leaves its backlog alone.
 //!
 //! What only a kernel shows is not here: accepting beyond the descriptors' bound, signals as such, the workers'
 //! output, how changed sources are noticed, workers from outside (`w:0`).

@@ -1,4 +1,4 @@
-//! A naive record of each request and each answer, with the rules that need nothing else.
+//! A simple record of each request and each answer, with the rules that need nothing else.
 
 use super::script::{Answer, Planned};
 use crate::process::Exit;

@@ -1,5 +1,5 @@
-//! The balancer beside the obvious one: each call goes to both, and both must say the same. Stands where the reactor
-//! has `crate::balancer::Balancer`.
+//! The balancer beside a simple model of it: each call goes to both, and both must decide the same. Stands where
+//! the reactor has `crate::balancer::Balancer`.
 
 use crate::balancer::simulation::Model;
 use crate::balancer::{self, Capacity, Decision, NextStep, QueueRule, Wish};

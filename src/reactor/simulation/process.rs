@@ -1,5 +1,5 @@
-//! Processes without a kernel: started, signalled and reaped by the reactor, and lived by the street. Stands where
-//! the reactor has `crate::process`.
+//! Processes without a kernel. The reactor starts, signals and reaps them, and the world decides what they do. Stands
+//! where the reactor has `crate::process`.
 
 use crate::process::{Answer, Begun, DescriptorLimit, Exit, Launch};
 use nix::errno::Errno;
@@ -21,7 +21,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub alive: BTreeMap<i32, Started>,
-    /// Started and not yet seen by the street.
+    /// Started, and not yet seen by the world.
     pub fresh: Vec<i32>,
     pub ended: VecDeque<(i32, Exit)>,
     /// SIGTERM and (`true`) SIGKILL, in their order.

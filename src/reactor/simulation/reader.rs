@@ -1,4 +1,4 @@
-//! Naive readers of HTTP, for what crosses the wires: whole messages, read from the start each time.
+//! Simple HTTP parsers for the bytes on the wires: whole messages, read from the start each time.
 
 /// A request as a worker finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What clients and workers say: real bytes, each message with a number by which it is known again.
+//! The bytes that clients and workers send. Each message has a number by which it is recognised.
 
 use super::actions::Random;
 

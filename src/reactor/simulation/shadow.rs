@@ -1,5 +1,5 @@
-//! What must hold on the street, whatever happens: what was said arrives, once, whole or visibly cut, for a reason
-//! that is true.
+//! What must hold for clients and workers, whatever happens: each request and answer arrives once, complete or visibly
+//! cut, and the reason in the log is the right one.
 
 use super::inside::Keys;
 use super::line::{Hand, Line};

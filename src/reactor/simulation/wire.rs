@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Unix,
 }
 
-/// One connection, as both ends and the street between them see it.
+/// One connection, as both of its ends see it.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub kind: Kind,

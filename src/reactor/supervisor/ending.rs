@@ -96,7 +96,7 @@ impl Supervisor {
     pub(crate) fn end_group(&mut self, worker: WorkerKey, now: Instant) {
         let Some(entry) = self.workers.get(worker.0) else { return };
         if self.groups.end(entry.process.pid, now) {
-            log::info!("{}: what it has started lives on, and gets SIGTERM", entry.label());
+            log::info!("{}: processes that it has started still run, and get SIGTERM", entry.label());
         }
     }
 
