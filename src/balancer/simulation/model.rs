@@ -1,0 +1,334 @@
+//! The obvious balancer, which the real one is compared with: lists that are searched from end to end.
+
+use crate::balancer::order::Order;
+use crate::balancer::*;
+use std::collections::BTreeMap;
+
+/// The obvious balancer.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub workers: Vec<Modelled>,
+    /// Who has a place free, by requests at work; the one to be chosen first is the last.
+    pub levels: BTreeMap<usize, Vec<WorkerKey>>,
+    /// By deadline.
+    arrivals: Vec<(ClientKey, Instant)>,
+    second_tries: Vec<(ClientKey, Instant)>,
+    pub(super) order: Order,
+    max_queue: usize,
+    /// Who is on trial, gets one request in how many, and how many others have had since.
+    trial: Option<(WorkerKey, usize, usize)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Modelled {
+    pub key: WorkerKey,
+    pub capacity: Capacity,
+    pub at_work: usize,
+    pub streams: usize,
+    pub is_withdrawn: bool,
+    pub cools_until: Option<Instant>,
+}
+
+/// Where a worker comes to lie in its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Top,
+    Bottom,
+}
+
+impl Model {
+    pub(crate) fn new(max_queue: usize, rule: QueueRule) -> Self {
+        Model {
+            workers: Vec::new(),
+            levels: BTreeMap::new(),
+            arrivals: Vec::new(),
+            second_tries: Vec::new(),
+            order: Order::new(rule),
+            max_queue,
+            trial: None,
+        }
+    }
+
+    /// Everybody who waits, with its deadline.
+    pub(crate) fn waiting(&self) -> Vec<(ClientKey, Instant)> {
+        [&self.second_tries[..], &self.arrivals].concat()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.waiting().into_iter().map(|(_, deadline)| deadline).min()
+    }
+
+    /// Second tries first; of the others the oldest, or the newest.
+    fn next(&mut self, now: Instant) -> Option<ClientKey> {
+        if self.waiting().is_empty() {
+            self.order.on_idle(now);
+            return None;
+        }
+        let serving = self.order.on_dispatch(now);
+        if !self.second_tries.is_empty() {
+            return Some(self.second_tries.remove(0).0);
+        }
+        match serving {
+            Serving::OldestFirst => Some(self.arrivals.remove(0).0),
+            Serving::NewestFirst => self.arrivals.pop().map(|(client, _)| client),
+        }
+    }
+
+    /// `true`: it had waited.
+    pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
+        let before = self.waiting().len();
+        for list in [&mut self.arrivals, &mut self.second_tries] {
+            list.retain(|(other, _)| *other != client);
+        }
+        self.waiting().len() < before
+    }
+
+    pub(crate) fn depart(&mut self, client: ClientKey, now: Instant) -> bool {
+        let had_waited = self.forget(client);
+        if had_waited {
+            self.order.on_loss(now);
+        }
+        had_waited
+    }
+
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
+        let due = |list: &[(ClientKey, Instant)]| list.iter().find(|(_, deadline)| *deadline <= now).copied();
+        let (client, _) = due(&self.arrivals).or(due(&self.second_tries))?;
+        self.depart(client, now);
+        Some(client)
+    }
+
+    pub(crate) fn begin_trial(&mut self, worker: WorkerKey, every: usize) {
+        self.trial = Some((worker, every, 0));
+    }
+
+    pub(crate) fn end_trial(&mut self) {
+        self.trial = None;
+    }
+
+    fn is_on_trial(&self, worker: WorkerKey) -> bool {
+        self.trial.is_some_and(|(on_trial, _, _)| on_trial == worker)
+    }
+
+    fn note_turn(&mut self, worker: WorkerKey) {
+        if let Some((on_trial, _, since)) = &mut self.trial {
+            *since = if *on_trial == worker { 0 } else { *since + 1 };
+        }
+    }
+
+    /// The first of those that are free; but one on trial only if its turn has come, or nobody else is.
+    fn top(&self) -> Option<WorkerKey> {
+        let free = self.free();
+        let due = self.trial.filter(|(_, every, since)| since + 1 >= *every).map(|(worker, _, _)| worker);
+        let due = due.filter(|due| free.contains(due));
+        let other = free.iter().copied().find(|worker| !self.is_on_trial(*worker));
+        due.or(other).or(free.first().copied())
+    }
+
+    pub(crate) fn worker(&self, key: WorkerKey) -> Option<Modelled> {
+        self.workers.iter().copied().find(|worker| worker.key == key)
+    }
+
+    fn change(&mut self, key: WorkerKey, change: impl FnOnce(&mut Modelled)) {
+        change(self.workers.iter_mut().find(|worker| worker.key == key).expect("it is there"));
+    }
+
+    fn take_out(&mut self, key: WorkerKey) {
+        self.levels.values_mut().for_each(|level| level.retain(|other| *other != key));
+    }
+
+    /// Puts it where it belongs now, if it may have a request.
+    fn put(&mut self, key: WorkerKey, at: At) {
+        self.take_out(key);
+        let worker = self.worker(key).expect("it is there");
+        if !worker.is_withdrawn && worker.cools_until.is_none() && worker.at_work < worker.capacity.places {
+            let level = self.levels.entry(worker.at_work).or_default();
+            level.insert(if at == At::Top { level.len() } else { 0 }, key);
+        }
+    }
+
+    pub(crate) fn free(&self) -> Vec<WorkerKey> {
+        self.levels.values().flat_map(|level| level.iter().rev()).copied().collect()
+    }
+
+    pub(crate) fn submit(
+        &mut self,
+        client: ClientKey,
+        wish: Wish,
+        deadline: Instant,
+        is_second_try: bool,
+    ) -> Decision {
+        let free = self.free();
+        let streams = |key: &WorkerKey| self.worker(*key).expect("it is there").streams;
+        let chosen = match wish {
+            Wish::Answer => self.top(),
+            Wish::Stream => free.iter().copied().min_by_key(streams),
+        };
+        if let Some(worker) = chosen {
+            let most = self.worker(worker).and_then(|worker| worker.capacity.streams);
+            if wish == Wish::Stream && most.is_some_and(|most| streams(&worker) >= most) {
+                return Decision::RejectStream;
+            }
+            self.change(worker, |entry| entry.at_work += 1);
+            self.put(worker, At::Bottom);
+            self.note_turn(worker);
+            return Decision::Assign { worker };
+        }
+        if !is_second_try && self.waiting().len() >= self.max_queue {
+            return Decision::Reject;
+        }
+        let list = if is_second_try { &mut self.second_tries } else { &mut self.arrivals };
+        // By deadline; those that wait already go first among equals.
+        let at = list.iter().position(|(_, other)| *other > deadline).unwrap_or(list.len());
+        list.insert(at, (client, deadline));
+        Decision::Enqueue
+    }
+
+    pub(crate) fn join(
+        &mut self,
+        key: WorkerKey,
+        capacity: Capacity,
+        predecessor: Option<WorkerKey>,
+        now: Instant,
+    ) -> NextStep {
+        let old = predecessor.and_then(|old| self.worker(old)).filter(|old| !old.is_withdrawn);
+        self.workers.push(Modelled {
+            key,
+            capacity,
+            at_work: 0,
+            streams: 0,
+            is_withdrawn: false,
+            cools_until: None,
+        });
+        let idle = self.levels.entry(0).or_default();
+        let at = match old {
+            Some(Modelled { key: old, at_work: 0, cools_until: None, .. }) => {
+                idle.iter().position(|other| *other == old).expect("it is idle")
+            }
+            Some(_) => idle.len(),
+            None => 0,
+        };
+        idle.insert(at, key);
+        self.serve_with(key, now)
+    }
+
+    /// If somebody waits, it has the next one.
+    fn serve_with(&mut self, key: WorkerKey, now: Instant) -> NextStep {
+        match self.dispatch_more(key, now) {
+            Some(client) => NextStep::Dispatch { client },
+            None => NextStep::Idle,
+        }
+    }
+
+    pub(crate) fn dispatch_more(&mut self, key: WorkerKey, now: Instant) -> Option<ClientKey> {
+        if !self.free().contains(&key) {
+            return None;
+        }
+        let client = self.next(now)?;
+        self.change(key, |entry| entry.at_work += 1);
+        self.put(key, At::Bottom);
+        self.note_turn(key);
+        Some(client)
+    }
+
+    pub(crate) fn release(&mut self, key: WorkerKey, now: Instant) -> NextStep {
+        let is_cool = self.worker(key).and_then(|entry| entry.cools_until).is_none_or(|until| until <= now);
+        let was_cooling = self.worker(key).is_some_and(|entry| entry.cools_until.is_some());
+        if is_cool {
+            self.change(key, |entry| entry.cools_until = None);
+        }
+        let worker = self.worker(key).expect("it is there");
+        if is_cool
+            && !worker.is_withdrawn
+            && let Some(client) = self.next(now)
+        {
+            if was_cooling {
+                self.put(key, At::Top);
+            }
+            self.note_turn(key);
+            return NextStep::Dispatch { client };
+        }
+        self.change(key, |entry| entry.at_work -= 1);
+        self.put(key, if self.is_on_trial(key) { At::Bottom } else { At::Top });
+        self.retired(key)
+    }
+
+    fn retired(&mut self, key: WorkerKey) -> NextStep {
+        let worker = self.worker(key).expect("it is there");
+        if worker.is_withdrawn && worker.at_work + worker.streams == 0 {
+            self.remove(key);
+            return NextStep::Retired;
+        }
+        NextStep::Idle
+    }
+
+    pub(crate) fn begin_stream(&mut self, key: WorkerKey, now: Instant) -> Option<NextStep> {
+        let worker = self.worker(key)?;
+        if worker.capacity.streams.is_none_or(|most| worker.streams >= most) {
+            return None;
+        }
+        self.change(key, |entry| {
+            entry.streams += 1;
+            entry.at_work -= 1;
+            entry.cools_until = entry.cools_until.filter(|until| *until > now);
+        });
+        self.put(key, At::Bottom);
+        Some(self.serve_with(key, now))
+    }
+
+    pub(crate) fn end_stream(&mut self, key: WorkerKey) -> NextStep {
+        self.change(key, |entry| entry.streams -= 1);
+        self.retired(key)
+    }
+
+    pub(crate) fn cool_down(&mut self, key: WorkerKey, until: Instant) {
+        if self.worker(key).is_some_and(|worker| !worker.is_withdrawn) {
+            self.change(key, |entry| entry.cools_until = Some(until));
+            self.take_out(key);
+        }
+    }
+
+    /// `true`: it had nothing to do, and is out.
+    pub(crate) fn withdraw(&mut self, key: WorkerKey) -> bool {
+        let Some(worker) = self.worker(key) else { return true };
+        if worker.at_work + worker.streams == 0 {
+            self.remove(key);
+            return true;
+        }
+        self.change(key, |entry| entry.is_withdrawn = true);
+        self.take_out(key);
+        false
+    }
+
+    pub(crate) fn readmit(&mut self, key: WorkerKey, capacity: Capacity, now: Instant) -> NextStep {
+        let Some(worker) = self.worker(key) else { return self.join(key, capacity, None, now) };
+        if worker.is_withdrawn {
+            self.change(key, |entry| {
+                entry.is_withdrawn = false;
+                entry.cools_until = None;
+            });
+            self.put(key, At::Top);
+        }
+        self.serve_with(key, now)
+    }
+
+    pub(crate) fn remove(&mut self, key: WorkerKey) {
+        if self.is_on_trial(key) {
+            self.trial = None;
+        }
+        self.take_out(key);
+        self.workers.retain(|worker| worker.key != key);
+    }
+
+    /// Workers with nothing at work that may have a request; those with something; what waits.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let idle = self.levels.get(&0).map_or(0, Vec::len);
+        let busy = self.workers.iter().filter(|worker| worker.at_work > 0).count();
+        (idle, busy, self.waiting().len())
+    }
+
+    pub(super) fn places_at_work(&self) -> usize {
+        let counted = self.workers.iter().filter(|worker| !worker.is_withdrawn);
+        counted.map(|worker| worker.at_work).sum()
+    }
+}
