@@ -1,4 +1,4 @@
-//! The command line's side of the control socket: `status`, `reload`, `stop`.
+//! The command line's side of the control socket: `status`, `reload`, `upgrade`, `stop`.
 
 use crate::app;
 use crate::config::{ServerId, Verb};
@@ -112,7 +112,7 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
         (None, None) => return Err("which app?".into()),
     };
     let names = Names::new(place, &app::name(&path));
-    if place.app.is_some() && matches!(verb, Verb::Stop | Verb::Reload { .. }) {
+    if place.app.is_some() && matches!(verb, Verb::Stop | Verb::Reload { .. } | Verb::Upgrade) {
         check_path(&names, &path)?;
     }
     match verb {
@@ -121,6 +121,7 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
         Verb::Status { .. } => print(&status_table(&names)?),
         Verb::Stop => stop(&names),
         Verb::Reload { canary } => reload(&names, canary),
+        Verb::Upgrade => upgrade(&names),
     }
 }
 
@@ -332,6 +333,30 @@ fn reload(names: &Names, canary: Option<CanaryPlan>) -> Result<(), String> {
         }
     }
     Err("the server ended during the reload".into())
+}
+
+/// Returns when the new server serves, or the old one goes on.
+fn upgrade(names: &Names) -> Result<(), String> {
+    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Upgrade.to_json())?;
+    while let Some(line) = inquiry.next_line()? {
+        let value: Value =
+            serde_json::from_str(&line).map_err(|_| format!("{} said: {}", inquiry.who(), shown(&line)))?;
+        match (value["ok"].as_bool(), &value["serving"], &value["of"]) {
+            // The upgrade goes on, and its end is what counts.
+            (None, serving, of) => drop(print(&format!("{serving} of {of} new workers serve\n"))),
+            (Some(true), _, _) => {
+                return print(&format!(
+                    "{}: pid {} serves; the old server finishes what it has\n",
+                    names.app, value["pid"]
+                ));
+            }
+            (Some(false), _, _) => {
+                let reason = shown(value["error"].as_str().unwrap_or("?")).to_string();
+                return Err(format!("upgrade failed, and {} goes on: {reason}", inquiry.who()));
+            }
+        }
+    }
+    Err("the server ended during the upgrade".into())
 }
 
 /// Waits until a process is gone, or ended and only not taken in by its parent. `false`: it lives on.

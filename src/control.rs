@@ -21,6 +21,8 @@ pub enum Message {
     Retire(Sender),
     /// Replaces all workers, perhaps with the first one on trial.
     Reload(Option<CanaryPlan>),
+    /// Replaces the server by a new one on the same sockets.
+    Upgrade,
     /// Stops the server.
     Stop,
 }
@@ -130,10 +132,11 @@ impl Message {
             Some("reloaded") => Ok(Message::Reloaded(sender?)),
             Some("retire") => Ok(Message::Retire(sender?)),
             Some("reload") => Ok(Message::Reload(canary(&value)?)),
+            Some("upgrade") => Ok(Message::Upgrade),
             Some("stop") => Ok(Message::Stop),
-            Some(other) => {
-                Err(format!("unknown op '{other}'; join, quit, retire, reloaded, reload and stop are known"))
-            }
+            Some(other) => Err(format!(
+                "unknown op '{other}'; join, quit, retire, reloaded, reload, upgrade and stop are known"
+            )),
             None => Err("'op' is missing".into()),
         }
     }
@@ -142,7 +145,7 @@ impl Message {
     pub fn is_of_worker(&self) -> bool {
         match self {
             Message::Join(_) | Message::Quit(_) | Message::Reloaded(_) | Message::Retire(_) => true,
-            Message::Reload(_) | Message::Stop => false,
+            Message::Reload(_) | Message::Upgrade | Message::Stop => false,
         }
     }
 
@@ -170,6 +173,7 @@ impl Message {
             Message::Reloaded(sender) => from("reloaded", sender),
             Message::Retire(sender) => from("retire", sender),
             Message::Reload(None) => json!({"op": "reload"}),
+            Message::Upgrade => json!({"op": "upgrade"}),
             Message::Reload(Some(plan)) => {
                 let mut value = json!({"op": "reload", "canaryErrors": plan.max_errors_percent});
                 match plan.length {
@@ -221,6 +225,7 @@ mod tests {
             Message::Quit(sender(None)),
             Message::Retire(sender(Some("5e55"))),
             Message::Reload(None),
+            Message::Upgrade,
             Message::Reload(Some(CanaryPlan { length: TrialLength::Requests(500), max_errors_percent: 5 })),
             Message::Reload(Some(CanaryPlan {
                 length: TrialLength::Time(Duration::from_secs(30)),

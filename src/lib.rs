@@ -66,6 +66,7 @@ mod conn;
 mod control;
 mod deadlines;
 mod fleet;
+mod handover;
 #[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 mod http;
 mod keys;
@@ -177,7 +178,10 @@ fn command_line_with(
     let arguments = config::with_defaults(defaults, arguments, &environment);
     let command = match config::read(arguments, &environment, embedded.is_some()) {
         Ok(command) => command,
-        Err(Usage(complaint)) => return complain(&paths::shown(&complaint).to_string(), 2),
+        Err(Usage(complaint)) => {
+            reactor::tell_failure(&complaint);
+            return complain(&paths::shown(&complaint).to_string(), 2);
+        }
     };
     match command {
         Command::CgiWorker => cgi_worker(),

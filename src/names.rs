@@ -46,18 +46,35 @@ impl Names {
         instance.is_some_and(|instance| instance.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    pub(crate) fn worker_socket(&self, slot: usize, version: u64) -> PathBuf {
-        self.dir.join(format!("{}.{slot}.{version}.sock", self.prefix))
+    pub(crate) fn worker_socket(&self, instance: &str, slot: usize, version: u64) -> PathBuf {
+        self.dir.join(format!("{}.{instance}.{slot}.{version}.sock", self.prefix))
     }
 
-    /// Whether a file of that name is the socket of a worker of ours.
-    pub(crate) fn is_worker_socket(&self, file: &str) -> bool {
+    /// The control socket of one run of the server, which its workers are told of. Verbs use the one that all runs share,
+    /// which a next server takes over.
+    pub(crate) fn own_control(&self, instance: &str) -> PathBuf {
+        self.dir.join(format!("{}.{instance}.ctl", self.prefix))
+    }
+
+    /// Whether a file of that name is one run's.
+    pub(crate) fn is_of_run(&self, file: &str, instance: &str) -> bool {
+        let is_own = self.is_own_socket(file) || self.is_harness_dir(file);
+        is_own && file.strip_prefix(&format!("{}.{instance}.", self.prefix)).is_some()
+    }
+
+    /// Whether a file of that name is the socket of a worker of this server, or one of its runs' own control sockets.
+    pub(crate) fn is_own_socket(&self, file: &str) -> bool {
         let remaining = file.strip_prefix(&self.prefix).and_then(|remaining| remaining.strip_prefix('.'));
-        let numbers = remaining
-            .and_then(|remaining| remaining.strip_suffix(".sock"))
-            .and_then(|remaining| remaining.split_once('.'));
+        let parts: Vec<&str> = remaining.unwrap_or_default().split('.').collect();
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        numbers.is_some_and(|(slot, version)| is_number(slot) && is_number(version))
+        let is_run = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match parts[..] {
+            [run, "ctl"] => is_run(run),
+            // Before there were runs in the names.
+            [slot, version, "sock"] => is_number(slot) && is_number(version),
+            [run, slot, version, "sock"] => is_run(run) && is_number(slot) && is_number(version),
+            _ => false,
+        }
     }
 }
 
@@ -75,19 +92,24 @@ mod tests {
             given: Vec::new(),
         };
         let names = Names::new(&place, "shop");
-        let own = names.worker_socket(12, 3);
-        assert!(names.is_worker_socket(own.file_name().and_then(|name| name.to_str()).expect("a name")));
+        for own in [
+            names.worker_socket("5e55", 12, 3),
+            names.own_control("5e55"),
+            "/s/rip_blue_shop.1.2.sock".into(),
+        ] {
+            assert!(names.is_own_socket(own.file_name().and_then(|name| name.to_str()).expect("a name")));
+        }
         for other in [
             "rip_blue_shop.ctl.sock",
             "rip_blue_shop.harness",
             "rip_blue_shop.1.sock",
             "rip_blue_shop.1.2",
             "rip_blue_shop.a.2.sock",
-            "rip_blue_shop.1.2.3.sock",
+            "rip_blue_shop.x.2.3.sock",
             "rip_blue_shop2.1.2.sock",
             "rip_green_shop.1.2.sock",
         ] {
-            assert!(!names.is_worker_socket(other), "{other}");
+            assert!(!names.is_own_socket(other), "{other}");
         }
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigaction, signal, sigprocmask,
 };
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsString;
@@ -122,6 +123,64 @@ pub(crate) fn inherited_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: it is open, and no other value of this program stands for it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// One message of a socket, and the descriptor that came with it. Nothing: the other end is closed.
+pub(crate) fn receive(socket: BorrowedFd<'_>, message: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut words = [io::IoSliceMut::new(message)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let received = recvmsg::<()>(socket.as_raw_fd(), &mut words, Some(&mut space), flags)?;
+    let mut descriptor = None;
+    for control in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            // SAFETY: the kernel has just made them for this process.
+            descriptor = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
+        }
+    }
+    Ok((received.bytes, descriptor))
+}
+
+/// Starts the server that is to follow this one: the program at this one's own path, which may be a new one, with the same
+/// words. It inherits `line`, by the variable of that name, and what this one was started with; nothing ends it when
+/// this one ends. `environment`: what it is told beside that, `None` for nothing.
+///
+/// # Errors
+/// The kernel's refusal to fork or to run the program.
+pub(crate) fn start_successor(
+    line: BorrowedFd<'_>,
+    variable: &str,
+    environment: &[(&str, Option<&str>)],
+    limit: DescriptorLimit,
+) -> io::Result<Pid> {
+    let program = own_path();
+    let mut command = Command::new(&program);
+    command.arg0(&program).args(std::env::args_os().skip(1));
+    command.env(variable, line.as_raw_fd().to_string());
+    for (name, value) in environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let line = line.as_raw_fd();
+    let before_exec = move || {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
+        // SAFETY: clears the flag that would have exec close it.
+        Errno::result(unsafe { libc::fcntl(line, libc::F_SETFD, 0) })?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `before_exec` makes three system calls and
+    // allocates nothing.
+    unsafe { command.pre_exec(before_exec) };
+    let child = command.spawn()?;
+    Ok(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?))
+}
+
+/// SIGKILL to one process: a child that is not yet reaped.
+pub(crate) fn kill_one(pid: Pid) {
+    let _ = kill(pid, Signal::SIGKILL);
 }
 
 /// Whether this process ignores a signal.

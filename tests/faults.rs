@@ -14,6 +14,8 @@ mod broken;
 mod clocks;
 #[path = "faults/full_disk.rs"]
 mod full_disk;
+#[path = "faults/handover.rs"]
+mod handover;
 #[path = "faults/logs.rs"]
 mod logs;
 #[path = "faults/shortage.rs"]

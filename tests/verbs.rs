@@ -252,7 +252,6 @@ fn signals_of_no_meaning_end_nothing_and_are_logged() {
     server.wait_for_workers(1);
     let signals = [
         Signal::SIGUSR1,
-        Signal::SIGUSR2,
         Signal::SIGALRM,
         Signal::SIGVTALRM,
         Signal::SIGPROF,

@@ -1,6 +1,7 @@
 //! Listening sockets that are given to the server: by systemd, as sd_listen_fds(3) has it.
 
 use super::{Listen, Usage};
+use crate::handover;
 use std::os::fd::RawFd;
 
 /// Where the descriptors begin.
@@ -25,8 +26,7 @@ pub(super) struct Given {
 /// A number that is none, or a name that means something else.
 pub(super) fn sockets(environment: &dyn Fn(&str) -> Option<String>, pid: u32) -> Result<Given, Usage> {
     let mut given = Given::default();
-    // What was meant for another process may have been inherited.
-    if environment("LISTEN_PID").as_deref() != Some(&pid.to_string()) {
+    if !are_for(environment, pid) {
         return Ok(given);
     }
     let text = environment("LISTEN_FDS").unwrap_or_default();
@@ -50,6 +50,26 @@ pub(super) fn sockets(environment: &dyn Fn(&str) -> Option<String>, pid: u32) ->
         }
     }
     Ok(given)
+}
+
+/// What was meant for another process may have been inherited; a server that follows one is given that one's.
+fn are_for(environment: &dyn Fn(&str) -> Option<String>, pid: u32) -> bool {
+    let meant = environment("LISTEN_PID").unwrap_or_default();
+    meant == pid.to_string() || (meant == HANDED_OVER && environment(handover::VARIABLE).is_some())
+}
+
+/// In the place of a pid: the server before this one hands over what it was given.
+const HANDED_OVER: &str = "handed-over";
+
+/// What a server that is to follow this one is told of given sockets.
+pub(crate) fn for_successor(
+    environment: &dyn Fn(&str) -> Option<String>,
+    pid: u32,
+) -> Vec<(&'static str, Option<&'static str>)> {
+    match are_for(environment, pid) {
+        true => vec![("LISTEN_PID", Some(HANDED_OVER))],
+        false => VARIABLES.map(|name| (name, None)).to_vec(),
+    }
 }
 
 /// Whether sockets for requests are given to this process.

@@ -147,7 +147,7 @@ impl Reader<'_> {
                 Verb::Status { json: self.flags.contains("--json"), watch: self.flags.contains("--watch") }
             }
             Verb::Reload { .. } => Verb::Reload { canary: self.canary()? },
-            Verb::Stop => verb,
+            Verb::Upgrade | Verb::Stop => verb,
         };
         if verb == (Verb::Status { json: true, watch: true }) {
             return Err(Usage("--json and --watch do not go together; one of them would do".into()));
@@ -272,6 +272,7 @@ impl Reader<'_> {
                 None => DEFAULT_QUARANTINE,
             },
             keep_trying: (self.environment)("RIP_KEEP_TRYING").is_some_and(|value| value == "1"),
+            pid_file: self.text("--pid-file")?.map(|path| paths::absolute(path.as_ref())),
             harnesses: &[],
             spool_dir: (self.environment)("TMPDIR")
                 .filter(|dir| !dir.is_empty())

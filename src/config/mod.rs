@@ -64,6 +64,8 @@ pub enum Verb {
     Reload {
         canary: Option<CanaryPlan>,
     },
+    /// The server is replaced by a new one on the same sockets.
+    Upgrade,
     Stop,
 }
 
@@ -120,13 +122,18 @@ pub enum HotReload {
 }
 
 impl Verb {
-    pub const ALL: [Verb; 3] =
-        [Verb::Status { json: false, watch: false }, Verb::Reload { canary: None }, Verb::Stop];
+    pub const ALL: [Verb; 4] = [
+        Verb::Status { json: false, watch: false },
+        Verb::Reload { canary: None },
+        Verb::Upgrade,
+        Verb::Stop,
+    ];
 
     pub const fn code(self) -> &'static str {
         match self {
             Verb::Status { .. } => "status",
             Verb::Reload { .. } => "reload",
+            Verb::Upgrade => "upgrade",
             Verb::Stop => "stop",
         }
     }
@@ -204,6 +211,8 @@ pub struct Config {
     /// A request in which so many workers have died is refused; 0: never.
     pub quarantine: u32,
     pub keep_trying: bool,
+    /// Where the server's pid is written.
+    pub pid_file: Option<PathBuf>,
     pub spool_dir: PathBuf,
     /// Names and texts of the files that workers need beside an app that is no program. A program that is its own app
     /// has none, which keeps it small.

@@ -208,6 +208,12 @@ pub(super) const FLAGS: &[Flag] = &[
         "",
         "takes what would go to stdout; SIGUSR1 opens it anew",
     ),
+    flag(
+        "--pid-file",
+        text("<path>", "none"),
+        "RIP_PID_FILE",
+        "the server's pid; an upgrade writes the new one",
+    ),
     flag("--variant", text("<name>", "server2"), "RIP_VARIANT", "tells two servers of one app apart"),
     flag("--socket-prefix", text("<prefix>", "rip_<variant>_<app>"), "", "names of the sockets"),
     flag(
@@ -254,7 +260,7 @@ pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
          rip-server <app-path> [<module>:<app>] [w:<N|auto|min..max>] [c:<N>] [r:<N>[,<S>s]] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
-         rip-server status|reload|stop <app-path>   (status also with --json or --watch, reload with --canary=<N|Ns>)\n\n\
+         rip-server status|reload|upgrade|stop <app-path>   (status also with --json or --watch, reload with --canary=<N|Ns>)\n\n\
          \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\
          \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
          \u{20} c:<N>    requests at once for each worker, 1 to 1024   [1]   RIP_CONCURRENCY\n\

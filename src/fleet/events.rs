@@ -255,7 +255,7 @@ impl Fleet {
     fn open_slot(&mut self, now: Instant) {
         match self.slots.iter_mut().find(|slot| slot.is_gone()) {
             Some(slot) => slot.enter(Front::Empty { retry_at: now }),
-            None => self.slots.push(Slot::new(now)),
+            None => self.slots.push(Slot::new(self.first_version, now)),
         }
     }
 

@@ -185,6 +185,17 @@ pub(crate) struct Fleet {
     stage: Stage,
     random: u64,
     next_deadline: Option<Instant>,
+    /// Generations begin behind this one.
+    first_version: u64,
+}
+
+/// What a fleet begins with when it follows another server's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Beginning {
+    /// Workers at once, within the plan's bounds.
+    pub workers: usize,
+    /// The newest generation of the other fleet, so that no worker of this one is called like one of its.
+    pub generation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,9 +211,17 @@ enum Stage {
 
 /// Getters.
 impl Fleet {
+    #[cfg(test)]
     pub(crate) fn new(plan: Plan, now: Instant) -> Self {
+        Fleet::following(plan, Beginning::default(), now)
+    }
+
+    pub(crate) fn following(plan: Plan, beginning: Beginning, now: Instant) -> Self {
+        let workers = beginning.workers.clamp(plan.min_workers, plan.max_workers);
+        let first_version = beginning.generation;
         let mut fleet = Fleet {
-            slots: (0..plan.min_workers).map(|_| Slot::new(now)).collect(),
+            slots: (0..workers).map(|_| Slot::new(first_version, now)).collect(),
+            first_version,
             plan,
             actions: VecDeque::new(),
             roll: None,
@@ -247,6 +266,11 @@ impl Fleet {
     /// Workers that get requests.
     pub(crate) fn serving(&self) -> usize {
         self.slots.iter().filter(|slot| slot.is_serving() && !slot.is_stuck()).count()
+    }
+
+    /// The newest generation.
+    pub(crate) fn generation(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.version).max().unwrap_or(self.first_version)
     }
 
     /// All members with their slots, for status.

@@ -306,13 +306,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(version: u64, now: Instant) -> Self {
         Slot {
             front: Front::Empty { retry_at: now },
             succession: Succession::None,
             leaving: Vec::new(),
             backoff: Backoff::default(),
-            version: 0,
+            version,
             started: None,
         }
     }

@@ -34,6 +34,17 @@ pub(crate) fn table(status: &Value) -> String {
     if let Some(next) = status["nextRelease"].as_str() {
         let _ = writeln!(out, "  reload   would bring: {}", shown(next));
     }
+    let before = &status["predecessor"];
+    if before.is_object() {
+        let (clients, workers) = (number(&before["clients"]), number(&before["workers"]));
+        let _ = writeln!(
+            out,
+            "  before   the server before this one finishes: connections {clients}, workers {workers}"
+        );
+    }
+    if status["upgrading"].as_bool() == Some(true) {
+        let _ = writeln!(out, "  upgrade  under way: the new server's workers start");
+    }
     let _ = writeln!(out, "  http     {}", shown(&listeners.join(", ")));
     let order = match queue["order"].as_str() {
         Some("newest first") => {
@@ -149,7 +160,7 @@ mod tests {
     fn columns_stand_below_each_other() {
         let text = table(&json!({
             "app": "shop", "status": "healthy", "uptime": 3725, "pid": 7, "release": "/srv/shop/r7", "clients": 3,
-            "program": "/usr/bin/node",
+            "program": "/usr/bin/node", "predecessor": {"clients": 1, "workers": 2}, "upgrading": true,
             "listeners": ["[::]:5002"], "queue": {"now": 0, "deepest": 4, "longestMs": 120, "order": "newest first", "orderSeconds": 61},
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
             "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
@@ -167,6 +178,8 @@ shop  healthy  up 1h 2m  pid 7
   app      /srv/shop/r7 (its files have changed since; a reload would take them over)
   run by   /usr/bin/node
   reload   would bring: /srv/shop/r8
+  before   the server before this one finishes: connections 1, workers 2
+  upgrade  under way: the new server's workers start
   http     [::]:5002
   queue    0 now, 4 at the deepest, 120 ms at the longest; overload: newest first for 1m 1s
   workers  needed 3 of 8 in the last minute; 3 connections

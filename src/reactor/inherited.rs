@@ -3,6 +3,7 @@
 use super::io::listen::{Holders, Listener};
 use super::source::StartError;
 use crate::config::{Config, Listen};
+use crate::handover::SocketOffer;
 use crate::process;
 use nix::errno::Errno;
 use std::io;
@@ -28,7 +29,17 @@ impl Service {
 /// The sockets, each with where it was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
-    sockets: Vec<(Service, Listen, OwnedFd)>,
+    sockets: Vec<Offer>,
+}
+
+/// A socket that is there, and how it is to be used.
+#[derive(Debug)]
+struct Offer {
+    service: &'static str,
+    /// As messages name it.
+    at: String,
+    fd: OwnedFd,
+    holders: Holders,
 }
 
 impl Inherited {
@@ -44,10 +55,26 @@ impl Inherited {
         for (service, at) in all {
             if let Listen::Descriptor(fd) = at {
                 let fd = process::inherited_descriptor(*fd);
-                sockets.push((service, at.clone(), fd.map_err(|error| cannot_be_used(service, at, &error))?));
+                sockets.push(Offer {
+                    service: service.token(),
+                    at: at.to_string(),
+                    fd: fd.map_err(|error| cannot_be_used(service, at, &error))?,
+                    holders: Holders::Shared,
+                });
             }
         }
         Ok(Inherited { sockets })
+    }
+
+    /// Those of the server before this one.
+    pub(super) fn handed_over(sockets: Vec<(SocketOffer, OwnedFd)>) -> Self {
+        let offer = |(offer, fd): (SocketOffer, OwnedFd)| {
+            let holders = if offer.is_given { Holders::Shared } else { Holders::Handed };
+            let services = [Service::Http, Service::Metrics].map(Service::token);
+            let service = services.into_iter().find(|token| *token == offer.service)?;
+            Some(Offer { service, at: offer.at, fd, holders })
+        };
+        Inherited { sockets: sockets.into_iter().filter_map(offer).collect() }
     }
 
     /// The listener that was given for a place, if one was.
@@ -55,10 +82,11 @@ impl Inherited {
     /// # Errors
     /// It is no listening socket.
     pub(super) fn listener(&mut self, service: Service, at: &Listen) -> Option<Result<Listener, StartError>> {
-        let is_it = |(other, place, _): &(Service, Listen, OwnedFd)| *other == service && place == at;
+        let place = at.to_string();
+        let is_it = |offer: &Offer| offer.service == service.token() && offer.at == place;
         let index = self.sockets.iter().position(is_it)?;
-        let (_, _, fd) = self.sockets.remove(index);
-        Some(Listener::adopt(fd, Holders::Shared).map_err(|error| cannot_be_used(service, at, &error)))
+        let Offer { fd, holders, .. } = self.sockets.remove(index);
+        Some(Listener::adopt(fd, holders).map_err(|error| cannot_be_used(service, at, &error)))
     }
 }
 

@@ -57,8 +57,10 @@ mod stopping;
 mod supervisor;
 mod tick;
 mod tunnels;
+mod upgrading;
 mod workers;
 
+pub(crate) use host::handed::tell_failure;
 pub(crate) use source::StartError;
 pub(crate) use start::serve;
 

@@ -130,6 +130,21 @@ impl Reactor {
                     self.supervisor.fleet_mut().retire(worker, RetireReason::Requested, now);
                 })
             }
+            Message::Reload(_) if self.host.is_upgrading() => {
+                let error = "an upgrade is under way, and brings new workers; it has to end first";
+                self.admin.respond(key, request, 409, &json!({"ok": false, "error": error}), &self.io);
+                return;
+            }
+            Message::Upgrade => {
+                match self.begin_upgrade() {
+                    Ok(()) => self.admin.follow_upgrade(key),
+                    Err(error) => {
+                        let answer = json!({"ok": false, "error": error});
+                        self.admin.respond(key, request, 409, &answer, &self.io);
+                    }
+                }
+                return;
+            }
             Message::Reload(canary) => {
                 self.admin.follow_roll(key);
                 self.supervisor.fleet_mut().reload(canary, now);

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 impl Reactor {
     pub(super) fn on_signals(&mut self) {
         loop {
-            match self.signals.read_signal() {
+            match self.host.signals.read_signal() {
                 Ok(Some(signal)) => self.take_signal(signal.ssi_signo),
                 Err(Errno::EINTR) => {}
                 Ok(None) | Err(_) => return,
@@ -38,6 +38,10 @@ impl Reactor {
                 }
             },
             Some(Signal::SIGUSR1) => self.reopen_log_file(),
+            Some(Signal::SIGUSR2) => match self.begin_upgrade() {
+                Ok(()) => {}
+                Err(why_not) => log::warn!("SIGUSR2: no upgrade: {why_not}"),
+            },
             Some(Signal::SIGTTIN) => self.add_worker(),
             Some(Signal::SIGTTOU) => self.remove_worker(),
             Some(signal) => log::info!("{}: nothing to do", signal.as_str()),

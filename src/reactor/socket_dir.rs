@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,12 +19,17 @@ use std::time::{Duration, Instant};
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_EVERY: Duration = Duration::from_millis(10);
 
+/// A run's name: hexadecimal digits, enough that two of one server are never called the same.
+pub(super) const INSTANCE_DIGITS: usize = 8;
+
 /// A server's name is its own for as long as this lives.
 #[derive(Debug)]
 pub(super) struct NameLock {
     /// Unlocked by the kernel, whatever the server dies of.
     file: Option<Flock<File>>,
     path: PathBuf,
+    /// The file is this server's to remove.
+    is_owner: bool,
 }
 
 /// Why the name is not to be had.
@@ -67,7 +73,7 @@ impl NameLock {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             // Some file systems have no locks. A control socket that answers is still an obstacle there.
             Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL)) => {
-                return Ok(Some(NameLock { file: None, path: path.to_path_buf() }));
+                return Ok(Some(NameLock { file: None, path: path.to_path_buf(), is_owner: true }));
             }
             Err((_, error)) => return Err(error.into()),
         };
@@ -79,17 +85,48 @@ impl NameLock {
         if !is_at_path {
             return Ok(None);
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Some(NameLock { file: Some(file), path: path.to_path_buf() }))
+        sign(&mut file)?;
+        Ok(Some(NameLock { file: Some(file), path: path.to_path_buf(), is_owner: true }))
     }
+
+    /// The lock of the server before this one, whose description both hold.
+    pub(super) fn handed_over(names: &Names, fd: Option<OwnedFd>) -> Result<Self, Errno> {
+        let lock = |fd: OwnedFd| Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock);
+        let file = fd.map(lock).transpose().map_err(|(_, error)| error)?;
+        Ok(NameLock { file, path: names.lock(), is_owner: false })
+    }
+
+    /// For the way to the next server. `None`: the file system has no locks.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(|file| file.as_fd())
+    }
+
+    /// The name is this server's from now on.
+    pub(super) fn take_over(&mut self) {
+        self.is_owner = true;
+        if let Some(file) = &mut self.file {
+            // The pid is for complaints.
+            let _ = sign(file);
+        }
+    }
+
+    /// The name is another server's from now on.
+    pub(super) fn hand_over(&mut self) {
+        self.is_owner = false;
+    }
+}
+
+/// Writes whose lock it is.
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 impl Drop for NameLock {
     fn drop(&mut self) {
-        // Before it is unlocked, so that it is nobody else's by then.
-        if self.file.is_some() {
+        // Before it is unlocked, so that it is nobody else's by then. One that was handed over stays locked.
+        if self.file.is_some() && self.is_owner {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -126,7 +163,7 @@ pub(super) fn prepare(dir: &Path) -> Result<(), StartError> {
 pub(super) fn sweep(names: &Names) {
     for file in std::fs::read_dir(&names.dir).into_iter().flatten().flatten() {
         let Some(name) = file.file_name().to_str().map(str::to_owned) else { continue };
-        if names.is_worker_socket(&name) {
+        if names.is_own_socket(&name) {
             let answer = client::connect(&file.path());
             if answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
                 let _ = std::fs::remove_file(file.path());
@@ -137,9 +174,25 @@ pub(super) fn sweep(names: &Names) {
     }
 }
 
+/// Removes the files of one run of this server, which has ended.
+pub(super) fn sweep_run(names: &Names, instance: &str) {
+    for file in std::fs::read_dir(&names.dir).into_iter().flatten().flatten() {
+        match file.file_name().to_str() {
+            Some(name) if names.is_of_run(name, instance) => {
+                let removed = std::fs::remove_file(file.path());
+                if removed.is_err() {
+                    let _ = std::fs::remove_dir_all(file.path());
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
 /// The longest of the server's own paths must fit into a socket's address.
 pub(super) fn check_lengths(names: &Names) -> Result<(), StartError> {
-    let longest = names.worker_socket(crate::config::MAX_WORKERS, 1_000_000_000);
+    let longest =
+        names.worker_socket(&"0".repeat(INSTANCE_DIGITS), crate::config::MAX_WORKERS, 1_000_000_000);
     let (bytes, dir_bytes) = (longest.as_os_str().len(), names.dir.as_os_str().len());
     if bytes <= MAX_PATH_BYTES {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Where the app comes from, and why a server could not start.
 
 use crate::app::{self, App, Wanted};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Where the app comes from.
@@ -20,6 +21,14 @@ pub(crate) enum StartError {
     Usage(String),
     /// The machine's trouble: exit 1.
     Trouble(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Usage(complaint) | StartError::Trouble(complaint) => f.write_str(complaint),
+        }
+    }
 }
 
 impl Source {

@@ -4,20 +4,23 @@ use super::admin::{Admin, socket};
 use super::backend::Backend;
 use super::descriptors;
 use super::frontend::Frontend;
-use super::host::Host;
+use super::host::handed::{self, Handed};
 use super::host::notifier::Notifier;
+use super::host::{Host, Predecessor};
 use super::inherited::{Inherited, Service};
 use super::io::listen::{self, Listener, MAX_PATH_BYTES};
 use super::io::token::Target;
 use super::io::{Io, clock};
 use super::observer::{Logs, Observer};
-use super::socket_dir::{self, NameLock};
+use super::socket_dir::{self, INSTANCE_DIGITS, NameLock};
 use super::source::{Source, StartError};
 use super::stage::Stage;
 use super::supervisor::{Launcher, Supervisor, signals};
 use super::tick::{Balancer, Reactor};
 use crate::app::{Runtime, Wanted};
 use crate::config::{Config, Listen};
+use crate::fleet::Beginning;
+use crate::handover::{Incoming, Message};
 use crate::names::Names;
 use crate::observe::access::AccessLog;
 use crate::paths;
@@ -29,8 +32,7 @@ use crate::quarantine::Quarantine;
 use crate::reactor::simulation::process;
 use crate::runtime::{self, Harnesses};
 use mio::unix::SourceFd;
-use mio::{Interest, Poll, Registry};
-use nix::sys::signalfd::SignalFd;
+use mio::{Interest, Poll};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -41,8 +43,8 @@ use std::time::Instant;
 /// What a server holds open from its start on.
 pub(super) struct Opened {
     pub poll: Poll,
-    pub signals: SignalFd,
-    pub control: Listener,
+    /// Control sockets.
+    pub control: Vec<Listener>,
     pub listeners: Vec<Listener>,
     pub metrics_listeners: Vec<Listener>,
     pub logs: Logs,
@@ -57,6 +59,14 @@ pub(super) struct Run {
     pub name: Option<NameLock>,
     /// For what the fleet draws.
     pub seed: u64,
+    pub beginning: Beginning,
+}
+
+/// What a server has that it did not make.
+pub(super) struct Inheritance {
+    sockets: Inherited,
+    /// From the server before this one.
+    handed: Option<Handed>,
 }
 
 /// Starts and runs the server; the exit code.
@@ -64,11 +74,26 @@ pub(super) struct Run {
 /// # Errors
 /// [`StartError`] if it could not start; then nothing runs and nothing is left behind.
 pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
-    let inherited = Inherited::take(&config)?;
+    // Before anything is opened.
+    let inheritance = match handed::line() {
+        None => Inheritance { sockets: Inherited::take(&config)?, handed: None },
+        Some(line) => {
+            let mut handed = Handed::receive(line).map_err(StartError::Trouble)?;
+            let sockets = Inherited::handed_over(std::mem::take(&mut handed.sockets));
+            Inheritance { sockets, handed: Some(handed) }
+        }
+    };
     let limit = process::raise_descriptor_limit();
-    let mut reactor = Reactor::start(config, embedded, inherited, limit)?;
+    let line = inheritance.handed.as_ref().and_then(|handed| handed.line.try_clone().ok());
+    let started = Reactor::start(config, embedded, inheritance, limit);
+    let mut reactor = started.inspect_err(|error| {
+        if let Some(line) = line {
+            // If that fails, the server before this one sees its end.
+            let _ = line.say(&Message::Failed { reason: error.to_string() }, None);
+        }
+    })?;
     crate::process::ask_for_shorter_turns();
-    reactor.announce();
+    reactor.begin();
     let result = reactor.run();
     reactor.finish_logs();
     result.map_err(|error| StartError::Trouble(format!("the poll loop failed: {error}")))
@@ -78,7 +103,7 @@ impl Reactor {
     pub(super) fn start(
         mut config: Config,
         embedded: Option<PathBuf>,
-        mut inherited: Inherited,
+        inheritance: Inheritance,
         limit: DescriptorLimit,
     ) -> Result<Self, StartError> {
         let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
@@ -109,7 +134,13 @@ impl Reactor {
         let names = Names::new(&config.place, &app.name);
         socket_dir::prepare(&names.dir)?;
         socket_dir::check_lengths(&names)?;
-        let instance = format!("{:016x}", clock::seed());
+        let Inheritance { sockets: mut inherited, handed } = inheritance;
+        let instance = format!("{:0INSTANCE_DIGITS$x}", clock::seed() & u64::from(u32::MAX));
+        if let Some(handed) = &handed {
+            // Before there is any file of this run's, so that the server before it can remove what it leaves.
+            let named = handed.line.say(&Message::Named { instance: instance.clone() }, None);
+            named.map_err(|error| trouble("the server before this one", error))?;
+        }
         let mut harnesses = Harnesses::at(names.harness_dir(&instance), config.harnesses);
         let identity = runtime::Identity::probe(&names.prefix, harnesses.dir());
         runtime::launch(&app, &config, &identity).map_err(StartError::Usage)?;
@@ -122,27 +153,66 @@ impl Reactor {
             .map_err(|error| trouble("signals", error))?;
 
         // Nothing of a server that has the name already is touched before the name is ours.
-        let name = socket::take_name(&names, &source)?;
-        let control = socket::bind(&names, &source, poll.registry())?;
-        socket_dir::sweep(&names);
-        let listeners = listen_on(Service::Http, &config.listen, &mut inherited, poll.registry())?;
-        let metrics_listeners =
-            listen_on(Service::Metrics, &config.metrics, &mut inherited, poll.registry())?;
+        let (name, predecessor, workers) = match handed {
+            None => (socket::take_name(&names, &source)?, None, Vec::new()),
+            Some(Handed { line, lock, workers, begin, .. }) => {
+                let name = NameLock::handed_over(&names, lock);
+                let name = name.map_err(|error| trouble("the name's lock", error.into()))?;
+                let wanted =
+                    begin.serving.clamp(1, begin.size.clamp(config.workers.min, config.workers.max).max(1));
+                let wanted = if config.workers.max == 0 { 0 } else { wanted };
+                let machine = Incoming::new(wanted);
+                (name, Some(Predecessor { line, machine, begin, clients: 0, workers: 0 }), workers)
+            }
+        };
+        let mut control = Vec::new();
+        if predecessor.is_none() {
+            control.push(socket::bind(&names, &source, poll.registry())?);
+            socket_dir::sweep(&names);
+        }
+        control.push(socket::bind_own(&names, &instance, poll.registry())?);
+        let listeners = listen_on(Service::Http, &config.listen, &mut inherited)?;
+        let metrics_listeners = listen_on(Service::Metrics, &config.metrics, &mut inherited)?;
+        if let Some(predecessor) = &predecessor {
+            let fd = predecessor.line.as_fd().as_raw_fd();
+            poll.registry()
+                .register(&mut SourceFd(&fd), Target::Predecessor.token(), Interest::READABLE)
+                .map_err(|error| trouble("the server before this one", error))?;
+        }
         let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
         let logs = Logs::open(access, config.json_logging, config.log_file.as_deref(), poll.registry())
             .map_err(StartError::Trouble)?;
         harnesses.provide(app.runtime).map_err(|error| trouble("the harness folder", error))?;
-        let run = Run { instance, harnesses, name: Some(name), seed: clock::seed() };
+        let begin = predecessor.as_ref().map(|predecessor| predecessor.begin).unwrap_or_default();
+        let beginning = Beginning { workers: begin.size, generation: begin.generation };
+        let run = Run { instance, harnesses, name: Some(name), seed: clock::seed(), beginning };
         let environment = |name: &str| std::env::var(name).ok();
-        let host = Host::new(Notifier::from_environment(&environment, false, Instant::now()));
-        Ok(Reactor::assemble(
+        let notifier = Notifier::from_environment(&environment, predecessor.is_some(), Instant::now());
+        let mut host = Host::new(signals, notifier, predecessor);
+        if !host.is_waiting() {
+            host.write_pid_file(config.pid_file.as_deref()).map_err(StartError::Trouble)?;
+        }
+        let mut reactor = Reactor::assemble(
             config,
             source,
             names,
             limit,
             run,
-            Opened { poll, signals, control, listeners, metrics_listeners, logs, host },
-        ))
+            Opened { poll, control, listeners, metrics_listeners, logs, host },
+        );
+        if !reactor.host.is_waiting() {
+            let registry = reactor.io.registry();
+            reactor
+                .frontend
+                .begin_listening(registry)
+                .map_err(|error| trouble("the listening socket", error))?;
+            reactor.admin.begin_listening(registry).map_err(|error| trouble("the metrics socket", error))?;
+        }
+        for (join, process) in workers {
+            let worker_id = usize::try_from(join.sender.worker_id).unwrap_or_default();
+            reactor.add_external(worker_id, &join, process.unwrap_or_default());
+        }
+        Ok(reactor)
     }
 
     /// A server at rest around what was opened for it.
@@ -158,7 +228,7 @@ impl Reactor {
         let io = Io::new(opened.poll, limit, config.spool_dir.clone(), config.max_spool_bytes);
         let now = io.now();
         let kept_descriptors = descriptors::kept(&config, config.workers.max, limit.raised());
-        let Run { instance, harnesses, name, seed } = run;
+        let Run { instance, harnesses, name, seed, beginning } = run;
         // Of several requests in one worker none can be told to be the cause of its end.
         let deaths = if config.concurrency > 1 { 0 } else { config.quarantine };
         let launcher = Launcher::new(source, names, harnesses, instance, limit, name);
@@ -171,16 +241,27 @@ impl Reactor {
             quarantine: Quarantine::new(deaths),
             admin: Admin::new(opened.control, opened.metrics_listeners, config.clone()),
             host: opened.host,
-            signals: opened.signals,
             stage: Stage::Running,
             exit: None,
-            supervisor: Supervisor::new(launcher, config.clone(), seed, now),
+            supervisor: Supervisor::new(launcher, config.clone(), seed, beginning, now),
             config,
         }
     }
 
+    /// The workers are started. A server that follows another one says nothing of itself yet.
+    fn begin(&mut self) {
+        if !self.host.is_waiting() {
+            // Said before the workers are started: from here on requests are taken, and wait.
+            self.say_addresses();
+        }
+        self.supervisor.start_watch(&self.io);
+        self.perform_fleet_actions();
+        self.note_readiness();
+        self.observer.flush(self.io.now());
+    }
+
     /// The one line at the start.
-    fn announce(&mut self) {
+    pub(super) fn say_addresses(&mut self) {
         let listeners = self.frontend.listeners().iter();
         let addresses: Vec<String> =
             listeners.map(|listener| format!("http={}", listener.address())).collect();
@@ -190,10 +271,6 @@ impl Reactor {
         let (app, workers) = (&self.supervisor.launcher().names().app, self.config.workers.min);
         let line = format!("rip-server: app={app} {} workers={workers}\n", addresses.join(" "));
         self.observer.announce(line.as_bytes());
-        // Said before the workers are started: from here on requests are taken, and wait.
-        self.observer.flush(self.io.now());
-        self.supervisor.start_watch(&self.io);
-        self.perform_fleet_actions();
         self.observer.flush(self.io.now());
     }
 
@@ -220,22 +297,13 @@ fn listen_on(
     service: Service,
     places: &[Listen],
     inherited: &mut Inherited,
-    registry: &Registry,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
-    for (index, at) in places.iter().enumerate() {
-        let mut listener = match inherited.listener(service, at) {
+    for at in places {
+        listeners.push(match inherited.listener(service, at) {
             Some(listener) => listener?,
             None => Listener::bind(at).map_err(|error| cannot_listen(service.token(), at, &error))?,
-        };
-        let target = match service {
-            Service::Http => Target::Listener(index),
-            Service::Metrics => Target::MetricsListener(index),
-        };
-        registry
-            .register(&mut listener, target.token(), Interest::READABLE)
-            .map_err(|error| StartError::Trouble(format!("the listening socket: {error}")))?;
-        listeners.push(listener);
+        });
     }
     Ok(listeners)
 }

@@ -91,6 +91,8 @@ impl Reactor {
         value["tunnels"] = self.backend.tunnels().into();
         value["droppedLogLines"] = self.observer.dropped_lines().into();
         value["quarantine"] = self.quarantine_details();
+        value["predecessor"] = self.host.predecessor_details();
+        value["upgrading"] = self.host.is_upgrading().into();
         value["workerList"] = workers.into();
         value
     }
@@ -145,7 +147,7 @@ impl Reactor {
         let workers = self.supervisor.keys();
         let count = |state: &str| workers.iter().filter(|worker| state_of(worker) == state).count();
         let spooled = self.io.spools().spooled();
-        self.observer.render(&Snapshot {
+        let text = self.observer.render(&Snapshot {
             app: self.supervisor.launcher().names().app.clone(),
             uptime: self.io.uptime(),
             waiting: self.balancer.waiting(),
@@ -166,6 +168,7 @@ impl Reactor {
             ],
             max_spool_bytes: spooled.max_disk_bytes,
             quarantine: self.quarantined(),
-        })
+        });
+        self.host.counted.add_to(text)
     }
 }

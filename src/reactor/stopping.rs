@@ -5,6 +5,7 @@ use super::crossing::Times;
 use super::frontend::phase::{Phase, Wait};
 use super::stage::Stage;
 use super::tick::Reactor;
+use crate::handover::Message;
 use crate::http::Reason;
 use crate::keys::ClientKey;
 use nix::sys::signal::Signal;
@@ -54,6 +55,11 @@ impl Reactor {
             Stage::Running => {
                 let (busy, waiting) = (self.balancer.busy(), self.balancer.waiting());
                 log::info!("{cause}: stopping; {busy} at work, {waiting} waiting");
+                self.abort_upgrade();
+                // The server before this one ends with it.
+                if let Some(predecessor) = &self.host.predecessor {
+                    let _ = predecessor.line.say(&Message::Stop, None);
+                }
                 self.drain(signalled);
             }
             Stage::Draining { signalled: earlier, .. }
@@ -73,7 +79,7 @@ impl Reactor {
         }
     }
 
-    fn drain(&mut self, signalled: Option<Instant>) {
+    pub(super) fn drain(&mut self, signalled: Option<Instant>) {
         let now = self.io.now();
         self.stop_listening();
         self.stage = Stage::Draining { signalled, until: now + self.config.drain_timeout };
@@ -151,8 +157,11 @@ impl Reactor {
     }
 
     fn end_if_alone(&mut self) {
-        if self.supervisor.is_gone() {
+        // Whoever waits for this server's end waits for that of the one before it as well.
+        let is_alone = self.host.predecessor.is_none() || self.host.is_waiting();
+        if self.supervisor.is_gone() && is_alone && !self.host.is_clearing_up() {
             log::info!("stopped");
+            self.report_to_successor();
             self.exit = Some(0);
         }
     }
@@ -200,9 +209,14 @@ impl Reactor {
     /// Everything ends now: whoever waits is told so, each request has its line, and no worker outlives the server.
     pub(super) fn end_now(&mut self, code: u8) {
         self.stage = Stage::Ending { signalled: None };
+        self.abort_upgrade();
+        if let Some(predecessor) = self.host.predecessor.as_ref().filter(|_| !self.host.is_waiting()) {
+            let _ = predecessor.line.say(&Message::End, None);
+        }
         self.cut_everything();
         self.admin.answer_roll_followers(&Err("the server has ended".to_owned()), &self.io);
         self.supervisor.kill_all();
+        self.report_to_successor();
         self.exit = Some(code);
     }
 }

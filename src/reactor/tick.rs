@@ -19,7 +19,6 @@ use crate::config::Config;
 use crate::deadlines::earliest;
 use crate::quarantine::Quarantine;
 use mio::Events;
-use nix::sys::signalfd::SignalFd;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -37,7 +36,6 @@ pub(super) struct Reactor {
     pub(super) quarantine: Quarantine,
     pub(super) admin: Admin,
     pub(super) host: Host,
-    pub(super) signals: SignalFd,
     pub(super) stage: Stage,
     pub(super) exit: Option<u8>,
     /// The last to go: it holds the server's name.
@@ -102,6 +100,8 @@ impl Reactor {
                 Target::Stdout | Target::Stderr => self.observer.on_output_writable(),
                 Target::Watch => self.read_watch(),
                 Target::Spawner => self.on_spawner(),
+                Target::Successor => self.on_successor(),
+                Target::Predecessor => self.on_predecessor(),
             }
         }
         self.go_on_with_ready();
@@ -111,6 +111,7 @@ impl Reactor {
             self.reap();
         }
         self.resize();
+        self.note_readiness();
         self.go_on_stopping();
         self.perform_fleet_actions();
         self.answer_failed_start();
@@ -136,7 +137,9 @@ impl Reactor {
                 | Target::Stdout
                 | Target::Stderr
                 | Target::Watch
-                | Target::Spawner => {}
+                | Target::Spawner
+                | Target::Successor
+                | Target::Predecessor => {}
             }
         }
         self.io.give_ready_back(ready);
@@ -198,6 +201,7 @@ impl Reactor {
             self.accept_after_pause();
         }
         self.go_on_closing();
+        self.expire_upgrade();
     }
 
     fn accept_after_pause(&mut self) {

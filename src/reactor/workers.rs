@@ -61,6 +61,12 @@ impl Reactor {
                     self.admin.tell_roll_progress(replaced, of, &self.io);
                 }
                 Action::RollEnded(end) => self.tell_roll_end(end),
+                Action::GiveUp if self.host.is_waiting() => {
+                    let failure = self.supervisor.last_failure();
+                    self.fail_to_follow(format!(
+                        "none of its workers joined, and each has failed three times{failure}"
+                    ));
+                }
                 Action::GiveUp if self.supervisor.waits_for_edits() => {
                     let cause = self.supervisor.last_failure();
                     log::error!(
@@ -156,6 +162,7 @@ impl Reactor {
 
     /// Takes in all children that have ended.
     pub(super) fn reap(&mut self) {
+        self.reap_successor();
         for (worker, exit) in self.supervisor.ended_workers() {
             self.on_exit(worker, exit);
             self.supervisor.end_group(worker, self.io.now());

@@ -2,6 +2,7 @@
 
 use crate::app::{App, Runtime};
 use crate::config::{Config, HotReload, JavaScript, activation, env_file};
+use crate::handover;
 use crate::paths::shown;
 use crate::process::Launch;
 use nix::sys::signal::Signal;
@@ -36,8 +37,8 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_threads.rb", include_str!("ruby/rip_threads.rb")),
 ];
 
-/// How systemd and a service talk.
-const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+/// How systemd and a service talk, and the servers of an upgrade.
+const SERVICE_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", handover::VARIABLE];
 
 /// What one worker is told of itself.
 #[derive(Debug)]

@@ -121,3 +121,31 @@ fn the_watchdog_hears_of_a_loop_that_turns_and_of_no_other() {
     assert!(has_line(&server, "stopping"));
     assert_eq!(beats(&systemd.take()), 0, "the watchdog of another process");
 }
+
+/// The old server names its successor before it lets it serve, and has nothing to say after that; the new one takes the
+/// watchdog over.
+#[test]
+fn an_upgrade_names_the_new_process_and_tells_of_no_stop() {
+    const WATCHDOG: Duration = Duration::from_millis(400);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("notify");
+    let mut systemd = Systemd::at(&SocketAddr::from_pathname(&path).expect("an address"));
+    // As systemd starts it.
+    let program = crate::load::started_by(dir.path(), "SYSTEMD_EXEC_PID=$$ WATCHDOG_PID=$$ exec env");
+    let server = Server::carried_by(program).arg(test_worker()).arg("w:1").env("NOTIFY_SOCKET", &path);
+    let mut server = server.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()).start();
+    server.wait_until("it serves", |_| systemd.has("STATUS=1 of 1 workers serve"));
+    systemd.take();
+    assert_eq!(server.control("POST", "/control", r#"{"op":"upgrade"}"#).status, 200);
+    assert_eq!(server.wait_exit(), 0);
+    server.wait_until("the new one serves", |_| systemd.has("STATUS=1 of 1 workers serve"));
+    let told = systemd.take();
+    let pid = server.details()["pid"].as_i64().expect("a pid");
+    assert_eq!(turning_points(&told), ["MAINPID", "READY"], "{told:?}");
+    assert!(told.contains(&format!("MAINPID={pid}")), "{told:?}");
+    server.wait_until("it beats", |_| systemd.has("WATCHDOG=1"));
+    let stop = crate::load::tell(&server, r#"{"op":"stop"}"#);
+    assert_eq!(stop.status, 200);
+    crate::support::wait_until("it is gone", || !crate::support::is_alive(pid as i32));
+    assert_eq!(turning_points(&systemd.take()), ["STOPPING"]);
+}

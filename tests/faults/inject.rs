@@ -394,6 +394,36 @@ unsafe extern "C" fn socket(family: c_int, kind: c_int, protocol: c_int) -> c_in
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn socketpair(family: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int {
+    let next = next!(c"socketpair", fn(c_int, c_int, c_int, *mut c_int) -> c_int);
+    // SAFETY: the caller's call.
+    whole(Call::Pair, || ServerId::Any, || unsafe { next(family, kind, protocol, pair) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    option: c_int,
+    value: *const c_void,
+    length: libc::socklen_t,
+) -> c_int {
+    let next = next!(c"setsockopt", fn(c_int, c_int, c_int, *const c_void, libc::socklen_t) -> c_int);
+    // SAFETY: the caller's call, here and below.
+    if level != libc::SOL_SOCKET || option != libc::SO_BINDTOIFINDEX {
+        return unsafe { next(fd, level, option, value, length) };
+    }
+    whole(Call::Deafen, || ServerId::Any, || unsafe { next(fd, level, option, value, length) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    let next = next!(c"rename", fn(*const c_char, *const c_char) -> c_int);
+    // SAFETY: the caller's call.
+    whole(Call::Rename, || ServerId::Any, || unsafe { next(from, to) })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn fork() -> libc::pid_t {
     let next = next!(c"fork", fn() -> libc::pid_t);
     // SAFETY: the caller's call.

@@ -158,6 +158,19 @@ impl ServerBuilder {
     }
 }
 
+impl ServerBuilder {
+    /// Runs it to its end, for one that does not start.
+    pub fn run(self) -> Output {
+        let dir = temporary_dir();
+        let mut command = command(&self.program, dir.path());
+        command.args(&self.app).arg("--socket-dir").arg(dir.path().join("s")).args(&self.arguments);
+        command
+            .arg("http:127.0.0.1:0")
+            .envs(self.environment.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        output(command)
+    }
+}
+
 impl Server {
     /// A server for the app at that path.
     pub fn builder(app: impl Into<PathBuf>) -> ServerBuilder {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! Reading ──request──▶ Answering ──all taken──▶ Reading, or (Lingering ─▶) Closed
-//!    └─reload─▶ FollowsRoll ──its end──▶ Answering        └─stop─▶ AwaitsEnd
+//!    └─reload, upgrade─▶ FollowsRoll, FollowsUpgrade ──its end──▶ Answering        └─stop─▶ AwaitsEnd
 //! ```
 
 mod accepting;
@@ -98,6 +98,8 @@ enum Phase {
     Answering(Then),
     /// It is told of the rolling restart's progress.
     FollowsRoll,
+    /// It is told of the upgrade's progress.
+    FollowsUpgrade,
     /// It stays open until the server ends, and tells that end by its own.
     AwaitsEnd,
     /// It has had its last answer, and may still be sending.
@@ -192,7 +194,8 @@ impl Connection {
 impl Connection {
     /// Its peer is waited for, so it needs a deadline.
     pub(crate) fn waits_for_peer(&self) -> bool {
-        let is_told_later = matches!(self.phase, Phase::FollowsRoll | Phase::AwaitsEnd);
+        let is_told_later =
+            matches!(self.phase, Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd);
         self.phase != Phase::Closed && (!is_told_later || !self.out.is_empty())
     }
 
@@ -346,10 +349,14 @@ impl Admin {
         }
         match connection.phase {
             Phase::Reading | Phase::Lingering | Phase::Closed => {}
-            Phase::FollowsRoll | Phase::AwaitsEnd if connection.has_hung_up => self.close(key),
-            Phase::FollowsRoll | Phase::AwaitsEnd if has_taken_all => self.deadlines.disarm(key),
+            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd if connection.has_hung_up => {
+                self.close(key)
+            }
+            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd if has_taken_all => {
+                self.deadlines.disarm(key)
+            }
             Phase::Answering(then) if has_taken_all => self.answer_taken(key, then, io),
-            Phase::Answering(_) | Phase::FollowsRoll | Phase::AwaitsEnd => {
+            Phase::Answering(_) | Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd => {
                 let is_timed = self.deadlines.armed(key) == Some(ControlDeadline::Take);
                 if taken_bytes > 0 || !is_timed {
                     self.deadlines.arm(key, ControlDeadline::Take, now);

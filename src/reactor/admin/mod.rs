@@ -5,15 +5,20 @@ pub(super) mod connections;
 pub(super) mod socket;
 
 use super::io::listen::Listener;
+use super::io::token::Target;
 use super::limits::LINGER;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use connections::{Connections, ControlDeadline};
+use mio::event::Source;
+use mio::{Interest, Registry};
+use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
 pub(super) struct Admin {
-    listener: Listener,
+    /// This run's own, and the one that verbs use once this is the server of that name.
+    listeners: Vec<Listener>,
     metrics_listeners: Vec<Listener>,
     connections: Connections,
     deadlines: Deadlines<ControlDeadline>,
@@ -21,9 +26,13 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    pub(super) fn new(listener: Listener, metrics_listeners: Vec<Listener>, config: Rc<Config>) -> Self {
+    pub(super) fn new(
+        listeners: Vec<Listener>,
+        metrics_listeners: Vec<Listener>,
+        config: Rc<Config>,
+    ) -> Self {
         Admin {
-            listener,
+            listeners,
             metrics_listeners,
             connections: Connections::default(),
             deadlines: Deadlines::new(|kind| match kind {
@@ -45,6 +54,34 @@ impl Admin {
 
     pub(super) fn metrics_listeners(&self) -> &[Listener] {
         &self.metrics_listeners
+    }
+
+    /// The control socket that verbs use is this server's too.
+    pub(super) fn add_listener(&mut self, listener: Listener) {
+        self.listeners.push(listener);
+    }
+
+    pub(super) fn metrics_listeners_mut(&mut self) -> &mut [Listener] {
+        &mut self.metrics_listeners
+    }
+
+    /// The metrics listeners are watched from now on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn begin_listening(&mut self, registry: &Registry) -> io::Result<()> {
+        for (index, listener) in self.metrics_listeners.iter_mut().enumerate() {
+            listener.register(registry, Target::MetricsListener(index).token(), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// The metrics listeners are the next server's.
+    pub(super) fn stop_listening_for_scrapers(&mut self, registry: &Registry) {
+        for mut listener in self.metrics_listeners.drain(..) {
+            // Before the close, since the socket lives on, and with it its place in `epoll`.
+            let _ = listener.deregister(registry);
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

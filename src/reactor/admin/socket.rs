@@ -48,6 +48,34 @@ pub(in crate::reactor) fn bind(
     Ok(listener)
 }
 
+/// This run's own control socket, which its workers are told of.
+pub(in crate::reactor) fn bind_own(
+    names: &Names,
+    instance: &str,
+    registry: &Registry,
+) -> Result<Listener, StartError> {
+    let path = names.own_control(instance);
+    listen_at(&path, registry).map_err(StartError::Trouble)
+}
+
+/// The socket that verbs use, in the place of that of the server before this one: at no moment is there none.
+pub(in crate::reactor) fn take_over(names: &Names, registry: &Registry) -> Result<Listener, String> {
+    let aside = names.dir.join(format!(".{}", std::process::id()));
+    let mut listener = listen_at(&aside, registry)?;
+    listener.move_to(&names.control).map_err(|error| {
+        format!("the control socket '{}' cannot be taken over: {error}", shown(&names.control))
+    })?;
+    Ok(listener)
+}
+
+fn listen_at(path: &Path, registry: &Registry) -> Result<Listener, String> {
+    let trouble = |error: io::Error| format!("the control socket '{}' cannot be made: {error}", shown(path));
+    let mut listener = bind_unix(path).map_err(trouble)?;
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+    registry.register(&mut listener, Target::ControlListener.token(), Interest::READABLE).map_err(trouble)?;
+    Ok(listener)
+}
+
 /// The app's name, for as long as the server lives.
 pub(in crate::reactor) fn take_name(names: &Names, source: &Source) -> Result<NameLock, StartError> {
     NameLock::take(names).map_err(|locked| match locked {

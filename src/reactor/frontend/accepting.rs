@@ -188,6 +188,21 @@ impl Frontend {
         self.acceptor.closes = Some(io.now() + longest);
     }
 
+    /// The listeners are watched from now on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn begin_listening(&mut self, registry: &Registry) -> io::Result<()> {
+        for (index, listener) in self.acceptor.listeners.iter_mut().enumerate() {
+            listener.register(registry, Target::Listener(index).token(), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn listeners_mut(&mut self) -> &mut [Listener] {
+        &mut self.acceptor.listeners
+    }
+
     /// Closes the sockets that others hold as well.
     fn part_from_shared(&mut self, registry: &Registry) {
         let (shared, own): (Vec<_>, Vec<_>) =

@@ -23,6 +23,8 @@ pub(crate) struct Notifier {
     /// What was told last; `None`: not ready yet.
     told: Option<ServiceState>,
     status: String,
+    /// Another server speaks for the service.
+    is_silent: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,8 @@ impl Notifier {
         let is_ours = pid.is_none_or(|pid| pid == std::process::id().to_string());
         let usec = environment("WATCHDOG_USEC").and_then(|usec| usec.parse().ok());
         let every = usec.filter(|usec| is_ours && *usec > 0).map(|usec: u64| Duration::from_micros(usec / 2));
-        Notifier::new(outlet, every, now)
+        // It speaks when it has taken over.
+        Notifier { is_silent: is_successor, ..Notifier::new(outlet, every, now) }
     }
 
     fn new(outlet: Outlet, every: Option<Duration>, now: Instant) -> Self {
@@ -86,6 +89,7 @@ impl Notifier {
             watchdog: every.map(|every| Watchdog { every, next: now }),
             told: None,
             status: String::new(),
+            is_silent: false,
         }
     }
 
@@ -109,14 +113,14 @@ impl Notifier {
 
     /// When something is to be told by the clock.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let beat = self.watchdog.as_ref().filter(|_| self.is_on() && self.told.is_some());
+        let beat = self.watchdog.as_ref().filter(|_| self.is_on() && self.told.is_some() && !self.is_silent);
         self.retry.into_iter().chain(beat.map(|watchdog| watchdog.next)).min()
     }
 
     /// Tells what has changed, and the watchdog's beat where it is due. Called once a tick, so it comes only while the
     /// loop turns.
     pub(crate) fn note(&mut self, state: ServiceState, now: Instant) {
-        if !self.is_on() {
+        if !self.is_on() || self.is_silent {
             return;
         }
         let before = self.told;
@@ -138,6 +142,20 @@ impl Notifier {
             self.push("WATCHDOG=1".to_owned());
         }
         self.flush(now);
+    }
+
+    /// Another process speaks for the service from now on.
+    pub(crate) fn name_main(&mut self, pid: i32, now: Instant) {
+        if self.is_on() {
+            self.push(format!("MAINPID={pid}"));
+            self.flush(now);
+            self.is_silent = true;
+        }
+    }
+
+    /// This server speaks for the service.
+    pub(crate) fn speak_again(&mut self) {
+        self.is_silent = false;
     }
 
     /// What has changed, each thing on a line.

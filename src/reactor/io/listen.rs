@@ -21,7 +21,7 @@ use nix::sys::socket::{
 use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,8 @@ enum Socket {
 pub(crate) enum Holders {
     /// Nobody but this server.
     Own,
+    /// The server before this one as well, for a while.
+    Handed,
     /// Somebody else as well, who goes on with it: whoever waits in its backlog is served there.
     Shared,
 }
@@ -192,7 +194,59 @@ impl Listener {
     }
 
     pub(crate) fn is_shared(&self) -> bool {
+        self.holders != Holders::Own
+    }
+
+    /// Somebody else has given it, and holds it.
+    pub(crate) fn is_given(&self) -> bool {
         self.holders == Holders::Shared
+    }
+
+    /// For the way to the next server.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix { listener, .. } => listener.as_fd(),
+        }
+    }
+
+    /// Whether it has a file that is this server's to remove.
+    pub(crate) fn has_file(&self) -> bool {
+        matches!(self.socket, Socket::Unix { file: Some(_), .. })
+    }
+
+    /// Its file is this server's from now on.
+    pub(crate) fn own_file(&mut self) {
+        if let Socket::Unix { path, file, .. } = &mut self.socket {
+            *file = file_id(path);
+        }
+    }
+
+    /// It is the next server's from now on, with its file.
+    pub(crate) fn hand_over(&mut self) {
+        self.holders = Holders::Shared;
+        if let Socket::Unix { file, .. } = &mut self.socket {
+            *file = None;
+        }
+    }
+
+    /// The server before this one holds it no longer.
+    pub(crate) fn is_released(&mut self) {
+        if self.holders == Holders::Handed {
+            self.holders = Holders::Own;
+        }
+    }
+
+    /// Moves a Unix socket to another path, over whatever lies there.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn move_to(&mut self, target: &Path) -> io::Result<()> {
+        if let Socket::Unix { path, .. } = &mut self.socket {
+            std::fs::rename(&*path, target)?;
+            *path = target.to_path_buf();
+        }
+        Ok(())
     }
 
     /// Whether all who connect are on this machine.

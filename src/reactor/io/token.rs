@@ -45,6 +45,10 @@ pub(crate) enum Target {
     MetricsListener(usize),
     /// What became of the workers' starts.
     Spawner,
+    /// The server that is to follow this one.
+    Successor,
+    /// The server that this one follows.
+    Predecessor,
 }
 
 const KIND_BITS: u32 = 4;
@@ -64,6 +68,8 @@ impl Target {
             Target::Watch => (9, 0),
             Target::MetricsListener(index) => (10, index),
             Target::Spawner => (11, 0),
+            Target::Successor => (12, 0),
+            Target::Predecessor => (13, 0),
         };
         Token(key << KIND_BITS | kind)
     }
@@ -83,6 +89,8 @@ impl Target {
             9 => Target::Watch,
             10 => Target::MetricsListener(key),
             11 => Target::Spawner,
+            12 => Target::Successor,
+            13 => Target::Predecessor,
             _ => return None,
         })
     }

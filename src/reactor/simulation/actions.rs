@@ -164,6 +164,8 @@ pub(crate) enum Action {
         operator: usize,
     },
     Stop,
+    /// A new server takes over the listening sockets.
+    HandOver,
     /// The server sleeps, and wakes at each of its deadlines.
     Sleep {
         ms: usize,
@@ -284,6 +286,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         }
         114 => ChangeSize { change: if random.chance(2) { Resize::More } else { Resize::Fewer } },
         110 => OperatorLeaves { operator: random.below(6) },
+        97 if random.chance(3) && random.chance(4) => HandOver,
         97 if random.chance(3) => Stop,
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
         _ => {

@@ -11,6 +11,7 @@ use super::{disk, process, tell};
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::process::Exit;
 use crate::reactor::admin::connections::ControlPeer;
+use crate::reactor::stage::Stage;
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -163,6 +164,15 @@ impl World {
                 // A second one joins the wait.
                 self.is_stop_told = true;
                 self.tell(&Message::Stop, 0);
+            }
+            Action::HandOver => {
+                if self.reactor.stage == Stage::Running {
+                    self.is_stop_told = true;
+                    self.door.borrow_mut().is_shared = true;
+                    self.accepted_at_stop = Some(self.door.borrow().accepted);
+                    self.reactor.host.notifier.name_main(4242, self.now);
+                    self.reactor.hand_over();
+                }
             }
             Action::Sleep { ms } => self.sleep_until(self.now + Duration::from_millis(ms as u64)),
             Action::Lag { ms } => {

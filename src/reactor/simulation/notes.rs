@@ -10,6 +10,8 @@ pub(crate) struct Notes {
     is_reloading: bool,
     is_stopping: bool,
     beat: Option<Instant>,
+    /// Another server speaks.
+    is_silent: bool,
 }
 
 impl World {
@@ -21,7 +23,9 @@ impl World {
         let notes = &mut self.notes;
         let has_ended = reactor.exit.is_some();
         for line in reactor.host.notifier.take_kept().iter().flat_map(|message| message.split('\n')) {
+            assert!(!notes.is_silent, "'{line}' from a server that is not the service any more");
             match line {
+                _ if line.starts_with("MAINPID=") => notes.is_silent = true,
                 "READY=1" => {
                     assert!(has_served && !is_stopping, "ready before its time");
                     assert!(!notes.is_ready || notes.is_reloading, "ready a second time");
@@ -42,7 +46,7 @@ impl World {
                 _ => assert!(line.starts_with("STATUS=") || line.starts_with("MONOTONIC_USEC="), "{line}"),
             }
         }
-        if has_ended {
+        if has_ended || notes.is_silent {
             return;
         }
         assert_eq!(notes.is_ready, has_served && (notes.is_ready || !is_stopping), "a readiness is not told");

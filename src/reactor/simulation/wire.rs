@@ -442,6 +442,12 @@ impl UnixListener {
     }
 }
 
+impl AsFd for UnixListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        NO_DESCRIPTOR.as_fd()
+    }
+}
+
 impl Drop for UnixListener {
     fn drop(&mut self) {
         self.door.borrow_mut().is_closed = true;

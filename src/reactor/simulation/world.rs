@@ -9,6 +9,7 @@ use super::peers::{Client, Worker};
 use super::wire::{self, Door, Shared, UnixListener};
 use super::{disk, process};
 use crate::config::{self, Command, Config};
+use crate::fleet::Beginning;
 use crate::names::Names;
 use crate::reactor::host::Host;
 use crate::reactor::host::notifier::Notifier;
@@ -70,17 +71,23 @@ impl World {
         let is_shared = Random::new(seed ^ 0xd0_0d).chance(4);
         let door = Rc::new(RefCell::new(Door { is_shared, ..Door::default() }));
         let holders = if is_shared { Holders::Shared } else { Holders::Own };
+        let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd");
         let opened = Opened {
             poll: Poll::new().expect("epoll"),
-            signals: SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd"),
-            control: Listener::scripted(UnixListener::default(), Holders::Own),
+            control: vec![Listener::scripted(UnixListener::default(), Holders::Own)],
             listeners: vec![Listener::scripted(UnixListener::at(&door), holders)],
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
-            host: Host::new(Notifier::kept(WATCHDOG, Instant::now())),
+            host: Host::new(signals, Notifier::kept(WATCHDOG, Instant::now()), None),
         };
         let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into(), &[]);
-        let run = Run { instance: "simulated".into(), harnesses, name: None, seed };
+        let run = Run {
+            instance: "simulated".into(),
+            harnesses,
+            name: None,
+            seed,
+            beginning: Beginning::default(),
+        };
         let is_command = config.command.is_some();
         let source = match is_command {
             true => Source::Path { path: "/".into(), wanted: crate::app::Wanted::Command },

@@ -24,6 +24,7 @@ use crate::runtime::{self, Harnesses, Identity};
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::unistd::Pid;
+use std::os::fd::BorrowedFd;
 
 /// What a start needs.
 pub(crate) struct Launcher {
@@ -37,8 +38,9 @@ pub(crate) struct Launcher {
     spawner: process::Spawner,
     /// Processes that were asked for, and are not there yet: one for each slot at most.
     starts: Vec<Start>,
+    limit: DescriptorLimit,
     /// The last to go: until then the name is this server's. None where the reactor is simulated.
-    _name: Option<NameLock>,
+    name: Option<NameLock>,
 }
 
 /// A process that was asked for.
@@ -72,7 +74,8 @@ impl Launcher {
             instance,
             spawner: process::Spawner::new(limit),
             starts: Vec::new(),
-            _name: name,
+            limit,
+            name,
         }
     }
 
@@ -82,6 +85,29 @@ impl Launcher {
 
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    pub(crate) fn limit(&self) -> DescriptorLimit {
+        self.limit
+    }
+
+    /// The name's lock, for the next server.
+    pub(crate) fn lock(&self) -> Option<BorrowedFd<'_>> {
+        self.name.as_ref().and_then(NameLock::descriptor)
+    }
+
+    /// The name is the next server's.
+    pub(crate) fn hand_over_name(&mut self) {
+        if let Some(name) = &mut self.name {
+            name.hand_over();
+        }
+    }
+
+    /// The name was the server's before this one.
+    pub(crate) fn take_over_name(&mut self) {
+        if let Some(name) = &mut self.name {
+            name.take_over();
+        }
     }
 
     pub(super) fn releases(&self) -> &Releases {
@@ -138,9 +164,10 @@ impl Launcher {
     ) -> Result<Start, String> {
         let app = self.releases.app(release)?;
         self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
-        let socket = self.names.worker_socket(slot, version);
+        let socket = self.names.worker_socket(&self.instance, slot, version);
         // Nobody listens there: this generation has never been.
         let _ = std::fs::remove_file(&socket);
+        let control_socket = self.names.own_control(&self.instance);
         let endpoint = if config.command_takes_port() {
             Endpoint::Loopback { port: self.ports.take()?, is_ipv6: false }
         } else {
@@ -151,7 +178,7 @@ impl Launcher {
             version,
             port: endpoint.address().map(|address| address.port()),
             socket: &socket,
-            control_socket: &self.names.control,
+            control_socket: &control_socket,
             prefix: &self.names.prefix,
             instance: &self.instance,
             harness_dir: self.harnesses.dir(),

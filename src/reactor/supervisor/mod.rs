@@ -28,9 +28,9 @@ use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
 use crate::deadlines::earliest;
-use crate::fleet::{Ending, Fleet, RetireReason, STREAMS_DELAY};
+use crate::fleet::{Beginning, Ending, Fleet, RetireReason, STREAMS_DELAY};
 use crate::keys::WorkerKey;
-use crate::process::Exit;
+use crate::process::{DescriptorLimit, Exit};
 use groups::Groups;
 use nix::unistd::Pid;
 use output::Outputs;
@@ -74,9 +74,15 @@ struct History {
 }
 
 impl Supervisor {
-    pub(super) fn new(launcher: Launcher, config: Rc<Config>, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(
+        launcher: Launcher,
+        config: Rc<Config>,
+        seed: u64,
+        beginning: Beginning,
+        now: Instant,
+    ) -> Self {
         Supervisor {
-            fleet: Fleet::new(config.plan(seed), now),
+            fleet: Fleet::following(config.plan(seed), beginning, now),
             workers: Slab::new(),
             closed: Vec::new(),
             launcher,
@@ -112,6 +118,15 @@ impl Supervisor {
 
     pub(super) fn launcher(&self) -> &Launcher {
         &self.launcher
+    }
+
+    pub(super) fn launcher_mut(&mut self) -> &mut Launcher {
+        &mut self.launcher
+    }
+
+    /// The bound of descriptors that workers get.
+    pub(super) fn limit(&self) -> DescriptorLimit {
+        self.launcher.limit()
     }
 
     pub(super) fn endpoint(&self, worker: WorkerKey) -> Option<&Endpoint> {
@@ -393,6 +408,12 @@ impl Supervisor {
         let worker = WorkerKey(self.workers.insert(entry));
         log::info!("{label}: joined from outside");
         worker
+    }
+
+    /// The workers that came by themselves, as they said so, and their processes.
+    pub(super) fn external_joins(&self) -> Vec<(Join, Option<i32>)> {
+        let external = self.workers.iter().filter(|(_, entry)| !entry.origin.is_own() && !entry.is_dead());
+        external.filter_map(|(_, entry)| entry.external_join()).collect()
     }
 
     /// A worker gets requests from now on. `true`: it is connected to at once.

@@ -1,6 +1,6 @@
 //! A worker: a process that listens for requests.
 
-use crate::control::{Abilities, Join};
+use crate::control::{Abilities, Join, Sender};
 use crate::observe::folds::BootOutput;
 use crate::process::Exit;
 use crate::reactor::endpoint::Endpoint;
@@ -30,6 +30,25 @@ pub(crate) struct Worker {
     pub(super) counts: Counts,
     pub(super) memory: Memory,
     pub(super) said: Said,
+}
+
+impl Worker {
+    /// How one that came by itself would join again, and which process it is. `None`: the fleet started it.
+    pub(super) fn external_join(&self) -> Option<(Join, Option<i32>)> {
+        let Origin::Outside { worker_id, process } = self.origin else { return None };
+        let join = Join {
+            // Whoever has named one speaks the second version of the protocol.
+            sender: Sender {
+                instance: self.talk.can_be_asked.then(String::new),
+                worker_id: worker_id as u64,
+            },
+            pid: self.process.pid.as_raw(),
+            socket: self.endpoint.path()?.to_str()?.to_owned(),
+            version: 0,
+            abilities: self.talk.abilities,
+        };
+        Some((join, process.map(Pid::as_raw)))
+    }
 }
 
 /// Where a worker comes from.

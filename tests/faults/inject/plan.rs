@@ -16,6 +16,11 @@ pub enum Call {
     Connect,
     Socket,
     Fork,
+    /// Two sockets that are connected.
+    Pair,
+    /// That a listener takes no newcomers.
+    Deafen,
+    Rename,
     Pipe,
     /// A file for what is spooled.
     Open,
@@ -73,7 +78,7 @@ pub struct Rule {
     when: When,
 }
 
-const CALLS: [(&str, Call); 14] = [
+const CALLS: [(&str, Call); 17] = [
     ("read", Call::Read),
     ("write", Call::Write),
     ("send", Call::Send),
@@ -81,6 +86,9 @@ const CALLS: [(&str, Call); 14] = [
     ("connect", Call::Connect),
     ("socket", Call::Socket),
     ("fork", Call::Fork),
+    ("pair", Call::Pair),
+    ("deafen", Call::Deafen),
+    ("rename", Call::Rename),
     ("pipe", Call::Pipe),
     ("open", Call::Open),
     ("memfd", Call::Memfd),

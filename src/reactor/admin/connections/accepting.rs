@@ -4,7 +4,7 @@ use super::{Connection, ControlDeadline, ControlPeer, MAX_CONTROL, MAX_SCRAPERS,
 use crate::conn;
 use crate::reactor::admin::Admin;
 use crate::reactor::io::Io;
-use crate::reactor::io::listen::Accepted;
+use crate::reactor::io::listen::{Accepted, Listener};
 use crate::reactor::io::stream::Stream;
 use crate::reactor::io::token::Target;
 use crate::reactor::limits::MAX_PER_TICK;
@@ -27,7 +27,9 @@ impl Admin {
                 };
                 self.close(idle);
             }
-            let stream = match self.listener.accept() {
+            let mut accepted = self.listeners.iter().map(Listener::accept);
+            let accepted = accepted.find(|accepted| !matches!(accepted, Accepted::Nobody));
+            let stream = match accepted.unwrap_or(Accepted::Nobody) {
                 Accepted::Peer(stream, _) => stream,
                 Accepted::Nobody => return Ok(()),
                 Accepted::GoneAlready => continue,

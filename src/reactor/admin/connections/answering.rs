@@ -49,8 +49,17 @@ impl Admin {
 
     /// Answers with a line for each step of the rolling restart, and one for its end.
     pub(crate) fn follow_roll(&mut self, key: usize) {
+        self.follow(key, Phase::FollowsRoll);
+    }
+
+    /// The same for an upgrade.
+    pub(crate) fn follow_upgrade(&mut self, key: usize) {
+        self.follow(key, Phase::FollowsUpgrade);
+    }
+
+    fn follow(&mut self, key: usize, what: Phase) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.phase = Phase::FollowsRoll;
+            connection.phase = what;
             connection.out.extend_from_slice(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
             );
@@ -65,13 +74,31 @@ impl Admin {
     }
 
     pub(crate) fn tell_roll_progress(&mut self, replaced: usize, of: usize, io: &Io) {
-        self.tell_roll_followers(&json!({"replaced": replaced, "of": of}), false, io);
+        self.tell_followers(Phase::FollowsRoll, &json!({"replaced": replaced, "of": of}), false, io);
+    }
+
+    pub(crate) fn tell_upgrade_progress(&mut self, serving: usize, of: usize, io: &Io) {
+        self.tell_followers(Phase::FollowsUpgrade, &json!({"serving": serving, "of": of}), false, io);
+    }
+
+    /// `result`: the new server's pid, or why there is none.
+    pub(crate) fn answer_upgrade_followers(&mut self, result: &Result<i32, String>, io: &Io) {
+        let last = match result {
+            Ok(pid) => json!({"ok": true, "pid": pid}),
+            Err(error) => json!({"ok": false, "error": error}),
+        };
+        self.tell_followers(Phase::FollowsUpgrade, &last, true, io);
     }
 
     /// A first worker is on trial: its slot and process, and that it gets one request in so many.
     pub(crate) fn tell_trial(&mut self, worker: Option<(usize, i32)>, every: usize, io: &Io) {
         let (slot, pid) = worker.unzip();
-        self.tell_roll_followers(&json!({"worker": slot, "pid": pid, "every": every}), false, io);
+        self.tell_followers(
+            Phase::FollowsRoll,
+            &json!({"worker": slot, "pid": pid, "every": every}),
+            false,
+            io,
+        );
     }
 
     pub(crate) fn answer_roll_followers(&mut self, result: &Result<usize, String>, io: &Io) {
@@ -79,11 +106,11 @@ impl Admin {
             Ok(replaced) => json!({"ok": true, "replaced": replaced}),
             Err(error) => json!({"ok": false, "error": error}),
         };
-        self.tell_roll_followers(&last, true, io);
+        self.tell_followers(Phase::FollowsRoll, &last, true, io);
     }
 
-    fn tell_roll_followers(&mut self, value: &Value, is_last: bool, io: &Io) {
-        let follows = |connection: &Connection| connection.phase == Phase::FollowsRoll;
+    fn tell_followers(&mut self, phase: Phase, value: &Value, is_last: bool, io: &Io) {
+        let follows = |connection: &Connection| connection.phase == phase;
         let followers = self.connections.slab.iter().filter(|(_, other)| follows(other));
         let followers: Vec<usize> = followers.map(|(key, _)| key).collect();
         for key in followers {
