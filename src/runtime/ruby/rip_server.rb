@@ -5,7 +5,9 @@
 module Rip
   class Server
     ACCEPT_PAUSE_S = 0.05 # out of descriptors: one may come free
-    GRACE_S = 0.002 # an answer's last byte is out a moment before the main thread is idle
+    # An answer's last byte is out a moment before the main thread is idle, on a loaded machine some milliseconds.
+    GRACE_LOOKS = 20
+    LOOK_S = 0.001
     BUSY = "HTTP/1.1 503 Service Unavailable\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\n\r\n"
     READY = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
@@ -181,7 +183,7 @@ module Rip
         @wake_gate.read_nonblock(4096) if ready.delete(@wake_gate)
         accept if ready.delete(@listener)
         @held.select { |connection| ready.include?(connection.io) }.each do |connection|
-          sleep GRACE_S if @busy
+          GRACE_LOOKS.times { @busy ? sleep(LOOK_S) : break }
           if @busy
             refuse(connection)
           else
