@@ -35,6 +35,12 @@ static long long now_us(void) {
     return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
 }
 
+static long long count_from, count_to;
+
+static int is_counted(struct client *c) {
+    return c->came_us >= count_from && c->came_us < count_to;
+}
+
 static double percentile_s(long count, double part) {
     long seen = 0;
     for (int i = 0; i < BUCKETS; i++)
@@ -51,11 +57,13 @@ int main(int argc, char **argv) {
     clients = calloc(CLIENTS_MAX, sizeof *clients);
     srand48(1);
     long long began = now_us(), next = began, end = began + warm_us + length_us, now;
+    count_from = began + warm_us, count_to = end;
     long came = 0, oldest = 0, sent = 0, in_time = 0, refused = 0, left = 0, failed = 0;
     static long by_second[3600];
     char buf[65536];
+    /* The load goes on until the last that is counted has left: else the server would serve its backlog in peace. */
     while ((now = now_us()) < end + patience_us) {
-        while (next <= now && next < end && came < CLIENTS_MAX) {
+        while (next <= now && came < CLIENTS_MAX) {
             struct client *c = &clients[came];
             c->came_us = next; /* when it was to come: a late generator is not forgiven */
             c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -67,7 +75,7 @@ int main(int argc, char **argv) {
                 struct epoll_event ev = {.events = EPOLLOUT, .data.u64 = came};
                 epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &ev);
             }
-            if (c->came_us >= began + warm_us) sent++;
+            if (is_counted(c)) sent++;
             came++;
             next += -1e6 / rate * log(1 - drand48());
         }
@@ -75,7 +83,7 @@ int main(int argc, char **argv) {
             if (clients[oldest].fd < 0) continue;
             close(clients[oldest].fd);
             clients[oldest].fd = -1;
-            if (clients[oldest].came_us >= began + warm_us) left++;
+            if (is_counted(&clients[oldest])) left++;
         }
         struct epoll_event es[512];
         int n = epoll_wait(ep, es, 512, 1);
@@ -83,7 +91,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < n; i++) {
             struct client *c = &clients[es[i].data.u64];
             if (c->fd < 0) continue;
-            int is_counted = c->came_us >= began + warm_us;
+            int counts = is_counted(c);
             if (es[i].events & EPOLLOUT && !(es[i].events & (EPOLLERR | EPOLLHUP))) {
                 if (write(c->fd, request, sizeof request - 1) == sizeof request - 1) {
                     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = es[i].data.u64};
@@ -98,11 +106,11 @@ int main(int argc, char **argv) {
             if (bytes > 12 && !strncmp(buf, "HTTP/1.1 200", 12)) {
                 long second = (c->came_us - began) / 1000000;
                 if (second < 3600) by_second[second]++;
-                if (!is_counted) continue;
+                if (!counts) continue;
                 in_time++;
                 long bucket = (now - c->came_us) / 100;
                 took[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
-            } else if (is_counted) {
+            } else if (counts) {
                 if (bytes > 12) refused++;
                 else failed++;
             }
