@@ -247,7 +247,7 @@ impl Fleet {
 
     /// Slots that are to hold a worker.
     pub(crate) fn size(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.front() != Front::Closed).count()
+        self.slots.iter().filter(|slot| !slot.is_closed()).count()
     }
 
     pub(crate) fn min_workers(&self) -> usize {

@@ -378,8 +378,13 @@ impl Slot {
         members.find(|member| member.worker == worker)
     }
 
+    /// Nobody is to be here any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.front, Front::Closed)
+    }
+
     pub(crate) fn is_gone(&self) -> bool {
-        self.front == Front::Closed && self.members().next().is_none()
+        self.is_closed() && self.members().next().is_none()
     }
 
     pub(crate) fn is_serving(&self) -> bool {

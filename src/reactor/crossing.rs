@@ -64,6 +64,12 @@ impl Times {
             stream: None,
         }
     }
+
+    /// The same of one that may have become a stream.
+    pub(crate) fn of_stream(job: &Job, assigned: Instant, since: Option<Instant>, now: Instant) -> Self {
+        let stream = since.map(|since| now.saturating_duration_since(since));
+        Times { stream, ..Times::of(job, assigned, now) }
+    }
 }
 
 /// What follows when the client has all of its answer.

@@ -2,7 +2,7 @@
 
 use super::backend::exchange::{Exchange, Stage};
 use super::backend::{NoConnection, Piece, Sent, Started, UpstreamDeadline};
-use super::crossing::{Delivery, Finished, Job, Received, Then};
+use super::crossing::{Delivery, Finished, Job, Received, Then, Times};
 use super::io::token::Readiness;
 use super::limits::{COOLDOWN, TICK_BYTES};
 use super::tick::Reactor;
@@ -195,9 +195,9 @@ impl Reactor {
         let now = self.io.now();
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let ended = self.backend.end_exchange(upstream, reusable);
-        let Some(exchange) = ended else { return };
-        let times = exchange.times(now);
-        let Exchange { client, job, answer, body_bytes, .. } = exchange;
+        let Some(Exchange { client, job, assigned, answer, body_bytes, streaming_since, .. }) = ended else {
+            return;
+        };
         self.supervisor.has_answered(worker, now);
         self.backend.disarm(upstream);
         self.quarantine.note_answer(now);
@@ -218,7 +218,7 @@ impl Reactor {
             (Some(client), Some(answer)) => {
                 let finished = Finished {
                     worker: self.supervisor.identity(worker),
-                    times,
+                    times: Times::of_stream(&job, assigned, streaming_since, now),
                     request: job.request,
                     answer,
                     reason: None,

@@ -254,8 +254,7 @@ impl Exchange {
     }
 
     pub(crate) fn times(&self, now: Instant) -> Times {
-        let stream = self.streaming_since.map(|since| now.saturating_duration_since(since));
-        Times { stream, ..Times::of(&self.job, self.assigned, now) }
+        Times::of_stream(&self.job, self.assigned, self.streaming_since, now)
     }
 
     pub(crate) fn is_sent(&self) -> bool {

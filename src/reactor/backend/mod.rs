@@ -204,7 +204,10 @@ impl Backend {
 
     /// The same for connections that are not needed any more.
     pub(crate) fn remove_closed(&mut self) {
-        self.upstreams.remove_closed();
+        for upstream in self.upstreams.remove_closed() {
+            self.deadlines.disarm(upstream.0);
+            self.ask_deadlines.disarm(upstream.0);
+        }
     }
 
     /// A connection for a request that holds one of the worker's places: the one that was used last, so that the others

@@ -117,10 +117,11 @@ impl Upstreams {
         all
     }
 
-    pub(super) fn remove_closed(&mut self) {
-        for upstream in self.closed.drain(..) {
-            self.slab.try_remove(upstream.0);
-        }
+    pub(super) fn remove_closed(&mut self) -> impl Iterator<Item = UpstreamKey> {
+        let slab = &mut self.slab;
+        self.closed.drain(..).inspect(|upstream| {
+            slab.try_remove(upstream.0);
+        })
     }
 
     pub(super) fn take(&mut self, worker: WorkerKey) -> Option<UpstreamKey> {
