@@ -494,7 +494,8 @@ fn worker_starts_with_an_empty_mask_the_old_limit_and_no_descriptor_but_its_thre
         (numbers[0], numbers[1])
     };
     let (soft, hard) = soft_limit(next);
-    assert_eq!(soft, 256);
+    // A worker may hold 1000 streams, beside its request and what its app opens.
+    assert_eq!(soft, hard.min(1000 + 1 + 256));
     assert_eq!(soft_limit(server.pid()), (hard, hard), "the server raises its own");
     let mut inherited = descriptors(next);
     inherited.retain(|what| !earlier.contains(what));

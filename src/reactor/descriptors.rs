@@ -4,9 +4,8 @@ use super::source::StartError;
 use crate::config::Config;
 use crate::process::DescriptorLimit;
 
-/// Standard streams and the log's own for two of them, epoll, signals, the lock, two control sockets, the watch, lines to the
-/// servers before and after this one, and what
-/// is opened for a moment: a folder, files of `/proc`.
+/// Standard streams and the log's own for two of them, epoll, signals, the lock, two control sockets, the watch, lines
+/// to the servers before and after this one, and what is opened for a moment: a folder, files of `/proc`.
 const OWN: u64 = 20;
 /// The log file, and the new one while it is opened anew.
 const LOG_FILE: u64 = 2;
