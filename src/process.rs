@@ -1,8 +1,10 @@
 //! Processes: starting (by the [`spawner`]), signalling, reaping. The only room with `unsafe`: forks, what a signal
 //! does, and system calls that no library wraps.
 
+mod line;
 mod spawner;
 
+pub(crate) use line::{Line, Said};
 pub(crate) use spawner::{Answer, Begun, Spawner};
 
 use nix::errno::Errno;

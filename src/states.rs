@@ -49,6 +49,7 @@ mod tests {
             ("A worker", shown(crate::fleet::WORKER)),
             ("A slot", shown(crate::fleet::SLOT)),
             ("A succession", shown(crate::fleet::SUCCESSION)),
+            ("A template", shown(crate::fleet::TEMPLATE)),
         ] {
             assert_eq!(
                 documented(&text, heading),

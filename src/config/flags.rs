@@ -91,12 +91,12 @@ impl Raw {
 }
 
 /// A value, and the flag or variable that gave it.
-struct Word {
-    name: &'static str,
-    text: String,
+pub(super) struct Word {
+    pub(super) name: &'static str,
+    pub(super) text: String,
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     flags: Arguments,
     environment: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -223,6 +223,7 @@ impl Reader<'_> {
             Some("fifo") => QueueRule::Fifo,
             Some(_) | None => QueueRule::Adaptive,
         };
+        let (fork, warm) = self.fork(hot_reload)?;
         let mut config = Config {
             place: place.clone(),
             command,
@@ -261,6 +262,8 @@ impl Reader<'_> {
                 Some(argument) => words::trust(argument.name, &argument.text)?,
                 None => Vec::new(),
             },
+            fork,
+            warm,
             preload: self.flags.values_from_str("--preload").map_err(|error| Usage(error.to_string()))?,
             javascript,
             cgi_pass_auth: self.flags.contains("--cgi-pass-auth")
@@ -400,7 +403,7 @@ impl Reader<'_> {
     }
 
     /// The value of a flag or else of its variable, with its name for complaints.
-    fn argument(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
+    pub(super) fn argument(&mut self, name: &'static str) -> Result<Option<Word>, Usage> {
         let row = known(name);
         debug_assert!(row.is_some(), "{name} is not in the table");
         let given: Option<String> = self.flags.opt_value_from_str(name).map_err(|error| match error {
@@ -454,7 +457,7 @@ impl Reader<'_> {
     }
 
     /// One of the words in the flag's row; `None`: its default.
-    fn choice(&mut self, name: &'static str) -> Result<Option<&'static str>, Usage> {
+    pub(super) fn choice(&mut self, name: &'static str) -> Result<Option<&'static str>, Usage> {
         let Some(Kind::Choice { words, .. }) = known(name).map(|flag| &flag.kind) else {
             return Err(no_row(name));
         };

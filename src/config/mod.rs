@@ -6,6 +6,7 @@ mod complaints;
 mod defaults;
 pub mod env_file;
 mod flags;
+mod fork;
 mod table;
 mod words;
 
@@ -27,7 +28,6 @@ use std::time::Duration;
 
 /// The most workers: each costs a process, and the stack of idle ones is no deeper than that.
 pub const MAX_WORKERS: usize = 4096;
-
 /// The most requests at once for each worker: beyond it more workers serve better than more at once.
 pub const MAX_CONCURRENCY: usize = 1024;
 /// The most event streams and tunnels for each worker: each costs two descriptors here and one in the worker.
@@ -114,6 +114,16 @@ pub enum JavaScript {
     Node,
 }
 
+/// Whether workers are forked from a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// Where the template sees that it is safe.
+    Auto,
+    /// Whatever it sees.
+    Always,
+    Never,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotReload {
     None,
@@ -145,6 +155,16 @@ impl HotReload {
             HotReload::None => "none",
             HotReload::Process => "process",
             HotReload::Module => "module",
+        }
+    }
+}
+
+impl Fork {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Fork::Auto => "auto",
+            Fork::Always => "always",
+            Fork::Never => "never",
         }
     }
 }
@@ -204,6 +224,9 @@ pub struct Config {
     pub shrink_after: Duration,
     pub trust_proxy: Vec<Trust>,
     pub preload: Vec<String>,
+    pub fork: Fork,
+    /// What a template asks its app for before its first fork.
+    pub warm: Option<String>,
     pub javascript: JavaScript,
     /// Variables for workers that are not in the server's own environment.
     pub env_file: Option<PathBuf>,
@@ -237,6 +260,7 @@ impl Config {
             boot_timeout: self.boot_timeout,
             drain_timeout: self.drain_timeout,
             roll: self.roll,
+            forks: self.fork != Fork::Never,
             keep_trying: self.keep_trying,
             seed,
         }

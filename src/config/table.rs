@@ -169,6 +169,18 @@ pub(super) const FLAGS: &[Flag] = &[
         "RIP_QUARANTINE",
         "a request in which so many workers died within a minute gets 503",
     ),
+    flag(
+        "--fork",
+        choice(&["auto", "always", "never"], "auto; never with --hot-reload=module"),
+        "RIP_FORK",
+        "whether Python and Ruby workers are forked from a template that has loaded the app: auto (where that is safe), always or never",
+    ),
+    flag(
+        "--warm",
+        text("<path>", "none"),
+        "",
+        "a page that the template asks its app for before its first fork: what that loads is shared",
+    ),
     flag("--max-body", size(100 << 20), "RIP_MAX_BODY", "the largest request body; more gets 413"),
     flag(
         "--max-spool",

@@ -16,8 +16,9 @@ impl Fleet {
     /// A worker was started, as [`Action::Spawn`] asked.
     pub(crate) fn spawned(&mut self, slot: usize, worker: WorkerKey, now: Instant) {
         let until = now + self.plan.boot_timeout;
-        let version = self.slots[slot].version;
-        let member = Member::booting(worker, version, until);
+        self.fork_answered(slot);
+        let (version, from) = (self.slots[slot].version, self.slots[slot].from);
+        let member = Member::booting(worker, version, until, from);
         let place = &mut self.slots[slot];
         match place.succession() {
             Succession::Spawning { why } => place.succeed(Succession::Booting { why, successor: member }),
@@ -33,6 +34,7 @@ impl Fleet {
 
     /// A worker could not be started.
     pub(crate) fn spawn_failed(&mut self, slot: usize, now: Instant) {
+        self.fork_answered(slot);
         if let Succession::Spawning { why } = self.slots[slot].succession() {
             self.successor_failed(slot, why, None, now);
         } else if self.slots[slot].front() == Front::Spawning {
@@ -50,6 +52,7 @@ impl Fleet {
             return;
         }
         self.ever_joined = true;
+        self.fork_joined(member.from);
         if self.stage == Stage::GivenUp {
             self.stage = Stage::Running;
         }
@@ -92,6 +95,9 @@ impl Fleet {
         let Some((index, member)) = self.find(worker) else {
             return;
         };
+        if matches!(member.phase(), Phase::Booting { .. }) {
+            self.fork_failed(member.from);
+        }
         if self.is_on_trial(worker) {
             self.fail_trial(TrialFailure::Ended, now);
             return self.pump(now);
@@ -228,11 +234,11 @@ impl Fleet {
                 roll.starts_over = true;
                 roll.next_canary = canary;
             }
-            (None, Stage::Running) => self.start_roll(canary),
+            (None, Stage::Running) => self.start_roll(canary, now),
             // New code may well start.
             (None, Stage::GivenUp) => {
                 self.stage = Stage::Running;
-                self.start_roll(canary);
+                self.start_roll(canary, now);
             }
         }
         self.pump(now);
@@ -349,7 +355,8 @@ impl Fleet {
         self.drop_trial(now);
         self.end_roll(RollEnd::Stopping);
         // Whoever was to be started would only have to end.
-        self.actions.retain(|action| !matches!(action, Action::Spawn { .. }));
+        self.actions.retain(|action| !matches!(action, Action::Spawn { .. } | Action::StartTemplate { .. }));
+        self.end_templates();
         self.replacing = None;
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -390,13 +397,18 @@ impl Fleet {
 
     /// The clock has moved on.
     pub(crate) fn tick(&mut self, now: Instant) {
+        self.expire_templates(now);
         for index in 0..self.slots.len() {
             let due = |member: &&Member| member.phase().deadline().is_some_and(|deadline| deadline <= now);
             let due: Vec<Member> = self.slots[index].members().filter(due).copied().collect();
             for member in due {
                 match member.phase() {
                     Phase::Leaving { .. } => self.end_drain(index, member.worker, now),
-                    Phase::Booting { .. } | Phase::Terminating { .. } => self.kill(index, member.worker),
+                    Phase::Booting { .. } => {
+                        self.fork_failed(member.from);
+                        self.kill(index, member.worker);
+                    }
+                    Phase::Terminating { .. } => self.kill(index, member.worker),
                     Phase::Serving { .. } | Phase::Reserve { .. } | Phase::Killed => {}
                 }
             }

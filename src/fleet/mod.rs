@@ -22,6 +22,7 @@ mod roll;
 mod simulation;
 mod slot;
 mod succession;
+mod template;
 mod trial;
 
 pub(crate) use canary::TrialOutcome;
@@ -29,6 +30,9 @@ pub(crate) use roll::RollEnd;
 pub(crate) use slot::{Ending, Member, Phase, RetireReason};
 #[cfg(test)]
 pub(crate) use slot::{SLOT, SUCCESSION, WORKER};
+#[cfg(test)]
+pub(crate) use template::TEMPLATE;
+pub(crate) use template::{TemplateEnd, TemplateId};
 pub(crate) use trial::TrialFailure;
 
 use crate::keys::WorkerKey;
@@ -36,6 +40,7 @@ use roll::Roll;
 use slot::{Front, Slot};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use template::Templates;
 
 /// A worker is replaced for its number of requests or its age, or leaves as unneeded, when its streams have ended, and so
 /// much later at the latest.
@@ -52,6 +57,20 @@ pub(crate) enum Action {
         version: u64,
         why: Option<RetireReason>,
         release: Release,
+        /// To be forked from that template, else a process of its own.
+        template: Option<TemplateId>,
+    },
+    /// Start a template of that release; answered by [`Fleet::template_ready`], [`Fleet::template_refused`] or
+    /// [`Fleet::template_ended`].
+    StartTemplate {
+        template: TemplateId,
+        release: Release,
+    },
+    /// SIGKILL to a template: it has nothing to finish, and its app's hooks are its workers' business. What it was
+    /// asked for and has not named has failed.
+    EndTemplate {
+        template: TemplateId,
+        why: TemplateEnd,
     },
     /// It has joined: into its predecessor's place in the stack, else to the bottom.
     Admit {
@@ -117,6 +136,8 @@ impl Action {
             | Action::Cut { worker }
             | Action::Kill { worker } => Some(*worker),
             Action::Spawn { .. }
+            | Action::StartTemplate { .. }
+            | Action::EndTemplate { .. }
             | Action::Wait { .. }
             | Action::EndTrial
             | Action::RollBegins
@@ -165,6 +186,8 @@ pub(crate) struct Plan {
     pub boot_timeout: Duration,
     pub drain_timeout: Duration,
     pub roll: RollMode,
+    /// Workers are forked from templates, where the app lets them.
+    pub forks: bool,
     /// Go on even if nothing ever boots.
     pub keep_trying: bool,
     /// For the draw of each worker's share of `max_requests` and `max_age`.
@@ -179,6 +202,7 @@ pub(crate) struct Fleet {
     roll: Option<Roll>,
     /// The slot whose successor boots: one at a time.
     replacing: Option<usize>,
+    templates: Templates,
     /// When any worker was started last.
     last_start: Option<Instant>,
     ever_joined: bool,
@@ -226,6 +250,7 @@ impl Fleet {
             actions: VecDeque::new(),
             roll: None,
             replacing: None,
+            templates: Templates::new(plan.forks && plan.max_workers > 0, now),
             last_start: None,
             ever_joined: false,
             stage: Stage::Running,

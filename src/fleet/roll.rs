@@ -12,7 +12,7 @@
 use super::canary::Trial;
 use super::slot::{Front, RetireReason};
 use super::trial::TrialFailure;
-use super::{Action, Fleet, Release};
+use super::{Action, Fleet, Release, TemplateId};
 use crate::control::CanaryPlan;
 use crate::keys::WorkerKey;
 use std::collections::VecDeque;
@@ -43,6 +43,10 @@ pub(crate) enum RollEnd {
         slot: usize,
         worker: WorkerKey,
         failure: TrialFailure,
+    },
+    /// The template of the new release failed before any worker of it had joined.
+    TemplateFailed {
+        template: TemplateId,
     },
     /// The server is stopping.
     Stopping,
@@ -113,7 +117,7 @@ impl Roll {
 }
 
 impl Fleet {
-    pub(super) fn start_roll(&mut self, canary: Option<CanaryPlan>) {
+    pub(super) fn start_roll(&mut self, canary: Option<CanaryPlan>, now: Instant) {
         let open = |(index, slot): (usize, &mut super::Slot)| {
             if let Front::Empty { .. } = slot.front() {
                 // New code may well mend what made the old one fail. Its turn comes whatever its wait.
@@ -138,6 +142,7 @@ impl Fleet {
             next_canary: None,
         });
         self.actions.push_back(Action::RollBegins);
+        self.begin_roll_template(now);
     }
 
     /// Takes up the next slot of the roll.
@@ -176,7 +181,9 @@ impl Fleet {
         {
             roll.stage = RollStage::Draining;
             self.actions.push_back(Action::Adopt);
+            self.adopt_template();
         }
+        let Some(roll) = &self.roll else { return };
         if roll.stage == RollStage::Draining && roll.leaving.is_empty() && !roll.starts_over {
             let replaced = roll.replaced;
             self.end_roll(RollEnd::Done { replaced });
@@ -208,6 +215,7 @@ impl Fleet {
 
     pub(super) fn end_roll(&mut self, end: RollEnd) {
         if self.roll.take().is_some() {
+            self.end_roll_template();
             self.actions.push_back(Action::RollEnded(end));
         }
     }

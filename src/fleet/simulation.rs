@@ -1,11 +1,12 @@
-//! Seeded histories of a fleet: spawns that fail, joins that come late or twice, exits at any moment, reloads,
-//! stops. A naive record of who is alive and admitted is kept beside it, and asked after each event.
+//! Seeded histories of a fleet: spawns that fail, joins that come late or twice, exits at any moment, templates that
+//! die, answer late or not at all, reloads, stops. A naive record of who is alive and admitted is kept beside it.
 //!
-//! `RIP_SIMULATIONS=100000 cargo test fleet` runs more; a failure prints its seed and step, and
-//! `RIP_SEED=<seed>` plays that history alone.
+//! `RIP_SIMULATIONS=100000 cargo test fleet` runs more; a failure prints its seed, and `RIP_SEED=<seed>` plays it again.
 
+mod ends;
 mod scenarios;
-
+mod templates;
+mod trials;
 use super::slot::Succession;
 use super::*;
 use crate::control::{CanaryPlan, TrialLength};
@@ -53,6 +54,14 @@ struct World {
     /// Who is on trial, and who has been.
     on_trial: Option<usize>,
     trials: usize,
+    /// Template processes with their releases, and whether they have said that they are ready.
+    templates: BTreeMap<TemplateId, (Release, bool)>,
+    /// Forks that were asked for, and have no answer.
+    asked: Vec<(usize, TemplateId)>,
+    /// A template of the roll has loaded its app.
+    had_roll_template: bool,
+    /// Workers of a roll's release since it began.
+    started_by_roll: usize,
     /// They left by themselves, and need not be told.
     has_quit: BTreeSet<usize>,
     trace: Vec<String>,
@@ -72,6 +81,7 @@ impl World {
             drain_timeout: Duration::from_millis(700),
             roll: if next(&mut random).is_multiple_of(3) { RollMode::Serial } else { RollMode::Side },
             keep_trying: next(&mut random).is_multiple_of(2),
+            forks: !next(&mut random).is_multiple_of(3),
             seed,
         };
         let mut world = World {
@@ -88,6 +98,10 @@ impl World {
             has_given_up: false,
             on_trial: None,
             trials: 0,
+            templates: BTreeMap::new(),
+            asked: Vec::new(),
+            had_roll_template: false,
+            started_by_roll: 0,
             has_quit: BTreeSet::new(),
             trace: Vec::new(),
         };
@@ -110,27 +124,9 @@ impl World {
         while let Some(action) = self.fleet.next_action() {
             self.trace.push(format!("    -> {action:?}"));
             match action {
-                Action::Spawn { slot, release, .. } => {
-                    assert!(!self.is_stopping, "spawned after the stop");
-                    let is_next = release == Release::New;
-                    assert!(!is_next || self.has_next_release, "only a roll starts what is not proven");
-                    if !self.is_kind && self.chance(8) {
-                        self.fleet.spawn_failed(slot, self.now);
-                    } else {
-                        let key = self.next_key;
-                        self.next_key += 1;
-                        let process = Process {
-                            slot,
-                            life: Life::Booting,
-                            drains: false,
-                            has_served: false,
-                            may_be_told: true,
-                            is_cut: false,
-                        };
-                        self.alive.insert(key, process);
-                        self.fleet.spawned(slot, WorkerKey(key), self.now);
-                    }
-                }
+                Action::Spawn { slot, release, template, .. } => self.spawn(slot, release, template),
+                Action::StartTemplate { template, release } => self.start_template(template, release),
+                Action::EndTemplate { template, .. } => self.template_dies(template, false),
                 Action::Admit { worker, predecessor } => {
                     let slot = self.alive[&worker.0].slot;
                     if let Some(predecessor) = predecessor.and_then(|old| self.alive.get(&old.0)) {
@@ -195,14 +191,27 @@ impl World {
                 Action::Wait { slot, failures, wait } => {
                     assert!(failures > 0 && wait <= Duration::from_secs(30), "slot {slot}: {wait:?}");
                 }
-                Action::RollBegins => self.has_next_release = true,
+                Action::RollBegins => {
+                    self.has_next_release = true;
+                    (self.started_by_roll, self.had_roll_template) = (0, false);
+                }
                 Action::Adopt => {
                     assert!(self.has_next_release, "adopts what a roll has brought");
                     self.has_next_release = false;
+                    // The old one's is ended, and the new one's is the good one's.
+                    self.templates.retain(|_, (release, _)| *release == Release::New);
+                    self.templates.values_mut().for_each(|(release, _)| *release = Release::Good);
                 }
                 Action::RollProgress { replaced, of } => assert!(replaced <= of, "{replaced} of {of}"),
-                Action::RollEnded(_) => {
+                Action::RollEnded(end) => {
                     assert!(self.rolls_asked, "an end that nobody waits for");
+                    if let RollEnd::TemplateFailed { .. } = end {
+                        let was_ready = self.had_roll_template;
+                        assert!(
+                            was_ready || self.started_by_roll == 0,
+                            "a worker was touched before its template"
+                        );
+                    }
                     self.rolls_asked = false;
                     self.has_next_release = false;
                 }
@@ -215,19 +224,8 @@ impl World {
         self.check();
     }
 
-    fn is_reserve(&self, worker: WorkerKey) -> bool {
-        let of_worker = |(_, member): &(usize, &Member)| member.worker == worker;
-        self.fleet.members().find(of_worker).is_some_and(|(slot, member)| match member.phase() {
-            Phase::Reserve { .. } => true,
-            // It was, and is back already.
-            Phase::Serving { .. } => !self.fleet.slots[slot].is_stuck(),
-            Phase::Booting { .. } | Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed => {
-                false
-            }
-        })
-    }
-
     fn check(&self) {
+        self.check_templates();
         let mut known: Vec<usize> = self.fleet.members().map(|(_, member)| member.worker.0).collect();
         known.sort_unstable();
         assert_eq!(
@@ -259,7 +257,8 @@ impl World {
                 Succession::Spawning { why } | Succession::Booting { why, .. } if why != RetireReason::Stuck)
         });
         assert!(succeeding.count() <= 1, "one slot at a time");
-        let is_short = self.fleet.serving() == 0 && self.fleet.empty_slots().next().is_some();
+        let is_loading = self.fleet.waits_for_template();
+        let is_short = self.fleet.serving() == 0 && self.fleet.empty_slots().next().is_some() && !is_loading;
         if is_short && matches!(self.fleet.stage, Stage::Running | Stage::Draining) {
             let within = self.now + Duration::from_secs(1);
             let is_soon = self.fleet.next_deadline().is_some_and(|deadline| deadline <= within);
@@ -289,25 +288,9 @@ impl World {
         }
     }
 
-    /// Requests are answered while somebody is on trial; the new release may be worse.
-    fn answer_some(&mut self) {
-        self.trace.push("answers".into());
-        let is_worse = !self.is_kind && self.chance(2);
-        for target in 0..120 {
-            // What follows from a verdict is to be done first.
-            if !self.fleet.is_judging() {
-                return;
-            }
-            let Some(key) = self.pick(|life| life == Life::Admitted) else { return };
-            let fails = is_worse && self.on_trial == Some(key) && self.chance(3);
-            let outcome = if fails { TrialOutcome::Failed } else { TrialOutcome::Fine };
-            self.fleet.note_outcome(WorkerKey(key), target, outcome, self.now);
-        }
-    }
-
     fn step(&mut self) {
         let now = self.now;
-        match next(&mut self.random) % 20 {
+        match next(&mut self.random) % 25 {
             0..=5 => self.pass_time(),
             6..=10 => {
                 if let Some(key) = self.pick(|life| life == Life::Booting) {
@@ -397,6 +380,7 @@ impl World {
                     self.fleet.idle(WorkerKey(key), now);
                 }
             }
+            20..=24 => self.step_templates(),
             _ => {
                 if self.chance(40) {
                     self.trace.push("drain".into());
@@ -466,85 +450,11 @@ impl World {
         let was_front = self.fleet.slots[process.slot].front();
         self.fleet.exited(WorkerKey(key), process.has_served, self.now);
         let was_alone = matches!(was_front, Front::Held(member) if member.worker == WorkerKey(key));
-        if was_alone && process.has_served && self.fleet.stage == Stage::Running {
+        let may_start = self.fleet.stage == Stage::Running && !self.fleet.waits_for_template();
+        if was_alone && process.has_served && may_start {
             let front = self.fleet.slots[process.slot].front();
             assert!(!matches!(front, Front::Empty { .. }), "who has served is started again at once");
         }
-    }
-
-    /// From here on everything works: the fleet must come to rest, whole.
-    fn settle(&mut self) {
-        self.is_kind = true;
-        for _ in 0..3000 {
-            let leaving: Vec<usize> = self
-                .alive
-                .iter()
-                .filter(|(_, process)| process.life == Life::Withdrawn)
-                .map(|(&key, _)| key)
-                .collect();
-            for key in leaving {
-                self.exit(key);
-                self.obey();
-            }
-            while let Some(key) = self.pick(|life| life == Life::Booting) {
-                let before = self.alive.len();
-                self.join(key);
-                self.obey();
-                if self.alive.get(&key).is_some_and(|process| process.life == Life::Booting) {
-                    // Already on its way out.
-                    self.exit(key);
-                    self.obey();
-                }
-                assert!(self.alive.len() <= before + self.plan.max_workers);
-            }
-            if self.has_given_up {
-                return;
-            }
-            if self.fleet.is_judging() {
-                self.answer_some();
-                self.obey();
-            }
-            self.fleet.trim(None, self.now);
-            self.obey();
-            let has_size = self.fleet.size() <= self.plan.max_workers;
-            let is_whole = has_size
-                && self.fleet.serving() == self.fleet.size()
-                && self.alive.len() == self.fleet.size();
-            let next_age = self.fleet.slots.iter().filter_map(Slot::age_deadline).min();
-            if is_whole && !self.fleet.is_rolling() && self.fleet.next_deadline() == next_age {
-                return;
-            }
-            if let Some(deadline) = self.fleet.next_deadline() {
-                self.now = deadline;
-                self.fleet.tick(self.now);
-            }
-            self.obey();
-            // Terminated and killed processes end.
-            let doomed: Vec<usize> = self
-                .fleet
-                .members()
-                .filter(|(_, member)| matches!(member.phase(), Phase::Terminating { .. } | Phase::Killed))
-                .map(|(_, member)| member.worker.0)
-                .collect();
-            for key in doomed {
-                self.exit(key);
-                self.obey();
-            }
-        }
-        panic!("does not come to rest: {:?}", self.fleet);
-    }
-
-    fn stop(&mut self) {
-        self.obey();
-        self.is_stopping = true;
-        self.fleet.stop(self.now + Duration::from_millis(100), self.now);
-        self.obey();
-        for key in self.alive.keys().copied().collect::<Vec<_>>() {
-            self.exit(key);
-            self.obey();
-        }
-        assert!(self.fleet.is_gone(), "nobody is left after a stop");
-        assert!(!self.rolls_asked, "whoever waited for a roll has heard of its end");
     }
 }
 

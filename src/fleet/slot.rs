@@ -2,6 +2,7 @@
 
 use super::STREAMS_DELAY;
 use super::backoff::Backoff;
+use super::template::TemplateId;
 use crate::keys::WorkerKey;
 use crate::states::{Row, may_become};
 use std::time::Instant;
@@ -67,6 +68,8 @@ pub(crate) struct Member {
     pub is_stuck_alone: bool,
     /// It holds event streams or tunnels beside its requests.
     pub has_streams: bool,
+    /// It was forked from that one.
+    pub from: Option<TemplateId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +243,7 @@ pub(crate) const SUCCESSION: &[Row<SuccessionState>] = &[
 ];
 
 impl Member {
-    pub(crate) fn booting(worker: WorkerKey, version: u64, until: Instant) -> Self {
+    pub(crate) fn booting(worker: WorkerKey, version: u64, until: Instant, from: Option<TemplateId>) -> Self {
         Member {
             worker,
             version,
@@ -248,6 +251,7 @@ impl Member {
             drains: false,
             is_stuck_alone: false,
             has_streams: false,
+            from,
         }
     }
 
@@ -303,6 +307,8 @@ pub(crate) struct Slot {
     pub version: u64,
     /// When the newest one was asked for.
     pub started: Option<Instant>,
+    /// What the newest one is forked from.
+    pub from: Option<TemplateId>,
 }
 
 impl Slot {
@@ -314,6 +320,7 @@ impl Slot {
             backoff: Backoff::default(),
             version,
             started: None,
+            from: None,
         }
     }
 
@@ -417,10 +424,11 @@ impl Slot {
         }
     }
 
-    /// When something here is to be done by the clock, with `succession_too` also a wanted succession.
-    pub(crate) fn deadline(&self, succession_too: bool) -> Option<Instant> {
+    /// When something here is to be done by the clock, with `start_too` also a start in an empty slot, with
+    /// `succession_too` also a wanted succession.
+    pub(crate) fn deadline(&self, start_too: bool, succession_too: bool) -> Option<Instant> {
         let retry = match self.front {
-            Front::Empty { retry_at } => Some(retry_at),
+            Front::Empty { retry_at } => Some(retry_at).filter(|_| start_too),
             Front::Spawning | Front::Held(_) | Front::Closed => None,
         };
         let succession = match self.succession {

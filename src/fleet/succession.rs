@@ -15,9 +15,8 @@ const RESCUE_EVERY: Duration = Duration::from_secs(1);
 impl Fleet {
     /// Starts whatever may be started now, and notes when to look again.
     pub(super) fn pump(&mut self, now: Instant) {
-        if matches!(self.stage, Stage::Running | Stage::Draining) {
-            self.start_empty_slots(now);
-        }
+        self.start_templates(now);
+        self.start_empty_slots(now);
         self.close_replacement();
         if self.stage == Stage::Running {
             self.retire_aged(now);
@@ -26,7 +25,11 @@ impl Fleet {
             self.open_replacement(now);
         }
         self.finish_roll();
-        let may_replace = self.stage == Stage::Running && self.may_open_replacement();
+        // The good release may be another one by now, or another roll has begun.
+        self.start_templates(now);
+        self.start_empty_slots(now);
+        let may_start = self.may_start();
+        let may_replace = self.stage == Stage::Running && self.may_open_replacement() && may_start;
         let deadlines = self.slots.iter().filter_map(|slot| {
             if self.stage == Stage::GivenUp {
                 // Whoever still boots has its deadline; nobody else is tried.
@@ -36,11 +39,14 @@ impl Fleet {
             let is_blocked = matches!(slot.succession(),
                 Succession::Wanted { not_before, .. } if not_before <= now || !may_replace);
             let age = slot.age_deadline().filter(|_| self.stage == Stage::Running);
-            slot.deadline(!is_blocked).into_iter().chain(age).min()
+            slot.deadline(may_start, !is_blocked).into_iter().chain(age).min()
         });
-        let rescue = self.rescue().filter(|_| matches!(self.stage, Stage::Running | Stage::Draining));
+        let rescue = self.rescue().filter(|_| may_start);
         let trial = self.trial_deadline(now);
-        self.next_deadline = deadlines.chain(trial).chain(rescue.map(|(_, at)| at)).min();
+        let is_given_up = self.stage == Stage::GivenUp;
+        let template = self.templates.next_deadline().filter(|_| !is_given_up);
+        let others = trial.into_iter().chain(rescue.map(|(_, at)| at)).chain(template);
+        self.next_deadline = deadlines.chain(others).min();
         self.check();
     }
 
@@ -53,7 +59,15 @@ impl Fleet {
         }
     }
 
+    /// Starts in empty slots are allowed, and wait for nothing.
+    fn may_start(&self) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Draining) && !self.waits_for_template()
+    }
+
     fn start_empty_slots(&mut self, now: Instant) {
+        if !self.may_start() {
+            return;
+        }
         let is_due = |slot: &Slot| matches!(slot.front(), Front::Empty { retry_at } if retry_at <= now);
         let due: Vec<usize> = (0..self.slots.len()).filter(|&index| is_due(&self.slots[index])).collect();
         let rescue = self.rescue().filter(|(_, at)| due.is_empty() && *at <= now);
@@ -96,13 +110,20 @@ impl Fleet {
         }
         if let Some(canary) = self.roll.as_ref().filter(|roll| roll.starts_over).map(|roll| roll.next_canary)
         {
-            self.start_roll(canary);
+            self.start_roll(canary, now);
         }
         if !self.may_open_replacement() {
             return;
         }
         if self.roll.as_ref().is_some_and(|roll| roll.is_replacing()) {
+            // Before it is there, no worker is touched.
+            if self.roll_waits_for_template() {
+                return;
+            }
             return self.continue_roll(now);
+        }
+        if self.waits_for_template() {
+            return;
         }
         let is_due = |slot: &Slot| {
             slot.is_serving()
@@ -134,7 +155,9 @@ impl Fleet {
         slot.version += 1;
         slot.started = Some(now);
         let version = slot.version;
-        self.actions.push_back(Action::Spawn { slot: index, version, why, release });
+        let template = self.fork_from(index, release, now);
+        self.slots[index].from = template;
+        self.actions.push_back(Action::Spawn { slot: index, version, why, release, template });
         if release == Release::Good {
             self.roll_missed(index);
         }

@@ -66,6 +66,10 @@ pub(crate) fn table(status: &Value) -> String {
         number(&status["needed"]["of"]),
         if clients == 1 { "connection" } else { "connections" }
     );
+    for template in status["templates"].as_array().into_iter().flatten() {
+        let up = age(number(&template["ageSeconds"]));
+        let _ = writeln!(out, "  template pid {}, which workers are forked from, up {up}", template["pid"]);
+    }
     for refused in status["quarantine"].as_array().into_iter().flatten() {
         let workers: Vec<String> = refused["workers"]
             .as_array()
@@ -165,6 +169,7 @@ mod tests {
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
             "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
                 "workers": [{"worker": 1, "pid": 40}, {"worker": 0, "pid": 41}]}],
+            "templates": [{"pid": 41, "ageSeconds": 61}],
             "waitingSlots": [{"slot": 2, "failures": 4, "nextStartMs": 800, "lastExit": "exit code 7"}],
             "workerList": [
                 {"slot": 0, "generation": 1, "pid": 42, "state": "idle", "requests": 12345, "ageSeconds": 59,
@@ -183,6 +188,7 @@ shop  healthy  up 1h 2m  pid 7
   http     [::]:5002
   queue    0 now, 4 at the deepest, 120 ms at the longest; overload: newest first for 1m 1s
   workers  needed 3 of 8 in the last minute; 3 connections
+  template pid 41, which workers are forked from, up 1m 1s
   refused  GET /x: 2 workers died in it, the last 1 (pid 40), 0 (pid 41); refused 7 times, for 42 s more
 
   slot 2 has no worker: failed 4 times in a row (exit code 7), next start in 800 ms

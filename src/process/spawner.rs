@@ -90,7 +90,7 @@ pub(crate) struct Spawner {
     limit: DescriptorLimit,
     process: Option<(Pid, OwnedFd)>,
     /// Starts that the socket has no room for.
-    waiting: VecDeque<(Vec<u8>, [OwnedFd; 2])>,
+    waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     last_id: u64,
 }
 
@@ -127,17 +127,19 @@ impl Spawner {
     }
 
     /// Has a child started in a process group of its own (so that Ctrl-C reaches only the server), with an empty
-    /// signal mask, the old descriptor bound, and its end tied to the server's. [`Spawner::ensure`] goes before it.
+    /// signal mask, the old descriptor bound, and its end tied to the server's. `input`: its standard input, else a
+    /// closed pipe. [`Spawner::ensure`] goes before it.
     ///
     /// # Errors
     /// A lack of descriptors, or words that no program can be given.
-    pub(crate) fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
+    pub(crate) fn start(&mut self, launch: &Launch, input: Option<OwnedFd>) -> io::Result<Begun> {
         self.last_id += 1;
         let id = self.last_id;
         let message = write(launch, id)?;
         let (stdout, child_stdout) = io::pipe()?;
         let (stderr, child_stderr) = io::pipe()?;
-        self.waiting.push_back((message, [child_stdout.into(), child_stderr.into()]));
+        let outputs = [child_stdout.into(), child_stderr.into()];
+        self.waiting.push_back((message, outputs.into_iter().chain(input).collect()));
         self.send_waiting();
         Ok(Begun { id, stdout: stdout.into(), stderr: stderr.into() })
     }
@@ -145,7 +147,7 @@ impl Spawner {
     fn send_waiting(&mut self) {
         let Some((_, socket)) = &self.process else { return };
         while let Some((message, pipes)) = self.waiting.front() {
-            let fds = [pipes[0].as_raw_fd(), pipes[1].as_raw_fd()];
+            let fds: Vec<RawFd> = pipes.iter().map(AsRawFd::as_raw_fd).collect();
             let words = [IoSlice::new(message)];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match sendmsg::<()>(socket.as_raw_fd(), &words, &[ControlMessage::ScmRights(&fds)], flags, None) {
@@ -271,7 +273,7 @@ fn run(socket: &OwnedFd, server: Pid, limit: DescriptorLimit) -> nix::Result<()>
     let inherited: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let mut message = vec![0; MAX_MESSAGE_BYTES];
     loop {
-        let mut space = cmsg_space!([RawFd; 2]);
+        let mut space = cmsg_space!([RawFd; 3]);
         let (length, pipes) = {
             let mut words = [IoSliceMut::new(&mut message)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -339,7 +341,10 @@ fn become_program(
             return Err(Errno::ESRCH);
         }
         tell(socket, Answer::Started { id: order.id, pid: getpid() });
-        let [stdout, stderr] = pipes else { return Err(Errno::EBADF) };
+        let [stdout, stderr, input @ ..] = pipes else { return Err(Errno::EBADF) };
+        if let [input] = input {
+            dup2_stdin(input)?;
+        }
         dup2_stdout(stdout)?;
         dup2_stderr(stderr)?;
         nix::unistd::chdir(Path::new(OsStr::from_bytes(order.dir.as_bytes())))?;

@@ -30,7 +30,7 @@ impl Reactor {
         match self.supervisor.origin(worker) {
             Some(Origin::Slot { .. }) => self.supervisor.give_up_on(worker, self.io.now()),
             Some(Origin::Outside { .. }) => self.forget_worker(worker),
-            None => {}
+            Some(Origin::Template { .. }) | None => {}
         }
     }
 
@@ -43,7 +43,7 @@ impl Reactor {
             }
             // Of its end nobody will tell.
             Some(Origin::Outside { .. }) => self.forget_worker(worker),
-            None => {}
+            Some(Origin::Template { .. }) | None => {}
         }
     }
 
@@ -197,7 +197,7 @@ impl Reactor {
         match self.supervisor.origin(worker) {
             Some(Origin::Slot { .. }) => self.tell_fleet_of_stuck(worker),
             Some(Origin::Outside { .. }) => self.forget_worker(worker),
-            None => {}
+            Some(Origin::Template { .. }) | None => {}
         }
     }
 

@@ -83,7 +83,7 @@ impl Reactor {
     fn worker_has_left(&mut self, worker: WorkerKey) {
         match self.supervisor.origin(worker) {
             Some(Origin::Outside { .. }) => self.forget_worker(worker),
-            Some(Origin::Slot { .. }) | None => {
+            Some(Origin::Slot { .. } | Origin::Template { .. }) | None => {
                 // One that was told to end waits for this.
                 self.backend.close_unused(worker);
                 self.supervisor.fleet_mut().idle(worker, self.io.now());

@@ -93,6 +93,7 @@ impl Reactor {
         value["quarantine"] = self.quarantine_details();
         value["predecessor"] = self.host.predecessor_details();
         value["upgrading"] = self.host.is_upgrading().into();
+        value["templates"] = self.supervisor.templates(self.io.now()).into();
         value["workerList"] = workers.into();
         value
     }

@@ -14,8 +14,15 @@ impl Reactor {
     pub(super) fn perform_fleet_actions(&mut self) {
         while let Some(action) = self.supervisor.fleet_mut().next_action() {
             match action {
-                Action::Spawn { slot, version, why, release } => {
-                    self.supervisor.spawn(slot, version, why, release, &self.io, &mut self.observer);
+                Action::Spawn { slot, version, why, release, template } => {
+                    let from = (release, template);
+                    self.supervisor.spawn(slot, version, why, from, &self.io, &mut self.observer);
+                }
+                Action::StartTemplate { template, release } => {
+                    self.supervisor.start_template(template, release, &self.io, &mut self.observer);
+                }
+                Action::EndTemplate { template, why } => {
+                    self.supervisor.end_template(template, why, &self.io, &mut self.observer);
                 }
                 Action::Admit { worker, predecessor } => self.admit(worker, predecessor),
                 Action::AdmitOnTrial { worker, every } => {
@@ -163,6 +170,10 @@ impl Reactor {
     /// Takes in all children that have ended.
     pub(super) fn reap(&mut self) {
         self.reap_successor();
+        if self.supervisor.launcher().starts() > 0 {
+            // A template that has ended may have named workers.
+            self.on_spawner();
+        }
         for (worker, exit) in self.supervisor.ended_workers() {
             self.on_exit(worker, exit);
             self.supervisor.end_group(worker, self.io.now());

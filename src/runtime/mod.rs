@@ -1,7 +1,7 @@
 //! How an entry becomes a worker's command line: which interpreter, which embedded harness, which environment.
 
 use crate::app::{App, Runtime};
-use crate::config::{Config, HotReload, JavaScript, activation, env_file};
+use crate::config::{Config, Fork, HotReload, JavaScript, activation, env_file};
 use crate::handover;
 use crate::paths::shown;
 use crate::process::Launch;
@@ -22,6 +22,7 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("request.mjs", include_str!("js/request.mjs")),
     ("worker.mjs", include_str!("js/worker.mjs")),
     ("main.py", include_str!("python/main.py")),
+    ("rip_template.py", include_str!("python/rip_template.py")),
     ("rip_loading.py", include_str!("python/rip_loading.py")),
     ("rip_worker.py", include_str!("python/rip_worker.py")),
     ("rip_wsgi.py", include_str!("python/rip_wsgi.py")),
@@ -31,6 +32,7 @@ pub const HARNESS_FILES: &[(&str, &str)] = &[
     ("rip_http.py", include_str!("python/rip_http.py")),
     ("rip_websocket.py", include_str!("python/rip_websocket.py")),
     ("main.rb", include_str!("ruby/main.rb")),
+    ("rip_template.rb", include_str!("ruby/rip_template.rb")),
     ("rip_worker.rb", include_str!("ruby/rip_worker.rb")),
     ("rip_http.rb", include_str!("ruby/rip_http.rb")),
     ("rip_server.rb", include_str!("ruby/rip_server.rb")),
@@ -132,7 +134,20 @@ fn needs_harness(runtime: Runtime) -> bool {
 /// A line that says which interpreter is missing and how to get it.
 pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
     if !config.preload.is_empty() && app.runtime != Runtime::JavaScript {
-        return Err(format!("--preload is for Bun and Node, and '{}' runs under neither", shown(&app.entry)));
+        // What gunicorn and its like call so.
+        let instead = match can_fork(app.runtime) {
+            true => "; --fork=auto, the default in production, loads it once for all workers",
+            false => "",
+        };
+        let entry = shown(&app.entry);
+        return Err(format!("--preload is for Bun and Node, and '{entry}' runs under neither{instead}"));
+    }
+    if !can_fork(app.runtime) && (config.fork == Fork::Always || config.warm.is_some()) {
+        let flag = if config.fork == Fork::Always { "--fork=always" } else { "--warm" };
+        let entry = shown(&app.entry);
+        return Err(format!(
+            "{flag} is for Python and Ruby, which run no '{entry}'; without it, it would do"
+        ));
     }
     if config.concurrency > 1 && app.runtime == Runtime::Cgi {
         return Err(format!(
@@ -198,6 +213,43 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
     // A command has children of its own to tell; everything else dies at once with the server.
     let death_signal = if app.runtime == Runtime::Command { Signal::SIGTERM } else { Signal::SIGKILL };
     Ok(Launch { program, arguments, environment, removed, dir: app.dir.clone(), death_signal })
+}
+
+/// What differs between two workers of a release.
+const OF_ONE_WORKER: [&str; 3] = ["WORKER_ID", "SOCKET_PATH", "RIP_VERSION"];
+
+/// Whether workers of this runtime can be forked from a template.
+pub fn can_fork(runtime: Runtime) -> bool {
+    match runtime {
+        Runtime::Python | Runtime::Ruby => true,
+        Runtime::JavaScript | Runtime::Cgi | Runtime::Executable | Runtime::Command => false,
+    }
+}
+
+/// What runs a template: the same, without what only a worker has. An app that needs its worker's number while it is
+/// loaded fails there, and is not forked.
+///
+/// # Errors
+/// As [`launch`].
+pub fn launch_template(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
+    let mut launch = launch(app, config, identity)?;
+    launch.environment.retain(|(name, _)| !OF_ONE_WORKER.contains(&name.as_str()));
+    launch.environment.push(("RIP_TEMPLATE".into(), config.fork.code().into()));
+    if let Some(path) = &config.warm {
+        launch.environment.push(("RIP_WARM".into(), path.into()));
+    }
+    launch.removed.extend(OF_ONE_WORKER);
+    Ok(launch)
+}
+
+/// What a worker has beside its template's environment.
+pub fn fork_environment(identity: &Identity<'_>) -> [(&'static str, OsString); 3] {
+    let [id, socket, version] = OF_ONE_WORKER;
+    [
+        (id, identity.slot.to_string().into()),
+        (socket, identity.socket.as_os_str().to_os_string()),
+        (version, identity.version.to_string().into()),
+    ]
 }
 
 fn command(config: &Config, identity: &Identity<'_>, dir: &Path) -> Result<(PathBuf, Vec<OsString>), String> {

@@ -10,11 +10,14 @@ fn serving(workers: usize) -> World {
         max_workers: workers,
         max_age: None,
         keep_trying: false,
+        forks: false,
         roll: RollMode::Side,
         ..world.plan
     };
     world.plan = plan;
     world.alive.clear();
+    world.templates.clear();
+    world.asked.clear();
     world.is_kind = true;
     world.fleet = Fleet::new(plan, world.now);
     world.obey();

@@ -2,6 +2,7 @@
 //! operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;
+use super::templates::Deed;
 use crate::fleet::Resize;
 use crate::process::Exit;
 use nix::sys::signal::Signal;
@@ -135,6 +136,10 @@ pub(crate) enum Action {
     FailSpawns {
         count: u8,
     },
+    Template {
+        template: usize,
+        deed: Deed,
+    },
     /// Somebody asks for a rolling restart and follows it.
     /// A source of the app changes, and requests wait for the new code.
     Edit,
@@ -236,7 +241,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
     let bytes = if random.chance(2) { ALL } else { 1 + random.below(80) };
     let size = if random.chance(4) { random.below(2500) } else { random.below(60) };
     let style = random.below(STYLES);
-    match random.below(if is_calm { 78 } else { 115 }) {
+    match random.below(if is_calm { 80 } else { 121 }) {
         0..=9 => {
             let capacity = if random.chance(3) { random.below(300) } else { 100_000 };
             Arrive { script: random.below(1 << 30) as u32, capacity }
@@ -256,8 +261,14 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         75 => Finish { worker },
         76 => HalfClose { client },
         77 => Leave { client, has_read_all: random.chance(2) },
-        78 => HalfClose { client },
-        79..=80 => Leave { client, has_read_all: random.chance(2) },
+        78..=79 => Template { template: worker, deed: Deed::Forks },
+        114..=115 => Template { template: worker, deed: Deed::Loads },
+        116..=119 => {
+            let deeds =
+                [Deed::Refuses, Deed::ForksAndDies, Deed::CannotFork, Deed::Dies, Deed::Forks, Deed::Loads];
+            Template { template: worker, deed: deeds[random.below(6)] }
+        }
+        80 => Leave { client, has_read_all: random.chance(2) },
         81..=82 => Reset { client },
         83..=84 => HangUp { worker },
         85..=86 => Listen { worker, capacity: if random.chance(2) { 24 + random.below(200) } else { ALL } },
@@ -284,7 +295,7 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
             ];
             SetDisk { disk: disk[random.below(6)] }
         }
-        114 => ChangeSize { change: if random.chance(2) { Resize::More } else { Resize::Fewer } },
+        120 => ChangeSize { change: if random.chance(2) { Resize::More } else { Resize::Fewer } },
         110 => OperatorLeaves { operator: random.below(6) },
         97 if random.chance(3) && random.chance(4) => HandOver,
         97 if random.chance(3) => Stop,

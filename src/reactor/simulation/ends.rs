@@ -37,6 +37,7 @@ impl World {
 
     fn be_kind(&mut self) {
         self.operators_are_kind();
+        self.templates_are_kind();
         for at in 0..self.clients.len() {
             if self.clients[at].can_send() {
                 self.send(at, usize::MAX);
@@ -78,7 +79,9 @@ impl World {
                 || worker.lines.iter().any(in_hand)
         };
         let can_send = self.clients.iter().any(Client::can_send);
-        can_send || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(context)
+        can_send
+            || self.has_template_work()
+            || self.workers.iter().filter(|worker| worker.life != Life::Ended).any(context)
     }
 
     /// Nobody waits for anything, and the fleet is whole.

@@ -79,7 +79,8 @@ impl World {
         }
         assert_eq!(waiting, reactor.balancer.waiting(), "everybody in the queue waits");
         let mut busy = 0;
-        for (key, entry) in reactor.supervisor.workers() {
+        let workers = reactor.supervisor.workers().iter();
+        for (key, entry) in workers.filter(|(_, entry)| !entry.is_template()) {
             let worker = WorkerKey(key);
             let has_old_code = entry.is_withheld() && reactor.supervisor.waits_for_new_code();
             assert!(
@@ -119,7 +120,7 @@ impl World {
         assert_eq!(busy, reactor.balancer.busy(), "everybody busy is there");
         let members = reactor.supervisor.fleet().members().count();
         let workers = reactor.supervisor.workers();
-        let alive = workers.iter().filter(|(_, entry)| !entry.has_ended()).count();
+        let alive = workers.iter().filter(|(_, entry)| !entry.has_ended() && !entry.is_template()).count();
         assert_eq!(members, alive, "idle, busy, booting and leaving are all workers");
     }
 

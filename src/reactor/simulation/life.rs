@@ -152,6 +152,7 @@ impl World {
                     );
                 }
             }
+            Action::Template { template, deed } => self.template_does(template, deed),
             Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
             Action::Edit => self.reactor.renew(false),
             Action::Reload { capacity } => self.ask_for_reload(capacity),
@@ -432,6 +433,10 @@ impl World {
             self.reaps_in = 1;
         }
         for (pid, is_kill) in process::table(|table| std::mem::take(&mut table.signals)) {
+            if is_kill && process::table(|table| table.kill_template(pid)) {
+                self.reaps_in = 1;
+                continue;
+            }
             let Some(at) = self.workers.iter().position(|worker| worker.pid == pid) else { continue };
             if self.workers[at].life == Life::Ended {
                 continue;

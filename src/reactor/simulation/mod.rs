@@ -31,6 +31,7 @@ pub(crate) mod process;
 mod reader;
 mod script;
 mod shadow;
+mod templates;
 pub(crate) mod wire;
 mod world;
 

@@ -1,6 +1,7 @@
 //! Processes without a kernel. The reactor starts, signals and reaps them, and the world decides what they do. Stands
 //! where the reactor has `crate::process`.
 
+use super::templates::Template;
 use crate::process::{Answer, Begun, DescriptorLimit, Exit, Launch};
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -8,10 +9,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
-pub(crate) use crate::process::{is_ignored, raise_descriptor_limit, watch_children};
+pub(crate) use crate::process::{Line, is_ignored, raise_descriptor_limit, watch_children};
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());
@@ -30,6 +31,9 @@ pub(crate) struct Table {
     pub children: Vec<Offspring>,
     /// Of starts, not yet taken by the reactor.
     pub answers: VecDeque<Answer>,
+    pub templates: Vec<Template>,
+    /// A template has said something, or died, which is to be told.
+    pub has_said: bool,
     pub failing_spawns: u8,
     /// Without `/proc` nothing tells whether a process is on its way out.
     pub tells_little: bool,
@@ -59,6 +63,11 @@ pub(crate) fn table<R>(look: impl FnOnce(&mut Table) -> R) -> R {
 }
 
 impl Table {
+    pub(crate) fn new_pid(&mut self) -> i32 {
+        self.next_pid += 1;
+        1_000_000 + self.next_pid
+    }
+
     pub(crate) fn end(&mut self, pid: i32, exit: Exit) {
         if self.alive.remove(&pid).is_some() {
             self.ended.push_back((pid, exit));
@@ -81,7 +90,7 @@ impl Spawner {
         Ok(None)
     }
 
-    pub(crate) fn start(&mut self, launch: &Launch) -> io::Result<Begun> {
+    pub(crate) fn start(&mut self, launch: &Launch, input: Option<OwnedFd>) -> io::Result<Begun> {
         let variable = |name: &str| {
             let found = launch.environment.iter().find(|(other, _)| other == name);
             found.map(|(_, value)| value.clone()).unwrap_or_default()
@@ -101,10 +110,12 @@ impl Spawner {
                 table.answers.push_back(Answer::Failed { id, error: Errno::EAGAIN });
                 return Ok(());
             }
-            table.next_pid += 1;
-            let pid = 1_000_000 + table.next_pid;
+            let pid = table.new_pid();
             table.alive.insert(pid, Started { slot: slot as usize, version, socket });
-            table.fresh.push(pid);
+            match input {
+                Some(line) => table.templates.push(Template::new(pid, line)),
+                None => table.fresh.push(pid),
+            }
             // Said by the process and by the spawner.
             let started = Answer::Started { id, pid: Pid::from_raw(pid) };
             table.answers.extend([started, started]);

@@ -7,7 +7,7 @@ use super::operators::Operator;
 use super::oracle::Oracle;
 use super::peers::{Client, Worker};
 use super::wire::{self, Door, Shared, UnixListener};
-use super::{disk, process};
+use super::{disk, process, templates};
 use crate::config::{self, Command, Config};
 use crate::fleet::Beginning;
 use crate::names::Names;
@@ -80,7 +80,8 @@ impl World {
             logs: Logs::kept(),
             host: Host::new(signals, Notifier::kept(WATCHDOG, Instant::now()), None),
         };
-        let harnesses = crate::runtime::Harnesses::at("/nonexistent/harness".into(), &[]);
+        let harness = templates::app().join(format!("harness-{seed}"));
+        let harnesses = crate::runtime::Harnesses::at(harness, &[]);
         let run = Run {
             instance: "simulated".into(),
             harnesses,
@@ -89,8 +90,12 @@ impl World {
             beginning: Beginning::default(),
         };
         let is_command = config.command.is_some();
+        let forks = !is_command && random.chance(3);
         let source = match is_command {
             true => Source::Path { path: "/".into(), wanted: crate::app::Wanted::Command },
+            false if forks => {
+                Source::Path { path: templates::app().into(), wanted: crate::app::Wanted::Entry }
+            }
             false => Source::Embedded { program: "/nonexistent/app".into(), dir: "/".into() },
         };
         let mut reactor =
@@ -117,6 +122,10 @@ impl World {
         world.meet_new_workers();
         // Most histories begin with an app that is there.
         if !world.manners.chance(8) {
+            world.templates_are_kind();
+            world.remaining();
+            world.templates_are_kind();
+            world.remaining();
             for worker in 0..world.workers.len() {
                 world.join(worker);
             }
@@ -146,6 +155,7 @@ impl World {
         }
         events.sort_unstable_by_key(|(edge, _, _)| *edge);
         if self.has_answers() {
+            process::table(|table| table.has_said = false);
             events.push((0, Target::Spawner, Readiness { is_readable: true, ..Readiness::default() }));
         }
         if std::mem::take(&mut self.has_knocked) {
@@ -180,7 +190,8 @@ impl World {
 
     /// What became of starts is to be told. Answers that nobody waits for are left.
     fn has_answers(&self) -> bool {
-        self.reactor.supervisor.launcher().starts() > 0 && process::table(|table| !table.answers.is_empty())
+        let has_starts = self.reactor.supervisor.launcher().starts() > 0;
+        process::table(|table| table.has_said || has_starts && !table.answers.is_empty())
     }
 
     pub(crate) fn is_at_rest(&self) -> bool {

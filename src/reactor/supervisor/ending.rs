@@ -49,7 +49,9 @@ impl Supervisor {
         for (_, entry) in &self.workers {
             if entry.is_own_child() {
                 process::kill_group(entry.process.pid);
-                entry.endpoint.remove_file();
+                if !entry.origin.is_template() {
+                    entry.endpoint.remove_file();
+                }
             }
         }
         self.groups.kill_all();
@@ -62,7 +64,10 @@ impl Supervisor {
 
     /// Nobody is left, and nobody will come.
     pub(crate) fn is_gone(&self) -> bool {
-        self.fleet.is_gone() && self.launcher.starts() == 0 && self.groups.is_empty()
+        let lives = |entry: &Worker| entry.origin.is_template() && entry.exit().is_none();
+        let has_template =
+            self.launcher.templates() > 0 || self.workers.iter().any(|(_, entry)| lives(entry));
+        self.fleet.is_gone() && self.launcher.starts() == 0 && self.groups.is_empty() && !has_template
     }
 }
 
@@ -125,6 +130,9 @@ impl Supervisor {
     pub(crate) fn worker_is_gone(&mut self, worker: WorkerKey, exit: Exit, io: &Io, observer: &mut Observer) {
         let now = io.now();
         let Some(entry) = self.workers.get(worker.0) else { return };
+        if let Origin::Template { id } = entry.origin {
+            return self.template_is_gone(id, worker, exit, io, observer);
+        }
         entry.endpoint.remove_file();
         let lived_ms = now.duration_since(entry.process.started).as_millis();
         let (label, has_joined) = (entry.label(), entry.has_joined());

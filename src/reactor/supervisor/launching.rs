@@ -1,18 +1,18 @@
 //! Starting processes: what they run, under which names, and what became of it.
 
-use super::output::Pipe;
 use super::ports::Ports;
 use super::releases::Releases;
+use super::templates::Template;
 use super::worker::{Origin, Worker};
 use super::{Supervisor, process};
 use crate::app::Runtime;
 use crate::config::Config;
 use crate::control::Sender;
-use crate::fleet::{Release, RetireReason};
+use crate::fleet::{Release, RetireReason, TemplateId};
 use crate::keys::WorkerKey;
 use crate::names::Names;
 use crate::paths::shown;
-use crate::process::{Answer, Begun, DescriptorLimit};
+use crate::process::{Answer, Begun, DescriptorLimit, Launch, Said};
 use crate::reactor::endpoint::Endpoint;
 use crate::reactor::io::Io;
 use crate::reactor::io::clock;
@@ -24,36 +24,48 @@ use crate::runtime::{self, Harnesses, Identity};
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::unistd::Pid;
-use std::os::fd::BorrowedFd;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
 
 /// What a start needs.
 pub(crate) struct Launcher {
     source: Source,
-    releases: Releases,
-    names: Names,
+    pub(super) releases: Releases,
+    pub(super) names: Names,
     ports: Ports,
-    harnesses: Harnesses,
+    pub(super) harnesses: Harnesses,
     /// Names this run of the server; its workers say it when they join.
-    instance: String,
+    pub(super) instance: String,
     spawner: process::Spawner,
     /// Processes that were asked for, and are not there yet: one for each slot at most.
     starts: Vec<Start>,
     limit: DescriptorLimit,
+    pub(super) templates: Vec<Template>,
+    /// What templates have said, and is to be taken in.
+    pub(super) said: VecDeque<(TemplateId, Said)>,
+    /// Starts of templates that are not needed any more.
+    pub(super) doomed: Vec<(u64, TemplateId)>,
     /// The last to go: until then the name is this server's. None where the reactor is simulated.
     name: Option<NameLock>,
 }
 
 /// A process that was asked for.
 #[derive(Debug)]
-struct Start {
-    slot: usize,
+pub(super) struct Start {
+    pub slot: usize,
     version: u64,
     why: Option<RetireReason>,
     endpoint: Endpoint,
     is_command: bool,
     /// For complaints.
     program: String,
-    begun: Begun,
+    /// A template makes it, not the spawner.
+    is_fork: bool,
+    asked: Instant,
+    pub begun: Begun,
 }
 
 impl Launcher {
@@ -76,6 +88,9 @@ impl Launcher {
             starts: Vec::new(),
             limit,
             name,
+            templates: Vec::new(),
+            said: VecDeque::new(),
+            doomed: Vec::new(),
         }
     }
 
@@ -116,7 +131,13 @@ impl Launcher {
 
     /// Processes that were asked for, and are not there yet.
     pub(crate) fn starts(&self) -> usize {
-        self.starts.len()
+        let forks: usize = self.templates.iter().map(|template| template.forks.len()).sum();
+        self.starts.len() + self.doomed.len() + forks
+    }
+
+    /// Templates that are there, or are not gone.
+    pub(crate) fn templates(&self) -> usize {
+        self.templates.len()
     }
 
     #[cfg(test)]
@@ -158,10 +179,10 @@ impl Launcher {
         slot: usize,
         version: u64,
         why: Option<RetireReason>,
-        release: Release,
+        (release, template): (Release, Option<TemplateId>),
         config: &Config,
         io: &Io,
-    ) -> Result<Start, String> {
+    ) -> Result<(), String> {
         let app = self.releases.app(release)?;
         self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
         let socket = self.names.worker_socket(&self.instance, slot, version);
@@ -178,23 +199,59 @@ impl Launcher {
             version,
             port: endpoint.address().map(|address| address.port()),
             socket: &socket,
-            control_socket: &control_socket,
-            prefix: &self.names.prefix,
-            instance: &self.instance,
-            harness_dir: self.harnesses.dir(),
+            ..self.identity(&control_socket)
         };
+        if let Some(id) = template {
+            let environment = runtime::fork_environment(&identity);
+            let template = self.templates.iter_mut().find(|template| template.id == id);
+            let template = template.ok_or("its template has ended")?;
+            let begun = template.line.fork(&environment).map_err(|error| error.to_string())?;
+            let program = template.program.clone();
+            let (is_command, is_fork) = (false, true);
+            let asked = io.now();
+            template.forks.push(Start {
+                slot,
+                version,
+                why,
+                endpoint,
+                is_command,
+                program,
+                is_fork,
+                asked,
+                begun,
+            });
+            return Ok(());
+        }
         let launch = runtime::launch(&app, config, &identity)?;
         let program = shown(&launch.program).to_string();
-        let begun = self.spawner.ensure().and_then(|fresh| {
-            if let Some(fd) = fresh {
-                let token = Target::Spawner.token();
-                io.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-            }
-            self.spawner.start(&launch)
-        });
-        let begun = begun.map_err(|error| format!("'{program}': {error}"))?;
-        let is_command = app.runtime == Runtime::Command;
-        Ok(Start { slot, version, why, endpoint, is_command, program, begun })
+        let begun = self.begin_process(&launch, None, io).map_err(|error| format!("'{program}': {error}"))?;
+        let (is_command, is_fork) = (app.runtime == Runtime::Command, false);
+        let asked = io.now();
+        self.starts.push(Start { slot, version, why, endpoint, is_command, program, is_fork, asked, begun });
+        Ok(())
+    }
+
+    /// What all processes are told.
+    pub(super) fn identity<'a>(&'a self, control_socket: &'a Path) -> Identity<'a> {
+        Identity {
+            control_socket,
+            instance: &self.instance,
+            ..Identity::probe(&self.names.prefix, self.harnesses.dir())
+        }
+    }
+
+    /// Has a process started by the spawner.
+    pub(super) fn begin_process(
+        &mut self,
+        launch: &Launch,
+        input: Option<OwnedFd>,
+        io: &Io,
+    ) -> io::Result<Begun> {
+        if let Some(fd) = self.spawner.ensure()? {
+            let token = Target::Spawner.token();
+            io.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
+        self.spawner.start(launch, input)
     }
 
     /// Not known any more: it was answered twice.
@@ -211,17 +268,16 @@ impl Supervisor {
         slot: usize,
         version: u64,
         why: Option<RetireReason>,
-        release: Release,
+        from: (Release, Option<TemplateId>),
         io: &Io,
         observer: &mut Observer,
     ) {
-        match self.launcher.begin(slot, version, why, release, &self.config, io) {
-            Ok(start) => self.launcher.starts.push(start),
-            Err(complaint) => self.start_failed(slot, complaint, io, observer),
+        if let Err(complaint) = self.launcher.begin(slot, version, why, from, &self.config, io) {
+            self.start_failed(slot, complaint, io, observer);
         }
     }
 
-    fn start_failed(&mut self, slot: usize, complaint: String, io: &Io, observer: &mut Observer) {
+    pub(super) fn start_failed(&mut self, slot: usize, complaint: String, io: &Io, observer: &mut Observer) {
         log::error!("worker {slot}: cannot be started: {complaint}");
         observer.start_failed();
         self.renewal.note_failure(format!("worker {slot}: cannot be started: {complaint}"));
@@ -237,11 +293,14 @@ impl Supervisor {
                     if let Some(start) = self.launcher.take_start(id) {
                         return Some(self.worker_started(start, pid, io, observer));
                     }
+                    self.template_started(id, pid, io);
                 }
                 Answer::Failed { id, error } => {
                     if let Some(start) = self.launcher.take_start(id) {
                         let complaint = format!("'{}': {}", start.program, error.desc());
                         self.start_failed(start.slot, complaint, io, observer);
+                    } else {
+                        self.template_not_started(id, error.desc(), io, observer);
                     }
                 }
                 Answer::NotRun { id, error } => {
@@ -255,24 +314,40 @@ impl Supervisor {
                         let complaint = "the process that starts workers has died".to_owned();
                         self.start_failed(start.slot, complaint, io, observer);
                     }
+                    self.launcher.doomed.clear();
+                    for id in self.launcher.unstarted_templates() {
+                        self.template_not_started(
+                            id,
+                            "the process that starts workers has died",
+                            io,
+                            observer,
+                        );
+                    }
                 }
             }
         }
-        None
+        self.next_forked(io, observer)
     }
 
-    fn worker_started(&mut self, start: Start, pid: Pid, io: &Io, observer: &mut Observer) -> WorkerKey {
-        let Start { slot, version, why, endpoint, is_command, program, begun } = start;
+    pub(super) fn worker_started(
+        &mut self,
+        start: Start,
+        pid: Pid,
+        io: &Io,
+        observer: &mut Observer,
+    ) -> WorkerKey {
+        let Start { slot, version, why, endpoint, is_command, program, is_fork, asked, begun } = start;
         let mut entry = Worker::new(Origin::Slot { slot, version }, pid, endpoint, is_command, io.now());
-        entry.process.start_id = Some(begun.id);
+        // A template numbers its forks itself.
+        entry.process.start_id = Some(begun.id).filter(|_| !is_fork);
         entry.process.program = program;
-        let (label, output_label) = (entry.label(), entry.output_label());
+        (entry.process.is_fork, entry.process.asked) = (is_fork, asked);
+        let label = entry.label();
         let worker = WorkerKey(self.workers.insert(entry));
-        for (fd, is_stderr) in [(begun.stdout, false), (begun.stderr, true)] {
-            self.outputs.add(Pipe::new(fd, worker, output_label.clone(), is_stderr), io);
-        }
+        self.add_outputs(worker, [begun.stdout, begun.stderr], io);
+        let how = if is_fork { "forked" } else { "started" };
         let after = why.map(|why| format!(", successor after {}", why.code())).unwrap_or_default();
-        log::info!("{label}: started, generation {version}{after}");
+        log::info!("{label}: {how}, generation {version}{after}");
         observer.worker_started(why);
         self.fleet.spawned(slot, worker, io.now());
         // Its end may have been told before its start was.

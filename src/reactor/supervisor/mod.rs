@@ -11,6 +11,7 @@ mod renewal;
 mod seen;
 pub(super) mod signals;
 mod telling;
+mod templates;
 mod watch;
 pub(super) mod worker;
 
@@ -423,7 +424,7 @@ impl Supervisor {
         entry.joined = Some(now);
         entry.counts.request_limit = limit;
         if entry.origin.is_own() {
-            let boot_ms = now.duration_since(entry.process.started).as_millis();
+            let boot_ms = now.duration_since(entry.process.asked).as_millis();
             log::info!("{}: joined after {boot_ms} ms", entry.label());
         }
         self.history.was_ever_healthy = true;

@@ -1,6 +1,7 @@
 //! What the workers print, line by line.
 
 use super::Supervisor;
+use super::worker::Worker;
 use crate::keys::WorkerKey;
 use crate::observe::folds::Folds;
 use crate::reactor::io::Io;
@@ -36,7 +37,7 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    pub(super) fn new(fd: OwnedFd, worker: WorkerKey, label: String, is_stderr: bool) -> Self {
+    fn new(fd: OwnedFd, worker: WorkerKey, label: String, is_stderr: bool) -> Self {
         Pipe { fd, worker, label, is_stderr, partial: Vec::new() }
     }
 
@@ -49,7 +50,7 @@ impl Pipe {
 }
 
 impl Outputs {
-    pub(super) fn add(&mut self, pipe: Pipe, io: &Io) {
+    fn add(&mut self, pipe: Pipe, io: &Io) {
         let key = self.pipes.insert(pipe);
         if let Err(error) = self.pipes[key].register(io.registry(), Target::Pipe(key).token()) {
             log::warn!("{}: its output cannot be watched: {error}", self.pipes[key].label);
@@ -59,6 +60,14 @@ impl Outputs {
 }
 
 impl Supervisor {
+    /// Watches what a process prints on its two outputs.
+    pub(super) fn add_outputs(&mut self, worker: WorkerKey, outputs: [OwnedFd; 2], io: &Io) {
+        let label = self.get(worker).map(Worker::output_label).unwrap_or_default();
+        for (fd, is_stderr) in outputs.into_iter().zip([false, true]) {
+            self.outputs.add(Pipe::new(fd, worker, label.clone(), is_stderr), io);
+        }
+    }
+
     /// Passes a worker's output on, line by line.
     pub(crate) fn read_pipe(&mut self, key: usize, io: &mut Io, observer: &mut Observer) {
         let mut scratch = io.take_scratch();

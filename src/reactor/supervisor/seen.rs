@@ -24,6 +24,10 @@ impl Worker {
         self.process.pid.as_raw()
     }
 
+    pub(crate) fn is_template(&self) -> bool {
+        self.origin.is_template()
+    }
+
     pub(crate) fn joins(&self) -> bool {
         self.has_joined()
     }

@@ -1,8 +1,9 @@
 //! What is told of the workers: in status, in the metrics, and to whoever asked for a reload.
 
+use super::worker::Worker;
 use super::{Supervisor, process};
 
-use crate::fleet::{Phase, Release, RollEnd, TrialFailure};
+use crate::fleet::{Phase, Release, RollEnd, TemplateId, TrialFailure};
 use crate::keys::WorkerKey;
 use crate::process::Exit;
 use nix::sys::signal::Signal;
@@ -33,7 +34,8 @@ impl Supervisor {
     }
 
     pub(crate) fn keys(&self) -> Vec<WorkerKey> {
-        self.workers.iter().map(|(key, _)| WorkerKey(key)).collect()
+        let workers = self.workers.iter().filter(|(_, entry)| !entry.origin.is_template());
+        workers.map(|(key, _)| WorkerKey(key)).collect()
     }
 
     /// Slot by slot, and in each the oldest first.
@@ -118,6 +120,7 @@ impl Supervisor {
             "slot": slot,
             "generation": member.map(|(_, member)| member.version),
             "pid": entry.process.pid.as_raw(),
+            "forked": entry.process.is_fork,
             "state": self.state_of(worker, is_idle),
             "request": request.filter(|_| entry.has_joined()),
             "requests": entry.counts.requests,
@@ -126,6 +129,20 @@ impl Supervisor {
             "ageSeconds": now.duration_since(entry.process.started).as_secs(),
             "lastExit": self.last_exit(slot),
         })
+    }
+
+    /// The templates that are there.
+    pub(crate) fn templates(&self, now: Instant) -> Vec<Value> {
+        let templates = self.workers.iter().map(|(_, entry)| entry);
+        let templates = templates.filter(|entry| entry.origin.is_template() && entry.exit().is_none());
+        let template = |entry: &Worker| {
+            json!({
+                "pid": entry.process.pid.as_raw(),
+                "rssBytes": entry.pid().and_then(process::resident_bytes),
+                "ageSeconds": now.duration_since(entry.process.started).as_secs(),
+            })
+        };
+        templates.map(template).collect()
     }
 
     /// How a roll has ended, for whoever asked for it.
@@ -153,6 +170,11 @@ impl Supervisor {
             RollEnd::NotTaken { slot, worker, failure } => {
                 let why = self.trial_failure(slot, worker, failure);
                 log::error!("reload undone: {why}");
+                Err(why)
+            }
+            RollEnd::TemplateFailed { template } => {
+                let why = self.template_failure(template);
+                log::error!("reload stopped: {why}");
                 Err(why)
             }
             RollEnd::Stopping => Err("the server is stopping".to_owned()),
@@ -194,9 +216,31 @@ impl Supervisor {
             Some(exit) => format!("ended before it had joined: {exit}"),
             None => "failed".to_owned(),
         };
-        let words: Vec<&str> = entry.said.last_words.iter().map(String::as_str).collect();
-        let words = if words.is_empty() { String::new() } else { format!("\n  {}", words.join("\n  ")) };
-        let pid = entry.process.pid;
+        let (pid, words) = (entry.process.pid, last_words(entry));
         format!("the successor of worker {slot} (pid {pid}) {how}; the old workers go on{words}")
     }
+
+    /// Why a roll's template failed: no worker was touched.
+    fn template_failure(&self, template: TemplateId) -> String {
+        let Some(entry) = self.template_entry(template) else {
+            let why = self.history.last_spawn_error.as_deref().unwrap_or("the reason is in the log");
+            return format!("the template of the new code could not be started: {why}");
+        };
+        if let Some(error) = &entry.process.exec_failure {
+            let program = &entry.process.program;
+            return format!("the template of the new code could not be started: '{program}': {error}");
+        }
+        let how = match entry.exit() {
+            Some(exit) => format!("ended before a worker had joined: {exit}"),
+            None => format!("did not load it within {} ms", self.config.boot_timeout.as_millis()),
+        };
+        let (pid, words) = (entry.process.pid, last_words(entry));
+        format!("the template of the new code (pid {pid}) {how}; the old workers go on{words}")
+    }
+}
+
+/// What it has said last, as lines of a message.
+fn last_words(entry: &Worker) -> String {
+    let words: Vec<&str> = entry.said.last_words.iter().map(String::as_str).collect();
+    if words.is_empty() { String::new() } else { format!("\n  {}", words.join("\n  ")) }
 }

@@ -1,6 +1,7 @@
 //! A worker: a process that listens for requests.
 
 use crate::control::{Abilities, Join, Sender};
+use crate::fleet::TemplateId;
 use crate::observe::folds::BootOutput;
 use crate::process::Exit;
 use crate::reactor::endpoint::Endpoint;
@@ -60,6 +61,8 @@ pub(crate) enum Origin {
     /// `process`: its pid here, where the kernel has confirmed the one that it says. One from another namespace may
     /// be a stranger's here, or nobody's.
     Outside { worker_id: usize, process: Option<Pid> },
+    /// No worker, but what workers are forked from.
+    Template { id: TemplateId },
 }
 
 /// How it was started.
@@ -67,9 +70,12 @@ pub(crate) enum Origin {
 pub(super) struct Process {
     pub pid: Pid,
     pub started: Instant,
+    /// When it was asked for: its start is counted from here.
+    pub asked: Instant,
     /// Names its start in the spawner's answers.
     pub start_id: Option<u64>,
     pub program: String,
+    pub is_fork: bool,
     /// Why its process could not become the program.
     pub exec_failure: Option<String>,
 }
@@ -137,14 +143,19 @@ impl Origin {
         match self {
             Origin::Slot { slot, .. } => slot,
             Origin::Outside { worker_id, .. } => worker_id,
+            Origin::Template { .. } => 0,
         }
     }
 
     pub(crate) fn is_own(self) -> bool {
         match self {
-            Origin::Slot { .. } => true,
+            Origin::Slot { .. } | Origin::Template { .. } => true,
             Origin::Outside { .. } => false,
         }
+    }
+
+    pub(crate) fn is_template(self) -> bool {
+        matches!(self, Origin::Template { .. })
     }
 }
 
@@ -157,8 +168,10 @@ impl Worker {
             process: Process {
                 pid,
                 started: now,
+                asked: now,
                 start_id: None,
                 program: String::new(),
+                is_fork: false,
                 exec_failure: None,
             },
             joined: None,
@@ -175,7 +188,7 @@ impl Worker {
     /// Its process, where it is known which one that is.
     pub(super) fn pid(&self) -> Option<Pid> {
         match self.origin {
-            Origin::Slot { .. } => Some(self.process.pid),
+            Origin::Slot { .. } | Origin::Template { .. } => Some(self.process.pid),
             Origin::Outside { process, .. } => process,
         }
     }
@@ -217,11 +230,14 @@ impl Worker {
 
     /// `worker 3 (pid 42)`
     pub(super) fn label(&self) -> String {
-        format!("worker {} (pid {})", self.origin.worker_id(), self.process.pid)
+        format!("{} (pid {})", self.output_label(), self.process.pid)
     }
 
     /// What is said in front of its lines.
     pub(super) fn output_label(&self) -> String {
-        format!("worker {}", self.origin.worker_id())
+        match self.origin {
+            Origin::Template { .. } => "template".to_owned(),
+            Origin::Slot { .. } | Origin::Outside { .. } => format!("worker {}", self.origin.worker_id()),
+        }
     }
 }

@@ -1,7 +1,8 @@
 """Rip Server's Python worker: loads the app, joins the server, serves.
 
 Run by the server as `python3 main.py <target>`, in the project's folder, with the worker protocol's
-environment. The parts: rip_loading, rip_worker (hot reload, the control socket, error answers),
+environment; with RIP_TEMPLATE in it, this process is the template, and workers are forked from it
+(rip_template). The other parts: rip_loading, rip_worker (hot reload, the control socket, error answers),
 rip_wsgi with rip_answer (and rip_threads, for several requests at once), and rip_asgi with rip_http and rip_websocket.
 """
 
@@ -23,6 +24,8 @@ def main():
     signal.signal(signal.SIGTERM, end_before_join)
 
     target = sys.argv.pop(1)
+    mode, warm = os.environ.pop("RIP_TEMPLATE", None), os.environ.pop("RIP_WARM", None)
+    template = ours("rip_template").Template(mode, warm) if mode else None
     rip_worker = ours("rip_worker")
     # Before the app is loaded: gevent and eventlet replace parts of the standard library, and an app may have modules
     # that are called as some of it. (asyncio takes a while to import, so it is left to those who use it.)
@@ -30,7 +33,10 @@ def main():
     worker = rip_worker.Worker(os.environ, target, end_before_join)
     app = worker.load_or_exit()
     threads = worker.max_at_work > 1 and not rip_wsgi.is_patched()
-    (ours("rip_asgi") if worker.is_asgi else ours("rip_threads") if threads else rip_wsgi).serve(worker, app)
+    harness = ours("rip_asgi") if worker.is_asgi else ours("rip_threads") if threads else rip_wsgi
+    if template:
+        worker.become(template.run(worker, app))
+    harness.serve(worker, app)
 
 
 def end_before_join(*_):

@@ -37,13 +37,13 @@ class Gone(ConnectionError):
 
 class Worker:
     def __init__(self, env, target, sigterm_before_join):
-        self.id = int(env["WORKER_ID"])
+        self.id = int(env.get("WORKER_ID", -1))  # a template has none
         self.pid = os.getpid()
         self.instance = env.get("RIP_INSTANCE")
         self.version = int(env.get("RIP_VERSION") or 0)
         self.entry = env["RIP_APP_ENTRY"]
         self.root = os.getcwd()
-        self.socket_path = env["SOCKET_PATH"]
+        self.socket_path = env.get("SOCKET_PATH")
         self.control_path = env["RIP_CONTROL_SOCKET"]
         self.watches = env.get("RIP_HOT_RELOAD") == "module"
         self.max_reloads = int(env.get("RIP_MAX_RELOADS") or 10)
@@ -62,6 +62,14 @@ class Worker:
         self.is_child = False  # this process is one that the app has forked
         self.descriptors = tuple  # gives those of the harness's sockets, which are not for such a child
         os.register_at_fork(after_in_child=self.now_in_child)
+
+    def become(self, variables):
+        """This process, forked from a template, is the worker that these variables name."""
+        os.environ.update(variables)
+        self.id, self.version = int(variables["WORKER_ID"]), int(variables["RIP_VERSION"])
+        self.socket_path = variables["SOCKET_PATH"]
+        self.pid = os.getpid()
+        self.is_child = False
 
     # Loading
 
@@ -262,7 +270,8 @@ class Worker:
     def say(self, what, error=None):
         # In one write, so that other lines don't come between.
         if sys.stderr:
-            sys.stderr.write("rip-server: worker %d: %s\n%s" % (self.id, what, trace(error) if error else ""))
+            name = "template" if self.id < 0 else "worker %d" % self.id
+            sys.stderr.write("rip-server: %s: %s\n%s" % (name, what, trace(error) if error else ""))
 
     def fail(self, what, error=None):
         self.say(what, error)

@@ -9,7 +9,7 @@ module Rip
 
     def initialize(env)
       @pid = Process.pid
-      @id, @version = env.fetch("WORKER_ID").to_i, env["RIP_VERSION"].to_i
+      @id, @version = env["WORKER_ID"]&.to_i, env["RIP_VERSION"].to_i # a template has none
       @entry, @path, @control = env.values_at("RIP_APP_ENTRY", "SOCKET_PATH", "RIP_CONTROL_SOCKET")
       @instance = env["RIP_INSTANCE"]
       @watches = env["RIP_HOT_RELOAD"] == "module"
@@ -20,6 +20,13 @@ module Rip
       env["APP_ENV"] ||= env["RACK_ENV"] || (@shows_traces ? "development" : "production")
       @reloads = 0
       @next_look = 0
+    end
+
+    # This process, forked from a template, is the worker that these variables name.
+    def become(variables)
+      ENV.update(variables)
+      @pid = Process.pid
+      @id, @version, @path = variables["WORKER_ID"].to_i, variables["RIP_VERSION"].to_i, variables["SOCKET_PATH"]
     end
 
     # A child that the app's code has forked, and that came back from there: it must not serve, nor run hooks that are
@@ -142,7 +149,8 @@ module Rip
     end
 
     def say(what, error = nil)
-      $stderr.write("rip-server: worker #{@id}: #{what}\n#{trace(error) + "\n" if error}")
+      name = @id ? "worker #{@id}" : "template"
+      $stderr.write("rip-server: #{name}: #{what}\n#{trace(error) + "\n" if error}")
     rescue SystemCallError, IOError
       nil # nobody reads it
     end
