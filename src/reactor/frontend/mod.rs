@@ -153,7 +153,9 @@ impl Frontend {
 
     /// When something is to be done by the clock.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        earliest([self.deadlines.next(), self.files.looked_at_again(), self.acceptor.next_deadline()])
+        // Who waited for a file may be gone.
+        let files = self.files.looked_at_again().filter(|_| !self.clients.is_empty());
+        earliest([self.deadlines.next(), files, self.acceptor.next_deadline()])
     }
 
     /// There is something to do in the next tick, without an event.
