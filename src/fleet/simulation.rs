@@ -154,7 +154,11 @@ impl World {
                     let process = self.alive.get_mut(&worker.0).expect("readmits the living");
                     assert_eq!(process.life, Life::Reserve, "only who was in reserve is back");
                     process.life = Life::Admitted;
-                    process.may_be_told = false;
+                    // One that is stuck may have come back in this moment.
+                    process.may_be_told &= self
+                        .fleet
+                        .members()
+                        .any(|(slot, member)| member.worker == worker && self.fleet.slots[slot].is_stuck());
                 }
                 Action::Withdraw { worker } if self.is_reserve(worker) => {
                     let process = self.alive.get_mut(&worker.0).expect("withdraws the living");
@@ -333,14 +337,8 @@ impl World {
                 if let Some(key) = self.pick(|life| life != Life::Booting) {
                     self.trace.push(format!("stuck {key}"));
                     let has_others = self.chance(4);
-                    let in_reserve = |(_, member): (usize, &Member)| {
-                        member.worker.0 == key && matches!(member.phase(), Phase::Reserve { .. })
-                    };
-                    // It has had its time, but for what else is in it; for that a reload on trial does not wait.
-                    let waits = has_others
-                        && !self.fleet.is_on_trial(WorkerKey(key))
-                        && !self.fleet.members().any(in_reserve);
-                    self.alive.get_mut(&key).expect("it was picked").may_be_told |= !waits;
+                    // It has had its time; how long the others in it get is the reactor's simulation to tell.
+                    self.alive.get_mut(&key).expect("it was picked").may_be_told = true;
                     self.fleet.stuck(WorkerKey(key), has_others, now);
                 }
             }
