@@ -12,6 +12,8 @@ mod haproxy;
 mod kubernetes;
 #[path = "deploy/notify.rs"]
 mod notify;
+#[path = "deploy/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "deploy/sockets.rs"]
 mod sockets;
 #[path = "deploy/static_binary.rs"]

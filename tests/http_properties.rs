@@ -4,7 +4,9 @@
 #[path = "fuzz/src/lib.rs"]
 mod checks;
 
-use checks::{check_answer_head, check_request_head, decode_alike, pass_alike, read_alike};
+use checks::{
+    check_answer_head, check_request_head, decode_alike, pass_alike, read_alike, read_behind_header_alike,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -36,6 +38,23 @@ proptest! {
         bytes in broken(requests(), REQUEST_SCRAPS), cuts in cuts(),
     ) {
         read_alike(&bytes, &cut(&bytes, &cuts));
+    }
+
+    #[test]
+    fn what_a_proxy_says_in_front_is_read_alike_in_any_segmentation(
+        header in header(), request in request(), cuts in cuts(),
+    ) {
+        let bytes = [header, request.bytes].concat();
+        let heard = read_behind_header_alike(&bytes, &cut(&bytes, &cuts));
+        prop_assert!(!heard.requests.is_empty());
+    }
+
+    #[test]
+    fn broken_proxy_headers_are_refused_alike_in_any_segmentation(
+        bytes in broken((header(), request()).prop_map(|(header, sent)| [header, sent.bytes].concat()), HEADER_SCRAPS),
+        cuts in cuts(),
+    ) {
+        read_behind_header_alike(&bytes, &cut(&bytes, &cuts));
     }
 
     #[test]
@@ -148,6 +167,8 @@ const ANSWER_SCRAPS: &str = "|\r|\n|\r\n|\r\n\r\n|\0| |\t|:|;|,|0|5|\u{e9}|HTTP/
     HTTP/1.1 103 Early Hints\r\n\r\n|HTTP/1.1 101 Switching Protocols\r\n\r\n|HTTP/1.1 099 ?\r\n|\
     HTTP/1.1 503 \r\nRip-Worker-Busy: 1\r\n|Content-Length: 5\r\n|Content-Length: 6\r\n|5\r\nhello\r\n|0\r\n\r\n|\
     Transfer-Encoding: chunked\r\n|Transfer-Encoding: cow\r\n|fffffff\r\n|HTTP/1.1 204 No Content\r\n\r\n";
+const HEADER_SCRAPS: &str = "|\r|\n|\r\n|\0| |.|:|0|5|\u{e9}|PROXY |PROXY TCP4 |PROXY UNKNOWN|TCP6 |1.2.3.4 |::1 |65535|\
+    \r\n\r\n\0\r\nQUIT\n|!\u{11}\0\u{c}|GET / HTTP/1.1\r\n";
 const INTERIMS: &str = "HTTP/1.1 100 Continue\r\n\r\n|\
     HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nDate: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n";
 const STATUS_LINES: &str =
@@ -217,6 +238,30 @@ fn request() -> impl Strategy<Value = Sent> {
         let head = format!("{method} {target} HTTP/{version}\r\nHost: a:80\r\n{fields}{}\r\n", body.field);
         Sent { bytes: [head.as_bytes(), &body.wire].concat(), method, body: body.plain }
     })
+}
+
+/// A PROXY protocol header of either version.
+fn header() -> impl Strategy<Value = Vec<u8>> {
+    let line = one_of(
+        "UNKNOWN|UNKNOWN what ever|TCP4 192.0.2.7 198.51.100.1 56324 443|TCP4 0.0.0.0 1.1.1.1 0 65535|\
+        TCP6 2001:db8::7 ::1 1 2|TCP6 ::ffff:192.0.2.7 ::1 1 2",
+    );
+    let line = line.prop_map(|line| format!("PROXY {line}\r\n").into_bytes());
+    let kind = select(vec![
+        (0x20, 0x00, 0),
+        (0x20, 0x11, 0),
+        (0x21, 0x00, 0),
+        (0x21, 0x11, 12),
+        (0x21, 0x21, 36),
+        (0x21, 0x31, 216),
+    ]);
+    let binary =
+        (kind, vec(any::<u8>(), 216), 0..40usize).prop_map(|((command, family, least), bits, more)| {
+            let behind: Vec<u8> = bits.into_iter().cycle().take(least + more).collect();
+            let length = u16::try_from(behind.len()).expect("short").to_be_bytes();
+            [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, &behind].concat()
+        });
+    prop_oneof![line, binary]
 }
 
 fn requests() -> impl Strategy<Value = Vec<u8>> {

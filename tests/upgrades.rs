@@ -5,5 +5,7 @@ mod tools;
 
 #[path = "upgrades/forwarded.rs"]
 mod forwarded;
+#[path = "upgrades/proxy_header.rs"]
+mod proxy_header;
 #[path = "upgrades/tunnels.rs"]
 mod tunnels;

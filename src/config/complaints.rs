@@ -1,9 +1,10 @@
 //! Errors about words that are valid by themselves, but not together.
 
-use super::{Listen, Usage, Verb};
+use super::{Config, Listen, Usage, Verb};
 use crate::app::Target;
 use crate::paths::quoted;
 use crate::spelling::near_miss;
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// Refuses a second token of a kind: otherwise the last one would silently win.
@@ -59,4 +60,23 @@ pub(super) fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Resu
         seen.push(place);
     }
     Ok(())
+}
+
+/// Whoever may say who has connected must be named.
+pub(super) fn check_proxied(config: &Config) -> Result<(), Usage> {
+    let mut proxied = config.listen.iter().zip(&config.proxied).filter(|(_, is_proxied)| **is_proxied);
+    match proxied.next() {
+        Some((at, _)) if config.trust_proxy.is_empty() => {
+            let place = match at {
+                Listen::Tcp { address: None, port } => port.to_string(),
+                Listen::Tcp { address: Some(address), port } => SocketAddr::new(*address, *port).to_string(),
+                Listen::Unix(path) => format!("unix:{}", path.display()),
+                Listen::Descriptor(fd) => format!("fd:{fd}"),
+            };
+            Err(Usage(format!(
+                "http:{place},proxy is there, and no --trust-proxy that says whose PROXY protocol is believed; --trust-proxy=10.0.0.0/8, or loopback, would do"
+            )))
+        }
+        Some(_) | None => Ok(()),
+    }
 }

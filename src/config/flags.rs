@@ -234,6 +234,7 @@ impl Reader<'_> {
             max_requests: 10_000,
             max_age: None,
             listen: Vec::new(),
+            proxied: Vec::new(),
             metrics: Vec::new(),
             max_reloads: self.number("--max-reloads")?,
             hot_reload,
@@ -301,7 +302,11 @@ impl Reader<'_> {
                     (config.max_requests, config.max_age) = words::lifetime(limits)?;
                     complaints::once(&mut has_requests, "r:", &argument)?;
                 }
-                Some(("http", address)) => config.listen.push(words::listen("http", address)?),
+                Some(("http", place)) => {
+                    let bare = place.strip_suffix(",proxy");
+                    config.listen.push(words::listen("http", bare.unwrap_or(place))?);
+                    config.proxied.push(bare.is_some());
+                }
                 Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
                 Some((_, what))
                     if Target::parse(&argument).is_some()
@@ -367,6 +372,7 @@ impl Reader<'_> {
             };
             config.listen.push(Listen::Tcp { address: None, port });
         }
+        complaints::check_proxied(&config)?;
         complaints::check_places(config.listen.iter().chain(&config.metrics))?;
         config.place = place;
         Ok(Command::Serve(Box::new(config)))

@@ -279,6 +279,7 @@ pub fn help() -> String {
          \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
          \u{20} r:<N>,<S>s  the same, and after about S seconds   [no age]\n\
          \u{20} http:<>  where to listen: a port, address:port, unix:path, fd:N (a socket that it inherits); may be repeated   [what systemd gives, else 5002, all addresses]\n\
+         \u{20} http:<>,proxy  the same, for proxies that say first who has connected (PROXY protocol, of --trust-proxy)\n\
          \u{20} metrics:<>  Prometheus text over HTTP: a port, address:port, unix:path   [none]\n\n",
     );
     for flag in FLAGS {

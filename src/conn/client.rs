@@ -3,6 +3,7 @@
 use super::{ReadBuffer, Request};
 use crate::http::chunked::Fault;
 use crate::http::forward::Origin;
+use crate::http::proxy_header::{self, Fault as HeaderFault, Scan, Source};
 use crate::http::reason::Bad;
 use crate::http::{Chunked, Framing, MAX_FIELDS, Reason, RequestHead, field, head, request};
 use std::ops::Range;
@@ -20,6 +21,8 @@ pub struct Client {
 
 #[derive(Debug)]
 enum State {
+    /// A proxy says first who has connected to it.
+    ProxyHeader,
     /// Between two requests.
     Idle,
     /// A head began to arrive at `since`, and was searched as far as `scanned` says.
@@ -46,6 +49,10 @@ enum Body {
 pub enum Event {
     /// More bytes are needed.
     More,
+    /// A proxy has said who has connected to it.
+    ProxyHeader(Source),
+    /// It was to say so, and has not: nothing on this connection can be believed. `None`: it has ended in the middle.
+    NoProxyHeader(Option<HeaderFault>),
     /// The client waits for a `100 Continue` before it sends its body.
     Continue,
     /// A range of the given bytes belongs to the body of the request that is arriving.
@@ -75,8 +82,17 @@ impl Default for Client {
 
 /// Getters.
 impl Client {
+    /// A connection of a proxy that says first who has connected to it.
+    pub fn with_proxy_header() -> Self {
+        Client { state: State::ProxyHeader, ..Client::default() }
+    }
+
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle)
+        matches!(self.state, State::Idle | State::ProxyHeader)
+    }
+
+    pub fn awaits_proxy_header(&self) -> bool {
+        matches!(self.state, State::ProxyHeader)
     }
 
     /// Whether a head or a body is arriving, so that the client timeout runs.
@@ -110,6 +126,7 @@ impl Client {
         now: Instant,
     ) -> Step {
         match &mut self.state {
+            State::ProxyHeader => self.read_proxy_header(bytes),
             State::Idle => {
                 let blank = blank_lines(bytes);
                 if bytes.len() <= blank || &bytes[blank..] == b"\r" {
@@ -177,7 +194,7 @@ impl Client {
             State::Head { since, .. } => Some(Request::refused(first_line(&kept), buffer, since)),
             State::Body { request, .. } => Some(request),
             State::Busy => Some(Request::refused(b"", buffer, now)),
-            State::Idle | State::Tunnel | State::Lingering => None,
+            State::ProxyHeader | State::Idle | State::Tunnel | State::Lingering => None,
         }
     }
 
@@ -198,7 +215,8 @@ impl Client {
         debug_assert!(
             matches!(
                 (&self.state, next),
-                (Idle, Head { .. })
+                (ProxyHeader, Idle)
+                    | (Idle, Head { .. })
                     | (Head { .. }, Body { .. } | Busy)
                     | (Body { .. }, Busy)
                     | (Busy, Idle | Tunnel)
@@ -305,7 +323,26 @@ impl Client {
     fn leave_body(&mut self, next: State) -> Option<Request> {
         match self.leave_for(next) {
             State::Body { request, .. } => Some(request),
-            State::Idle | State::Head { .. } | State::Busy | State::Tunnel | State::Lingering => None,
+            State::ProxyHeader
+            | State::Idle
+            | State::Head { .. }
+            | State::Busy
+            | State::Tunnel
+            | State::Lingering => None,
+        }
+    }
+
+    fn read_proxy_header(&mut self, bytes: &[u8]) -> Step {
+        match proxy_header::scan(bytes) {
+            Ok(Scan::Whole { source, bytes }) => {
+                self.enter(State::Idle);
+                Step { consumed: bytes, event: Event::ProxyHeader(source) }
+            }
+            Ok(Scan::Partial) if !self.has_ended => Step { consumed: 0, event: Event::More },
+            // A look whether somebody listens.
+            Ok(Scan::Partial) if bytes.is_empty() => Step { consumed: 0, event: Event::End },
+            Ok(Scan::Partial) => Step { consumed: 0, event: Event::NoProxyHeader(None) },
+            Err(fault) => Step { consumed: 0, event: Event::NoProxyHeader(Some(fault)) },
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod head;
 pub mod host;
 pub mod method;
 pub mod phrase;
+pub mod proxy_header;
 pub mod reason;
 pub mod request;
 pub mod response;

@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     pub retries: u64,
     pub accept_pauses: u64,
     pub accept_failures: u64,
+    /// Connections that were closed for want of their PROXY protocol header.
+    pub refused_connections: u64,
     pub closed_for_room: u64,
     /// How often a worker was held back because there was no room for its answer.
     pub hold_backs: u64,
@@ -233,6 +235,12 @@ impl Metrics {
             "counter",
             "Connections that were closed at once, since the kernel had no room to watch them.",
             self.accept_failures,
+        );
+        text.single(
+            "rip_refused_connections_total",
+            "counter",
+            "Connections that were closed for want of the PROXY protocol header that their listener asks for.",
+            self.refused_connections,
         );
 
         text.head("rip_spooled_bytes", "gauge", "Bodies and answers that wait, by where they do.");

@@ -78,6 +78,13 @@ impl Reactor {
                         self.tunnel_to_worker(client, &bytes.remaining()[..count]);
                         bytes.consume(count);
                     }
+                    FromClient::NoProxyHeader(fault) => {
+                        match fault {
+                            Some(fault) => self.refuse_connection(client, &fault),
+                            None => self.refuse_connection(client, &"its PROXY protocol header has no end"),
+                        }
+                        break;
+                    }
                     FromClient::End => {
                         self.client_ended(client);
                         break;
@@ -168,6 +175,13 @@ impl Reactor {
         }
     }
 
+    /// Closes a connection on which nothing can be believed: its proxy does not say who has connected to it.
+    fn refuse_connection(&mut self, client: ClientKey, why: &dyn std::fmt::Display) {
+        let address = String::from_utf8_lossy(self.frontend.address(client));
+        self.observer.refused_connection(&address, why, self.io.now());
+        self.frontend.close(client);
+    }
+
     /// Refuses a request that is still arriving.
     pub(super) fn refuse_arriving(&mut self, client: ClientKey, reason: Reason) {
         if let Some(request) = self.frontend.abandon(client, &mut self.io) {
@@ -183,6 +197,14 @@ impl Reactor {
                     self.refuse_arriving(client, Reason::SpoolFull);
                 } else {
                     self.frontend.arm_receive(client, self.io.now());
+                }
+            }
+            ClientDeadline::Receive if self.frontend.awaits_proxy_header(client) => {
+                // What has arrived by now is in time.
+                self.frontend.look_once_more(client);
+                self.read_client(client, UnreadAt::InKernel);
+                if self.frontend.awaits_proxy_header(client) {
+                    self.refuse_connection(client, &"it has sent no PROXY protocol header in time");
                 }
             }
             ClientDeadline::Receive => self.refuse_arriving(client, Reason::ClientTimeout),
@@ -336,10 +358,18 @@ impl Reactor {
             }
             match self.frontend.accept(index) {
                 Some(Accepted::Peer(stream, peer)) => {
+                    if self.frontend.is_no_proxy(index, peer) {
+                        self.observer.refused_connection(
+                            &peer,
+                            &"--trust-proxy does not name it",
+                            self.io.now(),
+                        );
+                        continue;
+                    }
                     if is_near_bound {
                         self.close_for_room();
                     }
-                    if self.frontend.admit(stream, peer, &self.io).is_err() {
+                    if self.frontend.admit(index, stream, peer, &self.io).is_err() {
                         self.observer.accept_failed();
                     }
                 }

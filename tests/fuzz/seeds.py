@@ -35,3 +35,16 @@ for case, writes in cases("worker-responses.json", "worker_sends"):
     head, _, body = b"".join(writes).partition(b"\r\n\r\n")
     if b"chunked" in head and body:
         write("chunked", case["id"], [body])
+
+request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+signature = b"\r\n\r\n\0\r\nQUIT\n"
+for number, header in enumerate([
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n",
+    b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n",
+    b"PROXY UNKNOWN\r\n",
+    signature + b"\x20\0\0\0",
+    signature + b"\x21\x11\0\x0c" + bytes([192, 0, 2, 7, 198, 51, 100, 1, 0xDC, 4, 1, 0xBB]),
+    signature + b"\x21\x21\0\x24" + bytes(36),
+    signature + b"\x21\x31\0\xd8" + bytes(216),
+]):
+    write("proxy_header", f"header-{number}", [header, request])

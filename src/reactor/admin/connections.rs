@@ -295,7 +295,8 @@ impl Admin {
             let bound = MAX_BODY_BYTES as u64;
             let step = connection.conn.advance(pending_bytes.remaining(), origin, bound, Vec::new, now);
             match step.event {
-                Event::More | Event::Tunnel(_) => {
+                // Nobody announces a proxy here.
+                Event::More | Event::Tunnel(_) | Event::ProxyHeader(_) | Event::NoProxyHeader(_) => {
                     pending_bytes.consume(step.consumed);
                     break;
                 }

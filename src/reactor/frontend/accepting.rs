@@ -3,6 +3,7 @@
 use super::Frontend;
 use super::client::{Client, ClientDeadline};
 use super::phase::Phase;
+use crate::conn;
 use crate::keys::ClientKey;
 use crate::reactor::io::Io;
 use crate::reactor::io::listen::{Accepted, Listener, OnTheWay, Peer};
@@ -24,6 +25,8 @@ const HANDSHAKE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
+    /// Of each, whether its peers are proxies that say first who has connected to them.
+    has_proxy_header: Vec<bool>,
     paused_until: Option<Instant>,
     is_short_of_descriptors: bool,
     /// So many are kept free of clients.
@@ -33,9 +36,10 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(listeners: Vec<Listener>, kept_descriptors: u64) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, has_proxy_header: Vec<bool>, kept_descriptors: u64) -> Self {
         Acceptor {
             listeners,
+            has_proxy_header,
             paused_until: None,
             is_short_of_descriptors: false,
             kept_descriptors,
@@ -76,6 +80,25 @@ impl Frontend {
         Some(accepted)
     }
 
+    /// Whether those who connect to this listener are proxies, who say first who has connected to them.
+    fn has_proxy_header(&self, index: usize) -> bool {
+        self.acceptor.has_proxy_header.get(index).copied().unwrap_or(false)
+    }
+
+    /// Whether this peer may not say who has connected to it, and would have to.
+    pub(crate) fn is_no_proxy(&self, index: usize, peer: Peer) -> bool {
+        let ip = match peer {
+            Peer::Ip(ip) => Some(ip),
+            Peer::Unix => None,
+        };
+        self.has_proxy_header(index) && !self.config.trusts(ip)
+    }
+
+    /// The connection's proxy has not said yet who has connected to it.
+    pub(crate) fn awaits_proxy_header(&self, client: ClientKey) -> bool {
+        self.clients.get(client.0).is_some_and(|entry| entry.conn.awaits_proxy_header())
+    }
+
     /// Whether another client could take a descriptor that is needed elsewhere, beside those that `others` have.
     pub(crate) fn is_near_descriptor_bound(&self, others: usize, io: &Io) -> bool {
         let taken = self.clients.len() + io.spools().files() + others;
@@ -86,13 +109,16 @@ impl Frontend {
     ///
     /// # Errors
     /// The kernel does not watch it; it is closed.
-    pub(crate) fn admit(&mut self, stream: Stream, peer: Peer, io: &Io) -> Result<(), io::Error> {
-        let (address, ip) = match peer {
-            Peer::Ip(ip) => (ip.to_string(), Some(ip)),
-            Peer::Unix => ("127.0.0.1".to_owned(), None),
-        };
-        let is_trusted = !self.config.trust_proxy.is_empty() && self.config.trusts(ip);
-        let entry = Client::new(stream, address.into(), is_trusted, io.spools());
+    pub(crate) fn admit(
+        &mut self,
+        index: usize,
+        stream: Stream,
+        peer: Peer,
+        io: &Io,
+    ) -> Result<(), io::Error> {
+        let has_proxy_header = self.has_proxy_header(index);
+        let conn = if has_proxy_header { conn::Client::with_proxy_header() } else { conn::Client::default() };
+        let entry = Client::new(stream, peer, conn, &self.config, io.spools());
         let client = ClientKey(self.clients.insert(entry));
         let token = Target::Client(client).token();
         // Registered once for life, which saves an `epoll_ctl` a request: a socket that is watched for writing reports
@@ -104,7 +130,10 @@ impl Frontend {
             self.close(client);
             return Err(error);
         }
-        self.mark_idle(client, io.now());
+        match has_proxy_header {
+            true => self.arm_receive(client, io.now()),
+            false => self.mark_idle(client, io.now()),
+        }
         Ok(())
     }
 

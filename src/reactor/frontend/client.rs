@@ -1,9 +1,12 @@
 //! One client's connection.
 
 use super::phase::Phase;
+use crate::config::Config;
 use crate::conn;
 use crate::deadlines::deadline_kinds;
+use crate::http::proxy_header::Source;
 use crate::reactor::crossing::Delivery;
+use crate::reactor::io::listen::Peer;
 use crate::reactor::io::spool::{Spool, SpoolBudget};
 use crate::reactor::io::stream::{Stream, Transfer};
 use crate::reactor::io::token::Readiness;
@@ -65,12 +68,19 @@ impl PeerState {
 }
 
 impl Client {
-    pub(super) fn new(stream: Stream, address: Box<str>, is_trusted: bool, budget: &Rc<SpoolBudget>) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        peer: Peer,
+        conn: conn::Client,
+        config: &Config,
+        budget: &Rc<SpoolBudget>,
+    ) -> Self {
+        let (address, is_trusted) = introduce(peer, config);
         Client {
             stream,
             address,
             is_trusted,
-            conn: conn::Client::default(),
+            conn,
             body: Spool::new(budget),
             out: Spool::new(budget),
             phase: Phase::Reading,
@@ -78,6 +88,16 @@ impl Client {
             peer: PeerState::Open,
             waits_for_file: false,
         }
+    }
+
+    /// Its proxy has said who has connected to it. Whether that one is believed hangs on its own address.
+    pub(super) fn is_from(&mut self, source: Source, config: &Config) {
+        let peer = match source {
+            Source::Connection => return,
+            Source::Ip(address) => Peer::Ip(address),
+            Source::Unix => Peer::Unix,
+        };
+        (self.address, self.is_trusted) = introduce(peer, config);
     }
 
     /// Whether bytes that come now can be used.
@@ -124,4 +144,13 @@ impl Client {
     pub(super) fn undelivered(&self) -> Delivery {
         if self.out.is_read() { Delivery::Sent } else { Delivery::Waits { is_full: self.out.is_at_bound() } }
     }
+}
+
+/// The address that log and worker get of a peer, and whether its word about who is behind it is believed.
+fn introduce(peer: Peer, config: &Config) -> (Box<str>, bool) {
+    let (address, ip) = match peer {
+        Peer::Ip(ip) => (ip.to_string(), Some(ip)),
+        Peer::Unix => ("127.0.0.1".to_owned(), None),
+    };
+    (address.into(), !config.trust_proxy.is_empty() && config.trusts(ip))
 }

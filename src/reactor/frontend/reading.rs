@@ -9,6 +9,7 @@ use crate::conn::client::Event;
 use crate::conn::read_buffer::PendingBytes;
 use crate::http::Reason;
 use crate::http::forward::{ForwardedTrust, Origin};
+use crate::http::proxy_header::Fault;
 use crate::keys::ClientKey;
 use crate::reactor::crossing::Received;
 use crate::reactor::io::stream::Transfer;
@@ -29,6 +30,9 @@ pub(crate) enum FromClient {
     NoRoom,
     /// So many of the pending bytes are for the other end of its tunnel.
     Tunnel(usize),
+    /// Its proxy was to say who has connected to it, and has not: nothing on this connection can be believed. `None`: it
+    /// has ended in the middle.
+    NoProxyHeader(Option<Fault>),
     /// Nothing more will come, and nothing is owed.
     End,
 }
@@ -119,6 +123,13 @@ impl Frontend {
                     bytes.consume(step.consumed);
                     return None;
                 }
+                Event::ProxyHeader(source) => {
+                    entry.is_from(source, &self.config);
+                    // As if it had connected just now.
+                    self.deadlines.arm(client.0, self.idle_kind, now);
+                    None
+                }
+                Event::NoProxyHeader(fault) => return Some(FromClient::NoProxyHeader(fault)),
                 Event::Tunnel(range) => return Some(FromClient::Tunnel(range.len())),
                 Event::Body(range) => match entry.body.push(&bytes.remaining()[range]) {
                     Ok(()) => None,

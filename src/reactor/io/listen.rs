@@ -76,6 +76,15 @@ pub(crate) enum Peer {
     Unix,
 }
 
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Ip(address) => address.fmt(f),
+            Peer::Unix => f.write_str("a Unix socket"),
+        }
+    }
+}
+
 /// Who stands at the door.
 #[derive(Debug)]
 pub(crate) enum Accepted {

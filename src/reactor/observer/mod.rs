@@ -3,6 +3,7 @@
 mod depth;
 mod log_file;
 mod logs;
+mod refusals;
 mod stdio;
 
 pub(super) use logs::Logs;
@@ -14,12 +15,15 @@ use crate::fleet::RetireReason;
 use crate::observe::access::Record;
 use crate::observe::metrics::{Metrics, Served, Snapshot};
 use depth::Depth;
+use refusals::Refusals;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 pub(super) struct Observer {
     logs: Logs,
     metrics: Metrics,
     depth: Depth,
+    refusals: Refusals,
     longest_wait: Duration,
     /// What was last told of the order in which the waiting are served.
     order_changes: u64,
@@ -31,6 +35,7 @@ impl Observer {
             logs,
             metrics: Metrics::default(),
             depth: Depth::new(now),
+            refusals: Refusals::default(),
             longest_wait: Duration::ZERO,
             order_changes: 0,
         }
@@ -175,6 +180,12 @@ impl Observer {
 
     pub(super) fn accept_failed(&mut self) {
         self.metrics.accept_failures += 1;
+    }
+
+    /// A connection was closed since its proxy has not said who has connected to it.
+    pub(super) fn refused_connection(&mut self, peer: &dyn Display, why: &dyn Display, now: Instant) {
+        self.metrics.refused_connections += 1;
+        self.refusals.note(peer, why, now);
     }
 
     pub(super) fn accepting_paused(&mut self) {

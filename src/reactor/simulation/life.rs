@@ -223,7 +223,8 @@ impl World {
         if self.clients.len() >= MAX_CLIENTS || is_refused {
             return;
         }
-        let (script, requests) = script::script(seed, self.oracle.tags.len());
+        let is_proxied = self.reactor.config.proxied.contains(&true);
+        let (script, requests, header) = script::script(seed, self.oracle.tags.len(), is_proxied);
         for request in &requests {
             self.oracle.expect(request, self.clients.len());
         }
@@ -241,6 +242,7 @@ impl World {
             script,
             sent: 0,
             requests,
+            header,
             sent_at: self.now,
             took_at: self.now,
             active_at: self.now,

@@ -2,7 +2,7 @@
 
 use super::line::{Hand, Line};
 use super::oracle::Oracle;
-use super::script::Planned;
+use super::script::{Header, Planned};
 use super::wire::{self, Shared};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,6 +12,8 @@ pub(crate) struct Client {
     pub script: Vec<u8>,
     pub sent: usize,
     pub requests: Vec<Planned>,
+    /// What its proxy says of it in front.
+    pub header: Option<Header>,
     /// When it last sent something, or came.
     pub sent_at: Instant,
     /// When it last took something, or came.
@@ -83,6 +85,20 @@ impl Client {
             self.active_at = now;
             self.written_bytes = wire.written.len();
         }
+    }
+
+    /// The address that its requests come from; `None`: nobody may know.
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.header.as_ref().map_or(Some("127.0.0.1"), |header| header.client.as_deref())
+    }
+
+    /// Its proxy has said something else than a header, or has said too little for too long.
+    pub(crate) fn has_no_header(&self, waits_until: Instant, now: Instant) -> bool {
+        self.header.as_ref().is_some_and(|header| {
+            let is_arriving = header.client.is_none() || self.sent < header.bytes.len();
+            let is_late = is_arriving && now >= waits_until;
+            (header.client.is_none() && self.sent > 0) || is_late
+        })
     }
 
     pub(crate) fn can_send(&self) -> bool {

@@ -35,10 +35,44 @@ pub(crate) fn pattern(letter: char, number: usize, bytes: usize) -> Vec<u8> {
     format!("{letter}{number}.").into_bytes().into_iter().cycle().take(bytes).collect()
 }
 
-/// A client's requests with their bytes. `first_tag`: the number of the first one.
-pub(crate) fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
+/// What a proxy says of a client in front of its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Header {
+    pub bytes: Vec<u8>,
+    /// Whom it names; `None`: it is no header, and nothing behind it may be read.
+    pub client: Option<String>,
+}
+
+fn header(random: &mut Random) -> Header {
+    let host = 1 + random.below(200);
+    let binary = |command: u8, family: u8, addresses: &[u8]| {
+        let fixed = [command, family, 0, addresses.len() as u8];
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &fixed, addresses].concat()
+    };
+    let ipv4 = [192, 0, 2, host as u8, 127, 0, 0, 1, 0, 1, 0, 2];
+    let named = Some(format!("192.0.2.{host}"));
+    let own = Some("127.0.0.1".to_owned());
+    let (bytes, client) = match random.below(12) {
+        0..=3 => (format!("PROXY TCP4 192.0.2.{host} 127.0.0.1 1 2\r\n").into_bytes(), named),
+        4 => (b"PROXY UNKNOWN\r\n".to_vec(), own),
+        5 => (binary(0x20, 0, &[]), own),
+        6..=8 => (binary(0x21, 0x11, &ipv4), named),
+        9 => (binary(0x21, 0x11, &ipv4[..11]), None),
+        10 => (b"PROXY TCP4 192.0.2.7\r\n".to_vec(), None),
+        _ => (Vec::new(), None),
+    };
+    Header { bytes, client }
+}
+
+/// A client's requests with their bytes, behind what its proxy says. `first_tag`: the number of the first one.
+pub(crate) fn script(
+    seed: u32,
+    first_tag: usize,
+    is_proxied: bool,
+) -> (Vec<u8>, Vec<Planned>, Option<Header>) {
     let mut random = Random::new(seed.into());
-    let mut bytes = Vec::new();
+    let header = is_proxied.then(|| header(&mut random));
+    let mut bytes = header.as_ref().map_or_else(Vec::new, |header| header.bytes.clone());
     let mut requests = Vec::new();
     let count = 1 + random.below(3);
     for index in 0..count {
@@ -107,7 +141,10 @@ pub(crate) fn script(seed: u32, first_tag: usize) -> (Vec<u8>, Vec<Planned>) {
     for request in &mut requests {
         request.behind = bytes[request.to..].to_vec();
     }
-    (bytes, requests)
+    if header.as_ref().is_some_and(|header| header.client.is_none()) {
+        requests.clear();
+    }
+    (bytes, requests, header)
 }
 
 fn chunk(out: &mut Vec<u8>, body: &[u8], most_bytes: usize) {

@@ -146,6 +146,8 @@ impl World {
                 continue;
             };
             self.check_reason(tag, &reason);
+            let client = &self.clients[self.oracle.tags[tag].client];
+            assert_eq!(value["client"].as_str(), client.address(), "request {tag}: its client");
             let tag = &mut self.oracle.tags[tag];
             let line = LogLine { status, reason };
             assert!(
@@ -291,7 +293,11 @@ impl World {
         });
         // Who has only half-closed waits for its answers.
         let sent = client.requests.iter().filter(|request| client.sent >= request.to).count();
+        // It took nothing since it came.
+        let header_until =
+            if is_running { client.took_at + self.reactor.config.client_timeout } else { self.now };
         let has_cause = wire.is_peer_gone
+            || client.has_no_header(header_until, self.now)
             || (wire.peer_has_ended && heard.len() >= sent)
             || (disk::lacked_descriptors() && wire.to_server.is_empty())
             || wire.is_reset

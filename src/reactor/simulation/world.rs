@@ -257,12 +257,13 @@ fn random_config(random: &mut Random) -> Config {
     let age = ["", "", ",30s"][random.below(3)];
     let concurrency = [1, 1, 1, 2, 3, 4][random.below(6)];
     let streams = [1000, 1000, 2, 1, 0][random.below(5)];
+    let proxy = if random.chance(3) { ",proxy --trust-proxy=loopback" } else { "" };
     // A command's workers cannot join: they are asked until they answer.
     let is_command = random.chance(6);
     let quarantine = ["1", "1", "2", "off"][random.below(4)];
     let command = if is_command { " / -- /bin/sh {socket}" } else { "" };
     let line = format!(
-        "w:{min}..{max} c:{concurrency} --max-streams={streams} r:{requests}{age} http:0 --max-queue={queue} --queue-timeout-ms={queue_timeout} \
+        "w:{min}..{max} c:{concurrency} --max-streams={streams} r:{requests}{age} http:0{proxy} --max-queue={queue} --queue-timeout-ms={queue_timeout} \
          --connect-timeout-ms=40 --read-timeout-ms=500 --client-timeout-ms=900 --idle-timeout-ms=3000 \
          --boot-timeout-ms=2000 --drain-timeout-ms={drain} --socket-dir=/nonexistent --json-logging \
          --hot-reload=none --quarantine={quarantine}{command}"

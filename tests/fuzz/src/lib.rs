@@ -9,6 +9,7 @@ use rip_server::internals::conn::{Client, Request, Worker};
 use rip_server::internals::http::chunked::Fault;
 use rip_server::internals::http::downstream::{self, Downstream};
 use rip_server::internals::http::forward::{self, ForwardedTrust, Origin};
+use rip_server::internals::http::proxy_header::{self, Fault as HeaderFault, MAX_V2_BYTES, Scan, Source};
 use rip_server::internals::http::request::header_buffer;
 use rip_server::internals::http::response::RequestContext;
 use rip_server::internals::http::{
@@ -40,6 +41,9 @@ pub struct Heard {
     pub refused: Option<Reason>,
     continues: usize,
     tunnel: Vec<u8>,
+    /// What a proxy has said in front.
+    source: Option<Source>,
+    no_header: Option<Option<HeaderFault>>,
 }
 
 /// A request as the rest of the server gets it, in what a person can read.
@@ -58,14 +62,50 @@ pub struct Whole {
 
 /// What is heard of `bytes` in one piece, which is what is heard of them in `pieces`, and byte by byte.
 pub fn read_alike(bytes: &[u8], pieces: &[&[u8]]) -> Heard {
-    let whole = read(&[bytes]);
-    assert_eq!(read(pieces), whole, "in {} pieces", pieces.len());
-    assert_eq!(read(&bytes.chunks(1).collect::<Vec<_>>()), whole, "byte by byte");
+    read_all_alike(bytes, pieces, Client::default)
+}
+
+/// The same where a proxy says first who has connected to it. What follows its header is heard as without one.
+pub fn read_behind_header_alike(bytes: &[u8], pieces: &[&[u8]]) -> Heard {
+    check_header(bytes);
+    let heard = read_all_alike(bytes, pieces, Client::with_proxy_header);
+    match proxy_header::scan(bytes) {
+        Ok(Scan::Whole { source, bytes: length }) => {
+            let alone = Heard { source: Some(source), ..read(&[&bytes[length..]], Client::default) };
+            assert_eq!(heard, alone);
+        }
+        Ok(Scan::Partial) if bytes.is_empty() => assert_eq!(heard, Heard::default()),
+        Ok(Scan::Partial) => assert_eq!(heard, Heard { no_header: Some(None), ..Heard::default() }),
+        Err(fault) => assert_eq!(heard, Heard { no_header: Some(Some(fault)), ..Heard::default() }),
+    }
+    heard
+}
+
+/// A header is one by its own bytes alone: its beginnings are beginnings, and what follows changes nothing.
+fn check_header(bytes: &[u8]) {
+    let whole = proxy_header::scan(bytes);
+    for end in 0..bytes.len().min(MAX_V2_BYTES + 1) {
+        let beginning = proxy_header::scan(&bytes[..end]);
+        match (beginning, whole) {
+            (Ok(Scan::Partial), Ok(Scan::Whole { bytes: length, .. })) => assert!(end < length),
+            (Ok(Scan::Partial), Ok(Scan::Partial) | Err(_)) => assert!(end < MAX_V2_BYTES),
+            (Ok(Scan::Whole { bytes: length, .. }), _) => {
+                assert!(length <= end && beginning == whole, "{beginning:?}, then {whole:?}");
+            }
+            (Err(_), _) => assert_eq!(beginning, whole, "once it is none, it is none"),
+        }
+    }
+}
+
+fn read_all_alike(bytes: &[u8], pieces: &[&[u8]], client: fn() -> Client) -> Heard {
+    let whole = read(&[bytes], client);
+    assert_eq!(read(pieces, client), whole, "in {} pieces", pieces.len());
+    assert_eq!(read(&bytes.chunks(1).collect::<Vec<_>>(), client), whole, "byte by byte");
     whole
 }
 
-fn read(segments: &[&[u8]]) -> Heard {
-    let (mut client, mut heard, mut body) = (Client::default(), Heard::default(), Vec::new());
+fn read(segments: &[&[u8]], client: fn() -> Client) -> Heard {
+    let (mut client, mut heard, mut body) = (client(), Heard::default(), Vec::new());
     for segment in segments.iter().chain([&&b""[..]]) {
         client.has_ended = segment.is_empty();
         let mut fresh = segment.to_vec();
@@ -95,6 +135,9 @@ fn read(segments: &[&[u8]]) -> Heard {
             fresh.clear();
         }
     }
+    if heard.no_header.is_some() {
+        return heard;
+    }
     let step = client.advance(&mut [], ORIGIN, MAX_BODY_BYTES, Vec::new, Instant::now());
     assert!(matches!(step.event, Event::End), "{:?} although the client has ended", step.event);
     heard
@@ -109,6 +152,8 @@ fn feed(client: &mut Client, fresh: &mut [u8], heard: &mut Heard, body: &mut Vec
             client.advance(pending_bytes.remaining(), ORIGIN, MAX_BODY_BYTES, Vec::new, Instant::now());
         match step.event {
             Event::More => is_over = true,
+            Event::ProxyHeader(source) => heard.source = Some(source),
+            Event::NoProxyHeader(fault) => (heard.no_header, is_over) = (Some(fault), true),
             Event::Continue => heard.continues += 1,
             Event::Body(range) => body.extend_from_slice(&pending_bytes.remaining()[range]),
             Event::Request(whole) => (request, is_over) = (Some(whole), true),
