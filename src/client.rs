@@ -118,6 +118,7 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
     match verb {
         Verb::Status { json: true, .. } => print(&Inquiry::begin(&names, "GET", "/status", "")?.remaining()?),
         Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names),
+        Verb::Status { check: true, .. } => check_health(&names),
         Verb::Status { .. } => print(&status_table(&names)?),
         Verb::Stop => stop(&names),
         Verb::Reload { canary } => reload(&names, canary),
@@ -268,6 +269,43 @@ fn stop(names: &Names) -> Result<(), String> {
         true => print(&format!("{}: stopped\n", names.app)),
         false => Err(format!("{} has closed the connection, and lives on", inquiry.who())),
     }
+}
+
+/// One line, and a complaint unless the server is healthy.
+fn check_health(names: &Names) -> Result<(), String> {
+    let mut inquiry = Inquiry::begin(names, "GET", "/status", "")?;
+    let text = inquiry.remaining()?;
+    let value: Value = serde_json::from_str(&text).map_err(|_| format!("{} gave no JSON", inquiry.who()))?;
+    let (state, workers) = (value["status"].as_str().unwrap_or("?"), &value["workers"]);
+    match state {
+        "healthy" => print(&format!("{}: healthy, workers={workers}\n", names.app)),
+        _ => Err(format!("{} is {}, workers={workers}", inquiry.who(), shown(state))),
+    }
+}
+
+/// The running servers of this user: those in that folder and, where it was not given, in the other usual ones.
+///
+/// # Errors
+/// One line: nothing can be written to.
+pub fn list(socket_dir: &Path, is_given: bool) -> Result<(), String> {
+    const ENDING: &str = ".ctl.sock";
+    let entries = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<PathBuf>>()
+    };
+    let mut dirs = vec![socket_dir.to_path_buf()];
+    if !is_given {
+        dirs.push(format!("/tmp/rip-{}", nix::unistd::getuid()).into());
+        // Where the unit of examples/deploy has a folder for each app.
+        dirs.extend(entries(Path::new("/run/rip")));
+    }
+    let mut sockets: Vec<PathBuf> = dirs.iter().flat_map(|dir| entries(dir)).collect();
+    sockets.retain(|path| path.to_string_lossy().ends_with(ENDING));
+    sockets.sort();
+    sockets.dedup();
+    let answers = sockets.iter().filter_map(|path| ask(path, "GET", "/status", "").ok());
+    let servers: Vec<Value> = answers.filter_map(|answer| serde_json::from_str(&answer.body).ok()).collect();
+    print(&status::list(&servers))
 }
 
 fn status_table(names: &Names) -> Result<String, String> {

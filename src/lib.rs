@@ -190,6 +190,11 @@ fn command_line_with(
             ExitCode::SUCCESS
         }
         Command::Help => print(&config::help()),
+        Command::Print(text) => print(&text),
+        Command::List { socket_dir, is_given } => match client::list(&socket_dir, is_given) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(complaint) => complain(&complaint, 1),
+        },
         Command::Version => print(concat!("rip-server ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Ask { verb, place } => match client::carry_out(verb, &place, embedded.as_deref()) {
             Ok(()) => ExitCode::SUCCESS,

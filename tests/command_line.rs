@@ -122,7 +122,6 @@ fn wrong_words_are_named_with_what_would_do() {
         (&[app, "--"], "--", "{socket}"),
         (&[app, "/bin/true"], "/bin/true", app),
         (&[], "no app", "rip-server ./my-app"),
-        (&["stop"], "which app", "rip-server stop ./my-app"),
         (&["reload", app, "--max-queue=4"], "--max-queue", "no place"),
     ] {
         assert_refused(&run(words), 2, &[given, would_do]);

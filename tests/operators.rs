@@ -14,6 +14,8 @@ mod log_file;
 mod metrics;
 #[path = "operators/status.rs"]
 mod status;
+#[path = "operators/verbs.rs"]
+mod verbs;
 #[path = "operators/watch.rs"]
 mod watch;
 

@@ -1,6 +1,7 @@
 //! How raw words become a [`Config`].
 
 use super::table::{FLAGS, Kind, MAX_MS, known};
+use super::written;
 use super::{
     Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, activation, complaints, words,
 };
@@ -57,8 +58,17 @@ impl Raw {
         environment: &dyn Fn(&str) -> Option<String>,
         carries_app: bool,
     ) -> Result<Command, Usage> {
+        let words = self.flags.clone().finish();
+        let first = words.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
         if self.flags.contains("--help") || self.flags.contains("-h") || self.asks_for_help() {
-            return Ok(Command::Help);
+            return Ok(written::verb_help(&first).map_or(Command::Help, Command::Print));
+        }
+        match (first.as_str(), words.get(1).and_then(|word| word.to_str())) {
+            ("completions", shell) if words.len() <= 2 => {
+                return written::completions(shell).map(Command::Print);
+            }
+            ("man", None) if words.len() == 1 => return Ok(Command::Print(written::man())),
+            _ => {}
         }
         if self.flags.contains("--version") || self.flags.contains("-V") {
             return Ok(Command::Version);
@@ -73,6 +83,9 @@ impl Raw {
             return reader.ask(Verb::Stop, place, carries_app);
         }
         reader.check_switches()?;
+        if first == "list" {
+            return reader.list(place);
+        }
         match reader.verb()? {
             Some(internal @ (Command::CgiWorker | Command::CgiGuard)) => Ok(internal),
             Some(Command::Ask { .. }) if self.command.is_some() => {
@@ -144,21 +157,28 @@ impl Reader<'_> {
     fn ask(mut self, verb: Verb, mut place: ServerId, carries_app: bool) -> Result<Command, Usage> {
         let verb = match verb {
             Verb::Status { .. } => {
-                Verb::Status { json: self.flags.contains("--json"), watch: self.flags.contains("--watch") }
+                let [json, watch, check] =
+                    ["--json", "--watch", "--check"].map(|flag| self.flags.contains(flag));
+                if check && (json || watch) {
+                    let other = if json { "--json" } else { "--watch" };
+                    return Err(Usage(format!(
+                        "--check and {other} do not go together; one of them would do"
+                    )));
+                }
+                Verb::Status { json, watch, check }
             }
             Verb::Reload { .. } => Verb::Reload { canary: self.canary()? },
             Verb::Upgrade | Verb::Stop => verb,
         };
-        if verb == (Verb::Status { json: true, watch: true }) {
+        if verb == (Verb::Status { json: true, watch: true, check: false }) {
             return Err(Usage("--json and --watch do not go together; one of them would do".into()));
         }
         let words = self.remaining("has no place behind a verb")?;
         match (&words[..], carries_app) {
             ([app], false) => place.app = Some(app.into()),
             ([], true) => {}
-            ([], false) => {
-                return Err(Usage(format!("which app? rip-server {} ./my-app would do", verb.code())));
-            }
+            // The current folder is the app.
+            ([], false) => place.app = Some(".".into()),
             ([app, target], false) if Target::parse(target).is_some() => {
                 return Err(Usage(format!(
                     "'{target}' has no place behind a verb; rip-server {} {app} would do",
@@ -168,6 +188,18 @@ impl Reader<'_> {
             ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
         }
         Ok(Command::Ask { verb, place })
+    }
+
+    fn list(mut self, place: ServerId) -> Result<Command, Usage> {
+        let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
+        match &self.remaining("has no place behind a verb")?[..] {
+            [] => {}
+            [extra, ..] => {
+                return Err(Usage(format!("'{extra}' is one word too many; rip-server list would do")));
+            }
+        }
+        let is_given = place.given.iter().any(|flag| flag.starts_with("--socket-dir"));
+        Ok(Command::List { socket_dir: place.socket_dir, is_given })
     }
 
     /// What `reload` says of a trial.

@@ -9,6 +9,7 @@ mod flags;
 mod fork;
 mod table;
 mod words;
+mod written;
 
 pub use defaults::with_defaults;
 pub use flags::{CGI_GUARD, CGI_WORKER};
@@ -46,6 +47,13 @@ pub enum Command {
         verb: Verb,
         place: ServerId,
     },
+    /// The running servers of this user; by name, where a folder was given.
+    List {
+        socket_dir: PathBuf,
+        is_given: bool,
+    },
+    /// A text that the program has of itself.
+    Print(String),
     Help,
     Version,
     /// The built-in worker of a CGI app. Only the server starts it.
@@ -59,6 +67,8 @@ pub enum Verb {
     Status {
         json: bool,
         watch: bool,
+        /// Only whether it is healthy.
+        check: bool,
     },
     /// A rolling restart, perhaps with its first worker on trial.
     Reload {
@@ -133,7 +143,7 @@ pub enum HotReload {
 
 impl Verb {
     pub const ALL: [Verb; 4] = [
-        Verb::Status { json: false, watch: false },
+        Verb::Status { json: false, watch: false, check: false },
         Verb::Reload { canary: None },
         Verb::Upgrade,
         Verb::Stop,
@@ -440,7 +450,9 @@ mod tests {
             ("app --max-queue=3 --max-queue=4", "--max-queue", "twice"),
             ("app --max-queue", "--max-queue", "--max-queue=<N>"),
             ("app --variant=a/b", "a/b", "letters"),
-            ("status", "which app", "rip-server status ./my-app"),
+            ("completions", "bash, zsh, fish", "rip-server completions bash"),
+            ("list app", "app", "too many"),
+            ("status app --check --json", "--check", "--json"),
             ("statu app", "statu", "rip-server status app"),
             ("Status app", "Status", "rip-server status app"),
             ("app reload", "reload", "rip-server reload app"),

@@ -11,7 +11,7 @@ pub(super) struct Flag {
     pub(super) kind: Kind,
     /// Its environment variable; empty: none.
     pub(super) env: &'static str,
-    help: &'static str,
+    pub(super) help: &'static str,
 }
 
 /// A flag's value, and its default.
@@ -56,7 +56,7 @@ impl Flag {
     }
 
     /// The default as text.
-    fn default_text(&self) -> String {
+    pub(super) fn default_text(&self) -> String {
         match self.kind {
             Kind::Switch => "off".into(),
             Kind::Question => String::new(),
@@ -272,7 +272,8 @@ pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
          rip-server <app-path> [<module>:<app>] [w:<N|auto|min..max>] [c:<N>] [r:<N>[,<S>s]] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
-         rip-server status|reload|upgrade|stop <app-path>   (status also with --json or --watch, reload with --canary=<N|Ns>)\n\n\
+         rip-server status|reload|upgrade|stop [<app-path>]   (status also with --json, --watch or --check, reload with --canary=<N|Ns>)\n\
+         rip-server list|completions <shell>|man   (--help behind a verb tells more)\n\n\
          \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\
          \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
          \u{20} c:<N>    requests at once for each worker, 1 to 1024   [1]   RIP_CONCURRENCY\n\

@@ -4,6 +4,34 @@ use crate::paths::shown;
 use serde_json::Value;
 use std::fmt::Write;
 
+/// A line for each server.
+pub(crate) fn list(servers: &[Value]) -> String {
+    let text = |value: &Value| shown(value.as_str().unwrap_or("?")).to_string();
+    let mut rows = vec![["app", "pid", "state", "workers", "listeners", "path"].map(str::to_owned)];
+    for server in servers {
+        let listeners = server["listeners"].as_array().into_iter().flatten().map(text);
+        rows.push([
+            text(&server["app"]),
+            server["pid"].to_string(),
+            text(&server["status"]),
+            server["workers"].to_string(),
+            listeners.collect::<Vec<_>>().join(" "),
+            text(&server["path"]),
+        ]);
+    }
+    let mut out = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            let _ = match column + 1 == row.len() {
+                true => writeln!(out, "{cell}"),
+                false => write!(out, "{cell:width$}  "),
+            };
+        }
+    }
+    out
+}
+
 /// The whole table, with a line end.
 pub(crate) fn table(status: &Value) -> String {
     let text = |name: &str| shown(status[name].as_str().unwrap_or("?")).to_string();
