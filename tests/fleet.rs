@@ -336,26 +336,31 @@ fn w_auto_in_a_cgroup_with_a_quota_of_one_cpu_is_1() {
 
 #[test]
 fn join_that_is_not_of_a_booting_slot_is_refused_with_a_reason() {
-    // Boots for ever, so that the test speaks for it.
+    // Boots for ever, so that the test speaks for it with what it was told.
     let dir = tempfile::tempdir().expect("a folder");
-    let app = dir.path().join("silent");
-    load::write_script(&app, "#!/bin/sh\nexec sleep 1000\n");
+    let (app, told) = (dir.path().join("silent"), dir.path().join("told"));
+    let tells = r#"echo "$SOCKET_PATH $RIP_INSTANCE" > "$0.told" && mv "$0.told""#;
+    load::write_script(&app, &format!("#!/bin/sh\n{tells} {}\nexec sleep 1000\n", told.display()));
     let mut server = Server::builder(&app).arg("w:1").start();
-    server.wait_until("a worker boots", |server| workers(server).len() == 1);
+    server.wait_until("a worker boots", |server| workers(server).len() == 1 && told.exists());
     let pid = workers(&server)[0].pid;
-    let socket = server.socket_dir().join("rip_server2_silent.0.1.sock");
-    let join = |slot: u64, version: u64, socket: &str| {
+    let told = fs::read_to_string(told).expect("it was there");
+    let (path, instance) = told.trim().split_once(' ').expect("a path and an instance");
+    let join = |instance: &str, slot: u64, version: u64, socket: &str| {
         let message = format!(
-            r#"{{"op":"join","workerId":{slot},"pid":{pid},"socket":"{socket}","version":{version}}}"#
+            r#"{{"op":"join","instance":"{instance}","workerId":{slot},"pid":{pid},"socket":"{socket}","version":{version}}}"#
         );
         let answer = tell(&server, &message);
         (answer.status, answer.json()["error"].as_str().unwrap_or_default().to_owned())
     };
-    let path = socket.to_str().expect("plain letters");
+    // What a worker of that slot was given before there were instances in the names.
+    let without = server.socket_dir().join("rip_server2_silent.0.1.sock").display().to_string();
     let refusals = [
-        (join(7, 1, path), "no worker 7 of generation 1 is booting"),
-        (join(0, 9, path), "no worker 0 of generation 9 is booting"),
-        (join(0, 1, "/tmp/elsewhere"), "another socket than '/tmp/elsewhere'"),
+        (join("other", 0, 1, path), "belongs to the instance 'other'"),
+        (join(instance, 7, 1, path), "no worker 7 of generation 1 is booting"),
+        (join(instance, 0, 9, path), "no worker 0 of generation 9 is booting"),
+        (join(instance, 0, 1, "/tmp/elsewhere"), "another socket than '/tmp/elsewhere'"),
+        (join(instance, 0, 1, &without), "another socket than"),
     ];
     for ((status, error), reason) in refusals {
         assert_eq!(status, 400);
@@ -368,7 +373,7 @@ fn join_that_is_not_of_a_booting_slot_is_refused_with_a_reason() {
     }
     assert_eq!(server.get("/status").json()["workers"], 0);
     // The right one, and only once.
-    assert_eq!(join(0, 1, path), (200, String::new()));
+    assert_eq!(join(instance, 0, 1, path), (200, String::new()));
     assert_eq!(server.get("/status").json()["workers"], 1);
-    assert_eq!(join(0, 1, path).0, 400);
+    assert_eq!(join(instance, 0, 1, path).0, 400);
 }

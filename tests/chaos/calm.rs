@@ -2,7 +2,7 @@
 
 use crate::audit::Evidence;
 use crate::clients::Player;
-use crate::load::{Event, children, descriptors, events, files_in, workers};
+use crate::load::{Event, Worker, children, descriptors, events, files_in, workers};
 use crate::support::{Server, Signal, TEST_TIMEOUT, comes_true, is_alive};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -103,12 +103,25 @@ fn disquiet(server: &Server, workers_at_rest: usize, before: Option<&Calm>) -> S
     {
         return format!("{} descriptors before, then {open:?}", before.descriptors);
     }
-    let files = files_in(&server.socket_dir());
-    // A socket for each worker, the control socket, and the lock of the server's name.
-    if files.len() != workers_at_rest + 2 {
-        return format!("its sockets are {files:?}");
+    let files: BTreeSet<String> = files_in(&server.socket_dir()).into_iter().collect();
+    let expected = files_of(server, &workers, &files);
+    if files != expected {
+        return format!("its sockets are {files:?}, and not {expected:?}");
     }
     String::new()
+}
+
+/// What is to be in its socket folder: the lock of its name, the control socket of all its runs, and for its one run the
+/// control socket and a socket for each worker. The run's name is read from what is there.
+fn files_of(server: &Server, workers: &[Worker], files: &BTreeSet<String>) -> BTreeSet<String> {
+    let prefix = format!("rip_server2_{}", server.app());
+    let instance = |file: &String| {
+        file.strip_prefix(&prefix)?.strip_prefix('.')?.strip_suffix(".ctl").map(str::to_owned)
+    };
+    let run = format!("{prefix}.{}", files.iter().find_map(instance).unwrap_or_default());
+    let of_workers = workers.iter().map(|worker| format!("{run}.{}.{}.sock", worker.slot, worker.generation));
+    let own = [format!("{prefix}.lock"), format!("{prefix}.ctl.sock"), format!("{run}.ctl")];
+    own.into_iter().chain(of_workers).collect()
 }
 
 impl Calm {

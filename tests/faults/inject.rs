@@ -199,11 +199,12 @@ fn classify_socket(fd: c_int) -> ServerId {
     }
 }
 
-/// The control socket, or a worker's.
+/// One of the control sockets, or a worker's.
 fn path_place(address: &libc::sockaddr_un) -> ServerId {
     let path: Vec<u8> =
         address.sun_path.iter().map(|byte| *byte as u8).take_while(|byte| *byte > 0).collect();
-    if path.ends_with(b".ctl.sock") { ServerId::Control } else { ServerId::Worker }
+    let is_control = path.ends_with(b".ctl.sock") || path.ends_with(b".ctl");
+    if is_control { ServerId::Control } else { ServerId::Worker }
 }
 
 /// Has epoll tell of a descriptor again, if there is something to tell.
