@@ -2,7 +2,7 @@
 
 use super::ports::Ports;
 use super::releases::Releases;
-use super::templates::Template;
+use super::templates::Templates;
 use super::worker::{Origin, Worker};
 use super::{Supervisor, process};
 use crate::app::Runtime;
@@ -12,7 +12,7 @@ use crate::fleet::{Release, RetireReason, TemplateId};
 use crate::keys::WorkerKey;
 use crate::names::Names;
 use crate::paths::shown;
-use crate::process::{Answer, Begun, DescriptorLimit, Launch, Said};
+use crate::process::{Answer, Begun, DescriptorLimit, Launch};
 use crate::reactor::endpoint::Endpoint;
 use crate::reactor::io::Io;
 use crate::reactor::io::clock;
@@ -24,7 +24,6 @@ use crate::runtime::{self, Harnesses, Identity};
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::unistd::Pid;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -43,11 +42,7 @@ pub(crate) struct Launcher {
     /// Processes that were asked for, and are not there yet: one for each slot at most.
     starts: Vec<Start>,
     limit: DescriptorLimit,
-    pub(super) templates: Vec<Template>,
-    /// What templates have said, and is to be taken in.
-    pub(super) said: VecDeque<(TemplateId, Said)>,
-    /// Starts of templates that are not needed any more.
-    pub(super) doomed: Vec<(u64, TemplateId)>,
+    pub(super) templates: Templates,
     /// The last to go: until then the name is this server's. None where the reactor is simulated.
     name: Option<NameLock>,
 }
@@ -88,9 +83,7 @@ impl Launcher {
             starts: Vec::new(),
             limit,
             name,
-            templates: Vec::new(),
-            said: VecDeque::new(),
-            doomed: Vec::new(),
+            templates: Templates::default(),
         }
     }
 
@@ -131,13 +124,12 @@ impl Launcher {
 
     /// Processes that were asked for, and are not there yet.
     pub(crate) fn starts(&self) -> usize {
-        let forks: usize = self.templates.iter().map(|template| template.forks.len()).sum();
-        self.starts.len() + self.doomed.len() + forks
+        self.starts.len() + self.templates.starts()
     }
 
     /// Templates that are there, or are not gone.
     pub(crate) fn templates(&self) -> usize {
-        self.templates.len()
+        self.templates.there.len()
     }
 
     #[cfg(test)]
@@ -203,8 +195,7 @@ impl Launcher {
         };
         if let Some(id) = template {
             let environment = runtime::fork_environment(&identity);
-            let template = self.templates.iter_mut().find(|template| template.id == id);
-            let template = template.ok_or("its template has ended")?;
+            let template = self.templates.get_mut(id).ok_or("its template has ended")?;
             let begun = template.line.fork(&environment).map_err(|error| error.to_string())?;
             let program = template.program.clone();
             let (is_command, is_fork) = (false, true);
@@ -314,8 +305,8 @@ impl Supervisor {
                         let complaint = "the process that starts workers has died".to_owned();
                         self.start_failed(start.slot, complaint, io, observer);
                     }
-                    self.launcher.doomed.clear();
-                    for id in self.launcher.unstarted_templates() {
+                    self.launcher.templates.doomed.clear();
+                    for id in self.launcher.templates.unstarted() {
                         self.template_not_started(
                             id,
                             "the process that starts workers has died",

@@ -14,6 +14,7 @@ use crate::runtime;
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::unistd::Pid;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -35,8 +36,19 @@ pub(super) struct Template {
     refusal: Option<String>,
 }
 
+/// All templates, and what came of those that were.
+#[derive(Debug, Default)]
+pub(super) struct Templates {
+    /// Those that are there, or are not gone.
+    pub there: Vec<Template>,
+    /// What they have said, and is to be taken in.
+    said: VecDeque<(TemplateId, Said)>,
+    /// Starts of those that are not needed any more.
+    pub doomed: Vec<(u64, TemplateId)>,
+}
+
 impl Template {
-    pub(super) fn is_start(&self, id: u64) -> bool {
+    fn is_start(&self, id: u64) -> bool {
         self.worker.is_none() && self.start_id == id
     }
 }
@@ -68,19 +80,20 @@ impl Supervisor {
 
     /// Its process is there.
     pub(super) fn template_started(&mut self, start_id: u64, pid: Pid, io: &Io) {
-        if let Some(at) = self.launcher.doomed.iter().position(|(doomed, _)| *doomed == start_id) {
-            let (_, id) = self.launcher.doomed.swap_remove(at);
+        if let Some(at) = self.launcher.templates.doomed.iter().position(|(doomed, _)| *doomed == start_id) {
+            let (_, id) = self.launcher.templates.doomed.swap_remove(at);
             self.add_template(id, start_id, pid, io);
             return process::kill_group(pid);
         }
-        let Some(at) = self.launcher.templates.iter().position(|template| template.is_start(start_id)) else {
+        let Some(at) = self.launcher.templates.there.iter().position(|template| template.is_start(start_id))
+        else {
             return;
         };
-        let template = &mut self.launcher.templates[at];
+        let template = &mut self.launcher.templates.there[at];
         let Some(outputs) = template.outputs.take() else { return };
         let (id, program) = (template.id, template.program.clone());
         let worker = self.add_template(id, start_id, pid, io);
-        self.launcher.templates[at].worker = Some(worker);
+        self.launcher.templates.there[at].worker = Some(worker);
         if let Some(entry) = self.get_mut(worker) {
             entry.process.program = program;
         }
@@ -106,8 +119,8 @@ impl Supervisor {
         io: &Io,
         observer: &mut Observer,
     ) {
-        self.launcher.doomed.retain(|(doomed, _)| *doomed != start_id);
-        let template = self.launcher.templates.iter_mut().find(|template| template.is_start(start_id));
+        self.launcher.templates.doomed.retain(|(doomed, _)| *doomed != start_id);
+        let template = self.launcher.templates.there.iter_mut().find(|template| template.is_start(start_id));
         if let Some(template) = template {
             let id = template.id;
             template.outputs = None;
@@ -117,29 +130,29 @@ impl Supervisor {
 
     /// What the templates have said: the next worker that is there.
     pub(super) fn next_forked(&mut self, io: &Io, observer: &mut Observer) -> Option<WorkerKey> {
-        if self.launcher.said.is_empty() {
-            for template in &mut self.launcher.templates {
+        if self.launcher.templates.said.is_empty() {
+            for template in &mut self.launcher.templates.there {
                 let id = template.id;
-                self.launcher.said.extend(template.line.said().into_iter().map(|said| (id, said)));
+                self.launcher.templates.said.extend(template.line.said().into_iter().map(|said| (id, said)));
             }
         }
-        while let Some((id, said)) = self.launcher.said.pop_front() {
+        while let Some((id, said)) = self.launcher.templates.said.pop_front() {
             match said {
                 Said::Ready => self.template_ready(id, io),
                 Said::Refused(why) => {
                     log::warn!("workers are not forked, and start one by one: {why}");
-                    if let Some(template) = self.launcher.template_mut(id) {
+                    if let Some(template) = self.launcher.templates.get_mut(id) {
                         template.refusal = Some(why);
                     }
                     self.fleet.template_refused(id, io.now());
                 }
                 Said::Forked { id: fork, pid } => {
-                    if let Some(start) = self.launcher.take_fork(id, fork) {
+                    if let Some(start) = self.launcher.templates.take_fork(id, fork) {
                         return Some(self.worker_started(start, pid, io, observer));
                     }
                 }
                 Said::NotForked { id: fork, why } => {
-                    if let Some(start) = self.launcher.take_fork(id, fork) {
+                    if let Some(start) = self.launcher.templates.take_fork(id, fork) {
                         self.start_failed(
                             start.slot,
                             format!("its template cannot fork: {why}"),
@@ -154,7 +167,7 @@ impl Supervisor {
     }
 
     fn template_ready(&mut self, id: TemplateId, io: &Io) {
-        let worker = self.launcher.template_mut(id).and_then(|template| template.worker);
+        let worker = self.launcher.templates.get_mut(id).and_then(|template| template.worker);
         if let Some(entry) = worker.and_then(|worker| self.get(worker)) {
             let loaded_ms = io.now().duration_since(entry.process.started).as_millis();
             log::info!(
@@ -194,7 +207,7 @@ impl Supervisor {
 
     /// What a template was asked for and has not named is not to come.
     fn drop_template(&mut self, id: TemplateId, why: &str, io: &Io, observer: &mut Observer) {
-        for start in self.launcher.drop_template(id) {
+        for start in self.launcher.templates.remove(id) {
             self.start_failed(start.slot, why.to_owned(), io, observer);
         }
     }
@@ -218,7 +231,7 @@ impl Supervisor {
         let program = entry.process.program.clone();
         let lived_ms = io.now().duration_since(entry.process.started).as_millis();
         // One that was ended is not in the list any more.
-        let was_used = self.launcher.template_mut(id).is_some_and(|template| template.refusal.is_none());
+        let was_used = self.launcher.templates.get_mut(id).is_some_and(|template| template.refusal.is_none());
         match failure {
             Some(error) => {
                 log::error!("{label}: cannot be started: '{program}': {error}");
@@ -258,7 +271,7 @@ impl super::Launcher {
             .map_err(complaint)?;
         let begun = self.begin_process(&launch, Some(far), io).map_err(complaint)?;
         let start_id = begun.id;
-        self.templates.push(Template {
+        self.templates.there.push(Template {
             id,
             line,
             forks: Vec::new(),
@@ -270,30 +283,38 @@ impl super::Launcher {
         });
         Ok(true)
     }
+}
+
+impl Templates {
+    /// Processes that were asked for, and are not there yet.
+    pub(super) fn starts(&self) -> usize {
+        let forks: usize = self.there.iter().map(|template| template.forks.len()).sum();
+        self.doomed.len() + forks
+    }
 
     /// The starts of those whose process is not there yet.
-    pub(super) fn unstarted_templates(&self) -> Vec<u64> {
-        let unstarted = self.templates.iter().filter(|template| template.outputs.is_some());
+    pub(super) fn unstarted(&self) -> Vec<u64> {
+        let unstarted = self.there.iter().filter(|template| template.outputs.is_some());
         unstarted.map(|template| template.start_id).collect()
     }
 
-    fn template_mut(&mut self, id: TemplateId) -> Option<&mut Template> {
-        self.templates.iter_mut().find(|template| template.id == id)
+    pub(super) fn get_mut(&mut self, id: TemplateId) -> Option<&mut Template> {
+        self.there.iter_mut().find(|template| template.id == id)
     }
 
     fn take_fork(&mut self, id: TemplateId, fork: u64) -> Option<Start> {
-        let template = self.template_mut(id)?;
+        let template = self.get_mut(id)?;
         let at = template.forks.iter().position(|start| start.begun.id == fork)?;
         Some(template.forks.swap_remove(at))
     }
 
     /// Its line is closed; the workers that were asked for there and are not named.
-    fn drop_template(&mut self, id: TemplateId) -> Vec<Start> {
+    fn remove(&mut self, id: TemplateId) -> Vec<Start> {
         self.said.retain(|(other, _)| *other != id);
-        let Some(at) = self.templates.iter().position(|template| template.id == id) else {
+        let Some(at) = self.there.iter().position(|template| template.id == id) else {
             return Vec::new();
         };
-        let template = self.templates.swap_remove(at);
+        let template = self.there.swap_remove(at);
         if template.worker.is_none() && template.outputs.is_some() {
             // It is ended as soon as it is known.
             self.doomed.push((template.start_id, id));
