@@ -1,5 +1,7 @@
 //! How raw words become a [`Config`].
 
+mod verbs;
+
 use super::table::{FLAGS, Kind, MAX_MS, known};
 use super::written;
 use super::{
@@ -7,8 +9,6 @@ use super::{
 };
 use crate::app::{self, Target};
 use crate::balancer::QueueRule;
-use crate::control::CanaryPlan;
-use crate::control::DEFAULT_CANARY_ERRORS;
 use crate::fleet::RollMode;
 use crate::paths::{self, quoted};
 use crate::spelling::near_miss;
@@ -129,100 +129,6 @@ impl Reader<'_> {
             variant: variant.unwrap_or_else(|| "server2".into()),
             socket_prefix,
         })
-    }
-
-    /// The verb among the first words, if there is one.
-    fn verb(&mut self) -> Result<Option<Command>, Usage> {
-        let remaining = self.flags.clone().finish();
-        let place = ServerId {
-            app: None,
-            socket_dir: PathBuf::new(),
-            variant: String::new(),
-            socket_prefix: None,
-            given: Vec::new(),
-        };
-        let verb = match remaining.first().and_then(|argument| argument.to_str()) {
-            Some(CGI_WORKER) if remaining.len() == 1 => return Ok(Some(Command::CgiWorker)),
-            Some(CGI_GUARD) if remaining.len() == 1 => return Ok(Some(Command::CgiGuard)),
-            argument => match Verb::ALL.into_iter().find(|verb| argument == Some(verb.code())) {
-                Some(verb) => verb,
-                None => return Ok(None),
-            },
-        };
-        // The word that was found above.
-        let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
-        Ok(Some(Command::Ask { verb, place }))
-    }
-
-    fn ask(mut self, verb: Verb, mut place: ServerId, carries_app: bool) -> Result<Command, Usage> {
-        let verb = match verb {
-            Verb::Status { .. } => {
-                let [json, watch, check] =
-                    ["--json", "--watch", "--check"].map(|flag| self.flags.contains(flag));
-                if check && (json || watch) {
-                    let other = if json { "--json" } else { "--watch" };
-                    return Err(Usage(format!(
-                        "--check and {other} do not go together; one of them would do"
-                    )));
-                }
-                Verb::Status { json, watch, check }
-            }
-            Verb::Reload { .. } => Verb::Reload { canary: self.canary()? },
-            Verb::Upgrade | Verb::Stop => verb,
-        };
-        if verb == (Verb::Status { json: true, watch: true, check: false }) {
-            return Err(Usage("--json and --watch do not go together; one of them would do".into()));
-        }
-        let words = self.remaining("has no place behind a verb")?;
-        match (&words[..], carries_app) {
-            ([app], false) => place.app = Some(app.into()),
-            ([], true) => {}
-            // The current folder is the app.
-            ([], false) => place.app = Some(".".into()),
-            ([app, target], false) if Target::parse(target).is_some() => {
-                return Err(Usage(format!(
-                    "'{target}' has no place behind a verb; rip-server {} {app} would do",
-                    verb.code()
-                )));
-            }
-            ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
-        }
-        Ok(Command::Ask { verb, place })
-    }
-
-    fn list(mut self, place: ServerId) -> Result<Command, Usage> {
-        let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
-        match &self.remaining("has no place behind a verb")?[..] {
-            [] => {}
-            [extra, ..] => {
-                return Err(Usage(format!("'{extra}' is one word too many; rip-server list would do")));
-            }
-        }
-        let is_given = place.given.iter().any(|flag| flag.starts_with("--socket-dir"));
-        Ok(Command::List { socket_dir: place.socket_dir, is_given })
-    }
-
-    /// What `reload` says of a trial.
-    fn canary(&mut self) -> Result<Option<CanaryPlan>, Usage> {
-        let length = self.of_verb("--canary", "500 or --canary=30s")?;
-        let errors = self.of_verb("--canary-errors", "5")?;
-        let max_errors_percent = match &errors {
-            Some(percent) => words::number("--canary-errors", percent, 0..=100)?,
-            None => DEFAULT_CANARY_ERRORS,
-        };
-        match length {
-            Some(length) => Ok(Some(CanaryPlan { length: words::trial(&length)?, max_errors_percent })),
-            None if errors.is_some() => Err(Usage(
-                "--canary-errors is there without --canary; --canary=500 --canary-errors=5 would do".into(),
-            )),
-            None => Ok(None),
-        }
-    }
-
-    /// A verb's own flag, which has no variable.
-    fn of_verb(&mut self, name: &'static str, example: &str) -> Result<Option<String>, Usage> {
-        let given = self.flags.opt_value_from_str(name);
-        given.map_err(|_| Usage(format!("{name} needs a value: {name}={example}")))
     }
 
     fn serve(

@@ -8,12 +8,14 @@ pub mod env_file;
 mod flags;
 mod fork;
 mod table;
+mod trust;
 mod words;
 mod written;
 
 pub use defaults::with_defaults;
 pub use flags::{CGI_GUARD, CGI_WORKER};
 pub use table::help;
+pub use trust::Trust;
 
 use crate::app::Target;
 use crate::balancer::QueueRule;
@@ -179,13 +181,6 @@ impl Fork {
     }
 }
 
-/// The proxies that are believed when they say who the client is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
-    All,
-    Network { address: IpAddr, prefix_bits: u8 },
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workers {
     pub min: usize,
@@ -277,24 +272,6 @@ impl Config {
             seed,
         }
     }
-
-    /// Whether this peer is a trusted proxy. A Unix peer counts as loopback.
-    pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
-        self.trust_proxy.iter().any(|trust| match (trust, peer) {
-            (Trust::All, _) => true,
-            (Trust::Network { address, .. }, None) => address.is_loopback(),
-            (Trust::Network { address, prefix_bits }, Some(peer)) => in_network(peer, *address, *prefix_bits),
-        })
-    }
-}
-
-fn in_network(peer: IpAddr, network: IpAddr, prefix_bits: u8) -> bool {
-    let shared_bits = match (peer.to_canonical(), network.to_canonical()) {
-        (IpAddr::V4(peer), IpAddr::V4(network)) => (peer.to_bits() ^ network.to_bits()).leading_zeros(),
-        (IpAddr::V6(peer), IpAddr::V6(network)) => (peer.to_bits() ^ network.to_bits()).leading_zeros(),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-    };
-    shared_bits >= u32::from(prefix_bits)
 }
 
 /// Reads the command line. `carries_app`: the program is an app with the server in it, so no path is asked for.
@@ -324,7 +301,7 @@ mod tests {
         )
     }
 
-    fn config(line: &str) -> Box<Config> {
+    pub(super) fn config(line: &str) -> Box<Config> {
         match parse_with(line, &[]) {
             Ok(Command::Serve(config)) => config,
             other => panic!("{line}: {other:?}"),
@@ -506,22 +483,5 @@ mod tests {
         assert!(complaint("reload app -- uvicorn").contains("verb"));
         let embedded = ["--", "uvicorn"].map(OsString::from).to_vec();
         assert!(matches!(read(embedded, &|_| None, true), Err(Usage(text)) if text.contains("no command")));
-    }
-
-    #[test]
-    fn trust_is_by_network() {
-        let config = config("app --trust-proxy=10.0.0.0/8,loopback");
-        let trusts = |address: &str| config.trusts(address.parse().ok());
-        assert!(trusts("10.1.2.3") && trusts("127.0.0.1") && trusts("::1") && trusts("::ffff:10.1.2.3"));
-        assert!(!trusts("11.0.0.1") && !trusts("2001:db8::1"));
-        assert!(config.trusts(None), "a Unix peer counts as loopback");
-        for (clothed, peer, is_trusted) in [
-            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
-            ("::ffff:10.1.2.3", "::ffff:10.1.2.3", true),
-            ("::ffff:10.1.2.3", "10.1.2.4", false),
-        ] {
-            let config = self::config(&format!("app --trust-proxy={clothed}"));
-            assert_eq!(config.trusts(peer.parse().ok()), is_trusted, "{clothed} {peer}");
-        }
     }
 }
