@@ -13,8 +13,8 @@ use serde_json::json;
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Reactor {
-    pub(super) fn accept_control(&mut self) {
-        if let Err(error) = self.admin.accept_control(&mut self.io, &mut self.observer) {
+    pub(super) fn accept_control(&mut self, index: usize) {
+        if let Err(error) = self.admin.accept_control(index, &mut self.io, &mut self.observer) {
             self.pause_accepting(&error);
         }
     }

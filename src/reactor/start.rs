@@ -165,12 +165,13 @@ impl Reactor {
                 (name, Some(Predecessor { line, machine, begin, clients: 0, workers: 0 }), workers)
             }
         };
-        let mut control = Vec::new();
+        let mut shared_control = None;
         if predecessor.is_none() {
-            control.push(socket::bind(&names, &source, poll.registry())?);
+            shared_control = Some(socket::bind(&names, &source, poll.registry())?);
             socket_dir::sweep(&names);
         }
-        control.push(socket::bind_own(&names, &instance, poll.registry())?);
+        let mut control = vec![socket::bind_own(&names, &instance, poll.registry())?];
+        control.extend(shared_control);
         let listeners = listen_on(Service::Http, &config.listen, &mut inherited)?;
         let metrics_listeners = listen_on(Service::Metrics, &config.metrics, &mut inherited)?;
         if let Some(predecessor) = &predecessor {

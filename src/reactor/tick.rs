@@ -93,7 +93,7 @@ impl Reactor {
                 Target::Upstream(_) => {}
                 Target::Listener(index) => self.accept(index),
                 Target::MetricsListener(index) => self.accept_scraper(index),
-                Target::ControlListener => self.accept_control(),
+                Target::ControlListener(index) => self.accept_control(index),
                 Target::Control(key) => self.admin.note(key, readiness),
                 Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
                 Target::Signals => self.on_signals(),
@@ -130,7 +130,7 @@ impl Reactor {
                 Target::Upstream(upstream) => self.resume_upstream(upstream),
                 Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
                 Target::Listener(index) => self.accept(index),
-                Target::ControlListener => self.accept_control(),
+                Target::ControlListener(index) => self.accept_control(index),
                 Target::MetricsListener(index) => self.accept_scraper(index),
                 Target::Control(_)
                 | Target::Signals
@@ -208,7 +208,9 @@ impl Reactor {
         for index in 0..self.frontend.listeners().len() {
             self.accept(index);
         }
-        self.accept_control();
+        for index in 0..self.admin.control_listeners() {
+            self.accept_control(index);
+        }
         for index in 0..self.admin.metrics_listeners().len() {
             self.accept_scraper(index);
         }

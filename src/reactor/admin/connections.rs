@@ -439,7 +439,7 @@ impl Admin {
         for key in connections.closed.drain(..) {
             connections.slab.try_remove(key);
             if std::mem::take(&mut connections.is_full) {
-                io.go_on_with(Target::ControlListener);
+                (0..self.listeners.len()).for_each(|index| io.go_on_with(Target::ControlListener(index)));
             }
         }
     }

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 pub(super) struct Admin {
-    /// This run's own, and the one that verbs use once this is the server of that name.
+    /// This run's own, and behind it the one that verbs use once this is the server of that name.
     listeners: Vec<Listener>,
     metrics_listeners: Vec<Listener>,
     connections: Connections,
@@ -50,6 +50,11 @@ impl Admin {
 
     pub(super) fn has_ready(&self) -> bool {
         self.connections.has_ready()
+    }
+
+    /// How many control sockets are listened on.
+    pub(super) fn control_listeners(&self) -> usize {
+        self.listeners.len()
     }
 
     pub(super) fn metrics_listeners(&self) -> &[Listener] {

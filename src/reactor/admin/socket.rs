@@ -12,6 +12,10 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+/// A run's own control socket, and the one that verbs use, by their places among the listeners.
+const OWN: Target = Target::ControlListener(0);
+const SHARED: Target = Target::ControlListener(1);
+
 /// A stale socket is removed; a live one is another server, of this app or of one with the same name.
 pub(in crate::reactor) fn bind(
     names: &Names,
@@ -43,7 +47,7 @@ pub(in crate::reactor) fn bind(
     };
     let _ = std::fs::set_permissions(&names.control, std::fs::Permissions::from_mode(0o600));
     registry
-        .register(&mut listener, Target::ControlListener.token(), Interest::READABLE)
+        .register(&mut listener, SHARED.token(), Interest::READABLE)
         .map_err(|error| StartError::Trouble(format!("the control socket: {error}")))?;
     Ok(listener)
 }
@@ -55,24 +59,24 @@ pub(in crate::reactor) fn bind_own(
     registry: &Registry,
 ) -> Result<Listener, StartError> {
     let path = names.own_control(instance);
-    listen_at(&path, registry).map_err(StartError::Trouble)
+    listen_at(&path, OWN, registry).map_err(StartError::Trouble)
 }
 
 /// The socket that verbs use, in the place of that of the server before this one: at no moment is there none.
 pub(in crate::reactor) fn take_over(names: &Names, registry: &Registry) -> Result<Listener, String> {
     let aside = names.dir.join(format!(".{}", std::process::id()));
-    let mut listener = listen_at(&aside, registry)?;
+    let mut listener = listen_at(&aside, SHARED, registry)?;
     listener.move_to(&names.control).map_err(|error| {
         format!("the control socket '{}' cannot be taken over: {error}", shown(&names.control))
     })?;
     Ok(listener)
 }
 
-fn listen_at(path: &Path, registry: &Registry) -> Result<Listener, String> {
+fn listen_at(path: &Path, target: Target, registry: &Registry) -> Result<Listener, String> {
     let trouble = |error: io::Error| format!("the control socket '{}' cannot be made: {error}", shown(path));
     let mut listener = bind_unix(path).map_err(trouble)?;
     let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
-    registry.register(&mut listener, Target::ControlListener.token(), Interest::READABLE).map_err(trouble)?;
+    registry.register(&mut listener, target.token(), Interest::READABLE).map_err(trouble)?;
     Ok(listener)
 }
 

@@ -4,7 +4,7 @@ use super::{Connection, ControlDeadline, ControlPeer, MAX_CONTROL, MAX_SCRAPERS,
 use crate::conn;
 use crate::reactor::admin::Admin;
 use crate::reactor::io::Io;
-use crate::reactor::io::listen::{Accepted, Listener};
+use crate::reactor::io::listen::Accepted;
 use crate::reactor::io::stream::Stream;
 use crate::reactor::io::token::Target;
 use crate::reactor::limits::MAX_PER_TICK;
@@ -15,8 +15,14 @@ use std::io;
 use std::time::Duration;
 
 impl Admin {
-    /// Takes the control connections that the kernel has ready, as many as a tick may take.
-    pub(crate) fn accept_control(&mut self, io: &mut Io, observer: &mut Observer) -> Result<(), io::Error> {
+    /// Takes the connections that the kernel has ready on one of the control sockets, as many as a tick may take: verbs
+    /// keep no worker from its join.
+    pub(crate) fn accept_control(
+        &mut self,
+        index: usize,
+        io: &mut Io,
+        observer: &mut Observer,
+    ) -> Result<(), io::Error> {
         for _ in 0..MAX_PER_TICK {
             if self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io)) {
                 let idle = self.connections.idle_control().filter(|key| self.has_been_idle(*key, io));
@@ -27,9 +33,8 @@ impl Admin {
                 };
                 self.close(idle);
             }
-            let mut accepted = self.listeners.iter().map(Listener::accept);
-            let accepted = accepted.find(|accepted| !matches!(accepted, Accepted::Nobody));
-            let stream = match accepted.unwrap_or(Accepted::Nobody) {
+            let Some(listener) = self.listeners.get(index) else { return Ok(()) };
+            let stream = match listener.accept() {
                 Accepted::Peer(stream, _) => stream,
                 Accepted::Nobody => return Ok(()),
                 Accepted::GoneAlready => continue,
@@ -50,7 +55,7 @@ impl Admin {
             };
             self.watch(stream, peer, io, observer);
         }
-        io.go_on_with(Target::ControlListener);
+        io.go_on_with(Target::ControlListener(index));
         Ok(())
     }
 
