@@ -251,7 +251,9 @@ impl World {
 
     /// Whose connection was made is accepted, or left to the other holder of the socket.
     fn check_door(&mut self) {
-        let is_stopping = self.reactor.stage != Stage::Running && self.reactor.exit.is_none();
+        // With nobody to serve and no worker left, the tick that begins the stop is its end as well.
+        let is_orderly = matches!(self.reactor.exit, None | Some(0));
+        let is_stopping = self.reactor.stage != Stage::Running && is_orderly;
         let is_cut = matches!(self.reactor.stage, Stage::Ending { .. });
         let mut door = self.door.borrow_mut();
         if is_stopping && door.is_shared {
