@@ -113,10 +113,7 @@ impl Reactor {
         self.resize();
         self.note_readiness();
         self.go_on_stopping();
-        // Whoever was killed because the server ends at once gets no successor.
-        if self.exit.is_none() {
-            self.perform_fleet_actions();
-        }
+        self.perform_fleet_actions();
         self.answer_failed_start();
         self.remove_closed();
         self.notify();

@@ -14,6 +14,8 @@ impl Reactor {
     pub(super) fn perform_fleet_actions(&mut self) {
         while let Some(action) = self.supervisor.fleet_mut().next_action() {
             match action {
+                // The server ends with this tick: nobody would end what is started now.
+                Action::Spawn { .. } | Action::StartTemplate { .. } if self.exit.is_some() => {}
                 Action::Spawn { slot, version, why, release, template } => {
                     let from = (release, template);
                     self.supervisor.spawn(slot, version, why, from, &self.io, &mut self.observer);
