@@ -99,6 +99,8 @@ fn a_clock_that_leaps_ends_what_waited_once_and_service_goes_on() {
     for (path, reason) in
         [("/held", "read_timeout"), ("/waits", "queue_timeout"), ("/begun", "client_timeout")]
     {
+        // Lines are written some milliseconds behind their answers.
+        server.wait_until("the request's line", |server| !lines_of(server, path).is_empty());
         let lines = lines_of(&server, path);
         let reasons: Vec<_> = lines.iter().map(|line| line["reason"].as_str()).collect();
         assert_eq!(reasons, [Some(reason)], "{path}");
