@@ -308,8 +308,8 @@ fn keeps_children_out(worker: &mut Worker<'_>) {
         let folder = worker.folder();
         let mut client = worker.ask("GET", &folder.target(&format!("/fork/{kind}")), "", b"");
         assert_eq!(worker.answer(&mut client).text(), "the parent", "{kind}");
-        worker.wait_for(&folder, "child");
-        worker.wait_for_end_of(folder.number("child"));
+        let child = worker.wait_for_number(&folder, "child");
+        worker.wait_for_end_of(child);
         for _ in 0..5 {
             send(&mut client, "GET", "/pid", "", b"");
             assert_eq!(worker.answer(&mut client).text(), worker.pid().to_string(), "{kind}");
@@ -321,11 +321,11 @@ fn children_hold_no_connection(worker: &mut Worker<'_>) {
     let (stays, folder) = (worker.folder(), worker.folder());
     let mut client = worker.ask("GET", &stays.target("/fork/stay"), "", b"");
     assert_eq!(worker.answer(&mut client).text(), "the parent");
-    worker.wait_for(&stays, "child");
+    let child = worker.wait_for_number(&stays, "child");
     send(&mut client, "GET", &folder.target("/break/error"), "", b"");
     worker.read_until(&mut client, "first");
     folder.go();
     worker.wait_until_closed(&mut client);
-    assert!(is_alive(stays.number("child")));
+    assert!(is_alive(child));
     stays.go();
 }

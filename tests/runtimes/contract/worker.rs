@@ -154,6 +154,12 @@ impl<'a> Worker<'a> {
         assert!(comes_true(self.poll_timeout, || folder.has(name)), "waited in vain: {name}");
     }
 
+    /// The same, until there is a number in it: the file is there a moment before.
+    pub fn wait_for_number(&self, folder: &Folder, name: &str) -> i32 {
+        assert!(comes_true(self.poll_timeout, || folder.number(name) > 0), "waited in vain: {name}");
+        folder.number(name)
+    }
+
     /// Waits until the app was told that nobody waits.
     pub fn wait_until_told(&self, folder: &Folder) {
         let is_told = || folder.is_told(self.column);
