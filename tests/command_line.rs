@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use support::server::output;
-use support::{Client, Output, Signal, run, server_program, test_worker, wait_until};
+use support::{Client, Output, Server, Signal, run, server_program, test_worker, wait_until};
 use tools::patient;
 
 /// The server's command in an empty environment, but for where its sockets lie.
@@ -430,4 +430,22 @@ fn verbs_find_a_server_from_any_folder() {
     // `stop` returns when the server is gone.
     wait_until("the server's end", || server.child.try_wait().is_ok_and(|exit| exit.is_some()));
     assert_refused(&ask("status", "../shop", &elsewhere), 1, &["no server", "shop"]);
+}
+
+#[test]
+fn localhost_is_both_loopback_addresses_at_one_port() {
+    let mut server = Server::builder(test_worker()).arg("w:1").http("localhost:0").start();
+    server.wait_for_workers(1);
+    let listeners: Vec<SocketAddr> =
+        server.listeners().iter().map(|at| at.parse().expect("an address")).collect();
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        assert_eq!(listeners.len(), 1);
+        return support::skip::note("IPv6", "this machine has none");
+    }
+    assert_eq!(listeners.iter().map(|at| at.ip().is_ipv6()).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(listeners[0].port(), listeners[1].port());
+    for at in listeners {
+        assert!(at.ip().is_loopback());
+        assert_eq!(Client::connect(at).get("/ping").text(), "pong");
+    }
 }

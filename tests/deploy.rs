@@ -10,6 +10,8 @@ mod dockerfiles;
 mod haproxy;
 #[path = "deploy/kubernetes.rs"]
 mod kubernetes;
+#[path = "deploy/nginx.rs"]
+mod nginx;
 #[path = "deploy/notify.rs"]
 mod notify;
 #[path = "deploy/proxy_protocol.rs"]

@@ -97,6 +97,33 @@ fn an_upgrade_loses_nobody_and_keeps_the_counts() {
 }
 
 #[test]
+fn a_unix_listener_keeps_its_mode_and_localhost_both_of_its_addresses() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let unix = dir.path().join("http.sock");
+    let group = format!("--socket-group={}", nix::unistd::getegid());
+    let server = Server::builder(test_worker()).args(["w:1", "--socket-mode=620", &group]);
+    let server =
+        server.http("localhost:0").http(&format!("unix:{}", unix.display())).http("localhost:0").start();
+    let sockets = server.socket_dir();
+    let _successors = Successors(&sockets);
+    let file = || std::fs::metadata(&unix).map(|file| (file.ino(), file.mode() & 0o777, file.gid()));
+    let before = file().expect("the socket");
+    assert_eq!(before.1, 0o620);
+    upgrade(&server);
+    assert_eq!(file().expect("the socket"), before);
+    for at in server.listeners() {
+        let mut client = match at.strip_prefix("unix:") {
+            Some(path) => support::Client::connect_unix(Path::new(path)),
+            None => support::Client::connect(at.parse().expect("an address")),
+        };
+        assert_eq!(client.get("/ping").text(), "pong", "{at}");
+    }
+    assert_eq!(server.verb(["stop"]).code, 0);
+    assert!(!unix.exists());
+}
+
+#[test]
 fn upgrades_in_a_row_leave_nothing_over() {
     const UPGRADES: usize = 6;
     let server = Server::with_test_worker(&["w:1"]);

@@ -4,7 +4,7 @@ use super::{Config, Listen, Usage, Verb};
 use crate::app::Target;
 use crate::paths::quoted;
 use crate::spelling::near_miss;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// Refuses a second token of a kind: otherwise the last one would silently win.
@@ -53,13 +53,31 @@ pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
 pub(super) fn check_places<'a>(places: impl Iterator<Item = &'a Listen>) -> Result<(), Usage> {
     let mut seen: Vec<&Listen> = Vec::new();
     for place in places {
-        let is_any = matches!(place, Listen::Tcp { port: 0, .. });
+        let is_any = matches!(place, Listen::Tcp { port: 0, .. } | Listen::Localhost { port: 0 });
+        if let (Listen::Localhost { port }, Some(other)) | (Listen::Tcp { port, .. }, Some(other)) =
+            (place, seen.iter().find(|other| is_same_loopback(place, other)))
+            && *port != 0
+        {
+            return Err(Usage(format!("{place} and {other} are one place; one of them would do")));
+        }
         if !is_any && seen.contains(&place) {
             return Err(Usage(format!("{place} is given twice; each place may be listened on once")));
         }
         seen.push(place);
     }
     Ok(())
+}
+
+/// `localhost` is both loopback addresses.
+fn is_same_loopback(one: &Listen, other: &Listen) -> bool {
+    match (one, other) {
+        (Listen::Localhost { port }, Listen::Tcp { address: Some(address), port: other })
+        | (Listen::Tcp { address: Some(address), port: other }, Listen::Localhost { port }) => {
+            let is_loopback = *address == Ipv4Addr::LOCALHOST || *address == Ipv6Addr::LOCALHOST;
+            port == other && is_loopback
+        }
+        _ => false,
+    }
 }
 
 /// Whoever may say who has connected must be named.
@@ -70,6 +88,7 @@ pub(super) fn check_proxied(config: &Config) -> Result<(), Usage> {
             let place = match at {
                 Listen::Tcp { address: None, port } => port.to_string(),
                 Listen::Tcp { address: Some(address), port } => SocketAddr::new(*address, *port).to_string(),
+                Listen::Localhost { port } => format!("localhost:{port}"),
                 Listen::Unix(path) => format!("unix:{}", path.display()),
                 Listen::Descriptor(fd) => format!("fd:{fd}"),
             };
@@ -78,5 +97,21 @@ pub(super) fn check_proxied(config: &Config) -> Result<(), Usage> {
             )))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Permissions are those of Unix listeners alone.
+pub(super) fn check_socket_access(config: &Config) -> Result<(), Usage> {
+    let mut places = config.listen.iter().chain(&config.metrics);
+    let flag = match (&config.socket_mode, &config.socket_group) {
+        (Some(_), _) => "--socket-mode",
+        (None, Some(_)) => "--socket-group",
+        (None, None) => return Ok(()),
+    };
+    match places.any(|at| matches!(at, Listen::Unix(_))) {
+        true => Ok(()),
+        false => Err(Usage(format!(
+            "{flag} is there, and no listener that it could be for; http:unix:/run/app/http.sock would be one"
+        ))),
     }
 }

@@ -173,6 +173,11 @@ impl Reader<'_> {
             max_age: None,
             listen: Vec::new(),
             proxied: Vec::new(),
+            socket_mode: self
+                .argument("--socket-mode")?
+                .map(|mode| words::mode(mode.name, &mode.text))
+                .transpose()?,
+            socket_group: self.text("--socket-group")?,
             metrics: Vec::new(),
             max_reloads: self.number("--max-reloads")?,
             hot_reload,
@@ -311,6 +316,7 @@ impl Reader<'_> {
             config.listen.push(Listen::Tcp { address: None, port });
         }
         complaints::check_proxied(&config)?;
+        complaints::check_socket_access(&config)?;
         complaints::check_places(config.listen.iter().chain(&config.metrics))?;
         config.place = place;
         Ok(Command::Serve(Box::new(config)))

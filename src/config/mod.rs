@@ -100,6 +100,10 @@ pub enum Listen {
         address: Option<IpAddr>,
         port: u16,
     },
+    /// Both loopback addresses.
+    Localhost {
+        port: u16,
+    },
     Unix(PathBuf),
     /// A listening socket that the server was started with.
     Descriptor(RawFd),
@@ -111,6 +115,7 @@ impl fmt::Display for Listen {
         match self {
             Listen::Tcp { address: None, port } => write!(f, "port {port}"),
             Listen::Tcp { address: Some(address), port } => write!(f, "{address} port {port}"),
+            Listen::Localhost { port } => write!(f, "localhost port {port}"),
             Listen::Unix(path) => write!(f, "'{}'", shown(&path)),
             Listen::Descriptor(fd) => write!(f, "descriptor {fd}"),
         }
@@ -205,6 +210,9 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Of each, whether proxies connect there that say first who has connected to them (the PROXY protocol).
     pub proxied: Vec<bool>,
+    /// Permissions of Unix listeners, and the group whose members they are for.
+    pub socket_mode: Option<u32>,
+    pub socket_group: Option<String>,
     pub metrics: Vec<Listen>,
     pub max_reloads: u64,
     pub hot_reload: HotReload,
@@ -370,6 +378,24 @@ mod tests {
     }
 
     #[test]
+    fn workers_are_counted_by_cpus() {
+        let count = |word: &str| config(&format!("app w:{word}")).workers;
+        let cpus = count("auto").max;
+        for (word, expected) in [
+            ("half", cpus.div_ceil(2)),
+            ("1x", cpus),
+            ("2x", 2 * cpus),
+            ("0.5x", cpus.div_ceil(2)),
+            ("1.5x", (3 * cpus).div_ceil(2)),
+            ("0.001x", 1),
+        ] {
+            assert_eq!(count(word), Workers { min: expected, max: expected }, "{word}");
+        }
+        assert_eq!(count("1..2x"), Workers { min: 1, max: 2 * cpus });
+        assert_eq!(count("half..auto"), Workers { min: cpus.div_ceil(2), max: cpus });
+    }
+
+    #[test]
     fn rolls_go_side_by_side_unless_said() {
         let roll = |line: &str, environment: &[(&str, &str)]| match parse_with(line, environment) {
             Ok(Command::Serve(config)) => config.roll,
@@ -392,6 +418,12 @@ mod tests {
             ("app --roll=fast", "fast", "side or serial"),
             ("app worker:4", "worker:4", "w:"),
             ("app w:x", "w:x", "w:4"),
+            ("app w:-1x", "w:-1x", "w:2x"),
+            ("app w:NaNx", "w:NaNx", "w:2x"),
+            ("app w:0x", "w:0x", "w:2x"),
+            ("app w:infx", "w:infx", "w:2x"),
+            ("app w:2x..half", "w:2x..half", "min"),
+            ("app w:99999x", "w:99999x", "w:2x"),
             ("app w:4..2", "w:4..2", "min"),
             ("app http:99999", "99999", "http:5002"),
             ("app http:example.com:80", "example.com", "localhost"),
@@ -418,6 +450,13 @@ mod tests {
             ("app r:60s", "r:60s", "r:10000,3600s"),
             ("app W:4", "W:4", "w:4"),
             ("app metrics:foo", "metrics:foo", "metrics:9090"),
+            ("app --socket-mode=8 http:unix:/s", "'8'", "660"),
+            ("app --socket-mode=1777 http:unix:/s", "1777", "660"),
+            ("app --socket-mode=060 http:unix:/s", "060", "660"),
+            ("app --socket-mode=+66 http:unix:/s", "+66", "660"),
+            ("app --socket-mode=660", "--socket-mode", "http:unix:"),
+            ("app --socket-group=web http:80", "--socket-group", "http:unix:"),
+            ("app http:localhost:80 http:127.0.0.1:80", "localhost port 80", "127.0.0.1"),
             ("app http:80,proxy", "http:80,proxy", "--trust-proxy=10.0.0.0/8"),
             ("app http:80,prxy --trust-proxy=all", "80,prxy", "http:5002"),
             ("app metrics:80,proxy --trust-proxy=all", "80,proxy", "metrics:9090"),

@@ -234,6 +234,13 @@ pub(super) const FLAGS: &[Flag] = &[
         "RIP_SOCKET_DIR",
         "where the sockets lie",
     ),
+    flag("--socket-mode", text("<octal>", "as the umask says"), "", "permissions of Unix listeners: 660"),
+    flag(
+        "--socket-group",
+        text("<group>", "none"),
+        "",
+        "the group of Unix listeners, by name or number; alone it means mode 660",
+    ),
     flag(
         "--preload",
         text("<module>", "what the app's bunfig.toml says"),
@@ -271,11 +278,11 @@ pub(super) fn environment_name(name: &str) -> Option<&'static str> {
 pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
-         rip-server <app-path> [<module>:<app>] [w:<N|auto|min..max>] [c:<N>] [r:<N>[,<S>s]] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
+         rip-server <app-path> [<module>:<app>] [w:<N|auto|half|2x|min..max>] [c:<N>] [r:<N>[,<S>s]] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
          rip-server status|reload|upgrade|stop [<app-path>]   (status also with --json, --watch or --check, reload with --canary=<N|Ns>)\n\
          rip-server list|completions <shell>|man   (--help behind a verb tells more)\n\n\
          \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\
-         \u{20} w:<N>    workers: a number, auto (one for each CPU), min..max (grows while requests wait), 0 (others join)\n\
+         \u{20} w:<N>    workers: a number, auto (one for each CPU), half or 2x of that, min..max (grows while requests wait), 0 (others join)\n\
          \u{20} c:<N>    requests at once for each worker, 1 to 1024   [1]   RIP_CONCURRENCY\n\
          \u{20} r:<N>    at most about N requests a worker, then a successor; 0 = never   [10000]\n\
          \u{20} r:<N>,<S>s  the same, and after about S seconds   [no age]\n\

@@ -35,6 +35,18 @@ pub(super) fn choice(
     })
 }
 
+/// Permissions of a socket, in octal. Its owner may connect: the next start would take it for somebody else's otherwise.
+pub(super) fn mode(name: &str, argument: &str) -> Result<u32, Usage> {
+    const OWNER: u32 = 0o600;
+    let is_octal = (3..=4).contains(&argument.len()) && argument.bytes().all(|digit| digit.is_ascii_digit());
+    let mode = u32::from_str_radix(argument, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+    mode.filter(|mode| mode & OWNER == OWNER).ok_or_else(|| {
+        Usage(format!(
+            "{name} takes permissions in octal that let the owner in, as 660 or 600, not '{argument}'"
+        ))
+    })
+}
+
 /// How many deaths it takes; `off` is 0.
 pub(super) fn quarantine(name: &str, argument: &str) -> Result<u32, Usage> {
     /// More than so many workers that die of one request is no protection.
@@ -84,19 +96,25 @@ pub(super) fn size(name: &str, argument: &str) -> Result<u64, Usage> {
     number.checked_mul(1 << shift).ok_or_else(complaint)
 }
 
-/// What stands behind `w:`: a number, `auto`, or `min..max`.
+/// What stands behind `w:`: a count (a number, `auto`, `half`, `2x`), or `min..max` of two.
 pub(super) fn workers(argument: &str) -> Result<Workers, Usage> {
-    let complaint = |what: &str| Usage(format!("'w:{argument}' {what}; w:4, w:auto or w:2..8 would do"));
+    let complaint =
+        |what: &str| Usage(format!("'w:{argument}' {what}; w:4, w:auto, w:half, w:2x or w:2..8 would do"));
     let count = |text: &str| -> Result<usize, Usage> {
-        let count: usize = text.parse().map_err(|_| complaint("is no number of workers"))?;
+        let count = match text {
+            "auto" => cpus().max,
+            "half" => multiple(0.5),
+            _ => match text.strip_suffix('x').map(str::parse) {
+                Some(Ok(times)) if times > 0.0 => multiple(times),
+                Some(_) => return Err(complaint("is no multiple of the CPUs")),
+                None => text.parse().map_err(|_| complaint("is no number of workers"))?,
+            },
+        };
         if count > MAX_WORKERS {
             return Err(complaint(&format!("is more than {MAX_WORKERS} workers")));
         }
         Ok(count)
     };
-    if argument == "auto" {
-        return Ok(cpus());
-    }
     match argument.split_once("..") {
         None => count(argument).map(|count| Workers { min: count, max: count }),
         Some((min, max)) => {
@@ -107,6 +125,11 @@ pub(super) fn workers(argument: &str) -> Result<Workers, Usage> {
             Ok(workers)
         }
     }
+}
+
+/// So many times the CPUs, rounded up to a whole worker.
+fn multiple(times: f64) -> usize {
+    ((cpus().max as f64 * times).ceil() as usize).max(1)
 }
 
 /// Requests at once for each worker.
@@ -164,7 +187,7 @@ pub(super) fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
     let port = port.parse().map_err(|_| complaint("has no port from 0 to 65535"))?;
     let address = match address {
         None | Some("" | "*") => None,
-        Some("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Some("localhost") => return Ok(Listen::Localhost { port }),
         Some(text) => {
             let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
             let address = bare.parse().map_err(|_| complaint("has no numeric address and no localhost"))?;

@@ -77,12 +77,16 @@ impl Inherited {
         Inherited { sockets: sockets.into_iter().filter_map(offer).collect() }
     }
 
-    /// The listener that was given for a place, if one was.
+    /// The listener that was given for a place of `at`, if one was.
     ///
     /// # Errors
     /// It is no listening socket.
-    pub(super) fn listener(&mut self, service: Service, at: &Listen) -> Option<Result<Listener, StartError>> {
-        let place = at.to_string();
+    pub(super) fn listener(
+        &mut self,
+        service: Service,
+        at: &Listen,
+        place: &str,
+    ) -> Option<Result<Listener, StartError>> {
         let is_it = |offer: &Offer| offer.service == service.token() && offer.at == place;
         let index = self.sockets.iter().position(is_it)?;
         let Offer { fd, holders, .. } = self.sockets.remove(index);

@@ -38,6 +38,7 @@ mod host;
 mod inherited;
 mod io;
 mod limits;
+mod listening;
 mod observer;
 mod operators;
 mod places;

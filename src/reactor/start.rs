@@ -8,9 +8,11 @@ use super::host::handed::{self, Handed};
 use super::host::notifier::Notifier;
 use super::host::{Host, Predecessor};
 use super::inherited::{Inherited, Service};
-use super::io::listen::{self, Listener, MAX_PATH_BYTES};
+use super::io::listen::Listener;
+use super::io::socket_access::SocketAccess;
 use super::io::token::Target;
 use super::io::{Io, clock};
+use super::listening::listen_on;
 use super::observer::{Logs, Observer};
 use super::socket_dir::{self, INSTANCE_DIGITS, NameLock};
 use super::source::{Source, StartError};
@@ -18,7 +20,7 @@ use super::stage::Stage;
 use super::supervisor::{Launcher, Supervisor, signals};
 use super::tick::{Balancer, Reactor};
 use crate::app::{Runtime, Wanted};
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::fleet::Beginning;
 use crate::handover::{Incoming, Message};
 use crate::names::Names;
@@ -34,7 +36,6 @@ use crate::runtime::{self, Harnesses};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -124,6 +125,7 @@ impl Reactor {
         };
         let app = source.find().map_err(StartError::Usage)?;
         descriptors::check(&config, limit)?;
+        let access = SocketAccess::find(&config).map_err(StartError::Usage)?;
         let limit = match app.runtime {
             // They hold no streams beside their requests.
             Runtime::Command | Runtime::Cgi => limit,
@@ -172,16 +174,16 @@ impl Reactor {
         }
         let mut control = vec![socket::bind_own(&names, &instance, poll.registry())?];
         control.extend(shared_control);
-        let listeners = listen_on(Service::Http, &config.listen, &mut inherited)?;
-        let metrics_listeners = listen_on(Service::Metrics, &config.metrics, &mut inherited)?;
+        let listeners = listen_on(Service::Http, &config, access, &mut inherited)?;
+        let metrics_listeners = listen_on(Service::Metrics, &config, access, &mut inherited)?;
         if let Some(predecessor) = &predecessor {
             let fd = predecessor.line.as_fd().as_raw_fd();
             poll.registry()
                 .register(&mut SourceFd(&fd), Target::Predecessor.token(), Interest::READABLE)
                 .map_err(|error| trouble("the server before this one", error))?;
         }
-        let access = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
-        let logs = Logs::open(access, config.json_logging, config.log_file.as_deref(), poll.registry())
+        let access_log = config.access_log.then(|| AccessLog::new(config.json_logging, &names.app));
+        let logs = Logs::open(access_log, config.json_logging, config.log_file.as_deref(), poll.registry())
             .map_err(StartError::Trouble)?;
         harnesses.provide(app.runtime).map_err(|error| trouble("the harness folder", error))?;
         let begin = predecessor.as_ref().map(|predecessor| predecessor.begin).unwrap_or_default();
@@ -292,52 +294,4 @@ fn fit_streams(config: &mut Config, limit: DescriptorLimit) -> DescriptorLimit {
         config.max_streams = fitting;
     }
     limit
-}
-
-fn listen_on(
-    service: Service,
-    places: &[Listen],
-    inherited: &mut Inherited,
-) -> Result<Vec<Listener>, StartError> {
-    let mut listeners = Vec::new();
-    for at in places {
-        listeners.push(match inherited.listener(service, at) {
-            Some(listener) => listener?,
-            None => Listener::bind(at).map_err(|error| cannot_listen(service.token(), at, &error))?,
-        });
-    }
-    Ok(listeners)
-}
-
-fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
-    let port = match at {
-        Listen::Tcp { port, .. } => Some(*port),
-        Listen::Unix(_) | Listen::Descriptor(_) => None,
-    };
-    let what_to_do = match (error.kind(), port) {
-        _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MAX_PATH_BYTES) => {
-            format!("is too long for a Unix socket ({MAX_PATH_BYTES} bytes fit); a shorter path would do")
-        }
-        (io::ErrorKind::AddrInUse, Some(port)) => {
-            let owner = match listen::owner_of_port(port) {
-                Some(pid) => format!(" by pid {pid}"),
-                None => String::new(),
-            };
-            let address = match at {
-                Listen::Tcp { address: Some(IpAddr::V6(address)), .. } => format!("[{address}]:"),
-                Listen::Tcp { address: Some(IpAddr::V4(address)), .. } => format!("{address}:"),
-                _ => String::new(),
-            };
-            format!("is in use{owner}; {token}:{address}0 would do, and takes one that is free")
-        }
-        (io::ErrorKind::AddrInUse, None) => format!("{error}; another path would do"),
-        (io::ErrorKind::PermissionDenied, Some(port)) if port < 1024 => {
-            format!(
-                "needs a right that this user lacks (below 1024); {token}:{} would do",
-                8000 + port % 1000
-            )
-        }
-        _ => format!("cannot be listened on: {error}"),
-    };
-    StartError::Trouble(format!("{at} {what_to_do}"))
 }

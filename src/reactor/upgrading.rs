@@ -3,6 +3,7 @@
 
 use super::host::line::{Heard, Line};
 use super::host::{Host, Successor};
+use super::inherited::Service;
 use super::io::token::Target;
 use super::socket_dir;
 use super::stopping::StopCause;
@@ -65,13 +66,12 @@ impl Reactor {
 
     /// All that the new server needs lies on the line before it is started.
     fn offer_everything(&mut self, line: &Line) -> io::Result<()> {
-        let http = self.config.listen.iter().zip(self.frontend.listeners());
-        let metrics = self.config.metrics.iter().zip(self.admin.metrics_listeners());
-        let all = http.map(|pair| ("http", pair)).chain(metrics.map(|pair| ("metrics", pair)));
-        for (service, (at, listener)) in all {
+        let http = self.frontend.listeners().iter().map(|listener| (Service::Http, listener));
+        let metrics = self.admin.metrics_listeners().iter().map(|listener| (Service::Metrics, listener));
+        for (service, listener) in http.chain(metrics) {
             let offer = SocketOffer {
-                service: service.to_owned(),
-                at: at.to_string(),
+                service: service.token().to_owned(),
+                at: listener.place().to_owned(),
                 is_given: listener.is_given(),
                 has_file: listener.has_file(),
             };

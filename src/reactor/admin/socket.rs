@@ -27,7 +27,7 @@ pub(in crate::reactor) fn bind(
     const MAX_LOOKS: usize = 3;
     let mut looks = 0;
     let mut listener = loop {
-        match bind_unix(&names.control) {
+        match bind_unix(&names.control, None) {
             Ok(listener) => break listener,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 looks += 1;
@@ -74,7 +74,7 @@ pub(in crate::reactor) fn take_over(names: &Names, registry: &Registry) -> Resul
 
 fn listen_at(path: &Path, target: Target, registry: &Registry) -> Result<Listener, String> {
     let trouble = |error: io::Error| format!("the control socket '{}' cannot be made: {error}", shown(path));
-    let mut listener = bind_unix(path).map_err(trouble)?;
+    let mut listener = bind_unix(path, None).map_err(trouble)?;
     let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
     registry.register(&mut listener, target.token(), Interest::READABLE).map_err(trouble)?;
     Ok(listener)

@@ -25,8 +25,6 @@ const HANDSHAKE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
-    /// Of each, whether its peers are proxies that say first who has connected to them.
-    has_proxy_header: Vec<bool>,
     paused_until: Option<Instant>,
     is_short_of_descriptors: bool,
     /// So many are kept free of clients.
@@ -36,10 +34,9 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(listeners: Vec<Listener>, has_proxy_header: Vec<bool>, kept_descriptors: u64) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, kept_descriptors: u64) -> Self {
         Acceptor {
             listeners,
-            has_proxy_header,
             paused_until: None,
             is_short_of_descriptors: false,
             kept_descriptors,
@@ -82,7 +79,7 @@ impl Frontend {
 
     /// Whether those who connect to this listener are proxies, who say first who has connected to them.
     fn has_proxy_header(&self, index: usize) -> bool {
-        self.acceptor.has_proxy_header.get(index).copied().unwrap_or(false)
+        self.acceptor.listeners.get(index).is_some_and(Listener::has_proxy_header)
     }
 
     /// Whether this peer may not say who has connected to it, and would have to.

@@ -51,7 +51,7 @@ pub(crate) struct Frontend {
 impl Frontend {
     pub(crate) fn new(listeners: Vec<Listener>, kept_descriptors: u64, config: Rc<Config>) -> Self {
         Frontend {
-            acceptor: Acceptor::new(listeners, config.proxied.clone(), kept_descriptors),
+            acceptor: Acceptor::new(listeners, kept_descriptors),
             clients: Slab::new(),
             closed: Vec::new(),
             deadlines: Deadlines::new(|kind| match kind {

@@ -1,7 +1,8 @@
 //! Listening sockets, with a backlog that a burst fits into.
 
+use super::socket_access::SocketAccess;
 use super::stream::Stream;
-use crate::client;
+use super::unix_socket::{self, FileId};
 use crate::config::Listen;
 use crate::paths::shown;
 use crate::process;
@@ -23,7 +24,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// std and mio ask for 128 to 1,024; the kernel cuts this down to its own bound (`net.core.somaxconn`).
@@ -32,13 +32,14 @@ const BACKLOG: i32 = 4096;
 /// A Unix socket's path has room for so many bytes.
 pub(crate) const MAX_PATH_BYTES: usize = 107;
 
-/// Which file a socket is: device and inode.
-pub(crate) type FileId = (u64, u64);
-
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Socket,
     holders: Holders,
+    /// As the command line has it: by this the next server asks for it.
+    place: String,
+    /// Its peers are proxies, who say first who has connected to them.
+    has_proxy_header: bool,
 }
 
 #[derive(Debug)]
@@ -120,25 +121,32 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let codes = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL];
+    codes.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
 impl Listener {
+    fn new(socket: Socket, holders: Holders) -> Self {
+        Listener { socket, holders, place: String::new(), has_proxy_header: false }
+    }
+
     /// # Errors
     /// The kernel's, for the message that names `at`.
-    pub(crate) fn bind(at: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(at: &Listen, access: Option<SocketAccess>) -> io::Result<Self> {
         match at {
             Listen::Tcp { address: Some(address), port } => bind_tcp(SocketAddr::new(*address, *port)),
             Listen::Tcp { address: None, port } => {
                 match bind_tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port)) {
                     // Without IPv6, IPv4 alone.
-                    Err(error)
-                        if matches!(error.raw_os_error(), Some(code)
-                        if code == Errno::EAFNOSUPPORT as i32 || code == Errno::EADDRNOTAVAIL as i32) =>
-                    {
+                    Err(error) if is_without_ipv6(&error) => {
                         bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port))
                     }
                     result => result,
                 }
             }
-            Listen::Unix(path) => bind_unix(path),
+            Listen::Localhost { port } => Self::bind_loopback(*port),
+            Listen::Unix(path) => bind_unix(path, access),
             // Those were taken before anything was opened; by now the number is somebody else's.
             Listen::Descriptor(_) => Err(Errno::EBADF.into()),
         }
@@ -176,7 +184,7 @@ impl Listener {
             }
             Some(_) | None => return unfit("is neither a TCP nor a Unix socket"),
         };
-        Ok(Listener { socket, holders })
+        Ok(Listener::new(socket, holders))
     }
 
     /// From now on nobody new finds a way in; whoever has connected already is accepted still. A Unix socket loses its
@@ -199,6 +207,44 @@ impl Listener {
             }
             #[cfg(test)]
             Socket::Unix { listener, .. } => listener.refuse_newcomers(),
+        }
+    }
+
+    pub(crate) fn remember_place(&mut self, place: String) {
+        self.place = place;
+    }
+
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Its peers are proxies, who say first who has connected to them.
+    pub(crate) fn expect_proxy_header(&mut self, has_proxy_header: bool) {
+        self.has_proxy_header = has_proxy_header;
+    }
+
+    pub(crate) fn has_proxy_header(&self) -> bool {
+        self.has_proxy_header
+    }
+
+    /// On 127.0.0.1.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn bind_loopback(port: u16) -> io::Result<Self> {
+        bind_tcp(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+    }
+
+    /// On ::1 at the same port; `None`: this machine has no IPv6.
+    ///
+    /// # Errors
+    /// The kernel's: somebody else has that port there.
+    pub(crate) fn bind_beside(&self) -> io::Result<Option<Self>> {
+        let Some(port) = self.port() else { return Ok(None) };
+        match bind_tcp(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if is_without_ipv6(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -227,7 +273,7 @@ impl Listener {
     /// Its file is this server's from now on.
     pub(crate) fn own_file(&mut self) {
         if let Socket::Unix { path, file, .. } = &mut self.socket {
-            *file = file_id(path);
+            *file = unix_socket::file_id(path);
         }
     }
 
@@ -308,7 +354,7 @@ impl Listener {
     pub(crate) fn remove_file(&self) {
         if let Socket::Unix { path, file, .. } = &self.socket
             && file.is_some()
-            && file_id(path) == *file
+            && unix_socket::file_id(path) == *file
         {
             let _ = std::fs::remove_file(path);
         }
@@ -326,7 +372,8 @@ impl Listener {
 impl Listener {
     /// Where scripted clients knock.
     pub(crate) fn scripted(listener: UnixListener, holders: Holders) -> Self {
-        Listener { socket: Socket::Unix { listener, path: "/nonexistent/http".into(), file: None }, holders }
+        let socket = Socket::Unix { listener, path: "/nonexistent/http".into(), file: None };
+        Listener::new(socket, holders)
     }
 }
 
@@ -375,103 +422,18 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     }
     bind(fd.as_raw_fd(), address.as_ref())?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(Listener { socket: Socket::Tcp(TcpListener::from_std(fd.into())), holders: Holders::Own })
+    let socket = Socket::Tcp(TcpListener::from_std(fd.into()));
+    Ok(Listener::new(socket, Holders::Own))
 }
 
-/// Listens at a path. A stale socket there (nobody listens on it) is removed; everything else is somebody's.
+/// Listens at a path, where nobody else does.
 ///
 /// # Errors
 /// [`io::ErrorKind::AddrInUse`] with words about what is there, or the kernel's.
-pub(crate) fn bind_unix(path: &Path) -> io::Result<Listener> {
-    match what_is_at(path) {
-        Found::Nothing => {}
-        Found::Stale => remove_stale(path)?,
-        found => return Err(io::Error::new(io::ErrorKind::AddrInUse, found.to_string())),
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    listen(&listener, Backlog::new(BACKLOG)?)?;
-    let file = file_id(path);
-    let socket = Socket::Unix { listener: UnixListener::from_std(listener), path: path.to_path_buf(), file };
-    Ok(Listener { socket, holders: Holders::Own })
-}
-
-/// What lies where a Unix socket is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    /// A socket that nobody listens on.
-    Stale,
-    /// A socket that somebody listens on.
-    Live,
-    /// A socket of another user's that cannot be asked.
-    Closed {
-        owner: u32,
-    },
-    /// No socket at all: the word for what it is.
-    Other(&'static str),
-}
-
-impl std::fmt::Display for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Found::Nothing | Found::Stale => f.write_str("is free"),
-            Found::Live => f.write_str("is in use"),
-            Found::Closed { owner } => write!(f, "is in use, a socket of user {owner}"),
-            Found::Other(what) => write!(f, "is {what}, not a socket"),
-        }
-    }
-}
-
-fn what_is_at(path: &Path) -> Found {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        // If it cannot be looked at, the bind says why.
-        return Found::Nothing;
-    };
-    let kind = metadata.file_type();
-    if !kind.is_socket() {
-        return Found::Other(match () {
-            () if kind.is_file() => "a plain file",
-            () if kind.is_dir() => "a folder",
-            () if kind.is_symlink() => "a symlink",
-            () => "a device or a pipe",
-        });
-    }
-    // Only a refusal shows that nobody listens: another user's socket says EACCES, one with a full backlog EAGAIN, and
-    // a datagram socket EPROTOTYPE.
-    match client::connect(path).map_err(|error| error.kind()) {
-        Err(io::ErrorKind::ConnectionRefused) => Found::Stale,
-        Err(io::ErrorKind::NotFound) => Found::Nothing,
-        Err(io::ErrorKind::PermissionDenied) => Found::Closed { owner: metadata.uid() },
-        Ok(_) | Err(_) => Found::Live,
-    }
-}
-
-/// Removes a stale socket. It is moved aside and looked at again first: meanwhile another server may have put its own
-/// into its place, which then goes back.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let aside = path.with_file_name(format!(".{}", std::process::id()));
-    if aside.as_os_str().len() > MAX_PATH_BYTES {
-        // A name that cannot be connected to.
-        return std::fs::remove_file(path);
-    }
-    if let Err(error) = std::fs::rename(path, &aside) {
-        // Somebody else was quicker.
-        return if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
-    }
-    let found = what_is_at(&aside);
-    if found != Found::Stale {
-        // Never over a third one's.
-        let _ = std::fs::hard_link(&aside, path);
-        let _ = std::fs::remove_file(&aside);
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, found.to_string()));
-    }
-    std::fs::remove_file(&aside)
-}
-
-fn file_id(path: &Path) -> Option<FileId> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+pub(crate) fn bind_unix(path: &Path, access: Option<SocketAccess>) -> io::Result<Listener> {
+    let listener = UnixListener::from_std(unix_socket::listen_at(path, access, BACKLOG)?.into());
+    let file = unix_socket::file_id(path);
+    Ok(Listener::new(Socket::Unix { listener, path: path.to_path_buf(), file }, Holders::Own))
 }
 
 /// The process that listens on a port, where `/proc` tells.

@@ -5,9 +5,11 @@ pub(super) mod buffers;
 pub(super) mod clock;
 pub(super) mod listen;
 pub(super) mod ready_list;
+pub(super) mod socket_access;
 pub(super) mod spool;
 pub(super) mod stream;
 pub(super) mod token;
+mod unix_socket;
 
 use crate::process::DescriptorLimit;
 use buffers::Buffers;

@@ -72,10 +72,12 @@ impl World {
         let door = Rc::new(RefCell::new(Door { is_shared, ..Door::default() }));
         let holders = if is_shared { Holders::Shared } else { Holders::Own };
         let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd");
+        let mut listener = Listener::scripted(UnixListener::at(&door), holders);
+        listener.expect_proxy_header(config.proxied.contains(&true));
         let opened = Opened {
             poll: Poll::new().expect("epoll"),
             control: vec![Listener::scripted(UnixListener::default(), Holders::Own)],
-            listeners: vec![Listener::scripted(UnixListener::at(&door), holders)],
+            listeners: vec![listener],
             metrics_listeners: Vec::new(),
             logs: Logs::kept(),
             host: Host::new(signals, Notifier::kept(WATCHDOG, Instant::now()), None),
