@@ -2,6 +2,8 @@
 
 #[path = "reload/canary.rs"]
 mod canary;
+#[path = "reload/env_file.rs"]
+mod env_file;
 #[path = "support/load.rs"]
 mod load;
 mod support;

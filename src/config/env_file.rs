@@ -1,7 +1,13 @@
 //! Files of `NAME=value` lines, as dotenv has them: `--env-file`.
 
+use nix::libc::O_NONBLOCK;
+use std::fs::OpenOptions;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// A name and its value.
+pub type Variable = (String, String);
 
 /// Environments are small: execve takes 2 MiB at most, with the arguments.
 const MAX_BYTES: u64 = 1 << 20;
@@ -10,11 +16,17 @@ const MAX_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// One line: the file, its line, and what would do.
-pub fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
+pub fn read(path: &Path) -> Result<Vec<Variable>, String> {
     let shown = crate::paths::shown(path);
     let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
-    match read {
+    // The server waits for no pipe.
+    let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path);
+    if opened.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|metadata| !metadata.is_file())) {
+        return Err(format!(
+            "--env-file: '{shown}' is no plain file; one would do, since each reload reads it again"
+        ));
+    }
+    match opened.and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text)) {
         Err(error) => Err(format!("--env-file: '{shown}' cannot be read: {error}")),
         Ok(bytes) if bytes as u64 > MAX_BYTES => Err(format!("--env-file: '{shown}' is larger than 1 MiB")),
         Ok(_) => parse(&text).map_err(|line| {
@@ -25,7 +37,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
 
 /// The variables of a text, or the number of the line that is wrong. A value may stand in single quotes, which keep it
 /// as it is, or in double quotes, where `\n`, `\t`, `\"` and `\\` are understood; a quoted value may have several lines.
-fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
+fn parse(text: &str) -> Result<Vec<Variable>, usize> {
     let mut variables = Vec::new();
     let mut remaining = text.strip_prefix('\u{feff}').unwrap_or(text);
     loop {
@@ -96,7 +108,7 @@ fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
 mod tests {
     use super::*;
 
-    fn variables(text: &str) -> Vec<(String, String)> {
+    fn variables(text: &str) -> Vec<Variable> {
         parse(text).expect(text)
     }
 

@@ -20,7 +20,7 @@ use super::stage::Stage;
 use super::supervisor::{Launcher, Supervisor, signals};
 use super::tick::{Balancer, Reactor};
 use crate::app::{Runtime, Wanted};
-use crate::config::Config;
+use crate::config::{Config, env_file};
 use crate::fleet::Beginning;
 use crate::handover::{Incoming, Message};
 use crate::names::Names;
@@ -145,7 +145,9 @@ impl Reactor {
         }
         let mut harnesses = Harnesses::at(names.harness_dir(&instance), config.harnesses);
         let identity = runtime::Identity::probe(&names.prefix, harnesses.dir());
-        runtime::launch(&app, &config, &identity).map_err(StartError::Usage)?;
+        let variables = config.env_file.as_deref().map_or(Ok(Vec::new()), env_file::read);
+        let variables = variables.map_err(StartError::Usage)?;
+        runtime::launch(&app, &config, &identity, &variables).map_err(StartError::Usage)?;
 
         let poll = Poll::new().map_err(|error| trouble("epoll", error))?;
         let signals = signals::open().map_err(|error| trouble("signals", error.into()))?;
@@ -234,7 +236,8 @@ impl Reactor {
         let Run { instance, harnesses, name, seed, beginning } = run;
         // Of several requests in one worker none can be told to be the cause of its end.
         let deaths = if config.concurrency > 1 { 0 } else { config.quarantine };
-        let launcher = Launcher::new(source, names, harnesses, instance, limit, name);
+        let env_file = config.env_file.clone();
+        let launcher = Launcher::new(source, env_file, names, harnesses, instance, limit, name);
         Reactor {
             io,
             observer: Observer::new(opened.logs, now),

@@ -1,7 +1,8 @@
 //! How an entry becomes a worker's command line: which interpreter, which embedded harness, which environment.
 
 use crate::app::{App, Runtime};
-use crate::config::{Config, Fork, HotReload, JavaScript, activation, env_file};
+use crate::config::env_file::Variable;
+use crate::config::{Config, Fork, HotReload, JavaScript, activation};
 use crate::handover;
 use crate::paths::shown;
 use crate::process::Launch;
@@ -128,11 +129,16 @@ fn needs_harness(runtime: Runtime) -> bool {
     }
 }
 
-/// What runs the app, by its path.
+/// What runs the app, by its path. `variables`: of the `--env-file`.
 ///
 /// # Errors
 /// A line that says which interpreter is missing and how to get it.
-pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
+pub fn launch(
+    app: &App,
+    config: &Config,
+    identity: &Identity<'_>,
+    variables: &[Variable],
+) -> Result<Launch, String> {
     if !config.preload.is_empty() && app.runtime != Runtime::JavaScript {
         // What gunicorn and its like call so.
         let instead = match can_fork(app.runtime) {
@@ -196,16 +202,13 @@ pub fn launch(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Lau
             ("CONTROL_SOCKET".into(), path(identity.control_socket)),
         ]);
     }
-    if let Some(file) = &config.env_file {
-        let is_free = |name: &String| {
-            std::env::var_os(name).is_none()
-                && !(name == "PORT" && app.runtime == Runtime::Command)
-                && !environment.iter().any(|(known, _)| known == name)
-        };
-        let variables = env_file::read(file)?.into_iter().filter(|(name, _)| is_free(name));
-        let variables: Vec<_> = variables.map(|(name, value)| (name, OsString::from(value))).collect();
-        environment.extend(variables);
-    }
+    let is_free = |name: &String| {
+        std::env::var_os(name).is_none()
+            && !(name == "PORT" && app.runtime == Runtime::Command)
+            && !environment.iter().any(|(known, _)| known == name)
+    };
+    let variables: Vec<&Variable> = variables.iter().filter(|(name, _)| is_free(name)).collect();
+    environment.extend(variables.into_iter().map(|(name, value)| (name.clone(), value.into())));
     // The port is the server's: a command that took it for its own would not get it.
     let port = (app.runtime == Runtime::Command).then_some("PORT");
     // What systemd tells the server is for nobody else.
@@ -231,8 +234,13 @@ pub fn can_fork(runtime: Runtime) -> bool {
 ///
 /// # Errors
 /// As [`launch`].
-pub fn launch_template(app: &App, config: &Config, identity: &Identity<'_>) -> Result<Launch, String> {
-    let mut launch = launch(app, config, identity)?;
+pub fn launch_template(
+    app: &App,
+    config: &Config,
+    identity: &Identity<'_>,
+    variables: &[Variable],
+) -> Result<Launch, String> {
+    let mut launch = launch(app, config, identity, variables)?;
     launch.environment.retain(|(name, _)| !OF_ONE_WORKER.contains(&name.as_str()));
     launch.environment.push(("RIP_TEMPLATE".into(), config.fork.code().into()));
     if let Some(path) = &config.warm {

@@ -1,7 +1,7 @@
 //! Starting processes: what they run, under which names, and what became of it.
 
 use super::ports::Ports;
-use super::releases::Releases;
+use super::releases::{Found, Releases};
 use super::templates::Templates;
 use super::worker::{Origin, Worker};
 use super::{Supervisor, process};
@@ -26,12 +26,14 @@ use mio::unix::SourceFd;
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What a start needs.
 pub(crate) struct Launcher {
     source: Source,
+    /// Of variables for workers.
+    env_file: Option<PathBuf>,
     pub(super) releases: Releases,
     pub(super) names: Names,
     ports: Ports,
@@ -66,6 +68,7 @@ pub(super) struct Start {
 impl Launcher {
     pub(crate) fn new(
         source: Source,
+        env_file: Option<PathBuf>,
         names: Names,
         harnesses: Harnesses,
         instance: String,
@@ -73,8 +76,9 @@ impl Launcher {
         name: Option<NameLock>,
     ) -> Self {
         Launcher {
-            releases: Releases::new(source.find()),
+            releases: Releases::new(Found::look(&source, env_file.as_deref())),
             source,
+            env_file,
             names,
             ports: Ports::new(clock::seed()),
             harnesses,
@@ -139,7 +143,7 @@ impl Launcher {
 
     /// A roll begins.
     pub(super) fn begin_release(&mut self) {
-        self.releases.begin(self.source.find());
+        self.releases.begin(Found::look(&self.source, self.env_file.as_deref()));
     }
 
     /// All slots have what the roll brought.
@@ -175,7 +179,7 @@ impl Launcher {
         config: &Config,
         io: &Io,
     ) -> Result<(), String> {
-        let app = self.releases.app(release)?;
+        let Found { app, variables, .. } = self.releases.found(release)?;
         self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
         let socket = self.names.worker_socket(&self.instance, slot, version);
         // Nobody listens there: this generation has never been.
@@ -213,7 +217,7 @@ impl Launcher {
             });
             return Ok(());
         }
-        let launch = runtime::launch(&app, config, &identity)?;
+        let launch = runtime::launch(&app, config, &identity, &variables)?;
         let program = shown(&launch.program).to_string();
         let begun = self.begin_process(&launch, None, io).map_err(|error| format!("'{program}': {error}"))?;
         let (is_command, is_fork) = (app.runtime == Runtime::Command, false);

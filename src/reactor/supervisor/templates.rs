@@ -1,6 +1,7 @@
 //! Templates: processes that have loaded the app, and fork workers on the server's word.
 
 use super::launching::Start;
+use super::releases::Found;
 use super::worker::{Origin, Worker};
 use super::{Supervisor, process};
 use crate::fleet::{Release, TemplateEnd, TemplateId};
@@ -248,7 +249,7 @@ impl Supervisor {
 
 /// The launcher's part.
 impl super::Launcher {
-    /// `false`: workers of that runtime cannot be forked.
+    /// `false`: workers of that runtime cannot be forked, or not even started.
     fn begin_template(
         &mut self,
         id: TemplateId,
@@ -256,13 +257,14 @@ impl super::Launcher {
         config: &crate::config::Config,
         io: &Io,
     ) -> Result<bool, String> {
-        let app = self.releases.app(release)?;
+        // Where there is nothing to run, the workers' starts say so.
+        let Ok(Found { app, variables, .. }) = self.releases.found(release) else { return Ok(false) };
         if !runtime::can_fork(app.runtime) {
             return Ok(false);
         }
         self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
         let control_socket = self.names.own_control(&self.instance);
-        let launch = runtime::launch_template(&app, config, &self.identity(&control_socket))?;
+        let launch = runtime::launch_template(&app, config, &self.identity(&control_socket), &variables)?;
         let program = crate::paths::shown(&launch.program).to_string();
         let complaint = |error: std::io::Error| format!("'{program}': {error}");
         let (line, far) = process::Line::new().map_err(complaint)?;

@@ -336,7 +336,7 @@ fn command(
         instance: INSTANCE,
         harness_dir: harnesses.dir(),
     };
-    let launch = runtime::launch(&app, &config, &identity).expect("what runs it is there");
+    let launch = runtime::launch(&app, &config, &identity, &[]).expect("what runs it is there");
     // From where .ci/run has installed it.
     let program = match column {
         Column::Wsgi | Column::Asgi => python_program(),
