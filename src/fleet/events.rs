@@ -1,7 +1,7 @@
 //! Events in. What follows is fetched with [`Fleet::next_action`].
 
 use super::roll::RollEnd;
-use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
+use super::slot::{Ending, Front, Member, Notice, Phase, RetireReason, Slot, Succession};
 use super::trial::TrialFailure;
 use super::{Action, Fleet, KILL_AFTER, Plan, Release, Resize, Stage};
 use crate::control::CanaryPlan;
@@ -125,12 +125,28 @@ impl Fleet {
         if let Some((slot, member)) = self.find(worker)
             && let Phase::Leaving { until } = member.phase()
         {
-            self.terminate(slot, worker, until.max(now + KILL_AFTER));
+            let kill_at = match member.notice {
+                Notice::AtOnce => until.max(now + KILL_AFTER),
+                Notice::AfterRoll | Notice::Scheduled => now + self.plan.drain_timeout,
+            };
+            self.terminate(slot, worker, kill_at);
         }
         self.pump(now);
     }
 
-    /// A worker holds streams from now on, or none any more: its age waits for their end, for a while.
+    /// A worker has served its number of requests: it is replaced when its streams have ended, or after a while.
+    pub(crate) fn note_used_up(&mut self, worker: WorkerKey, now: Instant) {
+        let Some((index, _)) = self.find(worker) else {
+            return;
+        };
+        if let Some(member) = self.slots[index].member_mut(worker) {
+            member.used_up.get_or_insert(now);
+        }
+        self.pump(now);
+    }
+
+    /// A worker holds streams from now on, or none any more: its age and its number of requests wait for their end, for a
+    /// while.
     pub(crate) fn note_streams(&mut self, worker: WorkerKey, has_streams: bool, now: Instant) {
         let Some((index, _)) = self.find(worker) else {
             return;
@@ -385,9 +401,13 @@ impl Fleet {
                     }
                 }
             }
-            let terminating = self.slots[index].leaving.iter();
-            let terminating =
-                terminating.filter(|member| matches!(member.phase(), Phase::Terminating { .. }));
+            let terminating = self.slots[index].leaving.iter().filter(|member| match member.phase() {
+                Phase::Terminating { .. } => true,
+                Phase::Leaving { .. } => member.notice != Notice::AtOnce,
+                Phase::Booting { .. } | Phase::Serving { .. } | Phase::Reserve { .. } | Phase::Killed => {
+                    false
+                }
+            });
             for worker in terminating.map(|member| member.worker).collect::<Vec<_>>() {
                 self.terminate(index, worker, until);
             }
@@ -403,6 +423,9 @@ impl Fleet {
             let due: Vec<Member> = self.slots[index].members().filter(due).copied().collect();
             for member in due {
                 match member.phase() {
+                    Phase::Leaving { .. } if member.notice != Notice::AtOnce => {
+                        self.terminate(index, member.worker, now + self.plan.drain_timeout);
+                    }
                     Phase::Leaving { .. } => self.end_drain(index, member.worker, now),
                     Phase::Booting { .. } => {
                         self.fork_failed(member.from);

@@ -167,7 +167,8 @@ impl World {
                     self.fleet.idle(worker, self.now);
                 }
                 Action::Withdraw { worker } => {
-                    let is_idle = self.chance(2);
+                    let holds_streams = self.fleet.find(worker).is_some_and(|(_, member)| member.has_streams);
+                    let is_idle = self.chance(2) && !holds_streams;
                     let Some(process) = self.alive.get_mut(&worker.0) else { continue };
                     process.life = Life::Withdrawn;
                     process.may_be_told |= is_idle;
@@ -248,12 +249,20 @@ impl World {
             }
             12 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
-                    self.trace.push(format!("retire {key}, or it has streams or none any more"));
-                    if self.chance(2) {
-                        let has_streams = self.chance(2);
-                        self.fleet.note_streams(WorkerKey(key), has_streams, now);
-                    } else {
-                        self.fleet.retire(WorkerKey(key), RetireReason::Requests, now);
+                    match next(&mut self.random) % 4 {
+                        0 => {
+                            self.trace.push(format!("retire {key}"));
+                            self.fleet.retire(WorkerKey(key), RetireReason::Memory, now);
+                        }
+                        1 => {
+                            self.trace.push(format!("used up {key}"));
+                            self.fleet.note_used_up(WorkerKey(key), now);
+                        }
+                        more => {
+                            let has_streams = more == 2;
+                            self.trace.push(format!("streams of {key}: {has_streams}"));
+                            self.fleet.note_streams(WorkerKey(key), has_streams, now);
+                        }
                     }
                 }
             }

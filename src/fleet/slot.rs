@@ -68,8 +68,22 @@ pub(crate) struct Member {
     pub is_stuck_alone: bool,
     /// It holds event streams or tunnels beside its requests.
     pub has_streams: bool,
+    /// When it had served its number of requests.
+    pub used_up: Option<Instant>,
+    pub notice: Notice,
     /// It was forked from that one.
     pub from: Option<TemplateId>,
+}
+
+/// When the streams of a worker that leaves are told, by its SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// As soon as it leaves.
+    AtOnce,
+    /// When all successors of the roll have joined: whoever reconnects finds them all, and is told once.
+    AfterRoll,
+    /// At the end of its time as [`Phase::Leaving`].
+    Scheduled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +265,8 @@ impl Member {
             drains: false,
             is_stuck_alone: false,
             has_streams: false,
+            used_up: None,
+            notice: Notice::AtOnce,
             from,
         }
     }
@@ -412,16 +428,20 @@ impl Slot {
         )
     }
 
-    /// When the worker that serves here has done so for its time, and its streams have ended or had theirs. `None` also
-    /// while it is being replaced.
-    pub(crate) fn age_deadline(&self) -> Option<Instant> {
-        match (self.front, self.succession) {
-            (
-                Front::Held(Member { phase: Phase::Serving { retire_at, .. }, has_streams, .. }),
-                Succession::None,
-            ) => retire_at.map(|at| if has_streams { at + STREAMS_DELAY } else { at }),
-            _ => None,
-        }
+    /// When the worker that serves here has done so for its time or its number of requests, and its streams have ended or
+    /// had theirs. `None` also while it is being replaced.
+    pub(crate) fn retire_deadline(&self) -> Option<(Instant, RetireReason)> {
+        let (
+            Front::Held(Member { phase: Phase::Serving { retire_at, .. }, has_streams, used_up, .. }),
+            Succession::None,
+        ) = (self.front, self.succession)
+        else {
+            return None;
+        };
+        let age = retire_at.map(|at| (at, RetireReason::Age));
+        let requests = used_up.map(|at| (at, RetireReason::Requests));
+        let (at, why) = age.into_iter().chain(requests).min_by_key(|(at, _)| *at)?;
+        Some((if has_streams { at + STREAMS_DELAY } else { at }, why))
     }
 
     /// When something here is to be done by the clock, with `start_too` also a start in an empty slot, with

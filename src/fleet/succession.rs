@@ -1,9 +1,9 @@
 //! The one mechanism, *replace slot i*: who is started when, and what follows when a worker fails or is gone.
 
 use super::backoff::{FIRST_WAIT, STABLE_AFTER};
-use super::roll::RollEnd;
-use super::slot::{Ending, Front, Member, Phase, RetireReason, Slot, Succession};
-use super::{Action, Fleet, KILL_AFTER, Release, RollMode, Stage};
+use super::roll::{Roll, RollEnd};
+use super::slot::{Ending, Front, Member, Notice, Phase, RetireReason, Slot, Succession};
+use super::{Action, Fleet, KILL_AFTER, Release, RollMode, STREAMS_TOLD_WITHIN, Stage};
 use crate::keys::WorkerKey;
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,13 @@ impl Fleet {
         self.start_empty_slots(now);
         self.close_replacement();
         if self.stage == Stage::Running {
-            self.retire_aged(now);
+            self.retire_due(now);
         }
         if self.stage == Stage::Running && self.replacing.is_none() {
             self.open_replacement(now);
         }
         self.finish_roll();
+        self.tell_streams_of_roll(now);
         // The good release may be another one by now, or another roll has begun.
         self.start_templates(now);
         self.start_empty_slots(now);
@@ -38,8 +39,8 @@ impl Fleet {
             // A replacement that is due and may not begin is looked at by whoever frees its way.
             let is_blocked = matches!(slot.succession(),
                 Succession::Wanted { not_before, .. } if not_before <= now || !may_replace);
-            let age = slot.age_deadline().filter(|_| self.stage == Stage::Running);
-            slot.deadline(may_start, !is_blocked).into_iter().chain(age).min()
+            let retire = slot.retire_deadline().filter(|_| self.stage == Stage::Running);
+            slot.deadline(may_start, !is_blocked).into_iter().chain(retire.map(|(at, _)| at)).min()
         });
         let rescue = self.rescue().filter(|_| may_start);
         let trial = self.trial_deadline(now);
@@ -50,11 +51,11 @@ impl Fleet {
         self.check();
     }
 
-    /// Workers that have served for their time are to be replaced.
-    fn retire_aged(&mut self, now: Instant) {
+    /// Workers that have served for their time, or their number of requests, are to be replaced.
+    fn retire_due(&mut self, now: Instant) {
         for slot in &mut self.slots {
-            if slot.age_deadline().is_some_and(|at| at <= now) {
-                slot.succeed(Succession::Wanted { why: RetireReason::Age, not_before: now });
+            if let Some((_, why)) = slot.retire_deadline().filter(|(at, _)| *at <= now) {
+                slot.succeed(Succession::Wanted { why, not_before: now });
             }
         }
     }
@@ -90,17 +91,40 @@ impl Fleet {
         Some((index, self.last_start.map_or(retry_at, |last| retry_at.min(last + RESCUE_EVERY))))
     }
 
-    /// Those that were replaced drain side by side, up to a fleet of them; a further one waits for the oldest.
     fn may_open_replacement(&self) -> bool {
+        !self.is_judging() && self.replacing.is_none() && !self.has_many_leaving()
+    }
+
+    /// Those that were replaced drain side by side, up to a fleet of them; a further one waits for the oldest.
+    fn has_many_leaving(&self) -> bool {
         let leaving: usize = self.slots.iter().map(|slot| slot.leaving.len()).sum();
-        if self.is_judging() {
-            return false;
-        }
         let most = match self.plan.roll {
             RollMode::Side => self.size().max(1),
             RollMode::Serial => 1,
         };
-        self.replacing.is_none() && leaving < most
+        leaving >= most
+    }
+
+    /// Old workers whose streams have waited for the end of the roll get their SIGTERM, when it has ended or waits for
+    /// them.
+    fn tell_streams_of_roll(&mut self, now: Instant) {
+        let is_under_way = self.roll.as_ref().is_some_and(Roll::is_under_way);
+        if is_under_way && !self.has_many_leaving() {
+            return;
+        }
+        let waits = |(_, member): &(usize, &Member)| member.notice == Notice::AfterRoll;
+        let waiting: Vec<(usize, WorkerKey)> =
+            self.members().filter(waits).map(|(index, member)| (index, member.worker)).collect();
+        let each = STREAMS_TOLD_WITHIN / u32::try_from(waiting.len().max(1)).unwrap_or(u32::MAX);
+        for (at, (index, worker)) in (0..).zip(waiting) {
+            if let Some(member) = self.slots[index].member_mut(worker) {
+                member.notice = Notice::Scheduled;
+                member.leave_by(now + each * at);
+            }
+            if at == 0 || self.stage != Stage::Running {
+                self.terminate(index, worker, now + self.plan.drain_timeout);
+            }
+        }
     }
 
     /// The next slot to be replaced: a roll's before a cycle's.
@@ -163,19 +187,23 @@ impl Fleet {
         }
     }
 
-    /// It gets no more requests: who drains on SIGTERM is told at once, others when they are idle.
+    /// It gets no more requests: who drains on SIGTERM gets it at once, or when its streams are to be told; others when
+    /// they are idle.
     pub(super) fn leave(&mut self, index: usize, mut member: Member, until: Instant) {
         let worker = member.worker;
         member.enter(Phase::Leaving { until });
         self.slots[index].leaving.push(member);
         self.actions.push_back(Action::Withdraw { worker });
-        if member.drains {
+        if member.drains && member.notice == Notice::AtOnce {
             self.terminate(index, worker, until);
         }
     }
 
     /// The successor serves: the old worker leaves; a stuck one has had its time, but for what else it has at work.
-    pub(super) fn dismiss(&mut self, index: usize, old: Member, why: RetireReason, now: Instant) {
+    pub(super) fn dismiss(&mut self, index: usize, mut old: Member, why: RetireReason, now: Instant) {
+        if why == RetireReason::Reload && self.plan.roll == RollMode::Side && old.drains && old.has_streams {
+            old.notice = Notice::AfterRoll;
+        }
         self.leave(index, old, now + self.plan.drain_timeout);
         if why == RetireReason::Stuck && old.is_stuck_alone {
             self.terminate(index, old.worker, now + KILL_AFTER);

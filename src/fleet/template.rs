@@ -344,9 +344,11 @@ impl Fleet {
     /// workers has joined ends, unless the good release does without one as well.
     fn template_failed(&mut self, release: Release, id: TemplateId, now: Instant) {
         let has_template = !self.templates.good.is_failing();
+        // Of a release on trial a worker has joined: the trial's verdict ends the roll.
+        let is_judging = self.is_judging();
         let template = self.templates.of_mut(release);
         // A roll that goes on without one is not ended by the next try.
-        let ends_roll = release == Release::New && has_template && !template.is_failing();
+        let ends_roll = release == Release::New && has_template && !template.is_failing() && !is_judging;
         if let Phase::Ready { has_joined: true, .. } = template.phase {
             template.backoff.reset();
             return template.enter(Phase::Wanted { not_before: now });

@@ -27,7 +27,7 @@ impl Reactor {
         }
         let next = match place {
             Some(Place::Held) => {
-                self.supervisor.check_limits(worker, self.balancer.streams_of(worker), now);
+                self.supervisor.check_limits(worker, now);
                 self.balancer.release(worker, now)
             }
             Some(Place::Left) => {
@@ -35,7 +35,7 @@ impl Reactor {
                 if self.balancer.streams_of(worker) == 0 {
                     self.supervisor.fleet_mut().note_streams(worker, false, now);
                 }
-                self.supervisor.check_limits(worker, self.balancer.streams_of(worker), now);
+                self.supervisor.check_limits(worker, now);
                 next
             }
             Some(Place::Unused { .. } | Place::Closed) | None => NextStep::Idle,

@@ -1,7 +1,7 @@
 //! What holds at each moment of a fleet's history.
 
 use super::*;
-use crate::fleet::slot::Succession;
+use crate::fleet::slot::{Notice, Succession};
 
 impl World {
     pub(super) fn check(&self) {
@@ -16,7 +16,8 @@ impl World {
         for (slot, member) in self.fleet.members() {
             let Process { life, drains, .. } = self.alive[&member.worker.0];
             let is_stuck = self.fleet.slots[slot].is_stuck();
-            let is_told = !matches!(member.phase(), Phase::Leaving { .. });
+            self.check_notice(member);
+            let is_told = !matches!(member.phase(), Phase::Leaving { .. }) || member.notice != Notice::AtOnce;
             assert!(!drains || is_told || self.has_quit.contains(&member.worker.0), "told when withdrawn");
             match member.phase() {
                 Phase::Booting { .. } => assert_eq!(life, Life::Booting),
@@ -44,12 +45,42 @@ impl World {
             let is_soon = self.fleet.next_deadline().is_some_and(|deadline| deadline <= within);
             assert!(is_soon, "nobody serves, and no slot is tried within a second");
         }
-        if self.plan.max_age.is_some() && self.fleet.stage == Stage::Running {
-            self.check_ages();
+        if self.fleet.stage == Stage::Running {
+            self.check_used_up();
+            if self.plan.max_age.is_some() {
+                self.check_ages();
+            }
         }
         if let Some(deadline) = self.fleet.next_deadline() {
             let is_over = self.has_given_up;
             assert!(is_over || deadline > self.now, "overdue after a tick: {:?}", self.now - deadline);
+        }
+    }
+
+    /// Streams of a worker that was replaced go on while its roll replaces others, and are told within a second behind it.
+    fn check_notice(&self, member: &Member) {
+        let Phase::Leaving { until } = member.phase() else { return };
+        let left = until.saturating_duration_since(self.now);
+        match member.notice {
+            Notice::AtOnce => {}
+            Notice::AfterRoll => {
+                assert!(self.plan.roll == RollMode::Side, "waits for nothing");
+                let roll = self.fleet.roll.as_ref();
+                assert!(roll.is_some_and(Roll::is_under_way), "its roll has ended");
+                assert!(left <= self.plan.drain_timeout, "a roll that lasts longer is waited for");
+            }
+            Notice::Scheduled => assert!(left <= Duration::from_secs(1), "told in {left:?}"),
+        }
+    }
+
+    /// Who has served its number of requests is being replaced, but with streams an hour later.
+    fn check_used_up(&self) {
+        for slot in &self.fleet.slots {
+            let Front::Held(member) = slot.front() else { continue };
+            let (Phase::Serving { .. }, Some(since)) = (member.phase(), member.used_up) else { continue };
+            let most = if member.has_streams { STREAMS_DELAY } else { Duration::ZERO };
+            let is_replaced = slot.succession() != Succession::None;
+            assert!(is_replaced || self.now < since + most, "used up for {:?}, and stays", self.now - since);
         }
     }
 

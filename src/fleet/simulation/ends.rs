@@ -42,8 +42,9 @@ impl World {
             let is_whole = has_size
                 && self.fleet.serving() == self.fleet.size()
                 && self.alive.len() == self.fleet.size();
-            let next_age = self.fleet.slots.iter().filter_map(Slot::age_deadline).min();
-            if is_whole && !self.fleet.is_rolling() && self.fleet.next_deadline() == next_age {
+            let retires = self.fleet.slots.iter().filter_map(Slot::retire_deadline);
+            let next_retire = retires.map(|(at, _)| at).min();
+            if is_whole && !self.fleet.is_rolling() && self.fleet.next_deadline() == next_retire {
                 return;
             }
             if let Some(deadline) = self.fleet.next_deadline() {

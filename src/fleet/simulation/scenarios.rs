@@ -217,6 +217,90 @@ fn a_further_roll_waits_for_the_oldest_that_drain() {
     assert!(world.pick(|life| life == Life::Booting).is_some(), "the next one follows");
 }
 
+/// A roll of three workers that hold streams, with so many successors that have joined.
+fn roll_beside_streams(joined: usize) -> (World, Vec<usize>) {
+    let mut world = serving(3);
+    let old: Vec<usize> = world.alive.keys().copied().collect();
+    for &key in &old {
+        world.fleet.note_streams(WorkerKey(key), true, world.now);
+    }
+    world.rolls_asked = true;
+    world.fleet.reload(None, world.now);
+    world.obey();
+    for _ in 0..joined {
+        let successor = world.pick(|life| life == Life::Booting).expect("a successor");
+        world.join_as(successor, true);
+        world.obey();
+    }
+    (world, old)
+}
+
+/// How many of them have had their SIGTERM.
+fn told(world: &World, workers: &[usize]) -> usize {
+    let is_told = |(_, member): &(usize, &Member)| {
+        workers.contains(&member.worker.0) && matches!(member.phase(), Phase::Terminating { .. })
+    };
+    world.fleet.members().filter(is_told).count()
+}
+
+#[test]
+fn streams_are_told_of_a_reload_when_all_successors_have_joined_one_worker_after_the_other() {
+    let (world, old) = roll_beside_streams(2);
+    assert_eq!(told(&world, &old), 0);
+    let (mut world, old) = roll_beside_streams(3);
+    let (since, mut counts) = (world.now, vec![told(&world, &old)]);
+    while told(&world, &old) < 3 {
+        world.now = world.fleet.next_deadline().expect("the others are to be told");
+        world.fleet.tick(world.now);
+        world.obey();
+        counts.push(told(&world, &old));
+    }
+    assert_eq!(counts, [1, 2, 3]);
+    assert!(world.now - since < Duration::from_secs(1));
+}
+
+#[test]
+fn streams_do_not_wait_for_a_roll_that_fails_or_does_not_come_on() {
+    let (mut world, old) = roll_beside_streams(1);
+    let successor = world.pick(|life| life == Life::Booting).expect("the next one");
+    world.exit(successor);
+    world.obey();
+    assert_eq!((told(&world, &old), world.fleet.is_rolling()), (1, false));
+
+    // Successors that boot for longer than the drain timeout.
+    let (mut world, old) = roll_beside_streams(0);
+    world.fleet.plan.boot_timeout = world.plan.drain_timeout * 2;
+    let successor = world.pick(|life| life == Life::Booting).expect("the first one");
+    world.join_as(successor, true);
+    world.obey();
+    let told_at = world.now + world.plan.drain_timeout;
+    world.now = world.fleet.next_deadline().expect("its time runs");
+    world.fleet.tick(world.now);
+    world.obey();
+    assert_eq!((world.now, told(&world, &old), world.fleet.is_rolling()), (told_at, 1, true));
+}
+
+#[test]
+fn a_worker_that_has_served_its_number_is_replaced_when_its_streams_have_ended_or_after_an_hour() {
+    for ends in [true, false] {
+        let mut world = serving(1);
+        let old = world.pick(|_| true).expect("one");
+        world.fleet.note_streams(WorkerKey(old), true, world.now);
+        world.fleet.note_used_up(WorkerKey(old), world.now);
+        world.obey();
+        assert_eq!(world.alive.len(), 1, "its streams go on");
+        if ends {
+            world.fleet.note_streams(WorkerKey(old), false, world.now);
+        } else {
+            assert_eq!(world.fleet.next_deadline(), Some(world.now + STREAMS_DELAY));
+            world.now += STREAMS_DELAY;
+            world.fleet.tick(world.now);
+        }
+        world.obey();
+        assert!(world.pick(|life| life == Life::Booting).is_some(), "its successor boots");
+    }
+}
+
 #[test]
 fn a_draining_predecessor_blocks_no_cycle() {
     let mut world = serving(2);

@@ -29,7 +29,7 @@ use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
 use crate::deadlines::earliest;
-use crate::fleet::{Beginning, Ending, Fleet, RetireReason, STREAMS_DELAY};
+use crate::fleet::{Beginning, Ending, Fleet, RetireReason};
 use crate::keys::WorkerKey;
 use crate::process::{DescriptorLimit, Exit};
 use groups::Groups;
@@ -319,14 +319,11 @@ impl Supervisor {
     }
 
     /// Has a worker replaced that has served its number of requests, or has grown too heavy. Looked at after an answer.
-    /// The number of requests waits for its streams to end, for a while.
-    pub(super) fn check_limits(&mut self, worker: WorkerKey, streams: usize, now: Instant) {
+    pub(super) fn check_limits(&mut self, worker: WorkerKey, now: Instant) {
         let Some(entry) = self.workers.get_mut(worker.0) else { return };
-        if entry.counts.request_limit.is_some_and(|limit| entry.counts.requests >= limit) {
-            let reached = *entry.counts.limit_reached.get_or_insert(now);
-            if streams == 0 || now.duration_since(reached) >= STREAMS_DELAY {
-                self.fleet.retire(worker, RetireReason::Requests, now);
-            }
+        let is_reached = entry.counts.request_limit.is_some_and(|limit| entry.counts.requests >= limit);
+        if is_reached && !std::mem::replace(&mut entry.counts.is_limit_reached, true) {
+            self.fleet.note_used_up(worker, now);
         }
         if self.max_memory_bytes > 0 {
             self.check_rss(worker, now);

@@ -105,8 +105,8 @@ pub(super) struct Counts {
     pub was_asked: bool,
     pub requests: u64,
     pub request_limit: Option<u64>,
-    /// When it had served so many.
-    pub limit_reached: Option<Instant>,
+    /// It has served so many.
+    pub is_limit_reached: bool,
     /// Busy answers in a row.
     pub busy_streak: u8,
     /// Module reloads, as it tells.
