@@ -1,7 +1,7 @@
 //! A server in a program of its own, with settings that its user can change.
 
 use crate::worker::{self, Handler, IntoResponse, Request};
-use crate::{Embedded, command_line_with, process};
+use crate::{Program, command_line, process};
 use std::process::ExitCode;
 
 /// A server for a handler: [`run`](crate::run) with defaults of the program's own. Words of the command line and
@@ -92,8 +92,8 @@ impl Server {
             Some(identity) => worker::serve(&identity, self.handler),
             None => {
                 let is_concurrent = self.handler.is_concurrent();
-                let embedded = Embedded::App { program: process::own_path(), is_concurrent };
-                command_line_with(&self.defaults, embedded, &[])
+                let embedded = Some(process::own_path());
+                command_line(Program { defaults: self.defaults, embedded, is_concurrent, harnesses: &[] })
             }
         }
     }

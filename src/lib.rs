@@ -120,7 +120,7 @@ pub mod internals {
 }
 
 use config::{Command, Config, Usage};
-use reactor::StartError;
+use reactor::{Reactor, StartError};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -148,34 +148,34 @@ where
     Server::new(handler).run()
 }
 
-/// The command line of `rip-server` itself, for that program alone.
+/// The program whose command line is read, and what it brings along.
 #[doc(hidden)]
-pub fn command_line() -> ExitCode {
-    command_line_with(&[], Embedded::Nothing, runtime::HARNESS_FILES)
+pub struct Program {
+    /// Arguments of its own, which give way to typed ones.
+    defaults: Vec<String>,
+    /// Its path, where it is the app itself.
+    embedded: Option<PathBuf>,
+    /// `c:` may be above one.
+    is_concurrent: bool,
+    /// Workers for apps that are no programs.
+    harnesses: runtime::HarnessFiles,
 }
 
-/// What a program brings along.
-enum Embedded {
-    /// No app: it serves any.
-    Nothing,
-    /// It is the app itself.
-    App { program: PathBuf, is_concurrent: bool },
+impl Program {
+    /// `rip-server` itself.
+    pub fn for_any_app() -> Self {
+        let harnesses = runtime::HARNESS_FILES;
+        Program { defaults: Vec::new(), embedded: None, is_concurrent: true, harnesses }
+    }
 }
 
-/// A command line with arguments of the program's own, which give way to typed ones. `harnesses`: for apps that are no
-/// programs.
-fn command_line_with(
-    defaults: &[String],
-    embedded: Embedded,
-    harnesses: &'static [(&'static str, &'static str)],
-) -> ExitCode {
-    let (embedded, is_concurrent) = match embedded {
-        Embedded::Nothing => (None, true),
-        Embedded::App { program, is_concurrent } => (Some(program), is_concurrent),
-    };
+/// Reads the command line and does what it says. For `rip-server` itself and for [`Server`].
+#[doc(hidden)]
+pub fn command_line(program: Program) -> ExitCode {
+    let Program { defaults, embedded, is_concurrent, harnesses } = program;
     let environment = |name: &str| std::env::var(name).ok();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let arguments = config::with_defaults(defaults, arguments, &environment);
+    let arguments = config::with_defaults(&defaults, arguments, &environment);
     let command = match config::read(arguments, &environment, embedded.is_some()) {
         Ok(command) => command,
         Err(Usage(complaint)) => {
@@ -207,11 +207,14 @@ fn command_line_with(
             );
             complain(&complaint, 2)
         }
-        Command::Serve(config) => match reactor::serve(Config { harnesses, ..*config }, embedded) {
-            Ok(code) => ExitCode::from(code),
-            Err(StartError::Usage(complaint)) => complain(&complaint, 2),
-            Err(StartError::Trouble(complaint)) => complain(&complaint, 1),
-        },
+        Command::Serve(config) => {
+            let server = reactor::start(Config { harnesses, ..*config }, embedded);
+            match server.and_then(Reactor::run) {
+                Ok(code) => ExitCode::from(code),
+                Err(StartError::Usage(complaint)) => complain(&complaint, 2),
+                Err(StartError::Trouble(complaint)) => complain(&complaint, 1),
+            }
+        }
     }
 }
 

@@ -46,6 +46,7 @@ mod tests {
         for (heading, table) in [
             ("A client", shown(crate::reactor::CLIENT)),
             ("An exchange", shown(crate::reactor::EXCHANGE)),
+            ("A link", shown(crate::reactor::LINK)),
             ("A worker", shown(crate::fleet::WORKER)),
             ("A slot", shown(crate::fleet::SLOT)),
             ("A succession", shown(crate::fleet::SUCCESSION)),

@@ -3,7 +3,7 @@
 use super::crossing::{Delivery, Finished, Then, Times};
 use super::frontend::FileTurn;
 use super::frontend::phase::Phase;
-use super::requests::UnreadAt;
+use super::io::token::Readiness;
 use super::tick::Reactor;
 use crate::conn::Request;
 use crate::conn::request::Local;
@@ -200,7 +200,7 @@ impl Reactor {
         }
         while let Some(next) = self.frontend.next_for_file(&self.io) {
             match next {
-                FileTurn::Body(client) => self.read_client(client, UnreadAt::InKernel),
+                FileTurn::Body(client) => self.on_client(client, Some(Readiness::READABLE)),
                 FileTurn::NoRoom(client) => self.refuse_arriving(client, Reason::SpoolFull),
                 FileTurn::Answer(client) => self.settle_answer(client),
             }

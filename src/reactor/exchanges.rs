@@ -1,7 +1,7 @@
 //! Exchanges: a worker gets a request, its answer is passed on as it comes, and with its last byte the worker is free.
 
 use super::backend::exchange::{Exchange, Stage};
-use super::backend::{NoConnection, Piece, Sent, Started, UpstreamDeadline};
+use super::backend::{NoConnection, Piece, Sent, UpstreamDeadline};
 use super::crossing::{Delivery, Finished, Job, Received, Then, Times};
 use super::io::token::Readiness;
 use super::limits::{COOLDOWN, TICK_BYTES};
@@ -26,33 +26,35 @@ impl Reactor {
         if self.is_stopping() {
             job.request.context.keep_alive = false;
         }
-        self.supervisor.has_request(worker);
+        let Some(endpoint) = self.supervisor.begin_request(worker) else { return };
         self.frontend.assign(client, upstream);
         self.backend.begin(upstream, client, job, self.io.now());
-        self.start_exchange(upstream);
+        let sent = self.backend.send(upstream, endpoint, &mut self.io);
+        self.on_sent(upstream, sent);
     }
 
-    /// Sends the request of an exchange, over a new connection where there is none.
-    pub(super) fn start_exchange(&mut self, upstream: UpstreamKey) {
+    /// Sends what is still to be sent of an exchange, over a new connection where it has none.
+    pub(super) fn send_request(&mut self, upstream: UpstreamKey) {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let Some(endpoint) = self.supervisor.endpoint(worker) else { return };
-        match self.backend.start(upstream, endpoint, &self.io) {
-            Started::Connected => self.send_request(upstream),
-            Started::Waits => {
+        let sent = self.backend.send(upstream, endpoint, &mut self.io);
+        self.on_sent(upstream, sent);
+    }
+
+    fn on_sent(&mut self, upstream: UpstreamKey, sent: Sent) {
+        match sent {
+            Sent::Fine => {}
+            Sent::Waits => {
                 if let Some(client) = self.backend.client_of(upstream) {
                     self.ask_client(client);
                 }
             }
-            Started::Failed(why) => {
-                self.supervisor.cannot_connect(worker, why);
+            Sent::NotConnected(why) => {
+                if let Some(worker) = self.backend.worker_of(upstream) {
+                    self.supervisor.cannot_connect(worker, why);
+                }
                 self.connect_failed(upstream, why);
             }
-        }
-    }
-
-    pub(super) fn send_request(&mut self, upstream: UpstreamKey) {
-        match self.backend.send(upstream, &mut self.io) {
-            Sent::Fine => {}
             Sent::Trouble(reason) => self.cannot_send(upstream, reason),
             Sent::TunnelShut => self.end_tunnel_if_over(upstream),
         }
@@ -283,7 +285,7 @@ impl Reactor {
             }
             UpstreamDeadline::Read | UpstreamDeadline::Idle => self.answer_is_late(upstream),
             UpstreamDeadline::Stall => self.answer_does_not_end(upstream),
-            UpstreamDeadline::Connect => self.start_exchange(upstream),
+            UpstreamDeadline::Connect => self.send_request(upstream),
             UpstreamDeadline::Cooldown | UpstreamDeadline::Exit => {
                 match self.backend.exchange(upstream).map(|exchange| exchange.stage()) {
                     None => self.is_free(upstream),
@@ -295,7 +297,7 @@ impl Reactor {
                         | Stage::Tunnel { .. }
                         | Stage::Probing
                         | Stage::AskingIdle { .. },
-                    ) => self.start_exchange(upstream),
+                    ) => self.send_request(upstream),
                 }
             }
             UpstreamDeadline::Probe => self.probe(upstream),

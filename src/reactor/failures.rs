@@ -254,7 +254,7 @@ impl Reactor {
             match worker.map(|worker| self.supervisor.is_ending(worker)) {
                 Some(Some(false)) => {
                     self.backend.begin_again(upstream, exchange);
-                    return self.start_exchange(upstream);
+                    return self.send_request(upstream);
                 }
                 // Nothing tells: its end, if that is what it is, will be known in a moment.
                 Some(None) => {

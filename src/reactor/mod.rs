@@ -19,10 +19,10 @@
 //! when a client has left, `questions` finds out whether a handler has ended, `tunnels` passes bytes after a 101.
 //! `workers` does what the fleet says, `renewing` has requests wait for new code, `stopping` is the end.
 //!
-//! From `main` to a byte that a worker reads: `command_line`, `serve`, `Reactor::run`, `tick`, `on_client`, `read_client`
-//! (where `Frontend::receive` and `Frontend::advance` give what has come), `dispatch` (where the balancer decides),
-//! `assign`, `start_exchange` (where `Backend::start` connects), `Backend::send`. What states a client and an exchange pass
-//! through on that way is in `docs/lifecycle.md`.
+//! From `main` to a byte that a worker reads: `command_line` (where `start` opens all sockets), `Reactor::run`, `tick`,
+//! `on_client` (where `Frontend::receive` and `Frontend::advance` give what has come), `dispatch` (where the balancer
+//! decides), `assign`, `Backend::send`. What states a client, an exchange and its connection pass through on that way is in
+//! `docs/lifecycle.md`.
 
 mod admin;
 mod answers;
@@ -63,7 +63,8 @@ mod workers;
 
 pub(crate) use host::handed::tell_failure;
 pub(crate) use source::StartError;
-pub(crate) use start::serve;
+pub(crate) use start::start;
+pub(crate) use tick::Reactor;
 
 #[cfg(test)]
-pub(crate) use {backend::exchange::EXCHANGE, frontend::phase::CLIENT};
+pub(crate) use {backend::exchange::EXCHANGE, backend::link::LINK, frontend::phase::CLIENT};

@@ -148,7 +148,7 @@ impl Reactor {
                 let Earlier { request, assigned } = earlier;
                 let is_one_of_several = self.supervisor.capacity(worker).places > 1;
                 self.backend.begin_asking_idle(upstream, request, assigned, is_one_of_several, &mut self.io);
-                self.start_exchange(upstream);
+                self.send_request(upstream);
             }
             (Fate::Lives | Fate::Unknown, Otherwise::IsFree) => {
                 self.io.give_back(earlier.request.head);
@@ -167,7 +167,7 @@ impl Reactor {
         let worker = self.backend.worker_of(upstream);
         if worker.is_some_and(|worker| self.supervisor.is_booting(worker)) {
             self.backend.begin_probe(upstream, &mut self.io);
-            self.start_exchange(upstream);
+            self.send_request(upstream);
         }
     }
 
@@ -216,7 +216,7 @@ impl Reactor {
 
     pub(super) fn ask_again(&mut self, upstream: UpstreamKey) {
         if self.backend.ask_again(upstream) {
-            self.start_exchange(upstream);
+            self.send_request(upstream);
         }
     }
 

@@ -15,42 +15,19 @@ use crate::keys::ClientKey;
 /// Whether the client is there, and leave to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Where a client's unread bytes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UnreadAt {
-    /// In the kernel, as far as is known.
-    InKernel,
-    /// Some were read before, and are behind a request that has been answered.
-    Kept,
-}
-
 impl Reactor {
-    pub(super) fn on_client(&mut self, client: ClientKey, event: Readiness) {
-        let Some(has_closed) = self.frontend.note(client, event) else { return };
-        if event.is_writable && self.frontend.has_undelivered(client) {
+    /// Reads what a client has sent and does what comes of it; it also gets what waits for it. Without an `event` there is
+    /// more to do: what it has sent before comes first.
+    pub(super) fn on_client(&mut self, client: ClientKey, event: Option<Readiness>) {
+        let Some(has_closed) = self.frontend.note(client, event.unwrap_or_default()) else { return };
+        if event.is_none_or(|event| event.is_writable) && self.frontend.has_undelivered(client) {
             self.flush_client(client);
         }
-        self.read_client(client, UnreadAt::InKernel);
-        if has_closed {
-            self.client_closed(client);
-        }
-    }
-
-    /// Goes on with a connection that has more to do without a new event: what it has sent already comes first.
-    pub(super) fn resume_client(&mut self, client: ClientKey) {
-        if self.frontend.has_undelivered(client) {
-            self.flush_client(client);
-        }
-        self.read_client(client, UnreadAt::Kept);
-    }
-
-    /// Reads what a client has sent, hands it to its machine, and does what comes of it.
-    pub(super) fn read_client(&mut self, client: ClientKey, unread_at: UnreadAt) {
         let mut scratch = self.io.take_scratch();
         let mut budget = self.frontend.read_budget(client);
-        let mut kept = unread_at == UnreadAt::Kept;
+        let mut is_kept = event.is_none();
         loop {
-            let count = if std::mem::take(&mut kept) {
+            let count = if std::mem::take(&mut is_kept) {
                 0
             } else if self.is_tunnel_full(client) {
                 break;
@@ -78,12 +55,9 @@ impl Reactor {
                         self.tunnel_to_worker(client, &bytes.remaining()[..count]);
                         bytes.consume(count);
                     }
-                    FromClient::NoProxyHeader(fault) => {
-                        match fault {
-                            Some(fault) => self.refuse_connection(client, &fault),
-                            None => self.refuse_connection(client, &"its PROXY protocol header has no end"),
-                        }
-                        break;
+                    FromClient::NoProxyHeader(Some(fault)) => self.refuse_connection(client, &fault),
+                    FromClient::NoProxyHeader(None) => {
+                        self.refuse_connection(client, &"its PROXY protocol header has no end");
                     }
                     FromClient::End => {
                         self.client_ended(client);
@@ -94,6 +68,9 @@ impl Reactor {
             self.frontend.keep(client, bytes, &self.io);
         }
         self.io.give_scratch_back(scratch);
+        if has_closed {
+            self.client_closed(client);
+        }
     }
 
     /// A whole request: answered here, or given to a worker, or to the queue.
@@ -201,8 +178,7 @@ impl Reactor {
             }
             ClientDeadline::Receive if self.frontend.awaits_proxy_header(client) => {
                 // What has arrived by now is in time.
-                self.frontend.look_once_more(client);
-                self.read_client(client, UnreadAt::InKernel);
+                self.on_client(client, Some(Readiness::READABLE));
                 if self.frontend.awaits_proxy_header(client) {
                     self.refuse_connection(client, &"it has sent no PROXY protocol header in time");
                 }
@@ -413,7 +389,7 @@ impl Reactor {
 
     /// The last read of an idle connection.
     fn read_idle(&mut self, client: ClientKey) {
-        self.frontend.look_once_more(client);
-        self.read_client(client, UnreadAt::InKernel);
+        self.frontend.disarm(client);
+        self.on_client(client, Some(Readiness::READABLE));
     }
 }

@@ -70,11 +70,11 @@ pub(super) struct Inheritance {
     handed: Option<Handed>,
 }
 
-/// Starts and runs the server; the exit code.
+/// A server that listens, and whose workers are being started.
 ///
 /// # Errors
 /// [`StartError`] if it could not start; then nothing runs and nothing is left behind.
-pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, StartError> {
+pub(crate) fn start(config: Config, embedded: Option<PathBuf>) -> Result<Reactor, StartError> {
     // Before anything is opened.
     let inheritance = match handed::line() {
         None => Inheritance { sockets: Inherited::take(&config)?, handed: None },
@@ -86,7 +86,7 @@ pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, Sta
     };
     let limit = process::raise_descriptor_limit();
     let line = inheritance.handed.as_ref().and_then(|handed| handed.line.try_clone().ok());
-    let started = Reactor::start(config, embedded, inheritance, limit);
+    let started = Reactor::open(config, embedded, inheritance, limit);
     let mut reactor = started.inspect_err(|error| {
         if let Some(line) = line {
             // If that fails, the server before this one sees its end.
@@ -95,13 +95,11 @@ pub(crate) fn serve(config: Config, embedded: Option<PathBuf>) -> Result<u8, Sta
     })?;
     crate::process::ask_for_shorter_turns();
     reactor.begin();
-    let result = reactor.run();
-    reactor.finish_logs();
-    result.map_err(|error| StartError::Trouble(format!("the poll loop failed: {error}")))
+    Ok(reactor)
 }
 
 impl Reactor {
-    pub(super) fn start(
+    fn open(
         mut config: Config,
         embedded: Option<PathBuf>,
         inheritance: Inheritance,
@@ -278,10 +276,6 @@ impl Reactor {
         let line = format!("rip-server: app={app} {} workers={workers}\n", addresses.join(" "));
         self.observer.announce(line.as_bytes());
         self.observer.flush(self.io.now());
-    }
-
-    fn finish_logs(&mut self) {
-        self.observer.finish();
     }
 }
 

@@ -11,6 +11,7 @@ use super::limits::MAX_PER_TICK;
 use super::observer::Observer;
 #[cfg(test)]
 pub(super) use super::simulation::order::Balancer;
+use super::source::StartError;
 use super::stage::Stage;
 use super::supervisor::Supervisor;
 #[cfg(not(test))]
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 /// Events fetched at once.
 const EVENTS: usize = 1024;
 
-pub(super) struct Reactor {
+pub(crate) struct Reactor {
     pub(super) config: Rc<Config>,
     pub(super) io: Io,
     pub(super) observer: Observer,
@@ -43,14 +44,21 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    pub(super) fn run(&mut self) -> io::Result<u8> {
+    /// Serves until the end of the server; the exit code.
+    ///
+    /// # Errors
+    /// The kernel tells of no event any more.
+    pub(crate) fn run(mut self) -> Result<u8, StartError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut batch = Vec::with_capacity(EVENTS);
         loop {
             match self.io.wait(&mut events, self.poll_timeout()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.observer.finish();
+                    return Err(StartError::Trouble(format!("the poll loop failed: {error}")));
+                }
             }
             let passed = self.io.read_clock();
             self.observer.busy_for(self.balancer.in_use(), passed);
@@ -58,6 +66,7 @@ impl Reactor {
             batch.extend(events.iter().filter_map(decode_event));
             self.tick(&batch);
             if let Some(code) = self.exit {
+                self.observer.finish();
                 return Ok(code);
             }
         }
@@ -89,7 +98,7 @@ impl Reactor {
         self.place_second_tries(second_tries);
         for &(target, readiness) in events {
             match target {
-                Target::Client(client) => self.on_client(client, readiness),
+                Target::Client(client) => self.on_client(client, Some(readiness)),
                 Target::Upstream(_) => {}
                 Target::Listener(index) => self.accept(index),
                 Target::MetricsListener(index) => self.accept_scraper(index),
@@ -126,7 +135,7 @@ impl Reactor {
         let ready = self.io.take_ready();
         for &target in &ready {
             match target {
-                Target::Client(client) => self.resume_client(client),
+                Target::Client(client) => self.on_client(client, None),
                 Target::Upstream(upstream) => self.resume_upstream(upstream),
                 Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
                 Target::Listener(index) => self.accept(index),

@@ -137,8 +137,7 @@ impl Reactor {
             && let Some(upstream) = self.backend.next_upstream_of(worker)
             && let Some(endpoint) = self.supervisor.endpoint(worker)
         {
-            // If that fails, it is tried again with the first request.
-            let _ = self.backend.connect(upstream, endpoint, &self.io);
+            self.backend.connect_ahead(upstream, endpoint, &self.io);
         }
         if self.supervisor.is_withheld_at_once(worker) {
             return;

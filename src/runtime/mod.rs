@@ -11,8 +11,11 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Names and texts of files.
+pub type HarnessFiles = &'static [(&'static str, &'static str)];
+
 /// The harnesses, which lie beside each other in one folder while the server runs.
-pub const HARNESS_FILES: &[(&str, &str)] = &[
+pub const HARNESS_FILES: HarnessFiles = &[
     ("app.mjs", include_str!("js/app.mjs")),
     ("body.mjs", include_str!("js/body.mjs")),
     ("bun.mjs", include_str!("js/bun.mjs")),
@@ -81,13 +84,13 @@ impl<'a> Identity<'a> {
 pub struct Harnesses {
     dir: PathBuf,
     /// Their names and texts.
-    files: &'static [(&'static str, &'static str)],
+    files: HarnessFiles,
     is_written: bool,
 }
 
 impl Harnesses {
     /// Nothing is written yet.
-    pub fn at(dir: PathBuf, files: &'static [(&'static str, &'static str)]) -> Self {
+    pub fn at(dir: PathBuf, files: HarnessFiles) -> Self {
         Harnesses { dir, files, is_written: false }
     }
 

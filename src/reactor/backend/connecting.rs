@@ -1,8 +1,9 @@
 //! A worker's connection: made when one is needed.
 
-use super::exchange::{Exchange, Stage};
+use super::exchange::{Exchange, Sending, Stage};
+use super::link::{Link, Socket};
+use super::upstreams::Upstream;
 use super::{Backend, UpstreamDeadline};
-use crate::conn;
 use crate::keys::UpstreamKey;
 use crate::reactor::endpoint::{Endpoint, loopback};
 use crate::reactor::io::Io;
@@ -11,6 +12,7 @@ use crate::reactor::io::stream::{Stream, UnixStream};
 use crate::reactor::io::token::Target;
 use mio::Interest;
 use std::io::{self, ErrorKind};
+use std::time::Instant;
 
 /// Why a worker has no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,112 +37,106 @@ impl NoConnection {
     }
 }
 
-/// What came of starting an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Started {
-    /// Its request is to be sent.
-    Connected,
-    /// It is tried again to connect, after a moment.
-    Waits,
-    Failed(NoConnection),
-}
-
 impl Backend {
     /// Has an exchange begin on its connection, over a new one where there is none.
-    pub(crate) fn start(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &Io) -> Started {
+    ///
+    /// # Errors
+    /// Why it cannot; `None`: it is tried again to connect, after a moment.
+    pub(super) fn begin_sending(
+        &mut self,
+        upstream: UpstreamKey,
+        endpoint: &Endpoint,
+        io: &Io,
+    ) -> Result<(), Option<NoConnection>> {
         let now = io.now();
-        match self.connect(upstream, endpoint, io) {
-            Ok(()) => {}
-            Err(NoConnection::Later) => {
-                let connect_timeout = self.config.connect_timeout;
-                let Some(entry) = self.get_mut(upstream) else { return Started::Waits };
-                let since = *entry.connecting_since.get_or_insert(now);
-                // Who is asked whether it is idle is asked again by a clock of its own.
-                let is_asking = entry.exchange.as_ref().is_some_and(Exchange::is_asking_idle);
-                if !is_asking && now.duration_since(since) < connect_timeout {
-                    self.arm(upstream, UpstreamDeadline::Connect, now);
-                    return Started::Waits;
-                }
-                entry.connecting_since = None;
-                entry.stream = None;
-                return Started::Failed(NoConnection::Later);
+        let entry = self.upstreams.get_mut(upstream).ok_or(None)?;
+        if let Err(why) = entry.connect(upstream, endpoint, io) {
+            // Who is asked whether it is idle is asked again by a clock of its own.
+            let is_asking = entry.exchange.as_ref().is_some_and(Exchange::is_asking_idle);
+            if why == NoConnection::Later
+                && let Link::Connecting { since, .. } = entry.link
+                && !is_asking
+                && now.duration_since(since) < self.config.connect_timeout
+            {
+                self.deadlines.arm(upstream.0, UpstreamDeadline::Connect, now);
+                return Err(None);
             }
-            Err(why) => return Started::Failed(why),
+            entry.close();
+            return Err(Some(why));
         }
-        let Some(entry) = self.upstreams.get_mut(upstream) else { return Started::Connected };
-        entry.connecting_since = None;
-        let Some(exchange) = &mut entry.exchange else { return Started::Connected };
+        let exchange = entry.exchange.as_mut().ok_or(None)?;
         if exchange.is_reconnecting() {
             exchange.enter(Stage::Serving);
         }
+        exchange.sending = Sending::Open;
         entry.conn.ask(exchange.job.request.context);
         // Of a worker that is asked whether it is idle the stall's clock runs.
         if !exchange.is_asking_idle() {
             self.deadlines.arm(upstream.0, UpstreamDeadline::Read, now);
         }
-        Started::Connected
+        Ok(())
     }
 
+    /// Connects before there is a request. If that fails, it is tried again with the first one.
+    pub(crate) fn connect_ahead(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &Io) {
+        if let Some(entry) = self.get_mut(upstream)
+            && entry.connect(upstream, endpoint, io).is_err()
+        {
+            entry.close();
+        }
+    }
+}
+
+impl Upstream {
     /// Makes sure that there is a connection.
     ///
     /// # Errors
-    /// Why there is none.
-    pub(crate) fn connect(
-        &mut self,
-        upstream: UpstreamKey,
-        endpoint: &Endpoint,
-        io: &Io,
-    ) -> Result<(), NoConnection> {
-        let result = self.try_connect(upstream, endpoint, io);
-        if result.is_err_and(|why| why != NoConnection::Later)
-            && let Some(entry) = self.get_mut(upstream)
-        {
-            entry.stream = None;
+    /// Why there is none; after [`NoConnection::Later`] it is still wanted.
+    fn connect(&mut self, key: UpstreamKey, endpoint: &Endpoint, io: &Io) -> Result<(), NoConnection> {
+        let since = match &mut self.link {
+            Link::Open(_) => return Ok(()),
+            Link::Closed => io.now(),
+            Link::Connecting { since, stream } => {
+                let since = *since;
+                if let Some(stream) = stream.take() {
+                    return self.go_on_connecting(since, stream);
+                }
+                since
+            }
+        };
+        match open_stream(key, endpoint, io) {
+            Ok(stream) => self.go_on_connecting(since, stream),
+            Err(error) => {
+                self.link.enter(Link::Connecting { since, stream: None });
+                Err(NoConnection::of(&error))
+            }
         }
-        result
     }
 
-    fn try_connect(
-        &mut self,
-        upstream: UpstreamKey,
-        endpoint: &Endpoint,
-        io: &Io,
-    ) -> Result<(), NoConnection> {
-        let Some(entry) = self.get_mut(upstream) else {
-            return Err(NoConnection::Failed);
-        };
-        if entry.connecting_since.is_some()
-            && let Some(stream) = &entry.stream
-        {
-            return match stream.is_connected() {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(NoConnection::Later),
-                Err(error) => Err(NoConnection::of(&error)),
-            };
-        }
-        if entry.stream.is_some() {
-            return Ok(());
-        }
-        let stream = match endpoint {
-            Endpoint::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
-            Endpoint::Loopback { port, is_ipv6 } => Stream::connect(loopback(*port, *is_ipv6)),
-        };
-        let mut stream = stream.map_err(|error| NoConnection::of(&error))?;
-        // Not for writing: a Unix socket that is watched for room reports each time that its peer reads.
-        let token = Target::Upstream(upstream).token();
-        io.registry()
-            .register(&mut stream, token, Interest::READABLE)
-            .map_err(|error| NoConnection::of(&error))?;
-        let is_connected = stream.is_connected();
-        entry.stream = Some(stream);
-        entry.is_closing = false;
-        entry.is_watched_for_room = false;
-        entry.conn = conn::Worker::default();
-        match is_connected {
-            Ok(true) => Ok(()),
+    fn go_on_connecting(&mut self, since: Instant, stream: Stream) -> Result<(), NoConnection> {
+        match stream.is_connected() {
+            Ok(true) => {
+                self.link.enter(Link::Open(Socket::new(stream)));
+                Ok(())
+            }
             // Over TCP a full backlog does not say so: the connection comes about when there is room.
-            Ok(false) => Err(NoConnection::Later),
-            Err(error) => Err(NoConnection::of(&error)),
+            Ok(false) => {
+                self.link.enter(Link::Connecting { since, stream: Some(stream) });
+                Err(NoConnection::Later)
+            }
+            Err(error) => {
+                self.link.enter(Link::Connecting { since, stream: None });
+                Err(NoConnection::of(&error))
+            }
         }
     }
+}
+
+fn open_stream(key: UpstreamKey, endpoint: &Endpoint, io: &Io) -> io::Result<Stream> {
+    let mut stream = match endpoint {
+        Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+        Endpoint::Loopback { port, is_ipv6 } => Stream::connect(loopback(*port, *is_ipv6))?,
+    };
+    io.registry().register(&mut stream, Target::Upstream(key).token(), Interest::READABLE)?;
+    Ok(stream)
 }

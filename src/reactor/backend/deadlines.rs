@@ -1,6 +1,7 @@
 //! What connections to workers wait for, and for how long.
 
 use super::Backend;
+use super::link::Link;
 use crate::config::Config;
 use crate::deadlines::{Deadlines, deadline_kinds, earliest};
 use crate::keys::UpstreamKey;
@@ -132,7 +133,15 @@ impl Backend {
     /// An event has come. `false`: of nobody.
     pub(crate) fn note(&mut self, upstream: UpstreamKey, event: Readiness) -> bool {
         let Some(entry) = self.get_mut(upstream) else { return false };
-        entry.is_closing |= event.is_read_closed;
+        match &mut entry.link {
+            Link::Open(socket) => socket.is_closing |= event.is_read_closed,
+            // Not this one; another is tried.
+            Link::Connecting { since, .. } if event.is_read_closed || event.is_error => {
+                let since = *since;
+                entry.link.enter(Link::Connecting { since, stream: None });
+            }
+            Link::Connecting { .. } | Link::Closed => {}
+        }
         true
     }
 }

@@ -83,6 +83,8 @@ pub(crate) const EXCHANGE: &[Row<State>] = &[
 /// The way to the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sending {
+    /// Its connection is to be made first, or is being made.
+    NotBegun,
     Open,
     /// Shut behind the last byte that waits.
     Ending,
@@ -109,7 +111,7 @@ impl Exchange {
             assigned: now,
             stage: Stage::Serving,
             head_sent_bytes: 0,
-            sending: Sending::Open,
+            sending: Sending::NotBegun,
             receiving: Receiving::Open,
             is_connection_new,
             answer: None,
@@ -141,7 +143,7 @@ impl Exchange {
             assigned,
             stage,
             head_sent_bytes: 0,
-            sending: Sending::Open,
+            sending: Sending::NotBegun,
             receiving: Receiving::Open,
             is_connection_new: true,
             answer: None,
@@ -224,7 +226,7 @@ impl Exchange {
     /// The same once more, over a fresh connection.
     pub(crate) fn send_again(&mut self) {
         self.head_sent_bytes = 0;
-        self.sending = Sending::Open;
+        self.sending = Sending::NotBegun;
         self.job.body.rewind();
     }
 
@@ -272,7 +274,7 @@ impl Exchange {
         match self.sending {
             Sending::Open => self.head_sent_bytes > 0 && (!self.is_sent() || tunnel_waits),
             Sending::Ending => self.head_sent_bytes > 0,
-            Sending::Ended => false,
+            Sending::NotBegun | Sending::Ended => false,
         }
     }
 

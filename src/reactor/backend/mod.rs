@@ -3,6 +3,7 @@
 mod connecting;
 mod deadlines;
 pub(crate) mod exchange;
+pub(crate) mod link;
 mod receiving;
 #[cfg(test)]
 mod seen;
@@ -10,7 +11,7 @@ mod sending;
 mod tunnels;
 mod upstreams;
 
-pub(crate) use connecting::{NoConnection, Started};
+pub(crate) use connecting::NoConnection;
 pub(crate) use deadlines::{AskDeadline, UpstreamDeadline};
 pub(crate) use receiving::Piece;
 pub(crate) use sending::Sent;
@@ -147,12 +148,12 @@ impl Backend {
     }
 
     pub(crate) fn is_watched_for_room(&self, upstream: UpstreamKey) -> bool {
-        self.get(upstream).is_some_and(|entry| entry.is_watched_for_room)
+        self.get(upstream).is_some_and(Upstream::is_watched_for_room)
     }
 
     /// Sending has begun, and there is more to do without an event.
     pub(crate) fn has_more_to_send(&self, upstream: UpstreamKey) -> bool {
-        let exchange = self.get(upstream).filter(|entry| !entry.is_watched_for_room);
+        let exchange = self.get(upstream).filter(|entry| !entry.is_watched_for_room());
         exchange.and_then(|entry| entry.exchange.as_ref()).is_some_and(Exchange::is_half_sent)
     }
 
@@ -249,8 +250,8 @@ impl Backend {
 
     /// A worker's process has ended: what it had written before is still to be read to its end.
     pub(crate) fn worker_has_ended(&mut self, upstream: UpstreamKey) {
-        if let Some(entry) = self.get_mut(upstream) {
-            entry.is_closing = true;
+        if let Some(socket) = self.get_mut(upstream).and_then(|entry| entry.link.open_mut()) {
+            socket.is_closing = true;
         }
     }
 
@@ -288,7 +289,7 @@ impl Backend {
     pub(crate) fn begin(&mut self, upstream: UpstreamKey, client: ClientKey, job: Job, now: Instant) {
         let Some(entry) = self.get_mut(upstream) else { return };
         debug_assert!(entry.exchange.is_none(), "one request at a time");
-        let is_connection_new = entry.stream.is_none();
+        let is_connection_new = entry.link.open().is_none();
         entry.exchange = Some(Exchange::of_client(client, job, now, is_connection_new));
     }
 
@@ -378,7 +379,6 @@ impl Backend {
     pub(crate) fn call_off(&mut self, upstream: UpstreamKey, io: &mut Io) -> bool {
         self.close(upstream);
         let Some(entry) = self.get_mut(upstream) else { return false };
-        entry.connecting_since = None;
         if let Some(exchange) = entry.exchange.take() {
             io.give_back(exchange.job.request.head);
         }

@@ -43,15 +43,15 @@ impl Backend {
         if entry.exchange.as_ref().is_some_and(|exchange| exchange.receiving != Receiving::Open) {
             return None;
         }
-        let stream = entry.stream.as_mut()?;
+        let socket = entry.link.open_mut()?;
         if *budget == 0 {
             io.go_on_with(Target::Upstream(upstream));
             return None;
         }
-        match attempt(|| stream.read(scratch)) {
+        match attempt(|| socket.stream.read(scratch)) {
             Transfer::Bytes(bytes) => {
                 *budget = budget.saturating_sub(bytes);
-                Some((Received::Bytes(bytes), bytes < scratch.len() && !entry.is_closing))
+                Some((Received::Bytes(bytes), bytes < scratch.len() && !socket.is_closing))
             }
             Transfer::Later => None,
             Transfer::End => Some((Received::End, true)),

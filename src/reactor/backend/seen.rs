@@ -30,7 +30,7 @@ impl Upstream {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.stream.is_some()
+        self.link.open().is_some()
     }
 }
 

@@ -1,9 +1,11 @@
 //! What goes to a worker.
 
-use super::Backend;
 use super::exchange::Sending;
+use super::link::Link;
+use super::{Backend, NoConnection};
 use crate::http::Reason;
 use crate::keys::UpstreamKey;
+use crate::reactor::endpoint::Endpoint;
 use crate::reactor::io::Io;
 use crate::reactor::io::spool::{Broken, Written};
 use crate::reactor::io::stream::{Transfer, attempt};
@@ -17,6 +19,9 @@ use std::io::{IoSlice, Write};
 pub(crate) enum Sent {
     /// It is out, or waits for room.
     Fine,
+    /// It is tried again to connect, after a moment.
+    Waits,
+    NotConnected(NoConnection),
     /// The rest cannot be given to the worker, which is not to blame.
     Trouble(Reason),
     /// A tunnel's way to its worker is shut.
@@ -24,12 +29,20 @@ pub(crate) enum Sent {
 }
 
 impl Backend {
-    /// Writes as much of the request as the worker takes.
-    pub(crate) fn send(&mut self, upstream: UpstreamKey, io: &mut Io) -> Sent {
+    /// Writes as much of the request as the worker takes, over a new connection where there is none.
+    pub(crate) fn send(&mut self, upstream: UpstreamKey, endpoint: &Endpoint, io: &mut Io) -> Sent {
+        if self.exchange(upstream).is_some_and(|exchange| exchange.sending == Sending::NotBegun) {
+            match self.begin_sending(upstream, endpoint, io) {
+                Ok(()) => {}
+                Err(None) => return Sent::Waits,
+                Err(Some(why)) => return Sent::NotConnected(why),
+            }
+        }
         let Some(entry) = self.get_mut(upstream) else { return Sent::Fine };
-        let (Some(stream), Some(exchange)) = (&mut entry.stream, &mut entry.exchange) else {
+        let (Link::Open(socket), Some(exchange)) = (&mut entry.link, &mut entry.exchange) else {
             return Sent::Fine;
         };
+        let stream = &mut socket.stream;
         let mut is_full = false;
         let mut trouble = None;
         while !exchange.is_sent() && exchange.sending != Sending::Ended && !is_full {
@@ -85,8 +98,8 @@ impl Backend {
             exchange.sending = Sending::Ended;
         }
         let is_tunnel_shut = exchange.sending == Sending::Ended && exchange.is_tunnel();
-        if is_full != entry.is_watched_for_room {
-            entry.is_watched_for_room = is_full;
+        if is_full != socket.is_watched_for_room {
+            socket.is_watched_for_room = is_full;
             let interests =
                 if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let token = Target::Upstream(upstream).token();
@@ -104,9 +117,9 @@ impl Backend {
     /// Tells the worker that nobody waits: it reads the end of its connection, at once.
     pub(crate) fn shut_down_sending(&mut self, upstream: UpstreamKey) {
         if let Some(entry) = self.get_mut(upstream)
-            && let Some(stream) = &entry.stream
+            && let Some(socket) = entry.link.open()
         {
-            stream.shutdown_write();
+            socket.stream.shutdown_write();
             if let Some(exchange) = &mut entry.exchange {
                 // Such a connection serves no second request.
                 exchange.sending = Sending::Ended;

@@ -1,9 +1,9 @@
 //! The connections to workers: a worker has one for each request or stream on it, and a few that wait for the next.
 
 use super::exchange::Exchange;
+use super::link::Link;
 use crate::conn;
 use crate::keys::{UpstreamKey, WorkerKey};
-use crate::reactor::io::stream::Stream;
 use slab::Slab;
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,9 @@ const UNNEEDED_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Upstream {
     pub(super) worker: WorkerKey,
     pub(super) place: Place,
-    pub(super) stream: Option<Stream>,
+    pub(super) link: Link,
     pub(super) conn: conn::Worker,
     pub(super) exchange: Option<Exchange>,
-    /// The kernel is watched for room to write, after a short write.
-    pub(super) is_watched_for_room: bool,
-    /// The worker sends no more, which is still to be read.
-    pub(super) is_closing: bool,
-    /// Since when it is tried to connect.
-    pub(super) connecting_since: Option<Instant>,
 }
 
 /// What a connection's work counts as.
@@ -51,22 +45,16 @@ pub(super) struct Upstreams {
 
 impl Upstream {
     fn new(worker: WorkerKey, place: Place) -> Self {
-        Upstream {
-            worker,
-            place,
-            stream: None,
-            conn: conn::Worker::default(),
-            exchange: None,
-            is_watched_for_room: false,
-            is_closing: false,
-            connecting_since: None,
-        }
+        Upstream { worker, place, link: Link::Closed, conn: conn::Worker::default(), exchange: None }
+    }
+
+    pub(super) fn is_watched_for_room(&self) -> bool {
+        self.link.open().is_some_and(|socket| socket.is_watched_for_room)
     }
 
     pub(super) fn close(&mut self) {
-        self.stream = None;
+        self.link.enter(Link::Closed);
         self.conn = conn::Worker::default();
-        self.is_closing = false;
     }
 }
 
@@ -143,7 +131,7 @@ impl Upstreams {
             Place::Held | Place::Left => {}
             Place::Unused { .. } | Place::Closed => return Some(place),
         }
-        if entry.stream.is_none() && !unused.is_empty() {
+        if entry.link.open().is_none() && !unused.is_empty() {
             entry.place = Place::Closed;
             self.closed.push(upstream);
             return Some(place);

@@ -149,14 +149,6 @@ impl Frontend {
         (now.duration_since(since) >= IDLE_FOR).then_some(ClientKey(key))
     }
 
-    /// An idle connection is about to be closed: it is read once more, since a request that has arrived is served.
-    pub(crate) fn look_once_more(&mut self, client: ClientKey) {
-        self.deadlines.disarm(client.0);
-        if let Some(entry) = self.clients.get_mut(client.0) {
-            entry.is_readable = true;
-        }
-    }
-
     /// Closes it if it is idle still; whoever was answered meanwhile, or has begun a request, has another deadline.
     pub(crate) fn close_if_idle(&mut self, client: ClientKey) -> bool {
         let closes = self.is_idle_for_good(client);

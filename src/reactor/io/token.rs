@@ -16,6 +16,17 @@ pub(crate) struct Readiness {
     pub is_error: bool,
 }
 
+impl Readiness {
+    /// As if the kernel had told that bytes are there: to look once more.
+    pub(crate) const READABLE: Readiness = Readiness {
+        is_readable: true,
+        is_writable: false,
+        is_read_closed: false,
+        is_write_closed: false,
+        is_error: false,
+    };
+}
+
 /// One event's target with what it tells; `None`: of nobody's token.
 pub(crate) fn decode_event(event: &Event) -> Option<(Target, Readiness)> {
     let readiness = Readiness {

@@ -249,10 +249,11 @@ impl Supervisor {
 
 /// What the exchanges tell of workers.
 impl Supervisor {
-    pub(super) fn has_request(&mut self, worker: WorkerKey) {
-        if let Some(entry) = self.get_mut(worker) {
-            entry.counts.was_asked = true;
-        }
+    /// It is about to get a request; where it listens.
+    pub(super) fn begin_request(&mut self, worker: WorkerKey) -> Option<&Endpoint> {
+        let entry = self.get_mut(worker)?;
+        entry.counts.was_asked = true;
+        Some(&entry.endpoint)
     }
 
     pub(super) fn count_request(&mut self, worker: WorkerKey) {
