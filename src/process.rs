@@ -185,6 +185,11 @@ pub(crate) fn kill_one(pid: Pid) {
     let _ = kill(pid, Signal::SIGKILL);
 }
 
+/// SIGHUP to one process: a child that is not yet reaped.
+pub(crate) fn hang_up(pid: Pid) {
+    let _ = kill(pid, Signal::SIGHUP);
+}
+
 /// Whether this process ignores a signal.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();

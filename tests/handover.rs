@@ -258,6 +258,74 @@ fn a_new_server_that_hangs_is_killed_and_one_that_is_under_way_refuses_others() 
     });
 }
 
+/// The process that an upgrade has started last.
+fn started_last(server: &Server) -> i32 {
+    let lines = server.stderr_lines();
+    let mut pids = lines
+        .iter()
+        .filter_map(|line| line.split_once("the new server is started (pid ")?.1.strip_suffix(')'));
+    pids.next_back().and_then(|pid| pid.parse().ok()).expect("an upgrade has begun")
+}
+
+#[test]
+fn a_hang_up_during_an_upgrade_reloads_whichever_server_goes_on() {
+    let it = Replaceable::start(&["--hot-reload=process"]);
+    let sockets = it.server.socket_dir();
+    let _successors = Successors(&sockets);
+    for is_to_fail in [true, false] {
+        let (starts, lines) = (it.gate.starts().len(), it.server.stderr_lines().len());
+        let has_line = |text: &str| it.server.stderr_lines()[lines..].iter().any(|line| line.contains(text));
+        it.gate.hold();
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| it.upgrade());
+            wait_until("the new one boots its worker", || it.gate.starts().len() == starts + 1);
+            it.server.signal(Signal::SIGHUP);
+            wait_until("it is noted", || has_line("the reload comes behind it"));
+            assert_eq!(it.gate.starts().len(), starts + 1, "nothing is reloaded yet");
+            if is_to_fail {
+                let pid = nix::unistd::Pid::from_raw(started_last(&it.server));
+                nix::sys::signal::kill(pid, Signal::SIGKILL).expect("it lives");
+            }
+            it.gate.let_go();
+            let verdict = upgrade.join().expect("no panic");
+            assert_eq!(verdict.code, i32::from(is_to_fail), "{}", verdict.stderr);
+        });
+        wait_until("the reload is done", || has_line("reload: 1 of 1 replaced"));
+        assert_eq!(it.server.get("/ping").text(), "pong");
+        assert_eq!(pid_of(&it.server) == it.server.pid(), is_to_fail);
+    }
+}
+
+#[test]
+fn an_edit_during_an_upgrade_is_the_new_servers_and_the_old_ones_only_if_that_fails() {
+    let it = Replaceable::start(&["--hot-reload=module"]);
+    let sockets = it.server.socket_dir();
+    let _successors = Successors(&sockets);
+    let before = it.server.worker_pids();
+    it.gate.hold();
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| it.upgrade());
+        wait_until("the new one boots its worker", || it.gate.starts().len() == 2);
+        // Beside it and over it, since shells are reading it.
+        let edited = it.dir.path().join("edited");
+        let text = std::fs::read_to_string(it.gate.app()).expect("a script");
+        write_script(&edited, &format!("{text}# edited\n"));
+        std::fs::rename(edited, it.gate.app()).expect("a new script");
+        wait_until("the new one has seen it", || has_line(&it.server, "hot reload: app has changed"));
+        assert_eq!(it.server.get("/ping").text(), "pong", "nobody waits for new code");
+        assert_eq!(it.server.worker_pids(), before);
+        let pid = nix::unistd::Pid::from_raw(started_last(&it.server));
+        nix::sys::signal::kill(pid, Signal::SIGKILL).expect("it lives");
+        assert_eq!(upgrade.join().expect("no panic").code, 1);
+    });
+    it.gate.let_go();
+    wait_until("the old one takes it over", || {
+        let now = it.server.worker_pids();
+        now.len() == 1 && now != before
+    });
+    assert_eq!(it.server.get("/ping").text(), "pong");
+}
+
 #[test]
 fn a_stop_during_an_upgrade_ends_both() {
     let it = Replaceable::start(&[]);
@@ -273,6 +341,27 @@ fn a_stop_during_an_upgrade_ends_both() {
     assert_eq!(files_in(&sockets), Vec::<String>::new());
     assert!(has_line(&server, "upgrade failed"), "{}", server.stderr_text());
     drop((gate, dir));
+}
+
+#[test]
+fn process_1_is_not_replaced_and_says_why() {
+    let mut probe = Command::new("unshare");
+    probe.args(["-fp", "--kill-child", "--mount-proc", "true"]);
+    let probe = output(probe);
+    if probe.code != 0 {
+        return support::skip::skip("the upgrade of process 1", probe.stderr.trim());
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let unshare = load::started_by(dir.path(), "exec unshare -fp --kill-child --mount-proc");
+    let mut server = Server::carried_by(unshare).arg(test_worker()).arg("w:1").start();
+    server.wait_for_workers(1);
+    let sockets = server.socket_dir();
+    let files = files_in(&sockets);
+    let mut command = Command::new(support::server_program());
+    command.arg("upgrade").arg(test_worker()).arg("--socket-dir").arg(&sockets);
+    let verdict = output(command);
+    assert!(verdict.code == 1 && verdict.stderr.contains("it is process 1"), "{}", verdict.stderr);
+    assert_eq!((server.get("/ping").text().as_str(), files_in(&sockets)), ("pong", files));
 }
 
 #[test]

@@ -107,6 +107,33 @@ fn workers_are_the_servers_own_children_and_differ_in_what_is_to_differ() {
 }
 
 #[test]
+fn an_upgrade_has_a_template_of_its_own_and_leaves_nothing_of_the_old_one() {
+    let Some(fixture) = Fixture::empty(&PYTHON, "app") else { return };
+    fixture.write("app.py", APP);
+    let mut server = start(&fixture, &["w:2", "--fork=always"]);
+    server.wait_for_workers(2);
+    let old: Vec<i32> = server.worker_pids().into_iter().chain(template_pids(&server)).collect();
+    assert_eq!(old.len(), 3);
+    let load = Load::start(&server, "/");
+    load.wait_for_answers(20);
+    let verdict = server.verb(["upgrade"]);
+    assert_eq!(verdict.code, 0, "{}\n{}", verdict.stderr, server.stderr_text());
+    assert_eq!(server.wait_exit(), 0);
+    load.wait_for_answers(20);
+    load.end();
+    assert!(old.iter().all(|&pid| !is_alive(pid)), "nothing is left of the old server");
+    assert!(are_all_forked(&server, 2), "{}", server.details());
+    let [template] = template_pids(&server)[..] else { panic!("one template: {}", server.details()) };
+    for answer in ask_all(&server, 2) {
+        assert_eq!(answer["loaded_by"], template, "{answer}");
+    }
+    let pids = server.worker_pids();
+    assert_eq!(server.verb(["stop"]).code, 0);
+    assert!(pids.iter().chain(&[template]).all(|&pid| !is_alive(pid)), "nothing is left");
+    assert_eq!(load::files_in(&server.socket_dir()), Vec::<String>::new());
+}
+
+#[test]
 fn new_code_is_loaded_once_and_broken_code_touches_no_worker() {
     let Some(fixture) = Fixture::empty(&PYTHON, "app") else { return };
     fixture.write("app.py", APP);

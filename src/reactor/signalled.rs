@@ -27,6 +27,10 @@ impl Reactor {
                 self.begin_stop(StopCause::Signal(signal));
             }
             Some(Signal::SIGHUP) => match self.config.hot_reload {
+                HotReload::Process if self.host.is_upgrading() => {
+                    log::info!("SIGHUP: an upgrade is under way; the reload comes behind it");
+                    self.host.owes_reload = true;
+                }
                 HotReload::Process => {
                     log::info!("SIGHUP: reload");
                     self.supervisor.fleet_mut().reload(None, self.io.now());

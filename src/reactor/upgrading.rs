@@ -41,6 +41,8 @@ impl Reactor {
             "the server before this one still finishes its requests; status shows when it is gone"
         } else if self.supervisor.fleet().is_rolling() {
             "a reload is under way; it has to end first"
+        } else if self.supervisor.awaits_new_code() {
+            "the app's files have changed just now; the new code has to come first"
         } else if std::process::id() == 1 {
             "it is process 1, with which the container ends; a new container would do"
         } else if is_started_by_systemd(&environment) && !self.host.notifier.is_on() {
@@ -190,6 +192,9 @@ impl Reactor {
                     successor.kill();
                 }
                 self.admin.answer_upgrade_followers(&Err(reason), &self.io);
+                // What has come meanwhile.
+                self.read_watch();
+                self.do_owed_reload();
             }
         }
     }
@@ -200,6 +205,14 @@ impl Reactor {
         let step = step.and_then(|successor| successor.machine.fail("the server stops".into()));
         if let Some(step) = step {
             self.follow_outgoing(step);
+        }
+    }
+
+    /// The reload that had to wait for the end of an upgrade.
+    fn do_owed_reload(&mut self) {
+        if std::mem::take(&mut self.host.owes_reload) {
+            log::info!("SIGHUP: reload");
+            self.supervisor.fleet_mut().reload(None, self.io.now());
         }
     }
 
@@ -219,6 +232,9 @@ impl Reactor {
         if let Some(successor) = &self.host.successor {
             // If it does not get through, the new server takes the sockets for shared ones.
             let _ = successor.line.say(&Message::Released, None);
+            if std::mem::take(&mut self.host.owes_reload) {
+                successor.ask_for_reload();
+            }
         }
         self.report_to_successor();
     }
@@ -332,6 +348,7 @@ impl Reactor {
         }
         self.host.notifier.speak_again();
         self.say_addresses();
+        self.do_owed_reload();
         Ok(())
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Host {
     pid_file: Option<PidFile>,
     pub(super) successor: Option<Successor>,
     pub(super) predecessor: Option<Predecessor>,
+    /// A reload was asked for while an upgrade was under way: whichever server goes on does it then.
+    pub(super) owes_reload: bool,
     /// What the servers before this one have counted.
     pub(super) counted: Counters,
 }
@@ -55,7 +57,15 @@ pub(super) struct Predecessor {
 
 impl Host {
     pub(super) fn new(signals: SignalFd, notifier: Notifier, predecessor: Option<Predecessor>) -> Self {
-        Host { signals, notifier, pid_file: None, successor: None, predecessor, counted: Counters::default() }
+        Host {
+            signals,
+            notifier,
+            pid_file: None,
+            successor: None,
+            predecessor,
+            owes_reload: false,
+            counted: Counters::default(),
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -67,7 +77,12 @@ impl Host {
 
     /// Whether it is open which of two servers will go on: an upgrade is under way, from this one or to this one.
     pub(super) fn is_upgrading(&self) -> bool {
-        self.successor.as_ref().is_some_and(|successor| successor.machine.is_open()) || self.is_waiting()
+        self.has_open_successor() || self.is_waiting()
+    }
+
+    /// Whether an upgrade from this server is under way.
+    pub(super) fn has_open_successor(&self) -> bool {
+        self.successor.as_ref().is_some_and(|successor| successor.machine.is_open())
     }
 
     /// A new server that failed is killed, and what it leaves is still to be removed.
@@ -98,6 +113,11 @@ impl Successor {
         self.next_report = Some(now + REPORT_EVERY);
         // What does not get through is told again, all but the last.
         let _ = self.line.say(report, None);
+    }
+
+    /// SIGHUP, by which a server with `--hot-reload=process` reloads.
+    pub(super) fn ask_for_reload(&self) {
+        process::hang_up(self.pid);
     }
 
     /// SIGKILL; its workers end with it.

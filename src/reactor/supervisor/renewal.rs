@@ -133,6 +133,11 @@ impl Supervisor {
         change.into_iter().chain(hold).min()
     }
 
+    /// Changes have been seen whose code has not come yet.
+    pub(crate) fn awaits_new_code(&self) -> bool {
+        self.renewal_deadline().is_some()
+    }
+
     /// Looks at changes that have settled by now.
     pub(crate) fn settle_changes(&mut self, now: Instant) -> Option<Renewed> {
         let watch = self.renewal.watch.as_mut()?;
