@@ -7,6 +7,11 @@ impl Balancer {
         self.queue.len()
     }
 
+    /// How many workers more would have places for all that wait.
+    pub(crate) fn needed_for_waiting(&self) -> usize {
+        self.queue.len().div_ceil(self.places_each)
+    }
+
     pub(crate) fn longest_queue(&self) -> usize {
         self.queue.longest()
     }

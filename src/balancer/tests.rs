@@ -35,6 +35,20 @@ fn a_withdrawn_worker_that_is_not_replaced_serves_again() {
 }
 
 #[test]
+fn as_many_workers_are_needed_as_have_places_for_all_that_wait() {
+    let now = Instant::now();
+    let mut balancer = Balancer::new(9, Duration::from_millis(300), QueueRule::Adaptive);
+    balancer.join(A, Capacity { places: 2, streams: None }, None, now);
+    let needed: Vec<usize> = (0..6)
+        .map(|client| {
+            submit(&mut balancer, client, now);
+            balancer.needed_for_waiting()
+        })
+        .collect();
+    assert_eq!(needed, [0, 0, 1, 1, 2, 2]);
+}
+
+#[test]
 fn the_last_freed_is_next() {
     let now = Instant::now();
     let mut balancer = balancer_with(&[A, B], now);

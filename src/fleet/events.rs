@@ -260,18 +260,29 @@ impl Fleet {
         self.pump(now);
     }
 
-    /// Requests wait: one more worker, unless one is on its way already or there are enough.
-    pub(crate) fn grow(&mut self, now: Instant) {
-        let is_coming = self.slots.iter().any(|slot| match slot.front() {
+    /// Requests wait that need so many workers more. Forks are cheap: all of them at once. Other starts take long and
+    /// load the app anew: one at a time, since the load may be over before the first has joined.
+    pub(crate) fn grow(&mut self, needed: usize, now: Instant) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        let at_once = if self.forks_at_once() { needed } else { needed.min(1) };
+        let missing = at_once.saturating_sub(self.coming());
+        let free = self.plan.max_workers.saturating_sub(self.size());
+        for _ in 0..missing.min(free) {
+            self.open_slot(now);
+        }
+        self.pump(now);
+    }
+
+    /// Slots whose worker is on its way, or is to be.
+    fn coming(&self) -> usize {
+        let is_coming = |slot: &&Slot| match slot.front() {
             Front::Spawning | Front::Empty { .. } => true,
             Front::Held(member) => matches!(member.phase(), Phase::Booting { .. }),
             Front::Closed => false,
-        });
-        if is_coming || self.stage != Stage::Running || self.size() >= self.plan.max_workers {
-            return;
-        }
-        self.open_slot(now);
-        self.pump(now);
+        };
+        self.slots.iter().filter(is_coming).count()
     }
 
     fn open_slot(&mut self, now: Instant) {

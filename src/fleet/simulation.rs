@@ -304,10 +304,8 @@ impl World {
                 self.fleet.reload(canary, now);
             }
             16 => {
-                self.trace.push("grow".into());
-                let before = self.fleet.size();
-                self.fleet.grow(now);
-                assert!(self.fleet.size() <= self.plan.max_workers.max(before));
+                let needed = 1 + (next(&mut self.random) % 4) as usize;
+                self.grow(needed);
             }
             17 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {

@@ -90,6 +90,8 @@ struct Asked {
 struct Template {
     phase: Phase,
     backoff: Backoff,
+    /// A worker of this release has been forked and has joined, from this process or one before it.
+    was_of_use: bool,
     /// In a row.
     failed_forks: u8,
     /// One for each slot at most.
@@ -98,7 +100,7 @@ struct Template {
 
 impl Template {
     fn new(phase: Phase) -> Self {
-        Template { phase, backoff: Backoff::default(), failed_forks: 0, asked: Vec::new() }
+        Template { phase, backoff: Backoff::default(), was_of_use: false, failed_forks: 0, asked: Vec::new() }
     }
 
     /// The one door for transitions.
@@ -257,6 +259,11 @@ impl Fleet {
         self.templates.origin(Release::Good) == Origin::NotYet
     }
 
+    /// Whether workers of the good release are forked from a template that is ready.
+    pub(super) fn forks_at_once(&self) -> bool {
+        matches!(self.templates.origin(Release::Good), Origin::Template(_))
+    }
+
     /// Whether a roll's starts wait for its template.
     pub(super) fn roll_waits_for_template(&self) -> bool {
         self.templates.origin(Release::New) == Origin::NotYet
@@ -287,6 +294,7 @@ impl Fleet {
         let template = self.templates.of_mut(release);
         if let Phase::Ready { id, .. } = template.phase {
             template.enter(Phase::Ready { id, has_joined: true });
+            template.was_of_use = true;
             template.failed_forks = 0;
             template.backoff.reset();
         }
@@ -347,8 +355,9 @@ impl Fleet {
         // Of a release on trial a worker has joined: the trial's verdict ends the roll.
         let is_judging = self.is_judging();
         let template = self.templates.of_mut(release);
-        // A roll that goes on without one is not ended by the next try.
-        let ends_roll = release == Release::New && has_template && !template.is_failing() && !is_judging;
+        // A roll that goes on without one is not ended by the next try, and one whose workers serve not at all.
+        let is_first = !template.is_failing() && !template.was_of_use;
+        let ends_roll = release == Release::New && has_template && is_first && !is_judging;
         if let Phase::Ready { has_joined: true, .. } = template.phase {
             template.backoff.reset();
             return template.enter(Phase::Wanted { not_before: now });

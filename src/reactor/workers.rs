@@ -219,8 +219,9 @@ impl Reactor {
         if self.supervisor.fleet().is_fixed() {
             return;
         }
-        if self.balancer.waiting() > 0 && !self.supervisor.waits_for_new_code() && size < most {
-            self.supervisor.fleet_mut().grow(now);
+        let needed = self.balancer.needed_for_waiting();
+        if needed > 0 && !self.supervisor.waits_for_new_code() && size < most {
+            self.supervisor.fleet_mut().grow(needed, now);
         }
         if let Some(due) = self.next_shrink()
             && due <= now

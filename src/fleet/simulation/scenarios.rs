@@ -99,11 +99,30 @@ fn nothing_is_done_to_a_worker_that_is_gone() {
 }
 
 #[test]
+fn a_burst_is_met_by_forks_all_at_once_and_by_other_starts_one_by_one() {
+    for (forks, booting) in [(true, 3), (false, 1)] {
+        let mut world = serving(1);
+        world.plan = Plan { max_workers: 4, forks, ..world.plan };
+        world.alive.clear();
+        world.fleet = Fleet::new(world.plan, world.now);
+        world.obey();
+        world.templates_are_kind();
+        let first = world.pick(|_| true).expect("one");
+        world.join_as(first, true);
+        for _ in 0..2 {
+            world.grow(9);
+            world.obey();
+            assert_eq!(world.alive.values().filter(|process| process.life == Life::Booting).count(), booting);
+        }
+    }
+}
+
+#[test]
 fn a_worker_that_is_being_replaced_does_not_retire_for_good() {
     let mut world = serving(1);
     world.plan.max_workers = 2;
     world.fleet.plan = world.plan;
-    world.fleet.grow(world.now);
+    world.grow(1);
     world.obey();
     let second = world.pick(|life| life == Life::Booting).expect("one more");
     world.join_as(second, true);

@@ -112,6 +112,25 @@ impl World {
         self.fleet.template_ready(id, self.now);
     }
 
+    /// Requests wait: workers are forked for all of them at once, and started else one by one.
+    pub(super) fn grow(&mut self, needed: usize) {
+        // What ended before was told before, and what is to follow is known.
+        self.obey();
+        self.trace.push(format!("grow by {needed}"));
+        let before = self.fleet.size();
+        let has_joined = |slot: &&Slot| matches!(slot.front(), Front::Held(member) if !matches!(member.phase(), Phase::Booting { .. }));
+        let coming = before - self.fleet.slots.iter().filter(has_joined).count();
+        let free = self.plan.max_workers.saturating_sub(before);
+        let at_once = match self.templates.values().any(|state| *state == (Release::Good, true)) {
+            true => needed,
+            false => 1,
+        };
+        let is_running = self.fleet.stage == Stage::Running;
+        self.fleet.grow(needed, self.now);
+        let grown = if is_running { at_once.saturating_sub(coming).min(free) } else { 0 };
+        assert_eq!(self.fleet.size() - before, grown, "{needed} are needed, and {coming} on their way");
+    }
+
     /// All have loaded the app, and do what they were asked for.
     pub(super) fn templates_are_kind(&mut self) {
         for (slot, _) in std::mem::take(&mut self.asked) {
