@@ -73,6 +73,7 @@ mod keys;
 mod list;
 mod names;
 mod observe;
+mod page;
 mod paths;
 // The simulator's processes stand in for some of these.
 #[cfg_attr(test, allow(dead_code, unused_imports))]

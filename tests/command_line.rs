@@ -153,7 +153,7 @@ fn help_and_version_go_to_stdout() {
     for phrase in ["--help", "-h"] {
         let help = run([phrase]);
         assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-        for token in ["w:<N", "r:<N>", "http:<", "metrics:<", "status|reload|upgrade|stop"] {
+        for token in ["w:<N", "r:<N>", "http:<", "metrics:<", "page:<", "status|reload|upgrade|stop"] {
             assert!(help.stdout.contains(token), "{token} is missing:\n{}", help.stdout);
         }
     }

@@ -66,17 +66,30 @@ fn an_upgrade_loses_nobody_and_keeps_the_counts() {
     let dir = tempfile::tempdir().expect("a folder");
     let unix = dir.path().join("http.sock");
     let pid_file = dir.path().join("pid");
-    let server = Server::builder(test_worker()).args(["w:2", "metrics:127.0.0.1:0"]).args(PATIENT);
+    let server = Server::builder(test_worker()).args(["w:2", "metrics:127.0.0.1:0", "page:0"]).args(PATIENT);
     let server = server.arg("--pid-file").arg(&pid_file);
     let mut server = server.http("127.0.0.1:0").http(&format!("unix:{}", unix.display())).start();
     let sockets = server.socket_dir();
     let _successors = Successors(&sockets);
     server.wait_for_workers(2);
+    let line = server.stdout_lines().remove(0);
+    let page = line.split("page=http://").nth(1).and_then(|text| text.split('/').next()?.parse().ok());
+    let page: std::net::SocketAddr = page.expect("where the page is");
+    let watch = || {
+        let mut viewer = support::Client::connect(page);
+        viewer.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(viewer.read_head().status().ok(), Some(200));
+        viewer
+    };
     let load = Load::of(&server, "/ping", 2, 2);
     for _ in 0..UPGRADES {
+        let mut viewer = watch();
         load.wait_for_answers(100);
         let pid = upgrade(&server);
         assert_eq!(std::fs::read_to_string(&pid_file).expect("the pid file").trim(), pid.to_string());
+        // Whoever looks is sent to the new server.
+        viewer.read_until_close();
+        drop(watch());
         load.wait_for_answers(100);
         let mut client = support::Client::connect_unix(&unix);
         assert_eq!(client.get("/ping").text(), "pong");

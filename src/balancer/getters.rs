@@ -90,6 +90,11 @@ impl Balancer {
         }
     }
 
+    /// The workers that have a place free, in the order in which they would be chosen.
+    pub(crate) fn stack(&self) -> impl Iterator<Item = WorkerKey> + '_ {
+        self.free.in_order()
+    }
+
     /// The worker on trial, if it is free and its turn has come; else it is the last choice.
     pub(super) fn top_beside_trial(&self, share: &Share) -> Option<WorkerKey> {
         let is_free = |worker: &WorkerKey| {

@@ -17,13 +17,14 @@ pub const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", 
 pub(super) struct Given {
     pub http: Vec<Listen>,
     pub metrics: Vec<Listen>,
+    pub page: Vec<Listen>,
 }
 
-/// The sockets that are given to this process. `FileDescriptorName=metrics` is the metrics'; those of any other name
-/// are listened on for requests.
+/// The sockets that are given to this process. `FileDescriptorName=metrics` is the metrics', `page` the operators'
+/// page; those of any other name are listened on for requests.
 ///
 /// # Errors
-/// A number that is none, or a name that means something else.
+/// A number that is none.
 pub(super) fn sockets(environment: &dyn Fn(&str) -> Option<String>, pid: u32) -> Result<Given, Usage> {
     let mut given = Given::default();
     if !are_for(environment, pid) {
@@ -40,12 +41,7 @@ pub(super) fn sockets(environment: &dyn Fn(&str) -> Option<String>, pid: u32) ->
         let at = Listen::Descriptor(fd);
         match names.next() {
             Some("metrics") => given.metrics.push(at),
-            // Requests must not be served where an operators' page is expected.
-            Some("page") => {
-                return Err(Usage(format!(
-                    "descriptor {fd} is given as 'page' (LISTEN_FDNAMES), which this version does not have; http or metrics would do"
-                )));
-            }
+            Some("page") => given.page.push(at),
             Some(_) | None => given.http.push(at),
         }
     }
@@ -92,11 +88,12 @@ mod tests {
     fn sockets_are_told_apart_by_their_names() {
         let named = given(&[
             ("LISTEN_PID", "42"),
-            ("LISTEN_FDS", "4"),
-            ("LISTEN_FDNAMES", "http:metrics:shop.socket"),
+            ("LISTEN_FDS", "5"),
+            ("LISTEN_FDNAMES", "http:metrics:shop.socket:page"),
         ]);
-        let http = [3, 5, 6].map(Listen::Descriptor).to_vec();
-        assert_eq!(named, Ok(Given { http, metrics: vec![Listen::Descriptor(4)] }));
+        let http = [3, 5, 7].map(Listen::Descriptor).to_vec();
+        let [metrics, page] = [4, 6].map(|fd| vec![Listen::Descriptor(fd)]);
+        assert_eq!(named, Ok(Given { http, metrics, page }));
     }
 
     #[test]
@@ -108,8 +105,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_a_complaint() {
-        let page = [("LISTEN_PID", "42"), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "page")];
-        assert!(matches!(given(&page), Err(Usage(text)) if text.contains("page")));
         for count in ["", "-1", "1e9", "1025"] {
             let bad = given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", count)]);
             assert!(matches!(bad, Err(Usage(text)) if text.contains("LISTEN_FDS")), "{count}");

@@ -26,7 +26,8 @@ pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
             quoted(app)
         ));
     }
-    let token = extra.split_once('=').filter(|(name, _)| ["w", "c", "r", "http", "metrics"].contains(name));
+    const TOKENS: [&str; 6] = ["w", "c", "r", "http", "metrics", "page"];
+    let token = extra.split_once('=').filter(|(name, _)| TOKENS.contains(name));
     if let Some((name, value)) = token {
         return Usage(format!("'{extra}' is no token; {name}:{value} would do"));
     }
@@ -102,7 +103,7 @@ pub(super) fn check_proxied(config: &Config) -> Result<(), Usage> {
 
 /// Permissions are those of Unix listeners alone.
 pub(super) fn check_socket_access(config: &Config) -> Result<(), Usage> {
-    let mut places = config.listen.iter().chain(&config.metrics);
+    let mut places = config.listen.iter().chain(&config.metrics).chain(&config.page);
     let flag = match (&config.socket_mode, &config.socket_group) {
         (Some(_), _) => "--socket-mode",
         (None, Some(_)) => "--socket-group",

@@ -5,7 +5,8 @@ mod verbs;
 use super::table::{FLAGS, Kind, MAX_MS, known};
 use super::written;
 use super::{
-    Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, activation, complaints, words,
+    Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, activation, complaints, page,
+    words,
 };
 use crate::app::{self, Target};
 use crate::balancer::QueueRule;
@@ -179,6 +180,11 @@ impl Reader<'_> {
                 .transpose()?,
             socket_group: self.text("--socket-group")?,
             metrics: Vec::new(),
+            page: Vec::new(),
+            page_hosts: match self.argument("--page-host")? {
+                Some(argument) => page::host_names(argument.name, &argument.text)?,
+                None => Vec::new(),
+            },
             max_reloads: self.number("--max-reloads")?,
             hot_reload,
             is_development,
@@ -251,6 +257,7 @@ impl Reader<'_> {
                     config.proxied.push(bare.is_some());
                 }
                 Some(("metrics", address)) => config.metrics.push(words::listen("metrics", address)?),
+                Some(("page", address)) => config.page.push(words::listen("page", address)?),
                 Some((_, what))
                     if Target::parse(&argument).is_some()
                         && !carries_app
@@ -262,18 +269,30 @@ impl Reader<'_> {
                 Some((token, _)) if !argument.contains('/') && !std::path::Path::new(&argument).exists() => {
                     let meant = near_miss(
                         &token.to_ascii_lowercase(),
-                        ["w", "c", "r", "http", "metrics", "workers", "worker", "concurrency", "port"]
-                            .into_iter(),
+                        [
+                            "w",
+                            "c",
+                            "r",
+                            "http",
+                            "metrics",
+                            "page",
+                            "workers",
+                            "worker",
+                            "concurrency",
+                            "port",
+                        ]
+                        .into_iter(),
                     );
                     let meant = match meant {
                         Some("workers" | "worker" | "w") => "w:4",
                         Some("c" | "concurrency") => "c:16",
                         Some("r") => "r:10000",
                         Some("metrics") => "metrics:9090",
+                        Some("page") => "page:5003",
                         Some(_) | None => "http:5002",
                     };
                     return Err(Usage(format!(
-                        "unknown token '{argument}'; w:, c:, r:, http: and metrics: are known ({meant}?)"
+                        "unknown token '{argument}'; w:, c:, r:, http:, metrics: and page: are known ({meant}?)"
                     )));
                 }
                 _ if carries_app => {
@@ -308,6 +327,7 @@ impl Reader<'_> {
         }
         config.listen.extend(given.http);
         config.metrics.extend(given.metrics);
+        config.page.extend(given.page);
         if config.listen.is_empty() {
             let port = match (self.environment)("PORT").filter(|port| !port.is_empty()) {
                 Some(port) => words::number("PORT", &port, 0..=65535)? as u16,
@@ -317,7 +337,8 @@ impl Reader<'_> {
         }
         complaints::check_proxied(&config)?;
         complaints::check_socket_access(&config)?;
-        complaints::check_places(config.listen.iter().chain(&config.metrics))?;
+        page::check(&config)?;
+        complaints::check_places(config.listen.iter().chain(&config.metrics).chain(&config.page))?;
         config.place = place;
         Ok(Command::Serve(Box::new(config)))
     }

@@ -7,6 +7,7 @@ mod defaults;
 pub mod env_file;
 mod flags;
 mod fork;
+mod page;
 mod table;
 mod trust;
 mod words;
@@ -214,6 +215,9 @@ pub struct Config {
     pub socket_mode: Option<u32>,
     pub socket_group: Option<String>,
     pub metrics: Vec<Listen>,
+    /// Where the operators' page is shown, and under which names beside addresses.
+    pub page: Vec<Listen>,
+    pub page_hosts: Vec<String>,
     pub max_reloads: u64,
     pub hot_reload: HotReload,
     /// By `NODE_ENV`: clients may see what a worker said last.
@@ -462,6 +466,11 @@ mod tests {
             ("app metrics:80,proxy --trust-proxy=all", "80,proxy", "metrics:9090"),
             ("app http:80 http:80,proxy --trust-proxy=all", "port 80", "once"),
             ("app http:80 metrics:80", "port 80", "once"),
+            ("app page:foo", "page:foo", "page:5003"),
+            ("app page:127.0.0.1:90 metrics:127.0.0.1:90", "port 90", "once"),
+            ("app pages:5003", "pages:5003", "page:5003"),
+            ("app --page-host=shop.internal", "--page-host", "page:5003"),
+            ("app page:5003 --page-host=http://shop", "http://shop", "shop.internal"),
             ("app --json=yes", "yes", "--json alone"),
             ("app --max-queue=3 --max-queue=4", "--max-queue", "twice"),
             ("app --max-queue", "--max-queue", "--max-queue=<N>"),

@@ -221,6 +221,12 @@ pub(super) const FLAGS: &[Flag] = &[
         "takes what would go to stdout; SIGUSR1 opens it anew",
     ),
     flag(
+        "--page-host",
+        text("<names>", "none"),
+        "",
+        "host names under which the operators' page is shown, beside addresses and localhost: shop.internal,shop",
+    ),
+    flag(
         "--pid-file",
         text("<path>", "none"),
         "RIP_PID_FILE",
@@ -288,7 +294,8 @@ pub fn help() -> String {
          \u{20} r:<N>,<S>s  the same, and after about S seconds   [no age]\n\
          \u{20} http:<>  where to listen: a port, address:port, unix:path, fd:N (a socket that it inherits); may be repeated   [what systemd gives, else 5002, all addresses]\n\
          \u{20} http:<>,proxy  the same, for proxies that say first who has connected (PROXY protocol, of --trust-proxy)\n\
-         \u{20} metrics:<>  Prometheus text over HTTP: a port, address:port, unix:path   [none]\n\n",
+         \u{20} metrics:<>  Prometheus text over HTTP: a port, address:port, unix:path   [none]\n\
+         \u{20} page:<>  a page for operators: a port of loopback, address:port, unix:path   [none]\n\n",
     );
     for flag in FLAGS {
         let default = match flag.default_text() {

@@ -162,9 +162,13 @@ pub(super) fn cpus() -> Workers {
     Workers { min: count, max: count }
 }
 
-/// What stands behind `http:` and `metrics:`.
+/// What stands behind `http:`, `metrics:` and `page:`.
 pub(super) fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
-    let port = if token == "metrics" { 9090 } else { 5002 };
+    let port = match token {
+        "metrics" => 9090,
+        "page" => 5003,
+        _ => 5002,
+    };
     let would_do = match argument.starts_with("fd:") {
         true => format!("{token}:fd:3 would do, if that is a listening socket"),
         false => format!("{token}:{port}, {token}:127.0.0.1:{port} or {token}:unix:/path would do"),
@@ -186,6 +190,8 @@ pub(super) fn listen(token: &str, argument: &str) -> Result<Listen, Usage> {
     };
     let port = port.parse().map_err(|_| complaint("has no port from 0 to 65535"))?;
     let address = match address {
+        // Who has not said otherwise shows it to nobody else.
+        None if token == "page" => return Ok(Listen::Localhost { port }),
         None | Some("" | "*") => None,
         Some("localhost") => return Ok(Listen::Localhost { port }),
         Some(text) => {

@@ -171,6 +171,14 @@ impl Request {
         })
     }
 
+    /// A field of the head as the worker gets it; of several the first one. A request that is answered here has none.
+    pub fn field(&self, wanted: &str) -> Option<&[u8]> {
+        let lines = self.head.split(|&byte| byte == b'\n').skip(1);
+        lines.filter_map(|line| line.split_at_checked(line.iter().position(|&byte| byte == b':')?)).find_map(
+            |(name, value)| name.eq_ignore_ascii_case(wanted.as_bytes()).then(|| value[1..].trim_ascii()),
+        )
+    }
+
     pub fn method(&self) -> &[u8] {
         self.method.of(&self.head)
     }

@@ -122,6 +122,8 @@ fn is_date(value: &[u8]) -> bool {
 pub struct LocalResponse<'a> {
     pub status: u16,
     pub content_type: &'static str,
+    /// Further fields, each a whole line.
+    pub fields: &'a [u8],
     pub body: &'a [u8],
     /// Whether to send `Retry-After: 1`.
     pub retry_soon: bool,
@@ -141,6 +143,7 @@ impl LocalResponse<'_> {
         push_decimal(out, self.body.len() as u64);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(self.date);
+        out.extend_from_slice(self.fields);
         if self.retry_soon {
             out.extend_from_slice(b"Retry-After: 1\r\n");
         }

@@ -85,6 +85,7 @@ impl Reactor {
         let local_response = LocalResponse {
             status,
             content_type,
+            fields: b"",
             body,
             retry_soon: reason.is_some_and(Reason::passes_soon),
             is_head: request.context.is_head,

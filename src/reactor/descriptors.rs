@@ -1,7 +1,7 @@
 //! How many descriptors a server needs, and how many it keeps from its clients.
 
 use super::source::StartError;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::process::DescriptorLimit;
 
 /// Standard streams and the log's own for two of them, epoll, signals, the lock, two control sockets, the watch, lines
@@ -38,9 +38,11 @@ pub(super) fn for_streams(
 
 /// What the server and its workers take, one successor included.
 fn needed(config: &Config, workers: usize) -> u64 {
-    let listeners = config.listen.len() + config.metrics.len();
+    let places = config.listen.iter().chain(&config.metrics).chain(&config.page);
+    let sockets = |at: &Listen| if matches!(at, Listen::Localhost { .. }) { 2 } else { 1 };
+    let listeners: u64 = places.map(sockets).sum();
     let log_file = if config.log_file.is_some() { LOG_FILE } else { 0 };
-    OWN + log_file + listeners as u64 + PER_WORKER * (workers as u64 + 1) + PER_START
+    OWN + log_file + listeners + PER_WORKER * (workers as u64 + 1) + PER_START
 }
 
 /// How many are kept free of clients: what is needed, and spare ones, also for the other successors of a roll, up to half

@@ -13,6 +13,7 @@ use crate::http::Reason;
 use crate::http::method::is_registered;
 use crate::http::response::Invalid;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
+use crate::observe::failures::{Cause, Subject};
 use crate::process::Exit;
 
 /// Workers that are gone, or of no use.
@@ -86,6 +87,7 @@ impl Reactor {
             && matches!(fate, Fate::IsEnding | Fate::Exited(_))
         {
             self.backend.note_crash(worker, self.io.now());
+            self.blame_for_death(worker, upstream);
         }
         let Some(exchange) = self.backend.take_exchange(upstream) else { return };
         if let (End::Idle, true, Some(client)) = (end, exchange.is_reconnecting(), exchange.client) {
@@ -190,6 +192,9 @@ impl Reactor {
     pub(super) fn answer_does_not_end(&mut self, upstream: UpstreamKey) {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         self.blame_for_hang(upstream);
+        if let (Some(identity), Some(subject)) = (self.identity(upstream), self.subject_of(upstream)) {
+            self.observer.failures_mut().blame(identity, Cause::Stuck, subject, self.io.unix());
+        }
         self.supervisor.is_stuck_from_now(worker);
         self.let_tunnels_client_go(upstream, true);
         let description = self.describe_of(upstream).unwrap_or_default();
@@ -348,6 +353,22 @@ impl Reactor {
             times.queue.as_millis(),
             times.worker.as_millis()
         )
+    }
+
+    /// A worker is ending, or has ended, with this at work: that is told to operators, unless the server has told it to.
+    pub(super) fn blame_for_death(&mut self, worker: WorkerKey, upstream: UpstreamKey) {
+        if let (Some(identity), Some(subject)) = (self.identity(upstream), self.subject_of(upstream))
+            && !self.supervisor.was_told_to_end(worker)
+        {
+            self.observer.failures_mut().blame(identity, Cause::Crash, subject, self.io.unix());
+        }
+    }
+
+    /// The request that is at work there; a question of the server's own is none.
+    fn subject_of(&self, upstream: UpstreamKey) -> Option<Subject> {
+        let exchange = self.backend.exchange(upstream).filter(|exchange| !exchange.is_question())?;
+        let request = exchange.subject();
+        Some(Subject::new(request.method(), request.path(), request.id()))
     }
 
     pub(super) fn describe_of(&self, upstream: UpstreamKey) -> Option<String> {

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 pub(super) enum Service {
     Http,
     Metrics,
+    Page,
 }
 
 impl Service {
@@ -22,6 +23,7 @@ impl Service {
         match self {
             Service::Http => "http",
             Service::Metrics => "metrics",
+            Service::Page => "page",
         }
     }
 }
@@ -50,7 +52,8 @@ impl Inherited {
     /// One of them is not open.
     pub(super) fn take(config: &Config) -> Result<Self, StartError> {
         let http = config.listen.iter().map(|at| (Service::Http, at));
-        let all = http.chain(config.metrics.iter().map(|at| (Service::Metrics, at)));
+        let metrics = config.metrics.iter().map(|at| (Service::Metrics, at));
+        let all = http.chain(metrics).chain(config.page.iter().map(|at| (Service::Page, at)));
         let mut sockets = Vec::new();
         for (service, at) in all {
             if let Listen::Descriptor(fd) = at {
@@ -70,7 +73,7 @@ impl Inherited {
     pub(super) fn handed_over(sockets: Vec<(SocketOffer, OwnedFd)>) -> Self {
         let offer = |(offer, fd): (SocketOffer, OwnedFd)| {
             let holders = if offer.is_given { Holders::Shared } else { Holders::Handed };
-            let services = [Service::Http, Service::Metrics].map(Service::token);
+            let services = [Service::Http, Service::Metrics, Service::Page].map(Service::token);
             let service = services.into_iter().find(|token| *token == offer.service)?;
             Some(Offer { service, at: offer.at, fd, holders })
         };

@@ -24,6 +24,7 @@ pub(super) fn listen_on(
     let (places, proxied) = match service {
         Service::Http => (&config.listen, config.proxied.as_slice()),
         Service::Metrics => (&config.metrics, [].as_slice()),
+        Service::Page => (&config.page, [].as_slice()),
     };
     let mut listeners = Vec::new();
     for (index, at) in places.iter().enumerate() {

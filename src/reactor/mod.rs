@@ -11,7 +11,7 @@
 //! | `frontend` | listeners, clients, what waits for them and what they wait for |
 //! | `backend` | connections to workers, the exchanges on them |
 //! | `supervisor` | worker processes, the fleet's plan for them, their output, the app's sources |
-//! | `admin` | the control socket and the metrics listeners |
+//! | `admin` | the control socket, the metrics listeners and those of the operators' page |
 //! | `host` | what the server and its surroundings tell each other |
 //!
 //! A request's way: `tick` hears of an event and has `requests` read it and dispatch it; `exchanges` sends it to a worker,
@@ -41,6 +41,7 @@ mod limits;
 mod listening;
 mod observer;
 mod operators;
+mod page;
 mod places;
 mod quarantine;
 mod questions;

@@ -1,4 +1,4 @@
-//! What is asked for on the control socket and on the metrics listeners.
+//! What is asked for on the control socket and on the metrics listeners. [`super::page`] has the page's.
 
 use super::admin::connections::{Ask, ControlDeadline, ControlPeer};
 use super::stopping::StopCause;
@@ -49,7 +49,7 @@ impl Reactor {
                 self.admin.close_if_idle(key);
             }
             ControlDeadline::Receive => self.admin.refuse_arriving(key, &self.io),
-            ControlDeadline::Take | ControlDeadline::Linger => self.admin.close(key),
+            ControlDeadline::Take | ControlDeadline::Linger | ControlDeadline::View => self.admin.close(key),
         }
     }
 
@@ -59,6 +59,7 @@ impl Reactor {
         let is_scraper = peer == ControlPeer::Scraper;
         match (request.method(), request.path()) {
             _ if peer == ControlPeer::Stranger => self.refuse_stranger(key, request),
+            _ if peer == ControlPeer::Viewer => self.show_page(ask),
             (b"GET" | b"HEAD", b"/server") if !is_scraper => {
                 self.admin.respond_with(key, request, 200, "text/plain", b"ok", &self.io)
             }
@@ -110,7 +111,7 @@ impl Reactor {
         let now = self.io.now();
         let peer_pid = match peer {
             ControlPeer::Process { pid } => pid,
-            ControlPeer::Root | ControlPeer::Stranger | ControlPeer::Scraper => 0,
+            ControlPeer::Root | ControlPeer::Stranger | ControlPeer::Scraper | ControlPeer::Viewer => 0,
         };
         let result = match message {
             Message::Join(join) => self.join(&join, peer_pid),

@@ -25,6 +25,7 @@ use crate::fleet::Beginning;
 use crate::handover::{Incoming, Message};
 use crate::names::Names;
 use crate::observe::access::AccessLog;
+use crate::page::HostNames;
 use crate::paths;
 #[cfg(not(test))]
 use crate::process;
@@ -48,6 +49,7 @@ pub(super) struct Opened {
     pub control: Vec<Listener>,
     pub listeners: Vec<Listener>,
     pub metrics_listeners: Vec<Listener>,
+    pub page_listeners: Vec<Listener>,
     pub logs: Logs,
     pub host: Host,
 }
@@ -176,6 +178,7 @@ impl Reactor {
         control.extend(shared_control);
         let listeners = listen_on(Service::Http, &config, access, &mut inherited)?;
         let metrics_listeners = listen_on(Service::Metrics, &config, access, &mut inherited)?;
+        let page_listeners = listen_on(Service::Page, &config, access, &mut inherited)?;
         if let Some(predecessor) = &predecessor {
             let fd = predecessor.line.as_fd().as_raw_fd();
             poll.registry()
@@ -201,7 +204,7 @@ impl Reactor {
             names,
             limit,
             run,
-            Opened { poll, control, listeners, metrics_listeners, logs, host },
+            Opened { poll, control, listeners, metrics_listeners, page_listeners, logs, host },
         );
         if !reactor.host.is_waiting() {
             let registry = reactor.io.registry();
@@ -209,7 +212,10 @@ impl Reactor {
                 .frontend
                 .begin_listening(registry)
                 .map_err(|error| trouble("the listening socket", error))?;
-            reactor.admin.begin_listening(registry).map_err(|error| trouble("the metrics socket", error))?;
+            reactor
+                .admin
+                .begin_listening(registry)
+                .map_err(|error| trouble("the operators' sockets", error))?;
         }
         for (join, process) in workers {
             let worker_id = usize::try_from(join.sender.worker_id).unwrap_or_default();
@@ -238,13 +244,19 @@ impl Reactor {
         let launcher = Launcher::new(source, env_file, names, harnesses, instance, limit, name);
         Reactor {
             io,
-            observer: Observer::new(opened.logs, now),
+            observer: Observer::new(opened.logs, !config.page.is_empty(), now),
             frontend: Frontend::new(opened.listeners, kept_descriptors, config.clone()),
             backend: Backend::new(config.clone()),
             balancer: Balancer::new(config.max_queue, config.queue_timeout, config.queue_rule),
             quarantine: Quarantine::new(deaths),
-            admin: Admin::new(opened.control, opened.metrics_listeners, config.clone()),
+            admin: Admin::new(
+                opened.control,
+                opened.metrics_listeners,
+                opened.page_listeners,
+                config.clone(),
+            ),
             host: opened.host,
+            page_hosts: HostNames::new(config.page_hosts.clone()),
             stage: Stage::Running,
             exit: None,
             supervisor: Supervisor::new(launcher, config.clone(), seed, beginning, now),
@@ -271,7 +283,14 @@ impl Reactor {
             listeners.map(|listener| format!("http={}", listener.address())).collect();
         let metrics = self.admin.metrics_listeners().iter();
         let metrics = metrics.map(|listener| format!("metrics={}", listener.address()));
-        let addresses: Vec<String> = addresses.into_iter().chain(metrics).collect();
+        let mut page: Vec<&Listener> = self.admin.page_listeners().iter().collect();
+        // Of localhost one of its two addresses will do for a person.
+        page.dedup_by(|other, first| first.port().is_some() && first.port() == other.port());
+        let page = page.into_iter().map(|listener| match listener.port() {
+            Some(_) => format!("page=http://{}/", listener.address()),
+            None => format!("page={}", listener.address()),
+        });
+        let addresses: Vec<String> = addresses.into_iter().chain(metrics).chain(page).collect();
         let (app, workers) = (&self.supervisor.launcher().names().app, self.config.workers.min);
         let line = format!("rip-server: app={app} {} workers={workers}\n", addresses.join(" "));
         self.observer.announce(line.as_bytes());

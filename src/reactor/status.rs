@@ -5,8 +5,11 @@ use super::io::listen::Listener;
 use super::tick::Reactor;
 use crate::balancer::Serving;
 use crate::keys::WorkerKey;
+use crate::observe::failures::Subject;
 use crate::observe::metrics::Snapshot;
+use crate::observe::timestamp;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::time::Duration;
 
 impl Reactor {
@@ -63,10 +66,14 @@ impl Reactor {
     pub(super) fn status_details(&self) -> Value {
         let (_, mut value) = self.summary();
         let workers = self.supervisor.keys_by_slot();
-        let workers: Vec<Value> = workers.into_iter().map(|worker| self.worker_details(worker)).collect();
+        let places: HashMap<WorkerKey, usize> =
+            self.balancer.stack().enumerate().map(|(place, worker)| (worker, place)).collect();
+        let details = |worker: WorkerKey| self.worker_details(worker, places.get(&worker).copied());
+        let workers: Vec<Value> = workers.into_iter().map(details).collect();
         let addresses: Vec<String> = self.frontend.listeners().iter().map(Listener::address).collect();
         let (release, has_changed) = self.supervisor.release();
         let launcher = self.supervisor.launcher();
+        value["time"] = timestamp(self.io.unix()).into();
         value["pid"] = std::process::id().into();
         value["path"] = launcher.source().path().to_string_lossy().into_owned().into();
         value["release"] = release.into();
@@ -81,6 +88,7 @@ impl Reactor {
             "order": self.balancer.serving().code(),
             "orderSeconds": self.order_age().as_secs(),
         });
+        value["generation"] = self.supervisor.fleet().generation().into();
         value["hotReload"] = self.config.hot_reload.code().into();
         value["needed"] = json!({"workers": self.needed_workers(), "of": self.needed_of()});
         value["waitingSlots"] = self.supervisor.waiting_slots(self.io.now()).into();
@@ -95,10 +103,15 @@ impl Reactor {
         value["upgrading"] = self.host.is_upgrading().into();
         value["templates"] = self.supervisor.templates(self.io.now()).into();
         value["workerList"] = workers.into();
+        value["failures"] = self.observer.failures().requests();
+        value["deaths"] = self.observer.failures().deaths();
+        value["rolls"] = self.observer.rolls().to_json(self.io.now());
+        value["viewers"] = self.admin.viewers().into();
         value
     }
 
-    fn worker_details(&self, worker: WorkerKey) -> Value {
+    /// `place`: how many workers would be chosen before it.
+    fn worker_details(&self, worker: WorkerKey, place: Option<usize>) -> Value {
         let now = self.io.now();
         // Streams have their own place.
         let requests =
@@ -120,6 +133,16 @@ impl Reactor {
         let streams = self.backend.exchanges_of(worker).count() - at_work;
         let mut value = self.supervisor.details(worker, self.balancer.is_idle(worker), request, now);
         if !value.is_null() {
+            // What a command is asked before it serves is no request.
+            let oldest = oldest.filter(|_| !value["request"].is_null()).map(|exchange| {
+                let request = exchange.subject();
+                let mut value = Subject::new(request.method(), request.path(), request.id()).to_json();
+                value["seconds"] = now.saturating_duration_since(exchange.assigned).as_secs_f64().into();
+                value["hasClient"] = exchange.client.is_some().into();
+                value
+            });
+            value["oldest"] = oldest.into();
+            value["stack"] = place.into();
             value["atWork"] = at_work.into();
             value["streams"] = streams.into();
         }

@@ -18,6 +18,7 @@ use super::supervisor::Supervisor;
 pub(super) use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::deadlines::earliest;
+use crate::page::HostNames;
 use crate::quarantine::Quarantine;
 use mio::Events;
 use std::io;
@@ -37,6 +38,8 @@ pub(crate) struct Reactor {
     pub(super) quarantine: Quarantine,
     pub(super) admin: Admin,
     pub(super) host: Host,
+    /// Under which the operators' page is shown.
+    pub(super) page_hosts: HostNames,
     pub(super) stage: Stage,
     pub(super) exit: Option<u8>,
     /// The last to go: it holds the server's name.
@@ -74,6 +77,7 @@ impl Reactor {
 
     /// One tick of the loop.
     pub(super) fn tick(&mut self, events: &[(Target, Readiness)]) {
+        self.note_load();
         if self.supervisor.launcher().starts() > 0 {
             // Before anything else: a worker may have joined by now.
             self.on_spawner();
@@ -102,6 +106,7 @@ impl Reactor {
                 Target::Upstream(_) => {}
                 Target::Listener(index) => self.accept(index),
                 Target::MetricsListener(index) => self.accept_scraper(index),
+                Target::PageListener(index) => self.accept_viewer(index),
                 Target::ControlListener(index) => self.accept_control(index),
                 Target::Control(key) => self.admin.note(key, readiness),
                 Target::Pipe(key) => self.supervisor.read_pipe(key, &mut self.io, &mut self.observer),
@@ -141,6 +146,7 @@ impl Reactor {
                 Target::Listener(index) => self.accept(index),
                 Target::ControlListener(index) => self.accept_control(index),
                 Target::MetricsListener(index) => self.accept_scraper(index),
+                Target::PageListener(index) => self.accept_viewer(index),
                 Target::Control(_)
                 | Target::Signals
                 | Target::Stdout
@@ -193,6 +199,7 @@ impl Reactor {
         while let Some((key, kind)) = self.admin.expire(now) {
             self.on_control_deadline(key, kind);
         }
+        self.tell_viewers();
         self.backend.sweep(now);
         while let Some(upstream) = self.backend.expire_question(now) {
             self.ask_again(upstream);
@@ -222,6 +229,9 @@ impl Reactor {
         }
         for index in 0..self.admin.metrics_listeners().len() {
             self.accept_scraper(index);
+        }
+        for index in 0..self.admin.page_listeners().len() {
+            self.accept_viewer(index);
         }
     }
 

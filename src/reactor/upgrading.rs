@@ -70,7 +70,8 @@ impl Reactor {
     fn offer_everything(&mut self, line: &Line) -> io::Result<()> {
         let http = self.frontend.listeners().iter().map(|listener| (Service::Http, listener));
         let metrics = self.admin.metrics_listeners().iter().map(|listener| (Service::Metrics, listener));
-        for (service, listener) in http.chain(metrics) {
+        let page = self.admin.page_listeners().iter().map(|listener| (Service::Page, listener));
+        for (service, listener) in http.chain(metrics).chain(page) {
             let offer = SocketOffer {
                 service: service.token().to_owned(),
                 at: listener.place().to_owned(),
@@ -223,10 +224,10 @@ impl Reactor {
         }
         let (busy, waiting) = (self.balancer.busy(), self.balancer.waiting());
         log::info!("upgrade: the new server serves; {busy} at work here, {waiting} waiting");
-        for listener in self.frontend.listeners_mut().iter_mut().chain(self.admin.metrics_listeners_mut()) {
+        for listener in self.frontend.listeners_mut().iter_mut().chain(self.admin.handed_listeners()) {
             listener.hand_over();
         }
-        self.admin.stop_listening_for_scrapers(self.io.registry());
+        self.admin.stop_listening(self.io.registry());
         self.supervisor.launcher_mut().hand_over_name();
         self.drain(None);
         if let Some(successor) = &self.host.successor {
@@ -262,8 +263,8 @@ impl Reactor {
         while let Some(predecessor) = &mut self.host.predecessor {
             match predecessor.line.hear() {
                 Heard::Message(Some(Message::Released), _) => {
-                    let metrics = self.admin.metrics_listeners_mut();
-                    for listener in self.frontend.listeners_mut().iter_mut().chain(metrics) {
+                    let operators = self.admin.handed_listeners();
+                    for listener in self.frontend.listeners_mut().iter_mut().chain(operators) {
                         listener.is_released();
                     }
                 }
@@ -337,8 +338,8 @@ impl Reactor {
         self.admin.add_listener(control);
         self.supervisor.launcher_mut().take_over_name();
         self.frontend.begin_listening(registry).map_err(|error| trouble("the listening sockets", error))?;
-        self.admin.begin_listening(registry).map_err(|error| trouble("the metrics sockets", error))?;
-        for listener in self.frontend.listeners_mut().iter_mut().chain(self.admin.metrics_listeners_mut()) {
+        self.admin.begin_listening(registry).map_err(|error| trouble("the operators' sockets", error))?;
+        for listener in self.frontend.listeners_mut().iter_mut().chain(self.admin.handed_listeners()) {
             if !listener.is_given() {
                 listener.own_file();
             }

@@ -59,7 +59,10 @@ impl Reactor {
                         "worker {slot}: failed {times} before it had served; the next start is in {wait:?}"
                     );
                 }
-                Action::RollBegins => self.supervisor.begin_roll(),
+                Action::RollBegins => {
+                    self.observer.rolls_mut().begin(self.io.now(), self.io.unix());
+                    self.supervisor.begin_roll();
+                }
                 Action::Adopt => {
                     self.supervisor.adopt(&self.io);
                     self.end_quarantine();
@@ -67,6 +70,7 @@ impl Reactor {
                 }
                 Action::RollProgress { replaced, of } => {
                     log::info!("reload: {replaced} of {of} replaced");
+                    self.observer.rolls_mut().progress(replaced, of);
                     self.admin.tell_roll_progress(replaced, of, &self.io);
                 }
                 Action::RollEnded(end) => self.tell_roll_end(end),
@@ -95,6 +99,7 @@ impl Reactor {
 
     fn tell_roll_end(&mut self, end: RollEnd) {
         let result = self.supervisor.end_roll(end);
+        self.observer.rolls_mut().end(&result, self.io.now(), self.io.unix());
         self.renewal_ended(result.is_ok());
         self.admin.answer_roll_followers(&result, &self.io);
     }
@@ -189,6 +194,7 @@ impl Reactor {
         // What it had written before its end is still to be read: an answer may be whole.
         let upstreams = self.backend.upstreams_of(worker);
         for &upstream in &upstreams {
+            self.blame_for_death(worker, upstream);
             self.backend.worker_has_ended(upstream);
             self.read_upstream(upstream);
         }

@@ -29,9 +29,12 @@ fn systemd_socket_activate_starts_a_server_that_serves_on_its_sockets() {
         return skip("systemd-socket-activate", "it is not installed (apt install systemd)");
     };
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let (http, metrics) = (free_address(), free_address());
+    let (http, metrics, page) = (free_address(), free_address(), free_address());
     let mut command = Command::new(activate);
-    command.args(["-l", &http.to_string(), "-l", &metrics.to_string(), "--fdname=http:metrics"]);
+    for address in [http, metrics, page] {
+        command.args(["-l", &address.to_string()]);
+    }
+    command.arg("--fdname=http:metrics:page");
     command.arg(format!("--setenv=RIP_SOCKET_DIR={}", dir.path().join("s").display()));
     // Beaten by the socket.
     command.args(["--setenv=PORT=1", "--setenv=PATH"]);
@@ -42,7 +45,10 @@ fn systemd_socket_activate_starts_a_server_that_serves_on_its_sockets() {
     let mut client = Client::connect(http);
     assert_eq!(client.get("/ping").text(), "pong");
     assert!(Client::connect(metrics).get("/metrics").text().contains("rip_uptime_seconds"));
-    drop(client);
+    let mut viewer = Client::connect(page);
+    viewer.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(viewer.read_response().header("content-type"), Some("text/html; charset=utf-8"));
+    drop((client, viewer));
     let mut stderr = activated.0.stderr.take().expect("it is piped");
     drop(activated);
     let mut text = String::new();

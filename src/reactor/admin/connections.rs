@@ -1,14 +1,19 @@
-//! Connections of the control socket and of the metrics listeners. They have the bounds that clients have: so much is
+//! Connections of the control socket, of the metrics listeners and of the page's. They have the bounds that clients have: so much is
 //! read a tick, an answer is made only when the last one has been taken, each wait has a deadline, and there are only
 //! so many of them.
 //!
 //! ```text
 //! Reading ──request──▶ Answering ──all taken──▶ Reading, or (Lingering ─▶) Closed
-//!    └─reload, upgrade─▶ FollowsRoll, FollowsUpgrade ──its end──▶ Answering        └─stop─▶ AwaitsEnd
+//!    ├─reload, upgrade─▶ FollowsRoll, FollowsUpgrade ──its end──▶ Answering        └─stop─▶ AwaitsEnd
+//!    └─the page's events─▶ Watches
 //! ```
 
 mod accepting;
 mod answering;
+mod viewers;
+
+pub(crate) use viewers::STALLED_AFTER;
+pub(super) use viewers::Viewers;
 
 use super::Admin;
 use crate::conn::client::Event;
@@ -28,6 +33,11 @@ use std::time::Instant;
 /// At most this many metrics connections; one more ends another, the one that has been idle for the longest time first.
 /// Scrapers are few, and whoever opens more is a stranger.
 const MAX_SCRAPERS: usize = 64;
+/// At most this many connections to the page: a browser opens a few for each viewer. One more ends another, and never
+/// one that gets events.
+const MAX_PAGE_CONNECTIONS: usize = 32;
+/// So much of its events the kernel keeps for a viewer, a second or two, and twice that with its own share.
+const VIEWER_SEND_BUFFER_BYTES: usize = 16 * 1024;
 /// At most this many control connections: one more ends an idle one, or waits in the backlog. A worker's connection
 /// lasts for one message.
 const MAX_CONTROL: usize = 256;
@@ -52,6 +62,8 @@ deadline_kinds! {
         Receive,
         /// The end of a peer that has had its last answer.
         Linger,
+        /// That a viewer takes a byte of its event.
+        View,
     }
 }
 
@@ -66,6 +78,18 @@ pub(crate) enum ControlPeer {
     Stranger,
     /// Anybody, by a metrics listener: there is nothing but metrics for it.
     Scraper,
+    /// Anybody, by a listener of the page: there is nothing but the page for it.
+    Viewer,
+}
+
+impl ControlPeer {
+    /// Whether it has come by the control socket.
+    fn is_control(self) -> bool {
+        match self {
+            ControlPeer::Process { .. } | ControlPeer::Root | ControlPeer::Stranger => true,
+            ControlPeer::Scraper | ControlPeer::Viewer => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -100,6 +124,8 @@ enum Phase {
     FollowsRoll,
     /// It is told of the upgrade's progress.
     FollowsUpgrade,
+    /// It gets the page's events. `seen`: the seconds of the history before that one are there.
+    Watches { seen: u64 },
     /// It stays open until the server ends, and tells that end by its own.
     AwaitsEnd,
     /// It has had its last answer, and may still be sending.
@@ -155,31 +181,31 @@ impl Connections {
 
     /// Whether another control connection is one too many.
     fn is_at_bound(&self, bound: usize) -> bool {
-        let counts = |other: &Connection| other.peer != ControlPeer::Scraper && other.phase != Phase::Closed;
+        let counts = |other: &Connection| other.peer.is_control() && other.phase != Phase::Closed;
         self.slab.len() >= bound && self.slab.iter().filter(|(_, other)| counts(other)).count() >= bound
     }
 
     /// The control connection that makes room for another one: the oldest of those that wait for a request.
     fn idle_control(&self) -> Option<usize> {
         let is_idle = |other: &Connection| {
-            let is_one = other.peer != ControlPeer::Scraper && other.phase == Phase::Reading;
+            let is_one = other.peer.is_control() && other.phase == Phase::Reading;
             is_one && !other.is_ready && other.conn.is_idle()
         };
         let idle = self.slab.iter().filter(|(_, other)| is_idle(other));
         idle.min_by_key(|(_, other)| other.number).map(|(key, _)| key)
     }
 
-    /// The metrics connection that makes room for another one, if that is necessary.
-    fn scraper_to_close(&self, bound: usize) -> Option<usize> {
-        let scrapers = || {
-            let is_one =
-                |other: &Connection| other.peer == ControlPeer::Scraper && other.phase != Phase::Closed;
+    /// The connection of scrapers, or of viewers, that makes room for another one, if that is necessary.
+    fn one_to_close(&self, peer: ControlPeer, bound: usize) -> Option<usize> {
+        let all = || {
+            let is_one = |other: &Connection| other.peer == peer && other.phase != Phase::Closed;
             self.slab.iter().filter(move |(_, other)| is_one(other))
         };
-        if scrapers().count() < bound {
+        if all().count() < bound {
             return None;
         }
-        scrapers().min_by_key(|(_, other)| (!other.conn.is_idle(), other.number)).map(|(key, _)| key)
+        let rank = |other: &Connection| (other.is_watching(), !other.conn.is_idle(), other.number);
+        all().min_by_key(|(_, other)| rank(other)).map(|(key, _)| key)
     }
 }
 
@@ -188,6 +214,10 @@ impl Connection {
     fn is_reading(&self) -> bool {
         matches!(self.phase, Phase::Reading | Phase::Lingering)
     }
+
+    pub(crate) fn is_watching(&self) -> bool {
+        matches!(self.phase, Phase::Watches { .. })
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +225,8 @@ impl Connection {
     /// Its peer is waited for, so it needs a deadline.
     pub(crate) fn waits_for_peer(&self) -> bool {
         let is_told_later =
-            matches!(self.phase, Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd);
+            matches!(self.phase, Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd)
+                || self.is_watching();
         self.phase != Phase::Closed && (!is_told_later || !self.out.is_empty())
     }
 
@@ -353,8 +384,18 @@ impl Admin {
             Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd if connection.has_hung_up => {
                 self.close(key)
             }
-            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd if has_taken_all => {
+            // Nobody looks at a page behind a half-closed connection.
+            Phase::Watches { .. } if connection.has_hung_up || connection.is_closing => self.close(key),
+            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd | Phase::Watches { .. }
+                if has_taken_all =>
+            {
                 self.deadlines.disarm(key)
+            }
+            Phase::Watches { .. } => {
+                let is_timed = self.deadlines.armed(key) == Some(ControlDeadline::View);
+                if taken_bytes > 0 || !is_timed {
+                    self.deadlines.arm(key, ControlDeadline::View, now);
+                }
             }
             Phase::Answering(then) if has_taken_all => self.answer_taken(key, then, io),
             Phase::Answering(_) | Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd => {
@@ -428,6 +469,9 @@ impl Admin {
     pub(crate) fn close(&mut self, key: usize) {
         self.deadlines.disarm(key);
         if let Some(connection) = self.connections.get_mut(key) {
+            if connection.is_watching() {
+                self.viewers.leave();
+            }
             connection.phase = Phase::Closed;
             self.connections.closed.push(key);
         }

@@ -1,5 +1,5 @@
-//! Operators: the control socket, where workers join and leave and the command line's verbs ask, and the metrics
-//! listeners. What is asked for is done by the reactor.
+//! Operators: the control socket, where workers join and leave and the command line's verbs ask, the metrics listeners,
+//! and those of the operators' page. What is asked for is done by the reactor.
 
 pub(super) mod connections;
 pub(super) mod socket;
@@ -8,8 +8,8 @@ use super::io::listen::Listener;
 use super::io::token::Target;
 use super::limits::LINGER;
 use crate::config::Config;
-use crate::deadlines::Deadlines;
-use connections::{Connections, ControlDeadline};
+use crate::deadlines::{Deadlines, earliest};
+use connections::{Connections, ControlDeadline, STALLED_AFTER, Viewers};
 use mio::event::Source;
 use mio::{Interest, Registry};
 use std::io;
@@ -20,7 +20,9 @@ pub(super) struct Admin {
     /// This run's own, and behind it the one that verbs use once this is the server of that name.
     listeners: Vec<Listener>,
     metrics_listeners: Vec<Listener>,
+    page_listeners: Vec<Listener>,
     connections: Connections,
+    viewers: Viewers,
     deadlines: Deadlines<ControlDeadline>,
     config: Rc<Config>,
 }
@@ -29,16 +31,20 @@ impl Admin {
     pub(super) fn new(
         listeners: Vec<Listener>,
         metrics_listeners: Vec<Listener>,
+        page_listeners: Vec<Listener>,
         config: Rc<Config>,
     ) -> Self {
         Admin {
             listeners,
             metrics_listeners,
+            page_listeners,
             connections: Connections::default(),
+            viewers: Viewers::default(),
             deadlines: Deadlines::new(|kind| match kind {
                 ControlDeadline::Idle | ControlDeadline::Take => config.idle_timeout,
                 ControlDeadline::Receive => config.client_timeout,
                 ControlDeadline::Linger => LINGER,
+                ControlDeadline::View => STALLED_AFTER,
             }),
             config,
         }
@@ -66,11 +72,16 @@ impl Admin {
         self.listeners.push(listener);
     }
 
-    pub(super) fn metrics_listeners_mut(&mut self) -> &mut [Listener] {
-        &mut self.metrics_listeners
+    pub(super) fn page_listeners(&self) -> &[Listener] {
+        &self.page_listeners
     }
 
-    /// The metrics listeners are watched from now on.
+    /// Those that go from one server to the next.
+    pub(super) fn handed_listeners(&mut self) -> impl Iterator<Item = &mut Listener> {
+        self.metrics_listeners.iter_mut().chain(&mut self.page_listeners)
+    }
+
+    /// The listeners for metrics and for the page are watched from now on.
     ///
     /// # Errors
     /// The kernel's.
@@ -78,19 +89,23 @@ impl Admin {
         for (index, listener) in self.metrics_listeners.iter_mut().enumerate() {
             listener.register(registry, Target::MetricsListener(index).token(), Interest::READABLE)?;
         }
+        for (index, listener) in self.page_listeners.iter_mut().enumerate() {
+            listener.register(registry, Target::PageListener(index).token(), Interest::READABLE)?;
+        }
         Ok(())
     }
 
-    /// The metrics listeners are the next server's.
-    pub(super) fn stop_listening_for_scrapers(&mut self, registry: &Registry) {
-        for mut listener in self.metrics_listeners.drain(..) {
+    /// The listeners for metrics and for the page are the next server's. Who looks at the page goes there too.
+    pub(super) fn stop_listening(&mut self, registry: &Registry) {
+        self.close_viewers();
+        for mut listener in self.metrics_listeners.drain(..).chain(self.page_listeners.drain(..)) {
             // Before the close, since the socket lives on, and with it its place in `epoll`.
             let _ = listener.deregister(registry);
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
+        earliest([self.deadlines.next(), self.viewers.next_event()])
     }
 
     #[cfg(test)]

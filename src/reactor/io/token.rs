@@ -54,6 +54,7 @@ pub(crate) enum Target {
     /// Changes in the app's sources.
     Watch,
     MetricsListener(usize),
+    PageListener(usize),
     /// What became of the workers' starts.
     Spawner,
     /// The server that is to follow this one.
@@ -81,6 +82,7 @@ impl Target {
             Target::Spawner => (11, 0),
             Target::Successor => (12, 0),
             Target::Predecessor => (13, 0),
+            Target::PageListener(index) => (14, index),
         };
         Token(key << KIND_BITS | kind)
     }
@@ -102,6 +104,7 @@ impl Target {
             11 => Target::Spawner,
             12 => Target::Successor,
             13 => Target::Predecessor,
+            14 => Target::PageListener(key),
             _ => return None,
         })
     }

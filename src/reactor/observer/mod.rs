@@ -13,9 +13,13 @@ use super::io::Io;
 use crate::balancer::Serving;
 use crate::fleet::RetireReason;
 use crate::observe::access::Record;
+use crate::observe::failures::Failures;
+use crate::observe::history::{History, Load};
 use crate::observe::metrics::{Metrics, Served, Snapshot};
+use crate::observe::rolls::Rolls;
 use depth::Depth;
 use refusals::Refusals;
+use serde_json::Value;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
@@ -24,18 +28,25 @@ pub(super) struct Observer {
     metrics: Metrics,
     depth: Depth,
     refusals: Refusals,
+    failures: Failures,
+    rolls: Rolls,
+    /// Only for the operators' page.
+    history: Option<Box<History>>,
     longest_wait: Duration,
     /// What was last told of the order in which the waiting are served.
     order_changes: u64,
 }
 
 impl Observer {
-    pub(super) fn new(logs: Logs, now: Instant) -> Self {
+    pub(super) fn new(logs: Logs, keeps_history: bool, now: Instant) -> Self {
         Observer {
             logs,
             metrics: Metrics::default(),
             depth: Depth::new(now),
             refusals: Refusals::default(),
+            failures: Failures::default(),
+            rolls: Rolls::default(),
+            history: keeps_history.then(|| Box::new(History::new(now))),
             longest_wait: Duration::ZERO,
             order_changes: 0,
         }
@@ -83,6 +94,7 @@ impl Observer {
             body_bytes: record.body_bytes,
             reached_worker: record.worker.is_some(),
         });
+        self.failures.note(&record, io.unix());
         self.longest_wait = self.longest_wait.max(record.queue_time);
         self.logs.append_access_line(&record, io.unix(), now);
     }
@@ -107,6 +119,45 @@ impl Observer {
 
     pub(super) fn render(&self, snapshot: &Snapshot) -> String {
         self.metrics.render(snapshot)
+    }
+}
+
+/// What has happened lately.
+impl Observer {
+    pub(super) fn has_history(&self) -> bool {
+        self.history.is_some()
+    }
+
+    /// A tick begins; `load` has been there since the one before.
+    pub(super) fn note_load(&mut self, load: Load, now: Instant) {
+        if let Some(history) = &mut self.history {
+            history.note(load, now, || self.metrics.tally());
+        }
+    }
+
+    /// The history's second that has not ended, and when it ends.
+    pub(super) fn history_second(&self) -> Option<(u64, Instant)> {
+        self.history.as_ref().map(|history| (history.second(), history.next_second()))
+    }
+
+    pub(super) fn history_since(&self, second: u64) -> Value {
+        self.history.as_ref().map_or(Value::Null, |history| history.since(second))
+    }
+
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    pub(super) fn failures_mut(&mut self) -> &mut Failures {
+        &mut self.failures
+    }
+
+    pub(super) fn rolls(&self) -> &Rolls {
+        &self.rolls
+    }
+
+    pub(super) fn rolls_mut(&mut self) -> &mut Rolls {
+        &mut self.rolls
     }
 }
 

@@ -152,6 +152,10 @@ pub(crate) enum Action {
         count: usize,
         capacity: usize,
     },
+    /// Somebody looks at the page's events.
+    Look {
+        capacity: usize,
+    },
     /// The folder for temporary files gets worse, or well again.
     SetDisk {
         disk: Disk,
@@ -281,6 +285,9 @@ fn next(random: &mut Random, is_calm: bool) -> Action {
         96 => Reload { capacity: if random.chance(2) { random.below(200) } else { ALL } },
         106..=107 => {
             let capacity = if random.chance(2) { random.below(400) } else { 100_000 };
+            if random.chance(4) {
+                return Look { capacity };
+            }
             Pages { is_scraper: random.chance(2), count: 1 + random.below(12), capacity }
         }
         108..=109 => OperatorTakes { operator: random.below(6), bytes: random.below(3000) },

@@ -7,7 +7,7 @@
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
 //! - `actions` makes histories; `script` writes requests and answers, and `reader` reads them;
 //! - `world` has the clients, the workers and the clock; `life` is what these do, each over a `line`; `operators` ask for
-//!   metrics, status and reloads;
+//!   metrics, status and reloads, and look at the page;
 //! - `oracle` records what was sent; `shadow` checks what clients and workers see, and `inside` the state of the reactor;
 //! - `ends` brings each history to its end.
 //!

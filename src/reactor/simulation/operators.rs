@@ -1,11 +1,11 @@
-//! Whoever asks for metrics, for status or for a reload, and reads slowly or not at all.
+//! Whoever asks for metrics, for status or for a reload, or looks at the page, and reads slowly or not at all.
 
 use super::reader;
 use super::wire::{Kind, Shared, UnixStream, Wire};
 use super::world::World;
 use crate::control::Message;
 use crate::control::{CanaryPlan, TrialLength};
-use crate::reactor::admin::connections::{Connection, ControlPeer};
+use crate::reactor::admin::connections::{Connection, ControlPeer, STALLED_AFTER};
 use crate::reactor::io::stream::Stream;
 use crate::reactor::io::token::Target;
 use crate::reactor::stage::Stage;
@@ -30,6 +30,8 @@ enum AsksFor {
     /// So many requests, one behind the other.
     Pages(usize),
     Reload,
+    /// The page's events, for as long as it looks.
+    Events,
 }
 
 impl World {
@@ -62,6 +64,13 @@ impl World {
         let length = body.len();
         let text = format!("POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
         self.operate(Kind::Unix, ControlPeer::Process { pid: 0 }, text.as_bytes(), AsksFor::Reload, capacity);
+    }
+
+    pub(crate) fn look_at_page(&mut self, capacity: usize) {
+        if self.operators.len() < MAX_OPERATORS {
+            let text = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            self.operate(Kind::Tcp, ControlPeer::Viewer, text, AsksFor::Events, capacity);
+        }
     }
 
     pub(crate) fn watch_operator(&mut self, wire: Shared, peer: ControlPeer) {
@@ -116,17 +125,28 @@ impl World {
             assert!(answers <= 1, "operator {key}: {answers} answers wait for one that does not take them");
             let is_bounded = connection.out.len() <= Connection::MAX_PROGRESS_BYTES;
             assert!(!connection.follows_roll() || is_bounded, "operator {key}: progress that nobody takes");
+            let events = connection.out.windows(7).filter(|window| window == b"\ndata: ").count();
+            assert!(events <= 1, "operator {key}: {events} events wait for one that does not take them");
             let is_timed = self.reactor.admin.is_timed(key);
             assert!(
                 !connection.waits_for_peer() || is_timed,
                 "operator {key}: waited for without a deadline"
             );
         }
+        let viewers = self.reactor.admin.all().filter(|(_, other)| other.is_watching()).count();
+        assert_eq!(self.reactor.admin.viewers(), viewers, "who looks is counted");
+        let next = self.reactor.admin.next_deadline().filter(|_| viewers > 0);
+        let is_soon = next.is_some_and(|at| at <= self.now + Duration::from_secs(1));
+        assert!(viewers == 0 || is_soon || self.reactor.exit.is_some(), "no event is due");
         for at in 0..self.operators.len() {
             let is_closed = self.operators[at].wire.borrow().is_server_gone;
             if is_closed && !std::mem::replace(&mut self.operators[at].is_closed, true) {
                 let operator = &mut self.operators[at];
-                operator.was_slow = self.now >= operator.active_at + self.reactor.config.idle_timeout;
+                let stalled_after = match operator.asks_for {
+                    AsksFor::Pages(_) | AsksFor::Reload => self.reactor.config.idle_timeout,
+                    AsksFor::Events => STALLED_AFTER,
+                };
+                operator.was_slow = self.now >= operator.active_at + stalled_after;
                 self.check_operators_close(at);
             }
         }
@@ -137,7 +157,8 @@ impl World {
         let operator = &self.operators[at];
         let wire = operator.wire.borrow();
         let is_over = self.reactor.exit.is_some() || self.reactor.stage != Stage::Running;
-        let has_cause = wire.is_peer_gone || operator.was_slow || is_over || self.has_all(at);
+        let has_left = wire.is_peer_gone || wire.peer_has_ended && operator.asks_for == AsksFor::Events;
+        let has_cause = has_left || operator.was_slow || is_over || self.has_all(at);
         assert!(has_cause, "operator {at}: closed without a cause");
     }
 
@@ -164,6 +185,10 @@ impl World {
                 assert!(heard.iter().enumerate().all(expected), "operator {at}: answers in another order");
                 heard.len() == count && heard.last().is_none_or(|last| last.is_whole)
             }
+            AsksFor::Events => {
+                check_events(&wire.written);
+                false
+            }
             AsksFor::Reload => wire.written.windows(5).any(|window| window == b"\"ok\":"),
         }
     }
@@ -181,10 +206,30 @@ impl World {
                 .any(|(at, other)| key == Some(Target::Control(at)) && !other.out.is_empty());
             let is_excused = waits || wire.is_peer_gone || operator.was_slow || !has_begun;
             let follows = operator.asks_for == AsksFor::Reload;
+            if operator.asks_for == AsksFor::Events {
+                check_events(&wire.written);
+            }
             assert!(
                 !follows || is_excused || self.has_all(at),
                 "operator {at}: hears nothing of its reload's end"
             );
         }
+    }
+}
+
+/// What a viewer has been sent: each second once, in order.
+fn check_events(written: &[u8]) {
+    let text = String::from_utf8_lossy(written);
+    let mut next = None;
+    for data in text.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        // The last one may be cut.
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(data) else { continue };
+        for run in event["history"]["runs"].as_array().into_iter().flatten() {
+            let second = run["second"].as_u64();
+            assert!(next.is_none() || next == second, "a viewer is told a second twice, or not at all");
+            next = second.zip(run["seconds"].as_u64()).map(|(second, seconds)| second + seconds);
+        }
+        let second = event["history"]["second"].as_u64();
+        assert!(next.is_none() || next == second, "a viewer lacks seconds");
     }
 }

@@ -79,6 +79,7 @@ impl World {
             control: vec![Listener::scripted(UnixListener::default(), Holders::Own)],
             listeners: vec![listener],
             metrics_listeners: Vec::new(),
+            page_listeners: Vec::new(),
             logs: Logs::kept(),
             host: Host::new(signals, Notifier::kept(WATCHDOG, Instant::now()), None),
         };
@@ -265,7 +266,7 @@ fn random_config(random: &mut Random) -> Config {
     let quarantine = ["1", "1", "2", "off"][random.below(4)];
     let command = if is_command { " / -- /bin/sh {socket}" } else { "" };
     let line = format!(
-        "w:{min}..{max} c:{concurrency} --max-streams={streams} r:{requests}{age} http:0{proxy} --max-queue={queue} --queue-timeout-ms={queue_timeout} \
+        "w:{min}..{max} c:{concurrency} --max-streams={streams} r:{requests}{age} http:0{proxy} page:0 --max-queue={queue} --queue-timeout-ms={queue_timeout} \
          --connect-timeout-ms=40 --read-timeout-ms=500 --client-timeout-ms=900 --idle-timeout-ms=3000 \
          --boot-timeout-ms=2000 --drain-timeout-ms={drain} --socket-dir=/nonexistent --json-logging \
          --hot-reload=none --quarantine={quarantine}{command}"

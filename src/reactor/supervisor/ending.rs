@@ -4,6 +4,7 @@ use super::worker::{Origin, Presence, Worker};
 use super::{Supervisor, process};
 use crate::fleet::Phase;
 use crate::keys::WorkerKey;
+use crate::observe::failures::Cause;
 use crate::process::Exit;
 use crate::reactor::endpoint::Endpoint;
 use crate::reactor::io::Io;
@@ -170,12 +171,25 @@ impl Supervisor {
         if let Origin::Slot { slot, .. } = entry.origin {
             self.history.last_exits.insert(slot, exit);
         }
-        match phase {
-            Some(Phase::Serving { .. } | Phase::Reserve { .. }) => observer.worker_crashed(),
-            Some(Phase::Booting { .. }) => observer.boot_failed(),
-            Some(Phase::Killed) if !has_joined => observer.boot_failed(),
-            Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => {}
+        let cause = match phase {
+            Some(Phase::Serving { .. } | Phase::Reserve { .. }) => Some(Cause::Crash),
+            Some(Phase::Booting { .. }) => Some(Cause::BootFailure),
+            Some(Phase::Killed) if !has_joined => Some(Cause::BootFailure),
+            Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => None,
+        };
+        match cause {
+            Some(Cause::Crash) => observer.worker_crashed(),
+            Some(Cause::BootFailure) => observer.boot_failed(),
+            Some(Cause::Stuck) | None => {}
         }
+        let how = match &entry.process.exec_failure {
+            Some(error) => format!("cannot be started: {error}"),
+            None => exit.to_string(),
+        };
+        // Who leaves by itself, and in order, is no failure.
+        let cause = cause.filter(|_| exit != Exit::Code(0) || !has_joined);
+        let identity = (entry.origin.worker_id(), entry.process.pid.as_raw());
+        observer.failures_mut().ended(identity, cause, how, io.unix());
         if !has_joined && !was_told_to {
             self.note_failed_start(worker, format!("{label}: {exit} {after}"));
         }

@@ -1,6 +1,10 @@
-//! Who is let in on the control socket and on the metrics listeners.
+//! Who is let in on the control socket, on the metrics listeners and on those of the page.
 
-use super::{Connection, ControlDeadline, ControlPeer, MAX_CONTROL, MAX_SCRAPERS, Phase};
+use super::viewers::MAX_VIEWERS;
+use super::{
+    Connection, ControlDeadline, ControlPeer, MAX_CONTROL, MAX_PAGE_CONNECTIONS, MAX_SCRAPERS, Phase,
+    VIEWER_SEND_BUFFER_BYTES,
+};
 use crate::conn;
 use crate::reactor::admin::Admin;
 use crate::reactor::io::Io;
@@ -10,7 +14,7 @@ use crate::reactor::io::token::Target;
 use crate::reactor::limits::MAX_PER_TICK;
 use crate::reactor::observer::Observer;
 use mio::Interest;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use std::io;
 use std::time::Duration;
 
@@ -81,13 +85,46 @@ impl Admin {
                 Accepted::GoneAlready => continue,
                 Accepted::NotNow(error) => return Err(error),
             };
-            if let Some(key) = self.connections.scraper_to_close(share_of_descriptors(16, MAX_SCRAPERS, io)) {
+            let bound = share_of_descriptors(16, MAX_SCRAPERS, io);
+            if let Some(key) = self.connections.one_to_close(ControlPeer::Scraper, bound) {
                 self.close(key);
             }
             self.watch(stream, ControlPeer::Scraper, io, observer);
         }
         io.go_on_with(Target::MetricsListener(index));
         Ok(())
+    }
+
+    /// Takes connections of those who look at the page.
+    pub(crate) fn accept_viewer(
+        &mut self,
+        index: usize,
+        io: &mut Io,
+        observer: &mut Observer,
+    ) -> Result<(), io::Error> {
+        for _ in 0..MAX_PER_TICK {
+            let Some(listener) = self.page_listeners.get(index) else { return Ok(()) };
+            let stream = match listener.accept() {
+                Accepted::Peer(stream, _) => stream,
+                Accepted::Nobody => return Ok(()),
+                Accepted::GoneAlready => continue,
+                Accepted::NotNow(error) => return Err(error),
+            };
+            let bound = share_of_descriptors(16, MAX_PAGE_CONNECTIONS, io);
+            if let Some(key) = self.connections.one_to_close(ControlPeer::Viewer, bound) {
+                self.close(key);
+            }
+            // If that fails, the kernel keeps more of what a viewer does not take.
+            let _ = setsockopt(&stream, sockopt::SndBuf, &VIEWER_SEND_BUFFER_BYTES);
+            self.watch(stream, ControlPeer::Viewer, io, observer);
+        }
+        io.go_on_with(Target::PageListener(index));
+        Ok(())
+    }
+
+    /// How many may look at the page at once.
+    pub(crate) fn max_viewers(&self, io: &Io) -> usize {
+        MAX_VIEWERS.min(share_of_descriptors(32, MAX_VIEWERS, io))
     }
 
     pub(crate) fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {

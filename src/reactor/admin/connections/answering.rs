@@ -30,6 +30,18 @@ impl Admin {
         body: &[u8],
         io: &Io,
     ) {
+        self.respond_with_fields(key, request, (status, content_type, ""), body, io);
+    }
+
+    /// The same with further fields, each a whole line.
+    pub(crate) fn respond_with_fields(
+        &mut self,
+        key: usize,
+        request: &Request,
+        (status, content_type, fields): (u16, &'static str, &str),
+        body: &[u8],
+        io: &Io,
+    ) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         debug_assert_eq!(connection.phase, Phase::Reading, "one answer at a time");
         let keep_alive = request.context.keep_alive && !connection.conn.is_lingering();
@@ -37,6 +49,7 @@ impl Admin {
         let local_response = LocalResponse {
             status,
             content_type,
+            fields: fields.as_bytes(),
             body,
             retry_soon: false,
             is_head: request.context.is_head,
