@@ -1,13 +1,17 @@
 //! The command line's side of the control socket: `status`, `reload`, `upgrade`, `stop`.
 
+mod lasting;
+mod progress;
+
+pub(crate) use progress::Progress;
+
+use lasting::{reload, stop, upgrade};
+
 use crate::app;
 use crate::config::{ServerId, Verb};
-use crate::control::CanaryPlan;
-use crate::control::Message;
 use crate::names::Names;
 use crate::observe::status;
 use crate::paths::{self, shown};
-use crate::process;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -81,6 +85,11 @@ fn write_request(stream: &mut UnixStream, method: &str, path: &str, body: &str) 
 
 /// The status; the body is what is left.
 fn read_head(reader: &mut BufReader<UnixStream>) -> io::Result<u16> {
+    read_head_with(reader, &mut |_| {})
+}
+
+/// The same; `field` sees each line of the head.
+fn read_head_with(reader: &mut BufReader<UnixStream>, field: &mut dyn FnMut(&str)) -> io::Result<u16> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -92,8 +101,81 @@ fn read_head(reader: &mut BufReader<UnixStream>) -> io::Result<u16> {
         if reader.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        field(line.trim_end());
     }
     Ok(status)
+}
+
+/// A GET that has been sent.
+#[derive(Debug)]
+pub(crate) struct Get {
+    stream: UnixStream,
+    began: Instant,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub status: u16,
+    pub media_type: Option<String>,
+    /// Until its head was there.
+    pub after: Duration,
+    /// Of a plain text.
+    pub first_line: Option<String>,
+}
+
+impl Get {
+    /// Asks for a page with these fields of the head.
+    ///
+    /// # Errors
+    /// As [`ask`].
+    pub(crate) fn send(socket: &Path, target: &str, fields: &str) -> io::Result<Get> {
+        let mut stream = connect(socket)?;
+        let began = Instant::now();
+        let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n");
+        stream.write_all(head.as_bytes())?;
+        Ok(Get { stream, began })
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Readable once the answer has begun.
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// Reads the head of the answer, and the start of a plain text.
+    ///
+    /// # Errors
+    /// As [`ask`].
+    pub(crate) fn answer(self) -> io::Result<Got> {
+        /// Of a line that is shown.
+        const MAX_FIRST_LINE_BYTES: u64 = 200;
+        let after = self.began.elapsed();
+        let mut reader = BufReader::new(self.stream);
+        let (mut media_type, mut length): (Option<String>, u64) = (None, 0);
+        let status = read_head_with(&mut reader, &mut |line| {
+            let (name, value) = line.split_once(':').unwrap_or_default();
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().unwrap_or_default();
+            }
+            if name.eq_ignore_ascii_case("content-type") {
+                media_type = value.split(';').next().map(|kind| kind.trim().to_owned());
+            }
+        })?;
+        let first_line = match media_type.as_deref() {
+            Some("text/plain") => {
+                let mut start = Vec::new();
+                // What has come until nothing more comes. The connection may stay.
+                let _ = reader.take(length.min(MAX_FIRST_LINE_BYTES)).read_to_end(&mut start);
+                String::from_utf8_lossy(&start).lines().next().map(str::to_owned)
+            }
+            _ => None,
+        };
+        Ok(Got { status, media_type, after, first_line })
+    }
 }
 
 /// Whoever listens says nothing for as long as an answer may take.
@@ -175,6 +257,11 @@ impl<'a> Inquiry<'a> {
         }
     }
 
+    /// A line of the answer.
+    fn value(&self, line: &str) -> Result<Value, String> {
+        serde_json::from_str(line).map_err(|_| format!("{} said: {}", self.who(), shown(line)))
+    }
+
     /// The whole answer.
     fn remaining(&mut self) -> Result<String, String> {
         let mut text = String::new();
@@ -185,13 +272,22 @@ impl<'a> Inquiry<'a> {
     }
 
     /// The answer's next line, however long it takes, as long as the server answers others. `None`: the end.
-    fn next_line(&mut self) -> Result<Option<String>, String> {
+    fn next_line(&mut self, progress: &mut Progress) -> Result<Option<String>, String> {
+        let stream = self.reader.get_ref();
+        // If that is refused, it looks less often.
+        let _ = stream.set_read_timeout(Some(progress::EVERY));
+        let mut silent_since = Instant::now();
         let mut line = Vec::new();
         loop {
             match self.reader.read_until(b'\n', &mut line) {
                 Ok(_) if line.is_empty() => return Ok(None),
                 Ok(_) => return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned())),
                 Err(error) if is_silence(&error) => {
+                    progress.tick();
+                    if silent_since.elapsed() < ANSWER_WITHIN {
+                        continue;
+                    }
+                    silent_since = Instant::now();
                     if let Err(error) = ask(&self.names.control, "GET", "/server", "")
                         && is_silence(&error)
                     {
@@ -253,22 +349,6 @@ fn home(path: &Path) -> Option<PathBuf> {
     let is_current = path.file_name().is_some_and(|name| name == "current");
     let path = if is_current { path.parent().unwrap_or(path) } else { path };
     path.canonicalize().ok()
-}
-
-/// Returns when the server is gone. One that stops already is waited for.
-fn stop(names: &Names) -> Result<(), String> {
-    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Stop.to_json())?;
-    // The connection ends with the server, a moment before its process does.
-    while inquiry.next_line()?.is_some() {}
-    let is_gone = match inquiry.server {
-        Some(server) => has_ended(server),
-        // Of another pid namespace: its socket tells.
-        None => connect(&names.control).is_err_and(|error| !is_silence(&error)),
-    };
-    match is_gone {
-        true => print(&format!("{}: stopped\n", names.app)),
-        false => Err(format!("{} has closed the connection, and lives on", inquiry.who())),
-    }
 }
 
 /// One line, and a complaint unless the server is healthy.
@@ -347,71 +427,6 @@ fn watch(names: &Names) -> Result<(), String> {
     };
     let _ = print(FIRST_SCREEN);
     end
-}
-
-fn reload(names: &Names, canary: Option<CanaryPlan>) -> Result<(), String> {
-    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Reload(canary).to_json())?;
-    while let Some(line) = inquiry.next_line()? {
-        let value: Value =
-            serde_json::from_str(&line).map_err(|_| format!("{} said: {}", inquiry.who(), shown(&line)))?;
-        match (value["ok"].as_bool(), &value["replaced"], &value["of"]) {
-            (None, _, _) if value["every"].is_number() => {
-                let (worker, pid) = (&value["worker"], &value["pid"]);
-                let every = &value["every"];
-                drop(print(&format!(
-                    "worker {worker} (pid {pid}) is on trial, and gets one request in {every}\n"
-                )));
-            }
-            // The reload goes on, and its end is what counts.
-            (None, replaced, of) => drop(print(&format!("{replaced} of {of} replaced\n"))),
-            (Some(true), _, _) => return Ok(()),
-            (Some(false), _, _) => {
-                return Err(format!("reload stopped: {}", value["error"].as_str().unwrap_or("?")));
-            }
-        }
-    }
-    Err("the server ended during the reload".into())
-}
-
-/// Returns when the new server serves, or the old one goes on.
-fn upgrade(names: &Names) -> Result<(), String> {
-    let mut inquiry = Inquiry::begin(names, "POST", "/control", &Message::Upgrade.to_json())?;
-    while let Some(line) = inquiry.next_line()? {
-        let value: Value =
-            serde_json::from_str(&line).map_err(|_| format!("{} said: {}", inquiry.who(), shown(&line)))?;
-        match (value["ok"].as_bool(), &value["serving"], &value["of"]) {
-            // The upgrade goes on, and its end is what counts.
-            (None, serving, of) => drop(print(&format!("{serving} of {of} new workers serve\n"))),
-            (Some(true), _, _) => {
-                return print(&format!(
-                    "{}: pid {} serves; the old server finishes what it has\n",
-                    names.app, value["pid"]
-                ));
-            }
-            (Some(false), _, _) => {
-                let reason = shown(value["error"].as_str().unwrap_or("?")).to_string();
-                return Err(format!("upgrade failed, and {} goes on: {reason}", inquiry.who()));
-            }
-        }
-    }
-    Err("the server ended during the upgrade".into())
-}
-
-/// Waits until a process is gone, or ended and only not taken in by its parent. `false`: it lives on.
-fn has_ended(pid: Pid) -> bool {
-    /// Ending takes milliseconds; what takes longer is not waited for.
-    const WITHIN: Duration = Duration::from_secs(5);
-    const EVERY: Duration = Duration::from_millis(2);
-    let since = Instant::now();
-    loop {
-        if !process::lives(pid) {
-            return true;
-        }
-        if since.elapsed() >= WITHIN {
-            return false;
-        }
-        std::thread::sleep(EVERY);
-    }
 }
 
 /// Prints what was asked for. A reader that has gone (`| head`) has had all that it wanted.

@@ -56,6 +56,7 @@ mod anonymous_file;
 mod app;
 mod balancer;
 mod builder;
+mod check;
 #[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 mod client;
 #[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
@@ -201,13 +202,18 @@ pub fn command_line(program: Program) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint, 1),
         },
-        Command::Serve(config) if !is_concurrent && config.concurrency > 1 => {
+        Command::Serve(config) | Command::Check(config) if !is_concurrent && config.concurrency > 1 => {
             let complaint = format!(
                 "'c:{}' is not for this program, whose handler takes one request at a time; more workers (w:) would do",
                 config.concurrency
             );
             complain(&complaint, 2)
         }
+        Command::Check(config) => match check::check(Config { harnesses, ..*config }, embedded) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(StartError::Usage(complaint)) => complain(&complaint, 2),
+            Err(StartError::Trouble(complaint)) => complain(&complaint, 1),
+        },
         Command::Serve(config) => {
             let server = reactor::start(Config { harnesses, ..*config }, embedded);
             match server.and_then(Reactor::run) {

@@ -16,7 +16,7 @@ use nix::sys::signal::{
 };
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, fork, getpid, getppid, setpgid};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -64,9 +64,14 @@ pub(crate) struct DescriptorLimit {
 
 /// Raises the soft bound of descriptors to the hard one; children get the old one back.
 pub(crate) fn raise_descriptor_limit() -> DescriptorLimit {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let limit = descriptor_limit();
     // A refusal leaves things as they are, and EMFILE is handled where it occurs.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, limit.hard, limit.hard);
+    limit
+}
+
+pub(crate) fn descriptor_limit() -> DescriptorLimit {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     DescriptorLimit { soft, hard }
 }
 
@@ -180,6 +185,39 @@ pub(crate) fn start_successor(
     Ok(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?))
 }
 
+/// Does work in a child, which ends with the code that comes of it: in a process group of its own, with what it says
+/// going to `output`, without these variables, and with a SIGTERM when this process dies. Only for a process with one
+/// thread.
+///
+/// # Errors
+/// The kernel's refusal to fork.
+pub(crate) fn fork_work(output: OwnedFd, removed: &[&str], work: impl FnOnce() -> u8) -> io::Result<Pid> {
+    let parent = getpid();
+    let prepare = || -> nix::Result<()> {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        if getppid() != parent {
+            return Err(Errno::ESRCH);
+        }
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        dup2_stdout(&output)?;
+        dup2_stderr(&output)?;
+        for name in removed {
+            // SAFETY: no other thread reads or sets a variable, since there is none.
+            unsafe { std::env::remove_var(name) };
+        }
+        Ok(())
+    };
+    // SAFETY: with one thread, the child has everything in the order in which the parent has it.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = prepare().map_or(1, |()| work());
+            std::process::exit(i32::from(code))
+        }
+    }
+}
+
 /// SIGKILL to one process: a child that is not yet reaped.
 pub(crate) fn kill_one(pid: Pid) {
     let _ = kill(pid, Signal::SIGKILL);
@@ -243,6 +281,11 @@ pub(crate) fn group_lives(group: Pid) -> bool {
 /// Reaps a child that has ended.
 pub(crate) fn release(pid: Pid) {
     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+}
+
+/// Waits for the end of a child.
+pub(crate) fn wait_for(pid: Pid) {
+    let _ = waitpid(pid, None);
 }
 
 /// SIGTERM to a process group whose leader is a child that is not yet reaped.

@@ -424,7 +424,12 @@ fn verbs_find_a_server_from_any_folder() {
         assert!(status.stdout.contains("shop") && status.stdout.contains("healthy"), "{}", status.stdout);
     }
     let reload = ask("reload", "../shop", &elsewhere);
-    assert_eq!((reload.code, reload.stdout.as_str()), (0, "1 of 1 replaced\n"), "{}", reload.stderr);
+    assert_eq!(
+        (reload.code, reload.stdout.as_str()),
+        (0, "shop: 1 of 1 workers replaced\n"),
+        "{}",
+        reload.stderr
+    );
     let stop = ask("stop", app.to_str().expect("a path in UTF-8"), Path::new("/"));
     assert_eq!((stop.code, stop.stderr.as_str()), (0, ""));
     // `stop` returns when the server is gone.

@@ -63,7 +63,8 @@ fn fleet_of_4_under_load_is_replaced_one_at_a_time_and_nothing_is_lost() {
     load.wait_for_answers(50);
     load.end();
     assert_eq!(output.code, 0, "{}", output.stderr);
-    let progress: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(output.stdout, "test-worker: 4 of 4 workers replaced\n");
+    let progress: Vec<&str> = output.stderr.lines().collect();
     assert_eq!(progress, ["1 of 4 replaced", "2 of 4 replaced", "3 of 4 replaced", "4 of 4 replaced"]);
     assert_eq!(pids(&server).len(), 4);
     assert_eq!(pids(&server).intersection(&old).count(), 0);
@@ -314,7 +315,12 @@ fn reload_of_a_degraded_server_starts_the_missing_worker_at_once() {
     assert!(output.stderr.contains("the build is broken"), "{}", output.stderr);
     gate.mend_build();
     let output = server.verb(["reload"]);
-    assert_eq!((output.code, output.stdout.as_str()), (0, "1 of 1 replaced\n"), "{}", output.stderr);
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (0, "app: 1 of 1 workers replaced\n"),
+        "{}",
+        output.stderr
+    );
     assert_eq!(server.get("/ping").text(), "pong");
 }
 

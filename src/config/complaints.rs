@@ -19,7 +19,7 @@ pub(super) fn once(is_given: &mut bool, token: &str, argument: &str) -> Result<(
 
 /// The complaint about a second free word: another app, or a verb that is misspelt or comes after its app.
 pub(super) fn one_app_too_many(app: &str, extra: &str) -> Usage {
-    let verbs = || Verb::ALL.into_iter().map(Verb::code);
+    let verbs = || Verb::ALL.into_iter().map(Verb::code).chain(["check"]);
     if verbs().any(|verb| verb == extra) {
         return Usage(format!(
             "'{extra}' stands behind its app; rip-server {extra} {} would do",

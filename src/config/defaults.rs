@@ -34,8 +34,10 @@ pub fn with_defaults(
         };
         !typed.iter().any(|other| other == name) && !in_environment && (!is_verb || PLACE.contains(&name))
     };
+    // The words of a start stand behind it.
+    let is_check = typed.first().is_some_and(|argument| argument == "check");
     let (verb, remaining): (Vec<OsString>, Vec<OsString>) = match arguments.split_first() {
-        Some((first, remaining)) if is_verb => (vec![first.clone()], remaining.to_vec()),
+        Some((first, remaining)) if is_verb || is_check => (vec![first.clone()], remaining.to_vec()),
         _ => (Vec::new(), arguments),
     };
     let defaults_left = defaults.iter().filter(is_open).map(OsString::from);

@@ -87,6 +87,9 @@ impl Raw {
         if first == "list" {
             return reader.list(place);
         }
+        if first == "check" {
+            return reader.check(place, self.command, carries_app);
+        }
         match reader.verb()? {
             Some(internal @ (Command::CgiWorker | Command::CgiGuard)) => Ok(internal),
             Some(Command::Ask { .. }) if self.command.is_some() => {

@@ -10,6 +10,7 @@ mod fork;
 mod page;
 mod table;
 mod trust;
+mod verb;
 mod words;
 mod written;
 
@@ -17,10 +18,10 @@ pub use defaults::with_defaults;
 pub use flags::{CGI_GUARD, CGI_WORKER};
 pub use table::help;
 pub use trust::Trust;
+pub use verb::{ServerId, Verb};
 
 use crate::app::Target;
 use crate::balancer::QueueRule;
-use crate::control::CanaryPlan;
 use crate::fleet::{Plan, RollMode};
 use crate::paths::shown;
 use std::ffi::OsString;
@@ -45,6 +46,8 @@ pub struct Usage(pub String);
 #[derive(Debug)]
 pub enum Command {
     Serve(Box<Config>),
+    /// One worker is started and asked as such a server would.
+    Check(Box<Config>),
     /// A verb for the server of that app.
     Ask {
         verb: Verb,
@@ -63,35 +66,6 @@ pub enum Command {
     CgiWorker,
     /// The process that ends the scripts of a CGI worker that was killed.
     CgiGuard,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Status {
-        json: bool,
-        watch: bool,
-        /// Only whether it is healthy.
-        check: bool,
-    },
-    /// A rolling restart, perhaps with its first worker on trial.
-    Reload {
-        canary: Option<CanaryPlan>,
-    },
-    /// The server is replaced by a new one on the same sockets.
-    Upgrade,
-    Stop,
-}
-
-/// How an app's server is found: by the app's name in the socket folder.
-#[derive(Debug, Clone)]
-pub struct ServerId {
-    /// As typed; a program that carries the server has none.
-    pub app: Option<PathBuf>,
-    pub socket_dir: PathBuf,
-    pub variant: String,
-    pub socket_prefix: Option<String>,
-    /// The flags that were given for it: a verb needs the same.
-    pub given: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,24 +121,6 @@ pub enum HotReload {
     None,
     Process,
     Module,
-}
-
-impl Verb {
-    pub const ALL: [Verb; 4] = [
-        Verb::Status { json: false, watch: false, check: false },
-        Verb::Reload { canary: None },
-        Verb::Upgrade,
-        Verb::Stop,
-    ];
-
-    pub const fn code(self) -> &'static str {
-        match self {
-            Verb::Status { .. } => "status",
-            Verb::Reload { .. } => "reload",
-            Verb::Upgrade => "upgrade",
-            Verb::Stop => "stop",
-        }
-    }
 }
 
 impl HotReload {
@@ -481,6 +437,8 @@ mod tests {
             ("statu app", "statu", "rip-server status app"),
             ("Status app", "Status", "rip-server status app"),
             ("app reload", "reload", "rip-server reload app"),
+            ("chekc app", "chekc", "rip-server check app"),
+            ("check app --check", "--check", "unknown"),
             ("", "app", "rip-server ./my-app"),
         ] {
             let text = complaint(line);

@@ -1,16 +1,30 @@
 //! What the program writes of itself from the flags' one list: completions for shells, a page for `man`, the help of a
 //! verb.
 
-use super::Usage;
-use super::table::{FLAGS, Flag, Kind};
+mod completions;
+
+pub(super) use completions::completions;
+
+use super::table::{FLAGS, Flag};
 use std::fmt::Write;
 
-/// A verb, what is behind it, its flags, and what it does.
+/// A verb, what is behind it, its own flags, and what it does.
 struct VerbRow {
     name: &'static str,
     behind: &'static str,
-    flags: &'static [&'static str],
+    flags: &'static [OwnFlag],
     about: &'static str,
+}
+
+/// A flag of one verb alone; `shown` is empty where it takes no value.
+struct OwnFlag {
+    name: &'static str,
+    shown: &'static str,
+    help: &'static str,
+}
+
+const fn own(name: &'static str, shown: &'static str, help: &'static str) -> OwnFlag {
+    OwnFlag { name, shown, help }
 }
 
 /// The flags by which a verb finds its server.
@@ -21,13 +35,20 @@ const VERBS: &[VerbRow] = &[
     VerbRow {
         name: "status",
         behind: "[<app-path>]",
-        flags: &["--json", "--watch", "--check"],
-        about: "shows the server and its workers; --watch draws it each second; --check exits with 1 unless it is healthy",
+        flags: &[
+            own("--json", "", "everything that is known, as JSON"),
+            own("--watch", "", "draws it each second"),
+            own("--check", "", "one line; exits with 1 unless it is healthy"),
+        ],
+        about: "shows the server and its workers",
     },
     VerbRow {
         name: "reload",
         behind: "[<app-path>]",
-        flags: &["--canary", "--canary-errors"],
+        flags: &[
+            own("--canary", "<N|Ns>", "the first new worker is on trial for so many answers, or seconds"),
+            own("--canary-errors", "<percent>", "of them may fail"),
+        ],
         about: "replaces all workers, one by one, without losing a request; exits with 1 if the new code does not start",
     },
     VerbRow {
@@ -44,6 +65,12 @@ const VERBS: &[VerbRow] = &[
     },
     VerbRow { name: "list", behind: "", flags: &[], about: "lists the running servers of this user" },
     VerbRow {
+        name: "check",
+        behind: "[<app-path>] [what a start would have…]",
+        flags: &[],
+        about: "boots one worker and asks it for its first page; reads all that a start would read, and does not touch a server of that app that runs; exits with 1 if the app fails, with 2 if the words are wrong",
+    },
+    VerbRow {
         name: "completions",
         behind: "bash|zsh|fish",
         flags: &[],
@@ -52,145 +79,42 @@ const VERBS: &[VerbRow] = &[
     VerbRow { name: "man", behind: "", flags: &[], about: "writes a page for man(1)" },
 ];
 
+impl VerbRow {
+    /// It asks a server, which is found by the app's name.
+    fn asks_server(&self) -> bool {
+        self.behind == "[<app-path>]"
+    }
+
+    /// Its first clause.
+    fn brief(&self) -> &'static str {
+        self.about.split(';').next().unwrap_or_default()
+    }
+}
+
+/// Flags of the table by which a verb finds its server, or servers.
+fn place_flags(verb: &VerbRow) -> impl Iterator<Item = &'static Flag> + use<> {
+    let (asks, lists) = (verb.asks_server(), verb.name == "list");
+    let is_its = move |name: &str| asks && PLACE.contains(&name) || lists && name == "--socket-dir";
+    FLAGS.iter().filter(move |flag| is_its(flag.name))
+}
+
 /// The help of a verb; `None`: there is no such verb.
 pub(super) fn verb_help(name: &str) -> Option<String> {
     let verb = VERBS.iter().find(|verb| verb.name == name)?;
     let mut text = format!("rip-server {} {}\n\n  {}.\n", verb.name, verb.behind, verb.about);
-    if verb.behind.starts_with("[<app") {
+    if verb.name == "check" {
+        text.push_str("  Without a path the app is the current folder. Tokens and flags are those of a start; where it would listen\n  does not matter.\n");
+    } else if verb.asks_server() {
         text.push_str("  Without a path the app is the current folder. The server is found by its app's name, so give the\n  same --variant, --socket-prefix and --socket-dir as it got.\n");
     }
-    let flags = verb.flags.iter().copied().chain(PLACE.into_iter().filter(|_| takes_place(verb)));
     text.push('\n');
-    for flag in flags {
+    let own = verb.flags.iter().map(|flag| (flag.name, flag.shown, flag.help));
+    for (name, shown, help) in own.chain(place_flags(verb).map(|flag| (flag.name, flag.shown(), flag.help))) {
+        let name = if shown.is_empty() { name.to_owned() } else { format!("{name}={shown}") };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {flag}");
+        let _ = writeln!(text, "  {name:<26} {help}");
     }
     Some(text)
-}
-
-fn takes_place(verb: &VerbRow) -> bool {
-    verb.behind.starts_with("[<app")
-}
-
-/// # Errors
-/// There are none for that shell.
-pub(super) fn completions(shell: Option<&str>) -> Result<String, Usage> {
-    match shell {
-        Some("bash") => Ok(bash()),
-        Some("zsh") => Ok(zsh()),
-        Some("fish") => Ok(fish()),
-        other => Err(Usage(format!(
-            "there are completions for {}, not for '{}'; rip-server completions bash would do",
-            SHELLS.join(", "),
-            other.unwrap_or_default()
-        ))),
-    }
-}
-
-/// As it is typed: with a `=` where a value follows.
-fn typed(flag: &Flag) -> String {
-    if flag.shown().is_empty() { flag.name.to_owned() } else { format!("{}=", flag.name) }
-}
-
-fn verb_names() -> String {
-    VERBS.iter().map(|verb| verb.name).collect::<Vec<_>>().join(" ")
-}
-
-fn bash() -> String {
-    let flags: Vec<String> = FLAGS.iter().map(typed).collect();
-    let mut cases = String::new();
-    for flag in FLAGS {
-        if let Kind::Choice { words, .. } = &flag.kind {
-            let _ = writeln!(
-                cases,
-                "    {}=*) COMPREPLY=($(compgen -W '{}' -- \"${{word#*=}}\")); return;;",
-                flag.name,
-                words.join(" ")
-            );
-        }
-    }
-    format!(
-        "# bash completion of rip-server: source <(rip-server completions bash)\n\
-         _rip_server() {{\n  \
-           local word=\"${{COMP_WORDS[COMP_CWORD]}}\"\n  \
-           # With = among the word breaks, a value is a word of its own.\n  \
-           if [ \"$word\" = = ]; then word=\"${{COMP_WORDS[COMP_CWORD-1]}}=\"\n  \
-           elif [ \"$COMP_CWORD\" -gt 1 ] && [ \"${{COMP_WORDS[COMP_CWORD-1]}}\" = = ]; then\n    \
-             word=\"${{COMP_WORDS[COMP_CWORD-2]}}=$word\"\n  \
-           fi\n  \
-           case \"$word\" in\n{cases}    \
-             -*) COMPREPLY=($(compgen -W '{}' -- \"$word\")); compopt -o nospace; return;;\n  \
-           esac\n  \
-           COMPREPLY=($(compgen -f -- \"$word\")); compopt -o filenames\n  \
-           if [ \"$COMP_CWORD\" = 1 ]; then COMPREPLY+=($(compgen -W '{}' -- \"$word\")); fi\n  \
-           if [ \"${{COMP_WORDS[1]}}\" = completions ]; then COMPREPLY=($(compgen -W '{}' -- \"$word\")); fi\n\
-         }}\n\
-         complete -F _rip_server rip-server\n",
-        flags.join(" "),
-        verb_names(),
-        SHELLS.join(" "),
-    )
-}
-
-/// Without what a shell would read in a quoted text.
-fn plain(text: &str) -> String {
-    text.replace(['\'', '[', ']', '`', '\\'], "").replace(':', " -")
-}
-
-fn zsh() -> String {
-    let mut lines = String::new();
-    for flag in FLAGS {
-        let value = match &flag.kind {
-            Kind::Switch | Kind::Question => String::new(),
-            Kind::Choice { words, .. } => format!(":value:({})", words.join(" ")),
-            Kind::Text { shown, .. } if shown.contains("path") || shown.contains("dir") => {
-                ":value:_files".to_owned()
-            }
-            Kind::Number { .. } | Kind::Milliseconds { .. } | Kind::Size { .. } | Kind::Text { .. } => {
-                ":value:".to_owned()
-            }
-        };
-        let _ = writeln!(lines, "    '{}[{}]{value}' \\", typed(flag), plain(flag.help));
-    }
-    format!(
-        "#compdef rip-server\n\
-         # zsh completion of rip-server: rip-server completions zsh > a folder of $fpath/_rip-server\n\
-         _rip_server() {{\n  \
-           _arguments \\\n{lines}    \
-             '1:app or verb:_rip_server_first' \\\n    \
-             '*:app:_files'\n\
-         }}\n\
-         _rip_server_first() {{\n  compadd {}\n  _files\n}}\n\
-         _rip_server \"$@\"\n",
-        verb_names()
-    )
-}
-
-fn fish() -> String {
-    let mut text = String::from(
-        "# fish completion of rip-server: rip-server completions fish > ~/.config/fish/completions/rip-server.fish\n",
-    );
-    for verb in VERBS {
-        let (name, about) = (verb.name, plain(verb.about));
-        let _ = writeln!(text, "complete -c rip-server -n __fish_use_subcommand -a {name} -d '{about}'");
-    }
-    let shells = SHELLS.join(" ");
-    let _ = writeln!(
-        text,
-        "complete -c rip-server -n '__fish_seen_subcommand_from completions' -f -a '{shells}'"
-    );
-    for flag in FLAGS {
-        let value = match &flag.kind {
-            Kind::Switch | Kind::Question => String::new(),
-            Kind::Choice { words, .. } => format!(" -x -a '{}'", words.join(" ")),
-            Kind::Number { .. } | Kind::Milliseconds { .. } | Kind::Size { .. } | Kind::Text { .. } => {
-                " -r".to_owned()
-            }
-        };
-        let name = flag.name.trim_start_matches('-');
-        let _ = writeln!(text, "complete -c rip-server -l {name}{value} -d '{}'", plain(flag.help));
-    }
-    text
 }
 
 /// As roff takes it: no line begins with a dot or a quote, a dash is one.
@@ -217,6 +141,11 @@ pub(super) fn man() -> String {
     page.push_str(".SH VERBS\n");
     for verb in VERBS {
         let _ = writeln!(page, ".TP\n.B {} {}\n{}", verb.name, roff(verb.behind), roff(verb.about));
+        for flag in verb.flags {
+            let equals = if flag.shown.is_empty() { "" } else { "=" };
+            let (name, shown) = (roff(flag.name), roff(flag.shown));
+            let _ = writeln!(page, ".br\n{name}{equals}{shown}: {}", roff(flag.help));
+        }
     }
     page.push_str(".SH OPTIONS\n");
     for flag in FLAGS {

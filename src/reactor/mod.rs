@@ -39,6 +39,7 @@ mod inherited;
 mod io;
 mod limits;
 mod listening;
+mod look;
 mod observer;
 mod operators;
 mod page;
@@ -63,6 +64,7 @@ mod upgrading;
 mod workers;
 
 pub(crate) use host::handed::tell_failure;
+pub(crate) use look::look;
 pub(crate) use source::StartError;
 pub(crate) use start::start;
 pub(crate) use tick::Reactor;

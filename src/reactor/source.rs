@@ -1,6 +1,8 @@
 //! Where the app comes from, and why a server could not start.
 
 use crate::app::{self, App, Wanted};
+use crate::config::Config;
+use crate::paths;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,26 @@ impl fmt::Display for StartError {
 }
 
 impl Source {
+    /// # Errors
+    /// No app is named.
+    pub(super) fn of(config: &Config, embedded: Option<PathBuf>) -> Result<Self, StartError> {
+        match (embedded, &config.place.app) {
+            (Some(program), _) => {
+                let dir = paths::current_dir().unwrap_or_else(|| PathBuf::from("/"));
+                Ok(Source::Embedded { program, dir })
+            }
+            (None, Some(path)) => {
+                let wanted = match (&config.command, &config.target) {
+                    (Some(_), _) => Wanted::Command,
+                    (None, Some(target)) => Wanted::Target(target.clone()),
+                    (None, None) => Wanted::Entry,
+                };
+                Ok(Source::Path { path: paths::absolute(path), wanted })
+            }
+            (None, None) => Err(StartError::Usage("no app given".into())),
+        }
+    }
+
     /// As typed, absolute.
     pub(super) fn path(&self) -> &Path {
         match self {

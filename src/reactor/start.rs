@@ -19,14 +19,13 @@ use super::source::{Source, StartError};
 use super::stage::Stage;
 use super::supervisor::{Launcher, Supervisor, signals};
 use super::tick::{Balancer, Reactor};
-use crate::app::{Runtime, Wanted};
+use crate::app::Runtime;
 use crate::config::{Config, env_file};
 use crate::fleet::Beginning;
 use crate::handover::{Incoming, Message};
 use crate::names::Names;
 use crate::observe::access::AccessLog;
 use crate::page::HostNames;
-use crate::paths;
 #[cfg(not(test))]
 use crate::process;
 use crate::process::DescriptorLimit;
@@ -108,21 +107,7 @@ impl Reactor {
         limit: DescriptorLimit,
     ) -> Result<Self, StartError> {
         let trouble = |what: &str, error: io::Error| StartError::Trouble(format!("{what}: {error}"));
-        let source = match (embedded, &config.place.app) {
-            (Some(program), _) => {
-                let dir = paths::current_dir().unwrap_or_else(|| PathBuf::from("/"));
-                Source::Embedded { program, dir }
-            }
-            (None, Some(path)) => {
-                let wanted = match (&config.command, &config.target) {
-                    (Some(_), _) => Wanted::Command,
-                    (None, Some(target)) => Wanted::Target(target.clone()),
-                    (None, None) => Wanted::Entry,
-                };
-                Source::Path { path: paths::absolute(path), wanted }
-            }
-            (None, None) => return Err(StartError::Usage("no app given".into())),
-        };
+        let source = Source::of(&config, embedded)?;
         let app = source.find().map_err(StartError::Usage)?;
         descriptors::check(&config, limit)?;
         let access = SocketAccess::find(&config).map_err(StartError::Usage)?;

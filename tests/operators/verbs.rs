@@ -2,7 +2,7 @@
 //! for man.
 
 use crate::support::server::output;
-use crate::support::skip::note;
+use crate::support::skip::{note, skip};
 use crate::support::{Output, Server, run, server_program, test_worker};
 use std::path::Path;
 use std::process::Command;
@@ -60,6 +60,7 @@ fn each_verb_has_a_help_of_its_own() {
         ("reload", "--canary"),
         ("stop", "--variant"),
         ("list", "running servers"),
+        ("check", "boots one worker"),
         ("completions", "bash|zsh|fish"),
         ("man", "man(1)"),
     ] {
@@ -114,4 +115,70 @@ fn bash_completes_verbs_flags_and_their_words() {
     assert_eq!(offers(&["rip-server", "app", "--roll", "=", "s"]), ["side", "serial"]);
     assert_eq!(offers(&["rip-server", "app", "--hot-reload", "="]), ["none", "process", "module"]);
     assert_eq!(offers(&["rip-server", "completions", ""]), ["bash", "zsh", "fish"]);
+}
+
+#[test]
+fn bash_offers_behind_a_verb_what_is_its_own() {
+    let Some(flags) = offered(&["rip-server", "status", "--"]) else { return note("bash", "there is none") };
+    assert_eq!(
+        flags,
+        ["--json", "--watch", "--check", "--variant=", "--socket-prefix=", "--socket-dir=", "--help"]
+    );
+    assert_eq!(offered(&["rip-server", "list", ""]).unwrap_or_default(), [""]);
+    assert_eq!(offered(&["rip-server", "check", ".", "--max-q"]).unwrap_or_default(), ["--max-queue="]);
+}
+
+/// What a shell says to a script, which finds the completions in `$1`; `None`: there is no such shell.
+fn said_by(shell: &str, script: &str) -> Option<Vec<String>> {
+    if Command::new(shell).args(["-c", ":"]).output().is_err() {
+        skip(&format!("completions for {shell}"), &format!("there is no {shell}"));
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("_rip-server");
+    std::fs::write(&path, run(["completions", shell]).stdout).expect("a file");
+    let mut command = Command::new(shell);
+    let no_settings = if shell == "zsh" { "-f" } else { "--no-config" };
+    command.arg(no_settings).args(["-c", script]).arg("zsh").arg(&path).current_dir(dir.path());
+    let output = output(command);
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
+    Some(output.stdout.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn fish_offers_verbs_and_what_is_a_verbs_own() {
+    let first = |line: &String| line.split('\t').next().unwrap_or_default().to_owned();
+    let offers = |words: &str| -> Option<Vec<String>> {
+        let lines = said_by("fish", &format!("source $argv[2]; complete -C '{words}'"))?;
+        Some(lines.iter().map(first).collect())
+    };
+    let Some(verbs) = offers("rip-server sta") else { return };
+    assert_eq!(verbs, ["status"]);
+    for (words, expected) in [
+        ("rip-server completions ", &["bash", "fish", "zsh"][..]),
+        ("rip-server reload --can", &["--canary", "--canary-errors"]),
+        ("rip-server status --wa", &["--watch"]),
+        ("rip-server . --warm", &["--warm"]),
+        ("rip-server . --roll=", &["--roll=serial", "--roll=side"]),
+        ("rip-server list ", &[]),
+    ] {
+        assert_eq!(offers(words).unwrap_or_default(), expected, "{words}");
+    }
+}
+
+#[test]
+fn zsh_offers_verbs_and_what_is_a_verbs_own() {
+    let arguments = |words: &str| -> Option<Vec<String>> {
+        let script = format!(
+            "words=({words}); CURRENT=$#words; _arguments() {{ print -rl -- \"$@\" }}; source $1; unfunction _rip_server"
+        );
+        said_by("zsh", &script)
+    };
+    let Some(status) = arguments("rip-server status ''") else { return };
+    assert!(status.contains(&"--watch[draws it each second]".to_owned()), "{status:?}");
+    assert!(status.contains(&"2:app:_files".to_owned()) && !status.join(" ").contains("--max-queue"));
+    let start = arguments("rip-server . ''").unwrap_or_default();
+    assert!(start.iter().any(|argument| argument.starts_with("--max-queue=[")), "{start:?}");
+    let shells = arguments("rip-server completions ''").unwrap_or_default();
+    assert!(shells.contains(&"2:shell:(bash zsh fish)".to_owned()), "{shells:?}");
 }

@@ -24,18 +24,22 @@ struct OnTerminal {
 }
 
 impl OnTerminal {
-    /// `None` (and said so) where there is no `script`.
     fn watch(server: &Server) -> Option<OnTerminal> {
+        OnTerminal::run(server, "status", "--watch")
+    }
+
+    /// A verb; `None` (and said so) where there is no `script`.
+    fn run(server: &Server, verb: &str, flags: &str) -> Option<OnTerminal> {
         let has_script = Command::new("script").arg("--version").output().is_ok();
         if !has_script {
-            skip("--watch on a terminal", "there is no `script` to make one");
+            skip("a verb on a terminal", "there is no `script` to make one");
             return None;
         }
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("watch");
         // The shell is there before and after it, and says how the terminal is set.
         let text = format!(
-            "#!/bin/sh\ntrap : INT\necho \"before $(stty -g)\"\n{} status {} --watch --socket-dir {}\n\
+            "#!/bin/sh\ntrap : INT\necho \"before $(stty -g)\"\n{} {verb} {} {flags} --socket-dir {}\n\
              echo \"exit $?\"\necho \"after $(stty -g)\"\n",
             server_program().display(),
             test_worker().display(),
@@ -160,4 +164,19 @@ fn without_a_server_nothing_is_drawn() {
     let seen = terminal.end();
     assert!(!seen.contains('\x1b') && seen.contains("no server for 'test-worker'"), "{seen:?}");
     assert_eq!(line_behind(&seen, "exit "), "1");
+}
+
+#[test]
+fn a_stop_that_takes_longer_than_a_second_says_so_on_a_line_that_goes() {
+    let mut server = Server::with_test_worker(&["w:1"]);
+    server.wait_for_workers(1);
+    let mut client = server.client();
+    client.send_request("GET", "/sleep?ms=1600", "", b"");
+    server.wait_until("it is at work", |server| server.details()["workerList"][0]["state"] == "busy");
+    let Some(stop) = OnTerminal::run(&server, "stop", "") else { return };
+    stop.wait_for("a second", |seen| seen.contains("\r\x1b[Kstop: what is under way is finished (1 s)"));
+    let seen = stop.end();
+    assert!(seen.contains("\r\x1b[Ktest-worker: stopped\r\n"), "{seen:?}");
+    assert_eq!(client.read_response().text(), "slept");
+    assert_eq!(server.wait_exit(), 0);
 }

@@ -4,6 +4,7 @@ use super::{CGI_GUARD, CGI_WORKER, Reader};
 use crate::app::Target;
 use crate::config::{Command, ServerId, Usage, Verb, words};
 use crate::control::{CanaryPlan, DEFAULT_CANARY_ERRORS};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 impl Reader<'_> {
@@ -69,6 +70,26 @@ impl Reader<'_> {
             ([.., extra], _) => return Err(Usage(format!("'{extra}' is one word too many"))),
         }
         Ok(Command::Ask { verb, place })
+    }
+
+    /// The words of a start behind `check`.
+    pub(super) fn check(
+        mut self,
+        mut place: ServerId,
+        command: Option<Vec<OsString>>,
+        carries_app: bool,
+    ) -> Result<Command, Usage> {
+        let _: Result<Option<String>, _> = self.flags.opt_free_from_str();
+        let has_words =
+            self.flags.clone().finish().iter().any(|word| !word.to_string_lossy().starts_with('-'));
+        if !has_words && !carries_app {
+            // The current folder is the app.
+            place.app = Some(".".into());
+        }
+        match self.serve(place, command, carries_app)? {
+            Command::Serve(config) => Ok(Command::Check(config)),
+            other => Ok(other),
+        }
     }
 
     pub(super) fn list(mut self, place: ServerId) -> Result<Command, Usage> {
