@@ -50,6 +50,9 @@ pub(crate) struct Metrics {
     pub worker_start_failures: u64,
     pub worker_crashes: u64,
     pub worker_boot_failures: u64,
+    /// From the word to start a worker to its join, by how it was started.
+    forks: Histogram,
+    starts: Histogram,
     replacements: BTreeMap<&'static str, u64>,
     /// For how long exactly N workers were busy at once, by N.
     busy: Vec<Duration>,
@@ -78,6 +81,18 @@ pub(crate) struct Snapshot {
     pub spooled: [(&'static str, u64); 3],
     pub max_spool_bytes: u64,
     pub quarantine: Quarantined,
+    /// Of the workers of each slot, where the kernel tells.
+    pub resident_by_slot: Vec<(usize, u64)>,
+    pub own: OwnUse,
+}
+
+/// What the server's own process uses, as far as the kernel tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct OwnUse {
+    pub cpu: Duration,
+    pub resident_bytes: Option<u64>,
+    pub descriptors: Option<u64>,
+    pub max_descriptors: Option<u64>,
 }
 
 /// Requests that are refused because workers died in them.
@@ -165,6 +180,11 @@ impl Metrics {
         self.worker.observe(worker);
     }
 
+    /// A worker has joined so long after it was asked for.
+    pub(crate) fn joined(&mut self, is_fork: bool, time: Duration) {
+        if is_fork { &mut self.forks } else { &mut self.starts }.observe(time);
+    }
+
     pub(crate) fn replaced(&mut self, why: RetireReason) {
         *self.replacements.entry(why.code()).or_default() += 1;
     }
@@ -222,7 +242,8 @@ impl Metrics {
             ("rip_stream_duration_seconds", "From a stream's head to its end.", &self.streams),
         ];
         for (name, help, histogram) in histograms {
-            text.histogram(name, help, histogram);
+            text.head(name, "histogram", help);
+            text.histogram(name, None, histogram);
         }
         text.single("rip_queue_depth", "gauge", "Requests that wait for a worker now.", now.waiting as u64);
         text.single(
@@ -342,6 +363,15 @@ impl Metrics {
             "Worker processes that could not be started at all.",
             self.worker_start_failures,
         );
+        let name = "rip_worker_start_seconds";
+        text.head(name, "histogram", "From the word to start a worker to its join, by how it was started.");
+        text.histogram(name, Some(("kind", "fork")), &self.forks);
+        text.histogram(name, Some(("kind", "start")), &self.starts);
+        let help = "Resident memory of the workers of each slot, where the kernel tells.";
+        text.head("rip_worker_resident_bytes", "gauge", help);
+        for (slot, bytes) in &now.resident_by_slot {
+            text.line("rip_worker_resident_bytes", &[("slot", &slot.to_string())], bytes);
+        }
         text.head("rip_worker_restarts_total", "counter", "Workers that were replaced or died, by reason.");
         for &why in RetireReason::ALL {
             let count = self.replacements.get(why.code()).copied().unwrap_or(0);
@@ -389,6 +419,7 @@ impl Metrics {
             "Log lines that nobody read or that could not be written.",
             dropped,
         );
+        text.own_use(&now.own);
         text.0
     }
 }
@@ -422,16 +453,41 @@ impl Text {
         self.line(name, &[], value);
     }
 
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, "histogram", help);
+    fn histogram(&mut self, name: &str, label: Option<(&str, &str)>, histogram: &Histogram) {
+        let bucket = format!("{name}_bucket");
+        let mut line = |bound: &str, count: u64| {
+            let labels: Vec<_> = label.into_iter().chain([("le", bound)]).collect();
+            self.line(&bucket, &labels, count);
+        };
         let mut below = 0;
         for (bound, count) in BOUNDS_S.iter().zip(histogram.counts) {
             below += count;
-            self.line(&format!("{name}_bucket"), &[("le", &bound.to_string())], below);
+            line(&bound.to_string(), below);
         }
-        self.line(&format!("{name}_bucket"), &[("le", "+Inf")], histogram.count);
-        self.line(&format!("{name}_sum"), &[], histogram.sum.as_secs_f64());
-        self.line(&format!("{name}_count"), &[], histogram.count);
+        line("+Inf", histogram.count);
+        self.line(&format!("{name}_sum"), label.as_slice(), histogram.sum.as_secs_f64());
+        self.line(&format!("{name}_count"), label.as_slice(), histogram.count);
+    }
+
+    /// The server's own process, under the names that Prometheus' clients give to theirs.
+    fn own_use(&mut self, own: &OwnUse) {
+        let name = "process_cpu_seconds_total";
+        self.head(name, "counter", "CPU time of the server's own process.");
+        self.line(name, &[], own.cpu.as_secs_f64());
+        let gauges = [
+            (
+                "process_resident_memory_bytes",
+                "Resident memory of the server's own process.",
+                own.resident_bytes,
+            ),
+            ("process_open_fds", "Descriptors that the server has open.", own.descriptors),
+            ("process_max_fds", "Descriptors that it may have open.", own.max_descriptors),
+        ];
+        for (name, help, value) in gauges {
+            if let Some(value) = value {
+                self.single(name, "gauge", help, value);
+            }
+        }
     }
 }
 

@@ -96,7 +96,12 @@ pub(crate) fn table(status: &Value) -> String {
     );
     for template in status["templates"].as_array().into_iter().flatten() {
         let up = age(number(&template["ageSeconds"]));
-        let _ = writeln!(out, "  template pid {}, which workers are forked from, up {up}", template["pid"]);
+        let pss = match &template["pssBytes"] {
+            Value::Null => String::new(),
+            bytes => format!(", pss {}", mib(bytes)),
+        };
+        let _ =
+            writeln!(out, "  template pid {}, which workers are forked from, up {up}{pss}", template["pid"]);
     }
     for refused in status["quarantine"].as_array().into_iter().flatten() {
         let workers: Vec<String> = refused["workers"]
@@ -117,7 +122,8 @@ pub(crate) fn table(status: &Value) -> String {
     }
     out.push('\n');
     let mut rows = vec![
-        ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "age", "last exit"].map(str::to_owned),
+        ["slot", "gen", "pid", "state", "requests", "reloads", "rss", "pss", "age", "last exit"]
+            .map(str::to_owned),
     ];
     for worker in status["workerList"].as_array().into_iter().flatten() {
         let or_dash = |value: &Value| match value {
@@ -142,9 +148,8 @@ pub(crate) fn table(status: &Value) -> String {
             state,
             or_dash(&worker["requests"]),
             or_dash(&worker["reloads"]),
-            worker["rssBytes"]
-                .as_u64()
-                .map_or("-".into(), |bytes| format!("{:.1}M", bytes as f64 / 1_048_576.0)),
+            mib(&worker["rssBytes"]),
+            mib(&worker["pssBytes"]),
             age(number(&worker["ageSeconds"])),
             or_dash(&worker["lastExit"]),
         ]);
@@ -173,6 +178,11 @@ pub(crate) fn table(status: &Value) -> String {
     out
 }
 
+/// `30.5M`
+fn mib(bytes: &Value) -> String {
+    bytes.as_u64().map_or("-".into(), |bytes| format!("{:.1}M", bytes as f64 / 1_048_576.0))
+}
+
 /// `12s`, `5m 3s`, `2h 7m`, `3d 4h`
 fn age(seconds: u64) -> String {
     match seconds {
@@ -197,11 +207,11 @@ mod tests {
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
             "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
                 "workers": [{"worker": 1, "pid": 40}, {"worker": 0, "pid": 41}]}],
-            "templates": [{"pid": 41, "ageSeconds": 61}],
+            "templates": [{"pid": 41, "ageSeconds": 61, "pssBytes": 1_572_864}],
             "waitingSlots": [{"slot": 2, "failures": 4, "nextStartMs": 800, "lastExit": "exit code 7"}],
             "workerList": [
                 {"slot": 0, "generation": 1, "pid": 42, "state": "idle", "requests": 12345, "ageSeconds": 59,
-                 "rssBytes": 3_145_728},
+                 "rssBytes": 3_145_728, "pssBytes": 2_097_152},
                 {"slot": 1, "generation": 12, "pid": 43, "state": "busy", "request": "1.2s GET /x", "requests": 7,
                  "ageSeconds": 61, "lastExit": "SIGKILL"},
             ],
@@ -216,13 +226,13 @@ shop  healthy  up 1h 2m  pid 7
   http     [::]:5002
   queue    0 now, 4 at the deepest, 120 ms at the longest; overload: newest first for 1m 1s
   workers  needed 3 of 8 in the last minute; 3 connections
-  template pid 41, which workers are forked from, up 1m 1s
+  template pid 41, which workers are forked from, up 1m 1s, pss 1.5M
   refused  GET /x: 2 workers died in it, the last 1 (pid 40), 0 (pid 41); refused 7 times, for 42 s more
 
   slot 2 has no worker: failed 4 times in a row (exit code 7), next start in 800 ms
-  slot  gen  pid  state             requests  reloads  rss   age    last exit
-  0     1    42   idle              12345     -        3.0M  59s    -
-  1     12   43   busy 1.2s GET /x  7         -        -     1m 1s  SIGKILL
+  slot  gen  pid  state             requests  reloads  rss   pss   age    last exit
+  0     1    42   idle              12345     -        3.0M  2.0M  59s    -
+  1     12   43   busy 1.2s GET /x  7         -        -     -     1m 1s  SIGKILL
 ";
         assert_eq!(text, expected);
     }

@@ -8,9 +8,12 @@ use crate::control::{Join, Message};
 use crate::fleet::RetireReason;
 use crate::keys::WorkerKey;
 use serde_json::json;
+use std::time::Duration;
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Status tells what is known by then; a fleet whose workers have not all been looked at is a large one.
+const MAX_WEIGHING: Duration = Duration::from_millis(250);
 
 impl Reactor {
     pub(super) fn accept_control(&mut self, index: usize) {
@@ -28,6 +31,13 @@ impl Reactor {
 
     /// Goes on with the connections that have something to do, as many as a tick may take.
     pub(super) fn advance_operators(&mut self) {
+        let postponed = self.admin.take_postponed();
+        if !postponed.is_empty() {
+            self.supervisor.weigh_next(self.io.now());
+        }
+        for ask in postponed {
+            self.answer_operator(ask);
+        }
         for _ in 0..self.admin.steps() {
             let Some(key) = self.admin.next_ready() else { return };
             self.advance_operator(key);
@@ -36,9 +46,20 @@ impl Reactor {
 
     fn advance_operator(&mut self, key: usize) {
         if let Some(ask) = self.admin.advance(key, &self.io) {
-            self.obey_request(&ask);
-            self.admin.flush(key, &self.io);
+            self.answer_operator(ask);
         }
+    }
+
+    /// Status tells the memory that workers use, which is looked at for one of them a tick.
+    fn answer_operator(&mut self, ask: Ask) {
+        let now = self.io.now();
+        let is_for_status = ask.peer.may_ask_for_status() && ask.request.path() == b"/status";
+        if is_for_status && self.supervisor.has_to_weigh(now) && now < ask.arrived + MAX_WEIGHING {
+            return self.admin.postpone(ask);
+        }
+        let key = ask.key;
+        self.obey_request(&ask);
+        self.admin.flush(key, &self.io);
     }
 
     pub(super) fn on_control_deadline(&mut self, key: usize, kind: ControlDeadline) {
@@ -54,7 +75,7 @@ impl Reactor {
     }
 
     fn obey_request(&mut self, ask: &Ask) {
-        let Ask { key, peer, request, body } = ask;
+        let Ask { key, peer, request, body, .. } = ask;
         let (key, peer) = (*key, *peer);
         let is_scraper = peer == ControlPeer::Scraper;
         match (request.method(), request.path()) {

@@ -6,8 +6,10 @@ use super::tick::Reactor;
 use crate::balancer::Serving;
 use crate::keys::WorkerKey;
 use crate::observe::failures::Subject;
-use crate::observe::metrics::Snapshot;
+use crate::observe::metrics::{OwnUse, Snapshot};
 use crate::observe::timestamp;
+use crate::process;
+use nix::unistd::getpid;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -192,6 +194,13 @@ impl Reactor {
             ],
             max_spool_bytes: spooled.max_disk_bytes,
             quarantine: self.quarantined(),
+            resident_by_slot: self.supervisor.resident_by_slot(),
+            own: OwnUse {
+                cpu: process::own_cpu(),
+                resident_bytes: process::resident_bytes(getpid()),
+                descriptors: process::open_descriptors(),
+                max_descriptors: process::max_descriptors(),
+            },
         });
         self.host.counted.add_to(text)
     }

@@ -137,7 +137,8 @@ impl Reactor {
 
     /// A worker has joined: it gets requests from now on.
     fn admit(&mut self, worker: WorkerKey, predecessor: Option<WorkerKey>) {
-        let Some(connects) = self.supervisor.admit(worker, self.io.now()) else { return };
+        let now = self.io.now();
+        let Some(connects) = self.supervisor.admit(worker, &mut self.observer, now) else { return };
         if connects
             && let Some(upstream) = self.backend.next_upstream_of(worker)
             && let Some(endpoint) = self.supervisor.endpoint(worker)

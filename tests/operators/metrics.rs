@@ -75,14 +75,17 @@ fn port_0_is_told_and_metrics_are_all_that_is_there() {
 
 #[test]
 fn every_metric_of_the_docs_is_there_from_the_start() {
-    let server = Server::with_test_worker(&["w:1"]);
+    let mut server = Server::with_test_worker(&["w:1"]);
+    server.wait_for_workers(1);
     let samples = samples(&server);
     let reference = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"))
         .expect("the reference");
-    let is_name = |phrase: &&str| phrase.starts_with("rip_") && !phrase.starts_with("rip_<");
+    let is_name = |phrase: &&str| {
+        (phrase.starts_with("rip_") || phrase.starts_with("process_")) && !phrase.starts_with("rip_<")
+    };
     let names: Vec<&str> = reference
         .lines()
-        .filter(|line| line.starts_with("| `rip_"))
+        .filter(|line| line.starts_with("| `rip_") || line.starts_with("| `process_"))
         .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split('`').filter(is_name))
         .map(|name| name.split('{').next().unwrap_or_default())
         .collect();

@@ -229,7 +229,17 @@ fn json_says_the_same_as_the_control_socket() {
         (&"test-worker".into(), &"healthy".into(), &2.into())
     );
     for worker in said["workerList"].as_array().expect("a list") {
-        for key in ["slot", "generation", "pid", "state", "requests", "reloads", "rssBytes", "ageSeconds"] {
+        for key in [
+            "slot",
+            "generation",
+            "pid",
+            "state",
+            "requests",
+            "reloads",
+            "rssBytes",
+            "pssBytes",
+            "ageSeconds",
+        ] {
             assert!(!worker[key].is_null(), "{key}: {worker}");
         }
         assert!(worker.as_object().is_some_and(|worker| worker.contains_key("lastExit")), "{worker}");
@@ -241,6 +251,7 @@ fn json_says_the_same_as_the_control_socket() {
         for worker in value["workerList"].as_array_mut().expect("a list") {
             worker["ageSeconds"] = 0.into();
             worker["rssBytes"] = 0.into();
+            worker["pssBytes"] = 0.into();
         }
     }
     assert_eq!(said, reported);

@@ -5,7 +5,8 @@
 //! ```text
 //! Reading ──request──▶ Answering ──all taken──▶ Reading, or (Lingering ─▶) Closed
 //!    ├─reload, upgrade─▶ FollowsRoll, FollowsUpgrade ──its end──▶ Answering        └─stop─▶ AwaitsEnd
-//!    └─the page's events─▶ Watches
+//!    ├─the page's events─▶ Watches
+//!    └─status─▶ AwaitsAnswer ──memory is known──▶ Reading, and the request once more
 //! ```
 
 mod accepting;
@@ -90,6 +91,13 @@ impl ControlPeer {
             ControlPeer::Scraper | ControlPeer::Viewer => false,
         }
     }
+
+    pub(crate) fn may_ask_for_status(self) -> bool {
+        match self {
+            ControlPeer::Process { .. } | ControlPeer::Root => true,
+            ControlPeer::Stranger | ControlPeer::Scraper | ControlPeer::Viewer => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -128,6 +136,8 @@ enum Phase {
     Watches { seen: u64 },
     /// It stays open until the server ends, and tells that end by its own.
     AwaitsEnd,
+    /// What it asks for has to be found out first.
+    AwaitsAnswer,
     /// It has had its last answer, and may still be sending.
     Lingering,
     /// Out of the slab after this batch of events.
@@ -149,6 +159,8 @@ pub(crate) struct Connections {
     ready: VecDeque<usize>,
     closed: Vec<usize>,
     accepted: u64,
+    /// Requests whose connections await an answer, with the connections' numbers.
+    postponed: Vec<(Ask, u64)>,
     /// Somebody is left in the control socket's backlog.
     is_full: bool,
 }
@@ -159,7 +171,7 @@ impl Connections {
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.postponed.is_empty()
     }
 
     #[cfg(test)]
@@ -224,9 +236,10 @@ impl Connection {
 impl Connection {
     /// Its peer is waited for, so it needs a deadline.
     pub(crate) fn waits_for_peer(&self) -> bool {
-        let is_told_later =
-            matches!(self.phase, Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd)
-                || self.is_watching();
+        let is_told_later = matches!(
+            self.phase,
+            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd | Phase::AwaitsAnswer
+        ) || self.is_watching();
         self.phase != Phase::Closed && (!is_told_later || !self.out.is_empty())
     }
 
@@ -247,6 +260,7 @@ pub(crate) struct Ask {
     pub peer: ControlPeer,
     pub request: Request,
     pub body: Vec<u8>,
+    pub arrived: Instant,
 }
 
 /// Reading and writing.
@@ -343,7 +357,7 @@ impl Admin {
                 Event::Request(request) => {
                     let (peer, body) = (connection.peer, std::mem::take(&mut connection.body));
                     self.deadlines.disarm(key);
-                    ask = Some(Ask { key, peer, request, body });
+                    ask = Some(Ask { key, peer, request, body, arrived: now });
                 }
             }
             pending_bytes.consume(step.consumed);
@@ -381,12 +395,18 @@ impl Admin {
         }
         match connection.phase {
             Phase::Reading | Phase::Lingering | Phase::Closed => {}
-            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd if connection.has_hung_up => {
+            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd | Phase::AwaitsAnswer
+                if connection.has_hung_up =>
+            {
                 self.close(key)
             }
             // Nobody looks at a page behind a half-closed connection.
             Phase::Watches { .. } if connection.has_hung_up || connection.is_closing => self.close(key),
-            Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd | Phase::Watches { .. }
+            Phase::FollowsRoll
+            | Phase::FollowsUpgrade
+            | Phase::AwaitsEnd
+            | Phase::AwaitsAnswer
+            | Phase::Watches { .. }
                 if has_taken_all =>
             {
                 self.deadlines.disarm(key)
@@ -398,41 +418,16 @@ impl Admin {
                 }
             }
             Phase::Answering(then) if has_taken_all => self.answer_taken(key, then, io),
-            Phase::Answering(_) | Phase::FollowsRoll | Phase::FollowsUpgrade | Phase::AwaitsEnd => {
+            Phase::Answering(_)
+            | Phase::FollowsRoll
+            | Phase::FollowsUpgrade
+            | Phase::AwaitsEnd
+            | Phase::AwaitsAnswer => {
                 let is_timed = self.deadlines.armed(key) == Some(ControlDeadline::Take);
                 if taken_bytes > 0 || !is_timed {
                     self.deadlines.arm(key, ControlDeadline::Take, now);
                 }
             }
-        }
-    }
-
-    /// The peer has all of its answer.
-    fn answer_taken(&mut self, key: usize, then: Then, io: &Io) {
-        let now = io.now();
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let may_still_send = !connection.conn.read_buffer.is_empty()
-            || connection.is_readable
-            || connection.conn.is_lingering();
-        match then {
-            Then::Keep => {
-                connection.phase = Phase::Reading;
-                connection.conn.answered();
-                let has_more = may_still_send || connection.conn.has_ended;
-                self.deadlines.arm(key, ControlDeadline::Idle, now);
-                if has_more {
-                    self.connections.mark_ready(key);
-                }
-            }
-            // Closing with unread input would make the kernel throw the answer away.
-            Then::Close if may_still_send && !connection.conn.has_ended => {
-                connection.stream.shutdown_write();
-                connection.conn.linger();
-                connection.phase = Phase::Lingering;
-                self.deadlines.arm(key, ControlDeadline::Linger, now);
-                self.connections.mark_ready(key);
-            }
-            Then::Close => self.close(key),
         }
     }
 

@@ -254,6 +254,10 @@ impl Observer {
         }
     }
 
+    pub(super) fn worker_joined(&mut self, is_fork: bool, took: Duration) {
+        self.metrics.joined(is_fork, took);
+    }
+
     pub(super) fn start_failed(&mut self) {
         self.metrics.worker_start_failures += 1;
     }

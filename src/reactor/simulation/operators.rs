@@ -28,7 +28,10 @@ pub(crate) struct Operator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AsksFor {
     /// So many requests, one behind the other.
-    Pages(usize),
+    Pages {
+        count: usize,
+        is_scraper: bool,
+    },
     Reload,
     /// The page's events, for as long as it looks.
     Events,
@@ -47,14 +50,15 @@ impl World {
         let mut text = Vec::new();
         for index in 0..count {
             // Some have a body, and some of the answers are long.
-            let request = match index % 3 {
+            let request = match index % 4 {
                 0 => "GET /no/such/page HTTP/1.1\r\nHost: h\r\n\r\n",
                 1 => "POST /neither/here HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+                2 => "GET /status HTTP/1.1\r\nHost: h\r\n\r\n",
                 _ => "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n",
             };
             text.extend_from_slice(request.as_bytes());
         }
-        self.operate(kind, peer, &text, AsksFor::Pages(count), capacity);
+        self.operate(kind, peer, &text, AsksFor::Pages { count, is_scraper }, capacity);
     }
 
     pub(crate) fn ask_for_reload(&mut self, capacity: usize) {
@@ -143,7 +147,7 @@ impl World {
             if is_closed && !std::mem::replace(&mut self.operators[at].is_closed, true) {
                 let operator = &mut self.operators[at];
                 let stalled_after = match operator.asks_for {
-                    AsksFor::Pages(_) | AsksFor::Reload => self.reactor.config.idle_timeout,
+                    AsksFor::Pages { .. } | AsksFor::Reload => self.reactor.config.idle_timeout,
                     AsksFor::Events => STALLED_AFTER,
                 };
                 operator.was_slow = self.now >= operator.active_at + stalled_after;
@@ -167,7 +171,7 @@ impl World {
         for (at, operator) in self.operators.iter().enumerate() {
             let wire = operator.wire.borrow();
             let has_room = wire.capacity() > 0 && !wire.is_peer_gone && !wire.is_server_gone;
-            let is_owed = matches!(operator.asks_for, AsksFor::Pages(_)) && !self.has_all(at);
+            let is_owed = matches!(operator.asks_for, AsksFor::Pages { .. }) && !self.has_all(at);
             assert!(!has_room || !is_owed, "operator {at}: has room, and its answers wait");
         }
     }
@@ -177,10 +181,11 @@ impl World {
         let operator = &self.operators[at];
         let wire = operator.wire.borrow();
         match operator.asks_for {
-            AsksFor::Pages(count) => {
+            AsksFor::Pages { count, is_scraper } => {
                 let heard = reader::answers(&wire.written, |_| false, false);
                 let expected = |(index, heard): (usize, &reader::Heard)| {
-                    heard.status == if index % 3 == 2 { 200 } else { 404 }
+                    let is_there = index % 4 == 3 || (index % 4 == 2 && !is_scraper);
+                    heard.status == if is_there { 200 } else { 404 }
                 };
                 assert!(heard.iter().enumerate().all(expected), "operator {at}: answers in another order");
                 heard.len() == count && heard.last().is_none_or(|last| last.is_whole)

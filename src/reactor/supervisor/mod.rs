@@ -25,6 +25,7 @@ use crate::process;
 
 use super::backend::NoConnection;
 use super::endpoint::Endpoint;
+use super::observer::Observer;
 use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
@@ -416,14 +417,15 @@ impl Supervisor {
     }
 
     /// A worker gets requests from now on. `true`: it is connected to at once.
-    pub(super) fn admit(&mut self, worker: WorkerKey, now: Instant) -> Option<bool> {
+    pub(super) fn admit(&mut self, worker: WorkerKey, observer: &mut Observer, now: Instant) -> Option<bool> {
         let limit = self.fleet.draw_request_limit();
         let entry = self.workers.get_mut(worker.0)?;
         entry.joined = Some(now);
         entry.counts.request_limit = limit;
         if entry.origin.is_own() {
-            let boot_ms = now.duration_since(entry.process.asked).as_millis();
-            log::info!("{}: joined after {boot_ms} ms", entry.label());
+            let took = now.duration_since(entry.process.asked);
+            log::info!("{}: joined after {} ms", entry.label(), took.as_millis());
+            observer.worker_joined(entry.process.is_fork, took);
         }
         self.history.was_ever_healthy = true;
         Some(!entry.is_command)

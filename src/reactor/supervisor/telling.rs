@@ -8,7 +8,13 @@ use crate::keys::WorkerKey;
 use crate::process::Exit;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A process's share of memory is looked at no more often: the kernel walks through all of its pages.
+const WEIGH_EVERY: Duration = Duration::from_secs(10);
+/// Of a larger fleet the metrics do not tell each worker's memory: a look costs 10 µs.
+const MAX_WEIGHED_FOR_METRICS: usize = 256;
 
 impl Supervisor {
     /// Workers that get requests: none that leaves, is stuck, or is known to be gone.
@@ -126,9 +132,44 @@ impl Supervisor {
             "requests": entry.counts.requests,
             "reloads": entry.counts.reloads,
             "rssBytes": entry.pid().and_then(process::resident_bytes),
+            "pssBytes": entry.memory.proportional_bytes,
             "ageSeconds": now.duration_since(entry.process.started).as_secs(),
             "lastExit": self.last_exit(slot),
         })
+    }
+
+    /// Whether the share of memory of any process is not known, or was looked at too long ago.
+    pub(crate) fn has_to_weigh(&self, now: Instant) -> bool {
+        self.next_to_weigh(now).is_some()
+    }
+
+    fn next_to_weigh(&self, now: Instant) -> Option<usize> {
+        let is_due = |entry: &Worker| {
+            let weighed = entry.memory.weighed;
+            !entry.is_dead() && weighed.is_none_or(|at| now.duration_since(at) >= WEIGH_EVERY)
+        };
+        self.workers.iter().find(|(_, entry)| is_due(entry)).map(|(key, _)| key)
+    }
+
+    /// Looks how much memory the next of them uses: one at a time, since it takes the kernel milliseconds.
+    pub(crate) fn weigh_next(&mut self, now: Instant) {
+        let Some(entry) = self.next_to_weigh(now).and_then(|key| self.workers.get_mut(key)) else { return };
+        entry.memory.weighed = Some(now);
+        entry.memory.proportional_bytes = entry.pid().and_then(process::proportional_bytes);
+    }
+
+    /// The resident memory of the workers of each slot. None of a large fleet: each look opens a file.
+    pub(crate) fn resident_by_slot(&self) -> Vec<(usize, u64)> {
+        let mut by_slot = BTreeMap::new();
+        if self.workers.len() <= MAX_WEIGHED_FOR_METRICS {
+            let workers = self.workers.iter().map(|(_, entry)| entry);
+            for entry in workers.filter(|entry| !entry.origin.is_template() && !entry.is_dead()) {
+                if let Some(bytes) = entry.pid().and_then(process::resident_bytes) {
+                    *by_slot.entry(entry.origin.worker_id()).or_default() += bytes;
+                }
+            }
+        }
+        by_slot.into_iter().collect()
     }
 
     /// The templates that are there.
@@ -139,6 +180,7 @@ impl Supervisor {
             json!({
                 "pid": entry.process.pid.as_raw(),
                 "rssBytes": entry.pid().and_then(process::resident_bytes),
+                "pssBytes": entry.memory.proportional_bytes,
                 "ageSeconds": now.duration_since(entry.process.started).as_secs(),
             })
         };

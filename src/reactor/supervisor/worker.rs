@@ -118,6 +118,9 @@ pub(super) struct Counts {
 pub(super) struct Memory {
     pub checked: Option<Instant>,
     pub resident_bytes: Option<u64>,
+    /// When its share of memory was looked at last, and what it was.
+    pub weighed: Option<Instant>,
+    pub proportional_bytes: Option<u64>,
 }
 
 /// What it has printed.

@@ -1,6 +1,6 @@
 //! What operators are answered.
 
-use super::{Connection, MAX_PROGRESS_BYTES, Phase, Then};
+use super::{Ask, Connection, ControlDeadline, MAX_PROGRESS_BYTES, Phase, Then};
 use crate::conn::Request;
 use crate::http::Reason;
 use crate::http::downstream::LocalResponse;
@@ -58,6 +58,58 @@ impl Admin {
             date: io.date_line(),
         };
         local_response.write(&mut connection.out);
+    }
+
+    /// A request's answer has to be found out first: it is asked for once more in the next tick.
+    pub(crate) fn postpone(&mut self, ask: Ask) {
+        if let Some(connection) = self.connections.get_mut(ask.key) {
+            connection.phase = Phase::AwaitsAnswer;
+            let number = connection.number;
+            self.connections.postponed.push((ask, number));
+        }
+    }
+
+    /// Those requests whose connections are still there: one for each of them at most.
+    pub(crate) fn take_postponed(&mut self) -> Vec<Ask> {
+        let postponed = std::mem::take(&mut self.connections.postponed);
+        let mut asks = Vec::with_capacity(postponed.len());
+        for (ask, number) in postponed {
+            let connection = self.connections.get_mut(ask.key);
+            if let Some(connection) = connection.filter(|other| other.number == number) {
+                connection.phase = Phase::Reading;
+                asks.push(ask);
+            }
+        }
+        asks
+    }
+
+    /// The peer has all of its answer.
+    pub(super) fn answer_taken(&mut self, key: usize, then: Then, io: &Io) {
+        let now = io.now();
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let may_still_send = !connection.conn.read_buffer.is_empty()
+            || connection.is_readable
+            || connection.conn.is_lingering();
+        match then {
+            Then::Keep => {
+                connection.phase = Phase::Reading;
+                connection.conn.answered();
+                let has_more = may_still_send || connection.conn.has_ended;
+                self.deadlines.arm(key, ControlDeadline::Idle, now);
+                if has_more {
+                    self.connections.mark_ready(key);
+                }
+            }
+            // Closing with unread input would make the kernel throw the answer away.
+            Then::Close if may_still_send && !connection.conn.has_ended => {
+                connection.stream.shutdown_write();
+                connection.conn.linger();
+                connection.phase = Phase::Lingering;
+                self.deadlines.arm(key, ControlDeadline::Linger, now);
+                self.connections.mark_ready(key);
+            }
+            Then::Close => self.close(key),
+        }
     }
 
     /// Answers with a line for each step of the rolling restart, and one for its end.
