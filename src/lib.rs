@@ -45,6 +45,8 @@
 
 #![deny(unreachable_pub)]
 #![cfg_attr(not(feature = "internals"), deny(missing_docs))]
+// The fuzzer plays the simulator's histories; what only its tests use is left over there.
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -115,6 +117,10 @@ pub mod internals {
     }
     pub mod runtime {
         pub use crate::runtime::*;
+    }
+    #[cfg(fuzzing)]
+    pub mod simulation {
+        pub use crate::reactor::simulation::play_chosen;
     }
     pub mod worker {
         pub use crate::worker::*;

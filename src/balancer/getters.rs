@@ -52,12 +52,12 @@ impl Balancer {
     }
 
     /// Those of a stack that wait for a request.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn idle(&self) -> usize {
         self.free.idle()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_waiting(&self, client: ClientKey) -> bool {
         self.queue.contains(client)
     }

@@ -29,7 +29,7 @@ impl Levels {
     }
 
     /// Workers with nothing at work.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn idle(&self) -> usize {
         self.lists.first().map_or(0, KeyList::len)
     }

@@ -14,7 +14,7 @@ mod order;
 mod queue;
 mod retry;
 mod share;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;

@@ -20,15 +20,15 @@
 use std::time::{Duration, Instant};
 
 /// Losses for so long are no stall and no burst.
-const TURN_AFTER: Duration = Duration::from_millis(if cfg!(test) { 400 } else { 4000 });
+const TURN_AFTER: Duration = Duration::from_millis(if cfg!(any(test, fuzzing)) { 400 } else { 4000 });
 /// The same within [`LONGEST_TRIAL_WAIT`] of the last turn: it is the same overload.
-const TURN_AGAIN_AFTER: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 500 });
+const TURN_AGAIN_AFTER: Duration = Duration::from_millis(if cfg!(any(test, fuzzing)) { 50 } else { 500 });
 /// Losses, or requests served, that lie further apart are not one overload.
-const MAX_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
+const MAX_PAUSE: Duration = Duration::from_millis(if cfg!(any(test, fuzzing)) { 100 } else { 1000 });
 /// Newest first may be what keeps the losses going: after so long the order of arrival is tried again, and each time
 /// that loses requests too, after twice the time.
-const FIRST_TRIAL_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
-const LONGEST_TRIAL_WAIT: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 600 });
+const FIRST_TRIAL_WAIT: Duration = Duration::from_secs(if cfg!(any(test, fuzzing)) { 1 } else { 60 });
+const LONGEST_TRIAL_WAIT: Duration = Duration::from_secs(if cfg!(any(test, fuzzing)) { 10 } else { 600 });
 
 /// What `--queue` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

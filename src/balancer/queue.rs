@@ -56,7 +56,7 @@ impl Queue {
         &self.order
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn contains(&self, client: ClientKey) -> bool {
         self.arrivals.contains(client.0) || self.second_tries.contains(client.0)
     }

@@ -10,7 +10,7 @@ impl ReadBuffer {
         self.0.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -20,7 +20,7 @@ const EARLY_SIGMAS: f64 = 4.0;
 /// At its end, what is beyond what is allowed has to be no accident of few answers.
 const FINAL_SIGMAS: f64 = 2.5;
 /// With too little traffic to judge by, the reload goes on after so long.
-const MAX_TRIAL: Duration = Duration::from_secs(if cfg!(test) { 20 } else { 60 * 60 });
+const MAX_TRIAL: Duration = Duration::from_secs(if cfg!(any(test, fuzzing)) { 20 } else { 60 * 60 });
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod backoff;
 mod canary;
 mod events;
 mod roll;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod simulation;
 mod slot;
 mod succession;
@@ -28,9 +28,9 @@ mod trial;
 pub(crate) use canary::TrialOutcome;
 pub(crate) use roll::RollEnd;
 pub(crate) use slot::{Ending, Member, Phase, RetireReason};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use slot::{SLOT, SUCCESSION, WORKER};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use template::TEMPLATE;
 pub(crate) use template::{TemplateEnd, TemplateId};
 pub(crate) use trial::TrialFailure;
@@ -237,7 +237,7 @@ enum Stage {
 
 /// Getters.
 impl Fleet {
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new(plan: Plan, now: Instant) -> Self {
         Fleet::following(plan, Beginning::default(), now)
     }

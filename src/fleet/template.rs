@@ -248,7 +248,7 @@ impl Fleet {
 /// Getters, and what the rest of the fleet tells.
 impl Fleet {
     /// Those that load or may be forked.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn templates(&self) -> impl Iterator<Item = TemplateId> {
         let templates = [Some(&self.templates.good), self.templates.next.as_ref()];
         templates.into_iter().flatten().filter_map(Template::id)

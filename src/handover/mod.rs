@@ -17,7 +17,7 @@
 mod incoming;
 mod message;
 mod outgoing;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod simulation;
 
 pub(crate) use incoming::{Incoming, IncomingStep};

@@ -11,7 +11,7 @@
 //! While nothing is remembered, which is nearly always, a request costs one look at [`Quarantine::is_empty`].
 
 mod fingerprint;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod simulation;
 
 pub(crate) use fingerprint::{Fingerprint, MAX_HASHED_BODY_BYTES};

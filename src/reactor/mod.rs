@@ -49,8 +49,8 @@ mod questions;
 mod renewing;
 mod requests;
 mod signalled;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod simulation;
 mod socket_dir;
 mod source;
 mod stage;
@@ -69,5 +69,5 @@ pub(crate) use source::StartError;
 pub(crate) use start::start;
 pub(crate) use tick::Reactor;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use {backend::exchange::EXCHANGE, backend::link::LINK, frontend::phase::CLIENT};

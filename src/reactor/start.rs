@@ -26,11 +26,11 @@ use crate::handover::{Incoming, Message};
 use crate::names::Names;
 use crate::observe::access::AccessLog;
 use crate::page::HostNames;
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 use crate::process;
 use crate::process::DescriptorLimit;
 use crate::quarantine::Quarantine;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use crate::reactor::simulation::process;
 use crate::runtime::{self, Harnesses};
 use mio::unix::SourceFd;

@@ -9,12 +9,12 @@ use super::io::Io;
 use super::io::token::{Readiness, Target, decode_event};
 use super::limits::MAX_PER_TICK;
 use super::observer::Observer;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(super) use super::simulation::order::Balancer;
 use super::source::StartError;
 use super::stage::Stage;
 use super::supervisor::Supervisor;
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 pub(super) use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::deadlines::earliest;

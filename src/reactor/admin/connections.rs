@@ -45,12 +45,12 @@ const MAX_CONTROL: usize = 256;
 /// A message is a line of JSON; a larger body is not one.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// One read. Requests are short, and what lies behind the current one waits in the kernel.
-const READ_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
+const READ_BYTES: usize = if cfg!(any(test, fuzzing)) { 64 } else { 4096 };
 /// At most this many connections are looked at in one tick, each for one read and one request: rendering the metrics
 /// costs 0.1 ms.
-const MAX_STEPS_PER_TICK: usize = if cfg!(test) { 2 } else { 16 };
+const MAX_STEPS_PER_TICK: usize = if cfg!(any(test, fuzzing)) { 2 } else { 16 };
 /// Progress of a rolling restart is left out for whoever has not taken that much of it. Its end is never left out.
-const MAX_PROGRESS_BYTES: usize = if cfg!(test) { 64 } else { 4096 };
+const MAX_PROGRESS_BYTES: usize = if cfg!(any(test, fuzzing)) { 64 } else { 4096 };
 
 deadline_kinds! {
     /// What a connection waits for.
@@ -174,7 +174,7 @@ impl Connections {
         !self.ready.is_empty() || !self.postponed.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
         self.slab.iter()
     }
@@ -232,7 +232,7 @@ impl Connection {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Connection {
     /// Its peer is waited for, so it needs a deadline.
     pub(crate) fn waits_for_peer(&self) -> bool {

@@ -108,12 +108,12 @@ impl Admin {
         earliest([self.deadlines.next(), self.viewers.next_event()])
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn all(&self) -> impl Iterator<Item = (usize, &connections::Connection)> {
         self.connections.iter()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_timed(&self, key: usize) -> bool {
         self.deadlines.armed(key).is_some()
     }

@@ -5,7 +5,7 @@ mod deadlines;
 pub(crate) mod exchange;
 pub(crate) mod link;
 mod receiving;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod seen;
 mod sending;
 mod tunnels;

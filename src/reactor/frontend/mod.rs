@@ -6,7 +6,7 @@ pub(crate) mod client;
 mod files;
 pub(crate) mod phase;
 mod reading;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod seen;
 
 pub(crate) use answering::Flushed;

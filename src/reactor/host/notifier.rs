@@ -32,7 +32,7 @@ enum Outlet {
     /// Nobody asked to be told.
     None,
     Socket(UnixDatagram, SocketAddr),
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     Kept(Vec<String>),
 }
 
@@ -94,12 +94,12 @@ impl Notifier {
     }
 
     /// One whose messages are kept for a test.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn kept(every: Duration, now: Instant) -> Self {
         Notifier::new(Outlet::Kept(Vec::new()), Some(every), now)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn take_kept(&mut self) -> Vec<String> {
         match &mut self.outlet {
             Outlet::Kept(messages) => std::mem::take(messages),
@@ -210,7 +210,7 @@ impl Notifier {
                 Outlet::Socket(socket, address) => {
                     socket.send_to_addr(message.as_bytes(), address).map(|_| ())
                 }
-                #[cfg(test)]
+                #[cfg(any(test, fuzzing))]
                 Outlet::Kept(messages) => {
                     messages.push(message.clone());
                     Ok(())

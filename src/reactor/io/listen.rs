@@ -6,11 +6,11 @@ use super::unix_socket::{self, FileId};
 use crate::config::Listen;
 use crate::paths::shown;
 use crate::process;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use crate::reactor::simulation::wire::UnixListener;
 use mio::event::Source;
 use mio::net::TcpListener;
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
@@ -198,14 +198,14 @@ impl Listener {
                 Ok(()) => OnTheWay::Somebody,
                 Err(_) => OnTheWay::Nobody,
             },
-            #[cfg(not(test))]
+            #[cfg(not(any(test, fuzzing)))]
             Socket::Unix { listener, .. } => {
                 self.remove_file();
                 // One that cannot be shut still ends with its close.
                 let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
                 OnTheWay::Nobody
             }
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Socket::Unix { listener, .. } => listener.refuse_newcomers(),
         }
     }
@@ -368,7 +368,7 @@ impl Listener {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Listener {
     /// Where scripted clients knock.
     pub(crate) fn scripted(listener: UnixListener, holders: Holders) -> Self {

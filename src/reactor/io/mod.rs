@@ -110,12 +110,12 @@ impl Io {
         self.clock.now - before
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn started(&self) -> Instant {
         self.started
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn move_clock_to(&mut self, now: Instant) {
         self.clock.move_to(now);
     }
@@ -178,7 +178,7 @@ impl Io {
         self.ready.give_back(targets);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_ready(&self, target: &Target) -> bool {
         self.ready.contains(target)
     }

@@ -33,7 +33,7 @@ impl ReadyList {
         self.spare = targets;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn contains(&self, target: &Target) -> bool {
         self.targets.contains(target)
     }

@@ -5,7 +5,7 @@ mod budget;
 
 use super::stream::{Transfer, attempt};
 pub(crate) use budget::SpoolBudget;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use budget::Spooled;
 use budget::{NoRoom, Segment};
 use nix::libc;
@@ -17,14 +17,14 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 /// What one spool holds in memory before it goes to a file: nearly all forms and answers fit.
-const MEMORY_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
+const MEMORY_BYTES: usize = if cfg!(any(test, fuzzing)) { 512 } else { 64 * 1024 };
 /// What one spool holds in its files: beyond it, whoever writes is held back.
-const FILE_BYTES: u64 = if cfg!(test) { 512 } else { 1024 * 1024 * 1024 };
+const FILE_BYTES: u64 = if cfg!(any(test, fuzzing)) { 512 } else { 1024 * 1024 * 1024 };
 
 /// What overflows goes to one file after another of that size, and files that are done with are closed one a tick:
 /// closing one of a gigabyte takes the kernel 120 ms, one of these 2. They are never cut, since `sendfile` lends their
 /// own pages to whoever reads: a slow reader would find zeros in them.
-const SEGMENT_BYTES: u64 = if cfg!(test) { 1024 * 1024 } else { 16 * 1024 * 1024 };
+const SEGMENT_BYTES: u64 = if cfg!(any(test, fuzzing)) { 1024 * 1024 } else { 16 * 1024 * 1024 };
 
 /// How far writing came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl Spool {
         !self.tail.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn tail_bytes(&self) -> usize {
         self.tail.len()
     }
@@ -368,7 +368,7 @@ impl Spool {
         let (Some(file), offset, fitting) = self.overflow.locate(from) else { return Ok(0) };
         let count = (self.overflow.bytes - from).min(fitting).min(most_bytes);
         let mut offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         if crate::reactor::simulation::wire::is_scripted(stream.as_fd()) {
             return crate::reactor::simulation::wire::sendfile(stream, file, offset as u64, count);
         }

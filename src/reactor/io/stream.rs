@@ -1,10 +1,10 @@
 //! One face for the two kinds of stream sockets, and the one place where their errors are told apart.
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use crate::reactor::simulation::wire::UnixStream;
 use mio::event::Source;
 use mio::net::TcpStream;
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 pub(crate) use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -91,16 +91,16 @@ impl Stream {
     pub(crate) fn tells_hang_up(&self) -> bool {
         match self {
             Stream::Tcp(_) => false,
-            #[cfg(not(test))]
+            #[cfg(not(any(test, fuzzing)))]
             Stream::Unix(_) => true,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Stream::Unix(stream) => stream.tells_hang_up(),
         }
     }
 
     /// Makes closing a reset, which no reader takes for an orderly end.
     pub(crate) fn reset_on_close(&self) {
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         if let Stream::Unix(stream) = self {
             return stream.reset_on_close();
         }

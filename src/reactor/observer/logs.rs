@@ -85,14 +85,14 @@ impl Logs {
     }
 
     /// Keeps JSON access lines until they are taken, and drops everything else.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn kept() -> Self {
         let access = Some(AccessLog::new(true, "app"));
         let (stdout, stderr) = (Output::closed(), Output::closed());
         Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, file: None, stderr }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn take_lines(&mut self) -> Vec<u8> {
         self.lines_due = None;
         std::mem::take(&mut self.lines)

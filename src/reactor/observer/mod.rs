@@ -205,7 +205,7 @@ impl Observer {
         self.logs.dropped_lines()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn take_lines(&mut self) -> Vec<u8> {
         self.logs.take_lines()
     }

@@ -116,7 +116,7 @@ impl Output {
         self.health = Health::Well;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn closed() -> Self {
         Output::through(Way::Closed)
     }

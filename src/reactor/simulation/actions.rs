@@ -1,11 +1,37 @@
-//! What happens, as data: a history is a configuration and a list of actions, both functions of its seed alone. An
-//! operand is taken modulo what exists, so that any part of a history can be played.
+//! What happens, as data: a history is a configuration and a list of actions, both functions of its seed alone, or of
+//! the bytes that a fuzzer makes up. An operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;
 use super::templates::Deed;
 use crate::fleet::Resize;
 use crate::process::Exit;
 use nix::sys::signal::Signal;
+
+/// Where a history gets its choices from.
+trait Choose {
+    /// 0 up to `bound`, which is left out.
+    fn below(&mut self, bound: usize) -> usize;
+
+    fn chance(&mut self, of: usize) -> bool {
+        self.below(of) == 0
+    }
+}
+
+/// Bytes that somebody else has chosen, as many for each choice as it needs. Zeros follow them.
+struct Chosen<'b>(&'b [u8]);
+
+impl Choose for Chosen<'_> {
+    fn below(&mut self, bound: usize) -> usize {
+        let width = match bound {
+            0..=0x100 => 1,
+            0x101..=0x1_0000 => 2,
+            _ => 4,
+        };
+        let (now, later) = self.0.split_at(self.0.len().min(width));
+        self.0 = later;
+        now.iter().fold(0, |number, &byte| number << 8 | usize::from(byte)) % bound.max(1)
+    }
+}
 
 /// A small generator: xorshift64, reproducible.
 #[derive(Debug, Clone)]
@@ -34,6 +60,12 @@ impl Random {
 
     pub(crate) fn chance(&mut self, of: usize) -> bool {
         self.below(of) == 0
+    }
+}
+
+impl Choose for Random {
+    fn below(&mut self, bound: usize) -> usize {
+        Random::below(self, bound)
     }
 }
 
@@ -206,7 +238,7 @@ pub(crate) enum Death {
 }
 
 impl Death {
-    fn draw(random: &mut Random) -> Self {
+    fn draw(random: &mut impl Choose) -> Self {
         [Death::Crash, Death::Fails, Death::Exits][random.below(3)]
     }
 
@@ -238,7 +270,24 @@ pub(crate) fn history(seed: u64, steps: usize) -> Vec<Action> {
     actions
 }
 
-fn next(random: &mut Random, is_calm: bool) -> Action {
+/// The history that `bytes` are read as, and its seed: two bytes of it, a byte for the temper, then actions to the end.
+/// Ticks are actions as others are, three of eight.
+pub(crate) fn chosen(bytes: &[u8], max_actions: usize) -> (u64, Vec<Action>) {
+    let mut choices = Chosen(bytes);
+    let seed = choices.below(1 << 16) as u64;
+    let is_calm = choices.chance(3);
+    let mut actions = Vec::new();
+    while !choices.0.is_empty() && actions.len() < max_actions {
+        let kind = choices.below(8);
+        actions.push(match kind {
+            0..=2 => Action::Tick { rotation: kind },
+            _ => next(&mut choices, is_calm),
+        });
+    }
+    (seed, actions)
+}
+
+fn next(random: &mut impl Choose, is_calm: bool) -> Action {
     use Action::*;
     let client = random.below(64);
     let worker = random.below(64);

@@ -4,6 +4,9 @@
 //! `RIP_SIMULATIONS=100000 cargo test --lib simulation` plays more; a failure prints its seed and the shortest
 //! history that still fails, and `RIP_SEED=<seed>` plays that history alone.
 //!
+//! `tests/fuzz/fuzz_targets/history.rs` reads bytes as histories, so that a fuzzer can look for paths that no seed has
+//! taken; those that it kept are played here again, and `RIP_HISTORY=<file>` plays one of its files alone.
+//!
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
 //! - `actions` makes histories; `script` writes requests and answers, and `reader` reads them;
 //! - `world` has the clients, the workers and the clock; `life` is what these do, each over a `line`; `operators` ask for
@@ -35,7 +38,7 @@ mod templates;
 pub(crate) mod wire;
 mod world;
 
-use actions::{Action, history};
+use actions::{Action, chosen, history};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
@@ -43,6 +46,8 @@ use world::World;
 
 /// Of each history; more short ones find more than a few long ones.
 const STEPS: usize = 40;
+/// Of a history that a fuzzer has chosen; longer ones take long and show little more.
+const MAX_CHOSEN_STEPS: usize = 120;
 /// A failing history is played so often, at most, on the search for a shorter one.
 const MAX_TRIES: usize = 3000;
 
@@ -72,6 +77,13 @@ fn play(seed: u64, actions: &[Action]) {
     world.check_answers();
     world.stop();
     world.check_answers();
+}
+
+/// Plays the history that `bytes` are read as. Panics where the server breaks its word.
+#[cfg(fuzzing)]
+pub fn play_chosen(bytes: &[u8]) {
+    let (seed, actions) = chosen(bytes, MAX_CHOSEN_STEPS);
+    play(seed, &actions);
 }
 
 /// Why a history fails, if it does.
@@ -128,14 +140,17 @@ fn keep_quiet() {
 
 /// Plays one seed; the report of its failure.
 fn judge(seed: u64) -> Option<String> {
-    let actions = history(seed, STEPS);
+    judge_actions(seed, history(seed, STEPS), &format!("RIP_SEED={seed}"))
+}
+
+fn judge_actions(seed: u64, actions: Vec<Action>, again: &str) -> Option<String> {
     let first = failure(seed, &actions)?;
     let shortest = shrink(seed, &first, actions.clone());
     STORY.set(Some(Vec::new()));
     let last = failure(seed, &shortest).unwrap_or_default();
     let story = STORY.take().unwrap_or_default();
     Some(format!(
-        "seed {seed}: {first}\n{} actions of {} still fail: {last}\n    {}\nRIP_SEED={seed} cargo test --lib simulation",
+        "seed {seed}: {first}\n{} actions of {} still fail: {last}\n    {}\n{again} cargo test --lib simulation",
         shortest.len(),
         actions.len(),
         story.join("\n    ")
@@ -161,4 +176,24 @@ fn every_history_of_the_whole_server_keeps_its_word() {
     let reports: Vec<String> =
         players.into_iter().filter_map(|player| player.join().expect("the player lives")).collect();
     assert!(reports.is_empty(), "{}", reports.join("\n\n"));
+}
+
+/// What `tests/fuzz/histories.py` has packed: an input a line, in hexadecimal digits.
+#[test]
+fn histories_that_a_fuzzer_found_keep_the_servers_word() {
+    keep_quiet();
+    let histories = match std::env::var("RIP_HISTORY") {
+        Ok(file) => vec![std::fs::read(file).expect("a file with a history")],
+        Err(_) => include_str!("../../../tests/fuzz/histories.hex").lines().map(from_hex).collect(),
+    };
+    for (number, bytes) in histories.iter().enumerate() {
+        let (seed, actions) = chosen(bytes, MAX_CHOSEN_STEPS);
+        let report = judge_actions(seed, actions, "RIP_HISTORY=<file>");
+        assert!(report.is_none(), "history {number}: {}", report.unwrap_or_default());
+    }
+}
+
+fn from_hex(line: &str) -> Vec<u8> {
+    let digits = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("hexadecimal digits");
+    (0..line.len()).step_by(2).map(digits).collect()
 }

@@ -1,9 +1,9 @@
 //! Process groups whose leaders have ended. A leader is left unreaped until nobody is left in its group, so that no
 //! number is signalled that could be a stranger's by now.
 
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 use crate::process;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use crate::reactor::simulation::process;
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};

@@ -136,7 +136,7 @@ impl Launcher {
         self.templates.there.len()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn instance(&self) -> &str {
         &self.instance
     }

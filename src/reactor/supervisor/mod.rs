@@ -7,7 +7,7 @@ mod output;
 mod ports;
 mod releases;
 mod renewal;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod seen;
 pub(super) mod signals;
 mod telling;
@@ -18,9 +18,9 @@ pub(super) mod worker;
 pub(super) use launching::Launcher;
 pub(super) use renewal::Renewed;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use super::simulation::process;
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 use crate::process;
 
 use super::backend::NoConnection;

@@ -1,8 +1,8 @@
 //! Signals: which ones the server takes. None ends it by accident.
 
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 use crate::process;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use crate::reactor::simulation::process;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};

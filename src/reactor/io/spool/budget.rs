@@ -1,8 +1,8 @@
 //! What all spools share: the folder for their files, and the bounds on memory, on disk, and on the work of one tick.
 
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 use crate::anonymous_file;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use crate::reactor::simulation::disk as anonymous_file;
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 /// What all spools together hold in memory, so that many middling ones cannot fill it.
 const MAX_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 /// What all spools together hold in memfds, where there is no folder for temporary files.
-pub(super) const MAX_MEMFD_BYTES: u64 = if cfg!(test) { 4 * 1024 * 1024 } else { 64 * 1024 * 1024 };
+pub(super) const MAX_MEMFD_BYTES: u64 =
+    if cfg!(any(test, fuzzing)) { 4 * 1024 * 1024 } else { 64 * 1024 * 1024 };
 /// Files made in one tick, and small ones closed: either takes a file system up to half a millisecond.
-const MAX_FILES_PER_TICK: usize = if cfg!(test) { 1 } else { 4 };
+const MAX_FILES_PER_TICK: usize = if cfg!(any(test, fuzzing)) { 1 } else { 4 };
 /// Files up to that size count as small. Closing a large one takes the kernel 2 ms, so one is closed a tick.
 const SMALL_BYTES: u64 = 4 * 1024 * 1024;
 /// A folder that has taken everything for so long is well again. Shorter, and each slow client would add two lines.
