@@ -195,7 +195,7 @@ impl Reactor {
         if let (Some(identity), Some(subject)) = (self.identity(upstream), self.subject_of(upstream)) {
             self.observer.failures_mut().blame(identity, Cause::Stuck, subject, self.io.unix());
         }
-        self.supervisor.is_stuck_from_now(worker);
+        self.supervisor.note_stuck(worker);
         self.let_tunnels_client_go(upstream, true);
         let description = self.describe_of(upstream).unwrap_or_default();
         log::error!("{}: stuck in {description}; it is replaced", self.label(upstream));
@@ -214,7 +214,7 @@ impl Reactor {
     /// Something in a worker has ended that is stuck in something: in something else, or in this.
     pub(super) fn look_at_stuck(&mut self, worker: WorkerKey) {
         if !self.backend.is_any_stuck(worker) {
-            self.supervisor.is_well(worker);
+            self.supervisor.note_recovery(worker);
         } else if self.supervisor.origin(worker).is_some_and(Origin::is_own) {
             self.tell_fleet_of_stuck(worker);
         }

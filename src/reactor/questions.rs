@@ -187,9 +187,10 @@ impl Reactor {
                 self.supervisor.probe_answered(worker, self.io.now());
             }
             (Some(Stage::AskingIdle { .. }), _) if is_idle_enough => {
-                self.supervisor.is_well(worker);
                 self.backend.drop_exchange(upstream, &mut self.io);
                 self.backend.disarm(upstream);
+                // It may be stuck in another request of it still.
+                self.look_at_stuck(worker);
                 self.is_free(upstream);
             }
             (_, _) if status.is_some() => self.ask_later(upstream),

@@ -1,25 +1,21 @@
 #!/usr/bin/env python3
-"""Packs a corpus of the target `history` into tests/fuzz/histories.hex, which `cargo test` plays.
+"""Packs inputs of the target `history` into tests/fuzz/histories.bin, which `cargo test` plays.
 
-    cargo fuzz cmin --fuzz-dir tests/fuzz history      # keeps the inputs that each reach something new
-    python3 tests/fuzz/histories.py [corpus]
+    cargo fuzz run --fuzz-dir tests/fuzz history -- -set_cover_merge=1 -use_counters=0 <folder> tests/fuzz/corpus/history
+    python3 tests/fuzz/histories.py <folder>
 
-Shorter inputs come first, up to a bound in bytes, so that playing them stays a matter of a few seconds.
+The first keeps a few inputs that reach together whatever the corpus reaches. What was found with an input is kept here by
+adding it to the folder. Long inputs beyond a bound in bytes are left out: playing them takes seconds. Each is written with
+its length, two bytes, before it.
 """
 
 import pathlib
 import sys
 
-HERE = pathlib.Path(__file__).resolve().parent
-MAX_BYTES = 100_000
-
-corpus = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "corpus" / "history"
-inputs = sorted({file.read_bytes() for file in corpus.iterdir()} - {b""}, key=lambda data: (len(data), data))
-kept, total = [], 0
-for data in inputs:
-    total += len(data)
-    if total > MAX_BYTES:
-        break
-    kept.append(data.hex())
-(HERE / "histories.hex").write_text("".join(line + "\n" for line in kept))
-print(f"{len(kept)} of {len(inputs)} histories")
+folder, out = pathlib.Path(sys.argv[1]), pathlib.Path(__file__).resolve().parent / "histories.bin"
+inputs = sorted({file.read_bytes() for file in folder.iterdir()} - {b""}, key=lambda data: (len(data), data))
+MAX_BYTES = 80_000
+while sum(map(len, inputs)) > MAX_BYTES:
+    inputs.pop()
+out.write_bytes(b"".join(len(data).to_bytes(2, "big") + data for data in inputs))
+print(f"{len(inputs)} histories")

@@ -280,7 +280,7 @@ impl Supervisor {
     }
 
     /// No answer of it is stuck.
-    pub(super) fn is_well(&mut self, worker: WorkerKey) {
+    pub(super) fn note_recovery(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.counts.busy_streak = 0;
             entry.is_stuck = false;
@@ -288,7 +288,7 @@ impl Supervisor {
     }
 
     /// Its answer has not ended in time.
-    pub(super) fn is_stuck_from_now(&mut self, worker: WorkerKey) {
+    pub(super) fn note_stuck(&mut self, worker: WorkerKey) {
         if let Some(entry) = self.get_mut(worker) {
             entry.is_stuck = true;
         }
