@@ -1,5 +1,6 @@
 //! The command line's side of the control socket: `status`, `reload`, `upgrade`, `stop`.
 
+mod failures;
 mod lasting;
 mod progress;
 
@@ -199,6 +200,8 @@ pub fn carry_out(verb: Verb, place: &ServerId, own_program: Option<&Path>) -> Re
     }
     match verb {
         Verb::Status { json: true, .. } => print(&Inquiry::begin(&names, "GET", "/status", "")?.remaining()?),
+        Verb::Status { failures: true, watch: true, .. } => failures::follow(&names),
+        Verb::Status { failures: true, .. } => failures::tell(&names),
         Verb::Status { watch: true, .. } if io::stdout().is_terminal() => watch(&names),
         Verb::Status { check: true, .. } => check_health(&names),
         Verb::Status { .. } => print(&status_table(&names)?),
@@ -395,18 +398,23 @@ fn status_table(names: &Names) -> Result<String, String> {
     Ok(status::table(&value))
 }
 
+/// What ends a verb that would go on without an end.
+fn catch_signals() -> nix::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    SignalFd::new(&signals)
+}
+
 /// Draws the table anew each second, on the terminal's other screen, until a signal or the server's end; then the
 /// terminal is as it was.
 fn watch(names: &Names) -> Result<(), String> {
     const EVERY_MS: u16 = 1000;
     const OTHER_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
     const FIRST_SCREEN: &str = "\x1b[?25h\x1b[?1049l";
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    let caught = signals.thread_block().and_then(|()| SignalFd::new(&signals));
-    let caught = caught.map_err(|error| format!("signals: {error}"))?;
+    let caught = catch_signals().map_err(|error| format!("signals: {error}"))?;
     // Before anything is drawn, so that a complaint stands on the first screen.
     let mut table = status_table(names)?;
     // Where it cannot be drawn, there is nobody to be told so.

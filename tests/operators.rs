@@ -8,6 +8,8 @@ mod support;
 mod complaints;
 #[path = "operators/exposition.rs"]
 mod exposition;
+#[path = "operators/failures.rs"]
+mod failures;
 #[path = "operators/log_file.rs"]
 mod log_file;
 #[path = "operators/metrics.rs"]

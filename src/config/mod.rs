@@ -434,6 +434,7 @@ mod tests {
             ("completions", "bash, zsh, fish", "rip-server completions bash"),
             ("list app", "app", "too many"),
             ("status app --check --json", "--check", "--json"),
+            ("status app --failures --check", "--failures", "--check"),
             ("statu app", "statu", "rip-server status app"),
             ("Status app", "Status", "rip-server status app"),
             ("app reload", "reload", "rip-server reload app"),

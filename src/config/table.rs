@@ -285,7 +285,7 @@ pub fn help() -> String {
     let mut text = String::from(
         "rip-server: an app, N copies of it as workers, and an HTTP/1.1 front end before them\n\n\
          rip-server <app-path> [<module>:<app>] [w:<N|auto|half|2x|min..max>] [c:<N>] [r:<N>[,<S>s]] [http:<[addr:]port|unix:path>] [flags] [-- command…]\n\
-         rip-server status|reload|upgrade|stop [<app-path>]   (status also with --json, --watch or --check, reload with --canary=<N|Ns>)\n\
+         rip-server status|reload|upgrade|stop [<app-path>]   (status also with --json, --watch, --failures or --check, reload with --canary=<N|Ns>)\n\
          rip-server check [<app-path>] […]   (boots one worker with these words, asks it, says what it found)\n\
          rip-server list|completions <shell>|man   (--help behind a verb tells more)\n\n\
          \u{20} <module>:<app>  what of a Python project is served: shop.wsgi:application, 'shop:create_app()'   [found by looking]\n\

@@ -10,6 +10,8 @@ pub enum Verb {
         watch: bool,
         /// Only whether it is healthy.
         check: bool,
+        /// What has failed; with `watch` what fails from now on.
+        failures: bool,
     },
     /// A rolling restart, perhaps with its first worker on trial.
     Reload {
@@ -34,7 +36,7 @@ pub struct ServerId {
 
 impl Verb {
     pub const ALL: [Verb; 4] = [
-        Verb::Status { json: false, watch: false, check: false },
+        Verb::Status { json: false, watch: false, check: false, failures: false },
         Verb::Reload { canary: None },
         Verb::Upgrade,
         Verb::Stop,

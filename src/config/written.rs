@@ -38,6 +38,7 @@ const VERBS: &[VerbRow] = &[
         flags: &[
             own("--json", "", "everything that is known, as JSON"),
             own("--watch", "", "draws it each second"),
+            own("--failures", "", "what has failed lately; with --watch what fails from now on, a line each"),
             own("--check", "", "one line; exits with 1 unless it is healthy"),
         ],
         about: "shows the server and its workers",

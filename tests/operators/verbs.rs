@@ -122,7 +122,16 @@ fn bash_offers_behind_a_verb_what_is_its_own() {
     let Some(flags) = offered(&["rip-server", "status", "--"]) else { return note("bash", "there is none") };
     assert_eq!(
         flags,
-        ["--json", "--watch", "--check", "--variant=", "--socket-prefix=", "--socket-dir=", "--help"]
+        [
+            "--json",
+            "--watch",
+            "--failures",
+            "--check",
+            "--variant=",
+            "--socket-prefix=",
+            "--socket-dir=",
+            "--help"
+        ]
     );
     assert_eq!(offered(&["rip-server", "list", ""]).unwrap_or_default(), [""]);
     assert_eq!(offered(&["rip-server", "check", ".", "--max-q"]).unwrap_or_default(), ["--max-queue="]);

@@ -39,22 +39,25 @@ impl Reader<'_> {
     ) -> Result<Command, Usage> {
         let verb = match verb {
             Verb::Status { .. } => {
-                let [json, watch, check] =
-                    ["--json", "--watch", "--check"].map(|flag| self.flags.contains(flag));
-                if check && (json || watch) {
-                    let other = if json { "--json" } else { "--watch" };
-                    return Err(Usage(format!(
-                        "--check and {other} do not go together; one of them would do"
-                    )));
+                let [json, watch, check, failures] =
+                    ["--json", "--watch", "--check", "--failures"].map(|flag| self.flags.contains(flag));
+                let all =
+                    [(json, "--json"), (check, "--check"), (watch, "--watch"), (failures, "--failures")];
+                let given: Vec<&str> =
+                    all.into_iter().filter(|(is_given, _)| *is_given).map(|(_, name)| name).collect();
+                match given[..] {
+                    [] | [_] | ["--watch", "--failures"] => {}
+                    [one, other, ..] => {
+                        return Err(Usage(format!(
+                            "{one} and {other} do not go together; one of them would do"
+                        )));
+                    }
                 }
-                Verb::Status { json, watch, check }
+                Verb::Status { json, watch, check, failures }
             }
             Verb::Reload { .. } => Verb::Reload { canary: self.canary()? },
             Verb::Upgrade | Verb::Stop => verb,
         };
-        if verb == (Verb::Status { json: true, watch: true, check: false }) {
-            return Err(Usage("--json and --watch do not go together; one of them would do".into()));
-        }
         let words = self.remaining("has no place behind a verb")?;
         match (&words[..], carries_app) {
             ([app], false) => place.app = Some(app.into()),
