@@ -29,6 +29,7 @@ pub const HARNESS_FILES: HarnessFiles = &[
     ("rip_template.py", include_str!("python/rip_template.py")),
     ("rip_loading.py", include_str!("python/rip_loading.py")),
     ("rip_worker.py", include_str!("python/rip_worker.py")),
+    ("rip_head.py", include_str!("python/rip_head.py")),
     ("rip_wsgi.py", include_str!("python/rip_wsgi.py")),
     ("rip_threads.py", include_str!("python/rip_threads.py")),
     ("rip_answer.py", include_str!("python/rip_answer.py")),

@@ -4,7 +4,7 @@
 mod head;
 mod variables;
 
-use super::outlet::{Leaving, NOBODY_WAITS, gone};
+use super::outlet::{Leaving, NOBODY_WAITS, gone, is_gone};
 use super::request::{Request, percent_decoded};
 use super::response::Response;
 use crate::anonymous_file;
@@ -66,8 +66,11 @@ impl Cgi {
         match self.try_run(request) {
             Ok(response) => response,
             Err(error) => {
-                let complaint = format!("{}: {error}", self.script.display());
-                Response::text("Internal Server Error\n").with_status(500).with_complaint(complaint)
+                let failed = Response::text("Internal Server Error\n").with_status(500);
+                if is_gone(&error) {
+                    return failed;
+                }
+                failed.with_complaint(format!("{}: {error}", self.script.display()))
             }
         }
     }
@@ -99,7 +102,10 @@ impl Cgi {
 fn request_body(request: &mut Request<'_>) -> io::Result<File> {
     let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
     let (mut file, _) = anonymous_file::open(&folder)?;
-    io::copy(request.body(), &mut file)?;
+    io::copy(request.body(), &mut file).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => gone("the request's body has ended early"),
+        _ => error,
+    })?;
     file.rewind()?;
     Ok(file)
 }

@@ -11,12 +11,12 @@ use super::response::Response;
 use crate::client;
 use crate::control::{Abilities, Join, Message, Sender};
 use crate::http::request::header_buffer;
-use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead};
+use crate::http::{Framing, MAX_HEAD_BYTES, RequestHead, Version};
 use crate::paths::shown;
 use crate::process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Backlog, listen};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,8 +26,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Connections beside those of requests and streams, which cover probes and reconnects.
-const SPARE_CONNECTIONS: usize = 64;
+/// Connections beside those of requests and streams, which cover probes, reconnects and some that say nothing. Each has a
+/// thread.
+const SPARE_CONNECTIONS: usize = 256;
 /// The backlog that the worker protocol asks for.
 const BACKLOG: i32 = 4096;
 /// How long to wait when there is no descriptor or thread left: one may become free.
@@ -180,12 +181,14 @@ fn serve_one(reader: &mut BufReader<&UnixStream>, stream: &UnixStream, shared: &
         return Ok(false);
     };
     let mut fields = header_buffer();
-    let head =
-        RequestHead::parse(&bytes, &mut fields).map_err(|reason| io::Error::other(reason.to_string()))?;
-    let left_bytes = match head.framing {
-        Framing::Length(bytes) => bytes,
-        Framing::Empty => 0,
-        Framing::Chunked | Framing::UntilClose => return Err(io::Error::other("the server sends lengths")),
+    let head = RequestHead::parse(&bytes, &mut fields).ok().filter(|head| head.version == Version::Http11);
+    let (head, left_bytes) = match head {
+        Some(head) => match head.framing {
+            Framing::Length(bytes) => (head, bytes),
+            Framing::Empty => (head, 0),
+            Framing::Chunked | Framing::UntilClose => return refuse(stream),
+        },
+        None => return refuse(stream),
     };
     let is_head = head.method == "HEAD";
     let server_fields = ServerFields::take(&head);
@@ -238,6 +241,12 @@ fn serve_one(reader: &mut BufReader<&UnixStream>, stream: &UnixStream, shared: &
             Err(io::Error::other("a panic"))
         }
     }
+}
+
+/// Answers what the server would not send. Nobody can tell where the next request begins.
+fn refuse(mut stream: &UnixStream) -> io::Result<bool> {
+    stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+    Ok(false)
 }
 
 /// What a probe asks.

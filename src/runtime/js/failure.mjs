@@ -37,4 +37,4 @@ export function notAResponse(value) {
 }
 
 // The client is gone and the handler said no more than that: nobody needs to read it.
-export const isAbort = (error) => error?.name === 'AbortError'
+export const isAbort = (error) => error?.name === 'AbortError' || error?.code === 'ERR_STREAM_PREMATURE_CLOSE'

@@ -30,9 +30,10 @@ class Exchange {
   constructor(req, res) {
     this.req = req
     this.res = res
+    // Node takes it from a request whose reader stops before the end (`for await`, `pipeline`).
+    const socket = this.socket = req.socket
     res.on('close', () => {
       if (res.writableFinished) return this.over()
-      const { socket } = req
       // The kernel's errors are the other side's doing. Bun has neither of the two.
       if (!isBun && !socket.readableEnded && !socket.errored?.syscall) this.#isDestroyed = true
       this.told(true)
@@ -41,7 +42,6 @@ class Exchange {
     for (const stream of [req, res]) {
       const { destroy } = stream
       stream.destroy = (...args) => {
-        const { socket } = req
         const wasOpen = !socket.destroyed && !this.#isTold && !res.writableEnded
         // Bun would end the answer as if it were whole.
         if (isBun && wasOpen && (stream === res || !req.complete)) socket.destroy()
@@ -95,6 +95,14 @@ class Exchange {
     if (res.writableEnded) return this.over()
     res.on('error', () => {}) // of what it still writes
     res.destroyed = true
+    // Who waits for room to write would wait for ever.
+    res.write = (...args) => {
+      const done = args.at(-1)
+      if (typeof done === 'function') process.nextTick(done)
+      setImmediate(() => res.emit('drain'))
+      return false
+    }
+    setImmediate(() => res.emit('drain'))
     for (const name of ['end', 'destroy']) {
       const method = res[name]
       res[name] = (...args) => {
@@ -131,11 +139,11 @@ class Exchange {
 
   over() {
     isOver(this)
-    const { req, res } = this
+    const { res, socket } = this
     if (!this.#isTold || this.#isClosed) return
     this.#isClosed = true
-    if (!this.#isLeaving) return req.socket.destroy()
-    res.on('finish', () => req.socket.end())
+    if (!this.#isLeaving) return socket.destroy()
+    res.on('finish', () => socket.end())
     res.destroyed = false
     res.end()
   }

@@ -11,6 +11,13 @@ import { listenerServer, serve } from './listener.mjs'
 import { BUSY, hasPlace, isOver, isReady, takePlace, worker } from './worker.mjs'
 
 const NONE = Buffer.alloc(0)
+// What the front end's heads are like: its bound is half of this.
+const MAX_HEAD_BYTES = 128 * 1024
+const HEAD = /^[!#$%&'*+.^_`|~\w-]+ (?:\/[!-~\x80-\xff]*|\*) HTTP\/1\.1(?:\r\n[!#$%&'*+.^_`|~\w-]+:[\t -~\x80-\xff]*)*$/
+const LENGTH = /^\d{1,18}$/ // more is no body that somebody sends
+const BAD_REQUEST = 'HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'
+// Of requests that come before an answer: the front end waits until it has the answer.
+const MAX_AHEAD_BYTES = 1024 * 1024
 const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'transfer-encoding', 'upgrade'])
 
 // What handlers get behind the request, as under Bun.
@@ -46,6 +53,7 @@ class Connection {
   }
 
   read(bytes) {
+    if (this.#gone) return
     if (this.#body?.left) {
       const part = bytes.subarray(0, this.#body.left)
       this.#body.take(part)
@@ -58,22 +66,27 @@ class Connection {
   }
 
   next() {
-    if (this.#request) return
+    if (this.#request) return this.#bytes.length > MAX_AHEAD_BYTES && this.socket.destroy()
     const end = this.#bytes.indexOf('\r\n\r\n')
-    if (end < 0) return
-    const lines = this.#bytes.toString('latin1', 0, end).split('\r\n')
+    if (end < 0) return this.#bytes.length > MAX_HEAD_BYTES && this.bad()
+    const head = this.#bytes.toString('latin1', 0, end)
+    if (!HEAD.test(head)) return this.bad()
+    const lines = head.split('\r\n')
     const rest = this.#bytes.subarray(end + 4)
     this.#bytes = NONE
     const [method, target] = lines[0].split(' ')
     const list = []
-    let length = 0, probe, client, id
+    let length, probe, client, id
     for (let i = 1; i < lines.length; i++) {
       const colon = lines[i].indexOf(':')
       const name = lines[i].slice(0, colon).toLowerCase()
       const value = trimmed(lines[i], colon + 1)
       if (name === 'rip-client') client = value
       else list.push(name, value)
-      if (name === 'content-length') length = Number(value)
+      if (name === 'content-length') {
+        if (length !== undefined || !LENGTH.test(value)) return this.bad()
+        length = Number(value)
+      } else if (name === 'transfer-encoding') return this.bad()
       else if (name === 'x-request-id') id = value
       else if (name === 'rip-probe') probe = value
     }
@@ -193,6 +206,13 @@ class Connection {
 
   last(data, encoding = 'latin1') {
     this.socket.write(data, encoding, this.#written)
+  }
+
+  // What the front end would not send. Nobody can tell where the next request begins.
+  bad() {
+    this.#gone = true
+    this.socket.write(BAD_REQUEST)
+    this.socket.destroySoon()
   }
 
   // The answer has ended; the next request waits for the end of this one's body.

@@ -2,7 +2,7 @@
 
 Run by the server as `python3 main.py <target>`, in the project's folder, with the worker protocol's
 environment; with RIP_TEMPLATE in it, this process is the template, and workers are forked from it
-(rip_template). The other parts: rip_loading, rip_worker (hot reload, the control socket, error answers),
+(rip_template). The other parts: rip_loading, rip_worker (hot reload, the control socket, error answers), rip_head,
 rip_wsgi with rip_answer (and rip_threads, for several requests at once), and rip_asgi with rip_http and rip_websocket.
 """
 

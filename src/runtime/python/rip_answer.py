@@ -44,11 +44,6 @@ class Body(io.RawIOBase):
         self.left -= count
         return count
 
-    def drain(self):
-        scratch = memoryview(bytearray(min(self.left, READ_BYTES)))
-        while self.left:
-            self.readinto(scratch)
-
 
 class FileWrapper:
     def __init__(self, filelike, blksize=READ_BYTES):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rip_http import ASGI, Connection
 from rip_loading import accepts
 from rip_websocket import WebSocket
+from rip_worker import BACKLOG
 
 
 def serve(worker, app):
@@ -120,7 +121,8 @@ class AsgiServer:
         if failure:
             self.worker.fail("the app's startup failed: " + failure)
         self.listener = self.worker.listen()
-        server = await self.loop.create_unix_server(lambda: Connection(self), sock=self.listener)
+        # It listens once more, and would with a shorter queue.
+        server = await self.loop.create_unix_server(lambda: Connection(self), sock=self.listener, backlog=BACKLOG)
         self.worker.descriptors = self.descriptors
         self.apps_sigterm = self.worker.apps_sigterm()
         self.loop.on_sigterm(self.on_sigterm)

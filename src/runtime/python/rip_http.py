@@ -4,7 +4,8 @@ import asyncio
 import http
 from urllib.parse import unquote_to_bytes
 
-from rip_worker import BUSY, HOP_BY_HOP, READY, Gone, host_and_port, jobs_in_threads, told
+from rip_head import BYTES, MAX_HEAD_BYTES, MAX_KNOWN_NAMES, BadRequest, body_bytes, check_controls
+from rip_worker import BAD_REQUEST, BUSY, HOP_BY_HOP, READY, Gone, host_and_port, jobs_in_threads, told
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
@@ -17,6 +18,8 @@ ASGI = {"version": "3.0", "spec_version": "2.3"}
 STATUS_LINES = {status: b"HTTP/1.1 %d %s" % (status, status.phrase.encode()) for status in http.HTTPStatus}
 REFUSAL = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
 
+known_names = {}  # of fields, in lower case
+
 
 class Connection(asyncio.Protocol):
     def __init__(self, server):
@@ -28,6 +31,7 @@ class Connection(asyncio.Protocol):
         self.socket = None  # after a 101, the WebSocket
         self.writable = None  # while the transport's buffer is full, a future
         self.has_ended = False  # the server's side: nobody waits for the answer
+        self.is_last = False  # nothing more is read: the connection ends with the exchange
 
     def connection_made(self, transport):
         self.transport = transport
@@ -63,12 +67,14 @@ class Connection(asyncio.Protocol):
     def ended(self):
         """The exchange is over."""
         self.exchange = None
-        if self.has_ended:
+        if self.has_ended or self.is_last:
             self.transport.close()
 
     def data_received(self, data):
         if self.socket:
             self.socket.feed(data)
+        elif self.is_last:
+            return
         elif self.body_left:
             body, rest = data[: self.body_left], data[self.body_left :]
             self.body_left -= len(body)
@@ -76,25 +82,50 @@ class Connection(asyncio.Protocol):
                 self.exchange.feed(body)
             if rest:
                 self.data_received(rest)
+        elif self.exchange:
+            self.end_with_exchange()
         else:
             if self.partial:
                 data = self.partial + data
             end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self.partial = data
-            else:
-                self.partial = b""
-                self.request(data[:end], data[end + 4 :])
+            try:
+                if end >= 0:
+                    self.partial = b""
+                    self.request(data[:end], data[end + 4 :])
+                elif len(data) > MAX_HEAD_BYTES:
+                    raise BadRequest
+                else:
+                    self.partial = data
+            except ValueError:
+                # What the front end would not send. Nobody can tell where the next request begins.
+                self.is_last = True
+                self.transport.write(BAD_REQUEST)
+                self.transport.close()
+
+    def end_with_exchange(self):
+        """More has come than a request, before its answer: the front end would not send it."""
+        self.is_last = True
+        if self.exchange is None:
+            self.transport.close()
 
     def request(self, head, body):
         lines = head.split(b"\r\n")
-        method, target, _ = lines[0].split(b" ")
+        check_controls(head, lines)
+        method, target = BYTES.method_and_target(lines[0])
         headers = []
         for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            headers.append((name.lower(), value.strip(b" \t")))
+            name, value = line.split(b":", 1)
+            headers.append((known_names.get(name) or lower_name(name), value.strip(b" \t")))
         fields = dict(headers)  # those that are read here come once
-        self.body_left = int(fields.get(b"content-length", 0)) - len(body)
+        if b"transfer-encoding" in fields or len(fields) < len(headers) and has_two_lengths(headers):
+            raise BadRequest
+        length = body_bytes(fields.get(b"content-length", b"0"))
+        self.body_left = max(length - len(body), 0)
+        self.answer(method, target, headers, fields, body[:length])
+        if length < len(body):
+            self.end_with_exchange()
+
+    def answer(self, method, target, headers, fields, body):
         if b"rip-probe" in fields and target == b"/ready":
             is_ok = fields[b"rip-probe"] == b"1" or self.server.is_idle(fields.get(b"x-request-id"))
             self.transport.write(READY if is_ok else BUSY)
@@ -153,6 +184,18 @@ class Connection(asyncio.Protocol):
             fields.get(b"accept", b"").decode("latin-1"),
         )
         self.transport.write(answer)
+
+
+def lower_name(name):
+    BYTES.check_name(name)
+    lower = name.lower()
+    if len(known_names) < MAX_KNOWN_NAMES:
+        known_names[name] = lower
+    return lower
+
+
+def has_two_lengths(headers):
+    return sum(name == b"content-length" for name, _ in headers) > 1
 
 
 class Answer:
@@ -267,7 +310,8 @@ class Exchange(Answer):
             if error:
                 self.server.worker.say("%s failed after its answer" % told(self.scope), error)
             return
-        expected = self.cancelled or isinstance(error, Gone)
+        # An app that is told of its client's end may leave it at that.
+        expected = self.cancelled or isinstance(error, Gone) or self.gone and error is None
         if self.leaving and self.chunked and not self.gone and (expected or error is None):
             self.send_body(b"", False)  # the stream ends in good order
             self.connection.transport.close()

@@ -17,9 +17,9 @@ from select import EPOLLIN, epoll
 from socket import AF_UNIX, SOCK_STREAM, socket
 from time import monotonic, sleep
 
-from rip_answer import Body
+from rip_head import BadRequest
 from rip_worker import BUSY, READY
-from rip_wsgi import ACCEPT_PAUSE_S, READ_BYTES, Connection, WsgiServer
+from rip_wsgi import ACCEPT_PAUSE_S, PARTIAL, READ_BYTES, Connection, WsgiServer
 
 # A request that takes longer leaves the lead to another thread, if more is waiting. Shorter, and requests that only
 # compute would wake threads; longer, and those that wait would start late.
@@ -143,8 +143,10 @@ class ThreadedServer(WsgiServer):
     def served(self, connection):
         try:
             return self.serve_one(connection)
-        except (OSError, ValueError):
-            return False  # gone, or not what the front end sends
+        except BadRequest:
+            return connection.refuse()
+        except OSError:
+            return False  # gone
 
     # Connections
 
@@ -169,11 +171,16 @@ class ThreadedServer(WsgiServer):
         """All places are taken."""
         try:
             head = connection.read_head()
-            if head is not None:
-                environ = self.environ(head)
+            if head is PARTIAL:
+                return
+            if head:
+                environ, length = self.environ(head)
                 connection.send(self.probed(environ) or BUSY)
-                return Body(connection, int(environ.get("CONTENT_LENGTH") or 0)).drain()
-        except (OSError, ValueError):
+                if connection.skip_body(length):
+                    return
+        except BadRequest:
+            connection.refuse()
+        except OSError:
             pass
         self.close(connection)
 

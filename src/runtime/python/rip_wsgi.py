@@ -19,9 +19,10 @@ from socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_STREAM, socket
 from time import sleep
 
 from rip_answer import Answer, Body, FileWrapper, Leaving, READ_BYTES
-from rip_worker import BUSY, READY, Gone, host_and_port
+from rip_head import MAX_HEAD_BYTES, MAX_KNOWN_NAMES, TEXT, BadRequest, body_bytes, check_controls
+from rip_worker import BAD_REQUEST, BUSY, READY, Gone, host_and_port
 
-MAX_KNOWN_NAMES = 1000  # header names are the clients' to invent, so what is kept of them is bounded
+PARTIAL = b""  # a head that has not come whole yet
 GRACE_S = 0.002  # an answer's last byte is out a moment before the main thread is idle
 ACCEPT_PAUSE_S = 0.05  # out of descriptors: one may come free
 WAKE = b"\0"  # in the wake pipe; signals write their numbers
@@ -38,21 +39,48 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.rest = b""  # what has come after the head
+        self.partial = PARTIAL
+        self.unread_bytes = 0  # of a body that nobody wanted, still to come
         self.gone = False
 
     def read_head(self):
-        """The next request's head, without the empty line; None if the connection has ended."""
+        """The next request's head, without the empty line; None if the connection has ended.
+
+        Reads once, when there is something to read: who says nothing more keeps nobody waiting.
+        """
         data = self.sock.recv(READ_BYTES)
-        while data:
-            end = data.find(b"\r\n\r\n")
-            if end >= 0:
-                self.rest = data[end + 4 :]
-                return data[:end].decode("latin-1")
-            more = self.sock.recv(READ_BYTES)
-            if not more:
-                break
-            data += more
-        return None
+        if not data:
+            return None
+        if self.unread_bytes:
+            count = min(self.unread_bytes, len(data))
+            self.unread_bytes -= count
+            data = data[count:]
+        if self.partial:
+            data = self.partial + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self.partial = data
+            if len(data) > MAX_HEAD_BYTES:
+                raise BadRequest
+            return PARTIAL
+        if not end:
+            raise BadRequest
+        self.partial = PARTIAL
+        self.rest = data[end + 4 :]
+        return data[:end]
+
+    def skip_body(self, length):
+        """Lets a body pass of which nothing was read; False when more than that has come."""
+        self.unread_bytes = length - len(self.rest)
+        return self.unread_bytes >= 0
+
+    def refuse(self):
+        """Answers what the front end would not send. Nobody can tell where the next request begins."""
+        try:
+            self.send(BAD_REQUEST)
+        except Gone:
+            pass
+        return False
 
     def send(self, data):
         try:
@@ -167,8 +195,10 @@ class WsgiServer:
     def serve(self, connection):
         try:
             keep = self.serve_one(connection)
-        except (OSError, ValueError):
-            keep = False  # gone, or not what the front end sends
+        except BadRequest:
+            keep = connection.refuse()
+        except OSError:
+            keep = False  # gone
         self.busy = False
         if keep:
             return
@@ -182,14 +212,13 @@ class WsgiServer:
     def serve_one(self, connection):
         """One request; False when the connection is to be closed."""
         head = connection.read_head()
-        if head is None:
-            return False
+        if not head:
+            return head is PARTIAL
         self.busy = True  # not before: the end of a connection is no request that another has to give way to
-        environ = self.environ(head)
-        length = int(environ.get("CONTENT_LENGTH") or 0)
+        environ, length = self.environ(head)
         body = None
         if length <= len(connection.rest):
-            environ["wsgi.input"] = io.BytesIO(connection.rest)
+            environ["wsgi.input"] = io.BytesIO(connection.rest[:length])
         else:
             body = Body(connection, length)
             environ["wsgi.input"] = io.BufferedReader(body, READ_BYTES)
@@ -199,17 +228,21 @@ class WsgiServer:
             keep = True
         else:
             keep = self.answer(connection, environ)
-        if keep and body:
-            body.drain()
-        return keep
+        if body:
+            connection.unread_bytes = body.left - len(connection.rest)
+            return keep
+        # What came behind the request came before its answer.
+        return keep and length == len(connection.rest)
 
     def probed(self, environ):
         """The answer to the server's probe, if it is one; here to both kinds: no handler runs."""
         return READY if environ["PATH_INFO"] == "/ready" else None
 
     def environ(self, head):
-        lines = head.split("\r\n")
-        method, target, _ = lines[0].split(" ")
+        """The head's environ, and the body's length."""
+        lines = head.decode("latin-1").split("\r\n")
+        check_controls(head, lines)
+        method, target = TEXT.method_and_target(lines[0])
         environ = self.base.copy()
         environ["REQUEST_METHOD"] = method
         environ["REQUEST_URI"] = target
@@ -217,21 +250,29 @@ class WsgiServer:
         environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
         known = self.known_names
         for line in lines[1:]:
-            name, _, value = line.partition(":")
+            name, colon, value = line.partition(":")
             key = known.get(name) or self.environ_key(name)
+            if not colon:
+                raise BadRequest
             value = value.strip(" \t")
             if key in environ:
                 value = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + value
             environ[key] = value
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            raise BadRequest
+        length = environ.get("CONTENT_LENGTH")
         secure = environ.get("HTTP_X_FORWARDED_PROTO") == "https"
         environ["wsgi.url_scheme"] = "https" if secure else "http"
         environ["SERVER_NAME"], environ["SERVER_PORT"] = host_and_port(environ.get("HTTP_HOST", ""), secure)
         client = environ.pop("HTTP_RIP_CLIENT", None)
         environ["REMOTE_ADDR"] = environ.get("HTTP_X_FORWARDED_FOR", "") if client is None else client
-        return environ
+        return environ, 0 if length is None else body_bytes(length)
 
     def environ_key(self, name):
+        TEXT.check_name(name)
         key = name.upper().replace("-", "_")
+        if key == "CONTENT_LENGTH" and "_" in name:
+            raise BadRequest
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = "HTTP_" + key
         if len(self.known_names) < MAX_KNOWN_NAMES:
@@ -373,13 +414,17 @@ class Gate:
         """Says that the worker is busy; to the probe that asks only whether the app is loaded, that it is."""
         try:
             head = connection.read_head()
-            if head is not None:
-                environ = self.server.environ(head)
+            if head is PARTIAL:
+                return
+            if head:
+                environ, length = self.server.environ(head)
                 is_ready = environ.get("HTTP_RIP_PROBE") == "1" and environ["PATH_INFO"] == "/ready"
                 connection.send(READY if is_ready else BUSY)
-                Body(connection, int(environ.get("CONTENT_LENGTH") or 0)).drain()
-                return
-        except (OSError, ValueError):
+                if connection.skip_body(length):
+                    return
+        except BadRequest:
+            connection.refuse()
+        except OSError:
             pass
         del self.connections[connection.fd]
         connection.sock.close()

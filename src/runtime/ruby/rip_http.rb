@@ -1,9 +1,32 @@
-# A connection of the server's, a request's environment, and an answer.
+# A connection of the server's, a request's head and environment, and an answer.
 
 module Rip
   class Gone < IOError; end # nobody waits for this answer any more
 
+  class BadRequest < StandardError; end # what the front end would not send
+
+  # What the heads of the front end's requests are like.
+  module Head
+    TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    WHOLE = %r{\A#{TOKEN} (?:/[!-~\x80-\xff]*|\*) HTTP/1\.1(?:\r\n#{TOKEN}:[\t -~\x80-\xff]*)*\z}n
+    FRAMING = /\r\n(?:content[-_]length|(transfer[-_]encoding)):[ \t]*([^\r]*)/in
+    LENGTH = /\A\d{1,18}[ \t]*\z/n # more is no body that somebody sends
+
+    # The length of the body behind it.
+    def self.body_bytes(head)
+      raise BadRequest unless WHOLE.match?(head)
+      framing = head.scan(FRAMING)
+      return 0 if framing.empty?
+      coding, length = framing.first
+      raise BadRequest if framing.size > 1 || coding || !LENGTH.match?(length)
+      length.to_i
+    end
+  end
+
   class Connection
+    BAD_REQUEST = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    # The front end's bound for a client's head, and as much again for what it adds.
+    MAX_HEAD_BYTES = 131_072
     READ_BYTES = 65_536
     MEMORY_BYTES = 262_144 # a longer body is put into a file
 
@@ -13,25 +36,56 @@ module Rip
 
     def initialize(io)
       @io = io
+      @partial = "".b # of a head
+      @unread_bytes = 0 # of a body that nobody wanted, still to come
     end
 
-    # The next request as [head, body], or nil if the connection has ended.
-    def read
-      data = "".b
-      until (at = data.index("\r\n\r\n"))
-        data << @io.readpartial(READ_BYTES)
+    # The next request's head, without the empty line; nil before all of it has come. Reads once, when there is
+    # something to read: who says nothing more keeps nobody waiting.
+    def read_head
+      data = @io.readpartial(READ_BYTES)
+      if @unread_bytes > 0
+        passed = [@unread_bytes, data.bytesize].min
+        @unread_bytes -= passed
+        data = data.byteslice(passed, data.bytesize)
       end
-      head, rest = data.byteslice(0, at), data.byteslice(at + 4, data.bytesize)
-      [head, body(rest, head[/^content-length: *(\d+)/i, 1].to_i)]
-    rescue EOFError, SystemCallError
-      nil
+      data = @partial << data unless @partial.empty?
+      unless (at = data.index("\r\n\r\n"))
+        raise BadRequest if data.bytesize > MAX_HEAD_BYTES
+        @partial = data
+        return nil
+      end
+      @partial = "".b
+      @rest = data.byteslice(at + 4, data.bytesize)
+      data.byteslice(0, at)
+    rescue EOFError, SystemCallError => error
+      raise Gone, error.message
+    end
+
+    # Lets a body pass of which nothing was read; false when more than that has come.
+    def skip_body(length)
+      @unread_bytes = [length - @rest.bytesize, 0].max
+      ends_with?(length)
+    end
+
+    # Whether nothing has come behind a body of that length: the front end waits for the answer first.
+    def ends_with?(length)
+      @rest.bytesize <= length
+    end
+
+    # Answers what the front end would not send. Nobody can tell where the next request begins.
+    def refuse
+      write(BAD_REQUEST)
+      false
+    rescue Gone
+      false
     end
 
     # rack.input: whole, since Rack 2 wants to rewind it.
-    def body(start, length)
+    def body(length)
       input = length > MEMORY_BYTES ? unlinked_file : StringIO.new("".b)
-      input.write(start)
-      left = length - start.bytesize
+      input.write(@rest.byteslice(0, length))
+      left = length - @rest.bytesize
       while left > 0
         piece = @io.readpartial([left, READ_BYTES].min)
         input.write(piece)
@@ -39,6 +93,9 @@ module Rip
       end
       input.rewind
       input
+    rescue EOFError, SystemCallError => error
+      input&.close
+      raise Gone, error.message
     end
 
     def unlinked_file

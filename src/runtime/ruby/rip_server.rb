@@ -105,15 +105,18 @@ module Rip
 
     # One request; false when the connection is to be closed.
     def serve_one(connection)
-      head, body = connection.read
-      return false unless head
+      return true unless (head = connection.read_head)
       @busy = true # not before: the end of a connection is no request that another has to give way to
+      length = Head.body_bytes(head)
       if (answer = probed(head))
         connection.write(answer)
-        return true
+        return connection.skip_body(length)
       end
+      body = connection.body(length)
       env = Environment.of(head, body, @fixed)
-      respond(connection, env)
+      respond(connection, env) && connection.ends_with?(length)
+    rescue BadRequest
+      connection.refuse
     rescue Gone
       false
     rescue StandardError => error
@@ -202,11 +205,12 @@ module Rip
     end
 
     def refuse(connection)
-      head, body = connection.read
-      raise Gone unless head
-      body.close
+      return unless (head = connection.read_head)
+      length = Head.body_bytes(head)
       connection.write(probe(head) == "1" ? READY : BUSY)
-    rescue Gone
+      raise Gone unless connection.skip_body(length)
+    rescue Gone, BadRequest => error
+      connection.refuse if error.is_a?(BadRequest)
       @held.delete(connection)
       connection.close
       wake(@waker_of_main) # it may be waiting for the last connection's end

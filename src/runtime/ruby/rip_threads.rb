@@ -150,11 +150,12 @@ module Rip
 
     # All places are taken.
     def refuse(connection)
-      head, body = connection.read
-      raise Gone unless head
-      body.close
+      return unless (head = connection.read_head)
+      length = Head.body_bytes(head)
       connection.write(probed(head) || BUSY)
-    rescue Gone
+      raise Gone unless connection.skip_body(length)
+    rescue Gone, BadRequest => error
+      connection.refuse if error.is_a?(BadRequest)
       end_connection(connection)
     end
 

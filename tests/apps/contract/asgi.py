@@ -55,8 +55,8 @@ async def fork(kind, folder):
 
 
 async def answer(scope, receive, send):
-    path, query = scope["path"], scope["query_string"].decode()
-    _, name, *rest = path.split("/")
+    path, query = scope["path"], scope["query_string"].decode("latin-1")
+    _, name, *rest = (path + "/").split("/")
     status, headers, body = 200, [(b"content-type", b"text/plain")], None
 
     async def start():
@@ -78,6 +78,8 @@ async def answer(scope, receive, send):
         sum_, length, goes_on = hashlib.sha256(), 0, True
         while goes_on:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             sum_.update(message["body"])
             length, goes_on = length + len(message["body"]), message["more_body"]
         body = ("%d %s" % (length, sum_.hexdigest())).encode()

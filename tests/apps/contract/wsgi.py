@@ -61,7 +61,7 @@ def sha(file):
 
 def application(environ, start_response):
     path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
-    _, name, *rest = path.split("/")
+    _, name, *rest = (path + "/").split("/")
     status, headers, body = "200 OK", [("Content-Type", "text/plain")], None
     if name == "hello":
         body = [b"hello"]

@@ -34,6 +34,9 @@ const FORK_IS_UNSAFE: Cell = Cannot("fork is unsafe in Rust, and whoever calls i
 const ONE_AT_A_TIME: Cell = Cannot("`c:` is 1 there");
 const STREAMS_HOLD: Cell = Cannot("a stream holds its worker");
 
+const OWN_PARSER: Cell =
+    Cannot("the runtime has its own parser, which takes some of it or says another status");
+
 const COMMANDS: &[Column] = &[Uvicorn, NodePort];
 const NO_PROTOCOL: Cell = Cannot("a command knows nothing of the worker protocol");
 const OWN_ADDRESSES: Cell =
@@ -51,6 +54,7 @@ const FREE_100_MS_LATER: Cell =
     Cannot("it is told at once; a command gets its next request 100 ms after its connection has closed");
 
 const MARKS: &[Mark] = &[
+    mark("what no front end sends", &[Bun, NodeHttp, Uvicorn, NodePort], OWN_PARSER),
     mark("an event stream holds no place", &[Wsgi, Rack, Cgi], STREAMS_HOLD),
     mark("an event stream holds no place", COMMANDS, NO_PROTOCOL),
     mark("WebSockets hold no place", &[Wsgi, Node, Rack, Cgi, Rust, NodePort], NO_WEBSOCKETS),

@@ -1,9 +1,10 @@
 //! The contract suite: every rule of the worker's side of the protocol, over every harness.
 //!
-//! Rules are rows (`rules.rs`, `endings.rs`, `several.rs`, `served.rs`), harnesses are columns, and a cell that does not hold has its
-//! reason in `marks.rs`. One column: `cargo test --test runtimes contract::bun`. With `-- --nocapture` each cell says how
-//! it went. `RIP_CONTRACT=busy` runs only the rules whose name has that word in it.
+//! Rules are rows (`rules.rs`, `endings.rs`, `several.rs`, `attacks.rs`, `served.rs`), harnesses are columns, and a cell
+//! that does not hold has its reason in `marks.rs`. One column: `cargo test --test runtimes contract::bun`. With
+//! `-- --nocapture` each cell says how it went. `RIP_CONTRACT=busy` runs only the rules whose name has that word in it.
 
+mod attacks;
 mod endings;
 mod marks;
 mod rules;
@@ -181,7 +182,8 @@ impl Rule {
     }
 
     fn all() -> impl Iterator<Item = &'static Rule> {
-        rules::RULES.iter().chain(endings::RULES).chain(several::RULES).chain(served::RULES)
+        let alone = rules::RULES.iter().chain(endings::RULES).chain(several::RULES);
+        alone.chain(attacks::RULES).chain(served::RULES)
     }
 }
 

@@ -38,6 +38,8 @@ impl<'a> Served<'a> {
         }
         let mut server = builder.start();
         server.wait_for_workers(1);
+        // A program's first request may take longer than the read timeout where the machine is busy.
+        assert!(comes_true(TEST_TIMEOUT, || server.get("/pid").status == 200), "{}", server.stderr_text());
         Served { column, fixture, server, poll_timeout: TEST_TIMEOUT }
     }
 
