@@ -9,6 +9,7 @@ mod examples;
 mod exports;
 mod fixture;
 mod javascript;
+mod judges;
 mod layouts;
 mod leavers;
 mod loading;

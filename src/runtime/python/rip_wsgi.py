@@ -246,7 +246,8 @@ class WsgiServer:
         environ = self.base.copy()
         environ["REQUEST_METHOD"] = method
         environ["REQUEST_URI"] = target
-        path, _, environ["QUERY_STRING"] = target.partition("?")
+        # `OPTIONS *` is about the server: it has no path.
+        path, _, environ["QUERY_STRING"] = ("" if target == "*" else target).partition("?")
         environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
         known = self.known_names
         for line in lines[1:]:
