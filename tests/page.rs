@@ -2,6 +2,10 @@
 
 mod support;
 
+#[path = "page/browser.rs"]
+mod browser;
+#[path = "page/chromium.rs"]
+mod chromium;
 #[path = "page/listener.rs"]
 mod listener;
 
