@@ -72,9 +72,16 @@ impl Balancer {
         self.get(worker).map_or(0, |entry| entry.streams)
     }
 
-    /// It may hold no further stream.
-    pub(crate) fn is_full_of_streams(&self, worker: WorkerKey) -> bool {
-        self.get(worker).is_some_and(Worker::is_full_of_streams)
+    /// Whether a worker may be given what asks for that.
+    pub(super) fn has_room(&self, worker: WorkerKey, wish: Wish) -> bool {
+        wish == Wish::Answer || self.get(worker).is_some_and(Worker::has_room_for_stream)
+    }
+
+    /// There are workers, and none of them may hold a further stream.
+    pub(super) fn are_all_full_of_streams(&self) -> bool {
+        let all = self.workers.iter().flatten().filter(|entry| entry.state != WorkerState::Withdrawn);
+        let mut all = all.peekable();
+        all.peek().is_some() && all.all(Worker::is_full_of_streams)
     }
 
     /// When the next waiting request gives up.

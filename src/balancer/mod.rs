@@ -5,8 +5,9 @@
 //! equals the one freed last; with one place each, the free workers are a stack (last in, first out). An event stream or
 //! a tunnel leaves its place and is only counted, where its worker can do that.
 //!
-//! Invariant: a waiting request and a free place never exist together. An event that frees several places is answered
-//! with the first request, and [`Balancer::dispatch_more`] gives the others.
+//! Invariant: a waiting request and a free place never exist together; but a request that asks for a stream waits while
+//! only workers without room for one more are free. An event that frees several places is answered with the first
+//! request, and [`Balancer::dispatch_more`] gives the others.
 
 mod getters;
 mod levels;
@@ -40,7 +41,7 @@ pub(crate) enum Decision {
     Enqueue,
     /// The queue is full.
     Reject,
-    /// It asks for a stream, and no worker with a free place may hold another one.
+    /// It asks for a stream, and no worker may hold another one.
     RejectStream,
 }
 
@@ -56,7 +57,7 @@ pub(crate) enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextStep {
     /// The request that has waited longest.
-    Dispatch { client: ClientKey },
+    Dispatch { client: ClientKey, wish: Wish },
     /// It waits for one, or for the end of what it has.
     Idle,
     /// It was withdrawn meanwhile, and has now nothing to do.
@@ -104,11 +105,11 @@ impl Balancer {
     /// where something more is waited for.
     pub(crate) fn submit(&mut self, client: ClientKey, wish: Wish, deadline: Instant) -> Decision {
         let decision = match self.choose(wish) {
-            Some(worker) if wish == Wish::Stream && self.is_full_of_streams(worker) => Decision::RejectStream,
-            Some(worker) => self.assign(worker),
+            Some(worker) => self.assign(worker, wish),
+            None if wish == Wish::Stream && self.are_all_full_of_streams() => Decision::RejectStream,
             None if self.queue.is_full() => Decision::Reject,
             None => {
-                self.queue.add(client, deadline);
+                self.queue.add(client, wish, deadline);
                 Decision::Enqueue
             }
         };
@@ -117,10 +118,11 @@ impl Balancer {
     }
 
     /// A request is tried once more: with a worker that has a place free, else before all that came after it, whatever
-    /// the bound, since it was let in already. `deadline` is its first one.
+    /// the bound, since it was let in already. `deadline` is its first one. Whatever it asks for, it counts as
+    /// [`Wish::Answer`].
     pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
         let decision = match self.top() {
-            Some(worker) => self.assign(worker),
+            Some(worker) => self.assign(worker, Wish::Answer),
             None => {
                 self.queue.add_second_try(client, deadline);
                 Decision::Enqueue
@@ -145,17 +147,26 @@ impl Balancer {
         self.queue.expire(now)
     }
 
-    /// Newest first: its caches are warm, and the oldest can retire. A stream goes to the worker with the fewest; those
-    /// are rare, so all free workers are looked through.
+    /// Takes one out that waits for a stream when no worker may hold another one. To be called until there is none.
+    pub(crate) fn refuse_stream(&mut self, now: Instant) -> Option<ClientKey> {
+        let is_hopeless = self.queue.has_stream() && self.are_all_full_of_streams();
+        if is_hopeless { self.queue.refuse_stream(now) } else { None }
+    }
+
+    /// Newest first: its caches are warm, and the oldest can retire. A stream goes to the worker with the fewest that has
+    /// room for one more; those are rare, so all free workers are looked through.
     fn choose(&self, wish: Wish) -> Option<WorkerKey> {
         match wish {
             Wish::Answer => self.top(),
-            Wish::Stream => self.free.in_order().min_by_key(|worker| self.streams_of(*worker)),
+            Wish::Stream => {
+                let with_room = self.free.in_order().filter(|worker| self.has_room(*worker, wish));
+                with_room.min_by_key(|worker| self.get(*worker).map(Worker::streams_to_be))
+            }
         }
     }
 
-    fn assign(&mut self, worker: WorkerKey) -> Decision {
-        self.take_place(worker);
+    fn assign(&mut self, worker: WorkerKey, wish: Wish) -> Decision {
+        self.take_place(worker, wish);
         Decision::Assign { worker }
     }
 }
@@ -195,7 +206,7 @@ impl Balancer {
         }
         self.workers[worker.0] = Some(entry);
         self.places_each = entry.capacity.places;
-        self.dispatch(worker, now)
+        self.dispatch_more(worker, now)
     }
 
     /// A worker is to get no further request. `true`: it had nothing to do, and is out at once; else
@@ -229,7 +240,7 @@ impl Balancer {
             }
             self.open(worker, now);
         }
-        self.dispatch(worker, now)
+        self.dispatch_more(worker, now)
     }
 
     /// A worker that joins now is on trial: of so many requests it gets one, and no more unless nobody else is free.
@@ -274,49 +285,58 @@ impl Balancer {
 
 /// What workers do.
 impl Balancer {
-    /// An answer has ended: its worker has a place free.
-    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+    /// An answer has ended: its worker has a place free. `wish`: what its request was assigned with.
+    pub(crate) fn release(&mut self, worker: WorkerKey, wish: Wish, now: Instant) -> NextStep {
         let Some(entry) =
-            self.workers.get(worker.0).and_then(Option::as_ref).filter(|entry| entry.at_work > 0)
+            self.workers.get_mut(worker.0).and_then(Option::as_mut).filter(|entry| entry.at_work > 0)
         else {
             debug_assert!(false, "released without work");
             return NextStep::Idle;
         };
+        entry.note_ended(wish);
         if entry.may_serve(now)
-            && let Some(client) = self.queue.pop(now)
+            && let Some((client, wish)) = self.queue.pop(entry.has_room_for_stream(), now)
         {
             // It takes the place that it has just freed.
+            entry.note_begun(wish);
             self.has_turn(worker);
             self.open(worker, now);
-            return NextStep::Dispatch { client };
+            return NextStep::Dispatch { client, wish };
         }
         self.free_place(worker, now);
-        self.settle(worker)
+        let next = self.settle(worker);
+        self.check();
+        next
     }
 
     /// A stream's head is out, or a tunnel stands: it leaves its place, unless its worker has too many of them already.
-    /// `None`: it stays. The worker is not the next one, since it has a stream more than before.
-    pub(crate) fn begin_stream(&mut self, worker: WorkerKey, now: Instant) -> Option<NextStep> {
+    /// `None`: it stays. The worker is not the next one, since it has a stream more than before. `wish`: what its request
+    /// was assigned with.
+    pub(crate) fn begin_stream(&mut self, worker: WorkerKey, wish: Wish, now: Instant) -> Option<NextStep> {
         let entry = self.workers.get_mut(worker.0).and_then(Option::as_mut)?;
         if entry.capacity.streams.is_none() || entry.is_full_of_streams() {
             return None;
         }
+        entry.note_ended(wish);
         entry.streams += 1;
         self.free_place(worker, now);
         let level = self.get(worker)?.at_work;
         if self.free.remove(level, worker) {
             self.free.push_bottom(level, worker);
         }
-        Some(self.dispatch(worker, now))
+        Some(self.dispatch_more(worker, now))
     }
 
-    /// A stream that had left its place has ended.
-    pub(crate) fn end_stream(&mut self, worker: WorkerKey) -> NextStep {
+    /// A stream that had left its place has ended: another one may wait for its room.
+    pub(crate) fn end_stream(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         if let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) {
             debug_assert!(entry.streams > 0, "a stream that was not counted");
             entry.streams = entry.streams.saturating_sub(1);
         }
-        self.settle(worker)
+        match self.settle(worker) {
+            NextStep::Idle => self.dispatch_more(worker, now),
+            next => next,
+        }
     }
 
     /// A worker that has answered busy gets nothing new until then; what is in it goes on. The place of that answer is
@@ -329,24 +349,30 @@ impl Balancer {
 
     /// The next waiting request, while a worker has more places free: to be called behind each event that has freed some,
     /// until there is none.
-    pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> Option<ClientKey> {
-        let level = self.get(worker)?.at_work;
-        let client = if self.free.contains(level, worker) { self.queue.pop(now) } else { None };
-        match client {
-            Some(_) => self.take_place(worker),
-            None => self.check(),
+    pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+        let Some(&entry) = self.get(worker) else { return NextStep::Idle };
+        let is_free = self.free.contains(entry.at_work, worker);
+        match if is_free { self.queue.pop(entry.has_room_for_stream(), now) } else { None } {
+            Some((client, wish)) => {
+                self.take_place(worker, wish);
+                NextStep::Dispatch { client, wish }
+            }
+            None => {
+                self.check();
+                NextStep::Idle
+            }
         }
-        client
     }
 }
 
 /// One door each for a place that is taken, one that is freed, and for a worker that may have requests or not.
 impl Balancer {
     /// In its new level it is the last: whoever was taken before it had been freed later.
-    fn take_place(&mut self, worker: WorkerKey) {
+    fn take_place(&mut self, worker: WorkerKey, wish: Wish) {
         let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
         self.free.remove(entry.at_work, worker);
         entry.at_work += 1;
+        entry.note_begun(wish);
         if entry.at_work < entry.capacity.places {
             self.free.push_bottom(entry.at_work, worker);
         }
@@ -417,19 +443,17 @@ impl Balancer {
             self.remove(worker);
             return NextStep::Retired;
         }
-        self.check();
         NextStep::Idle
     }
 
-    /// A place may have come free.
-    fn dispatch(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
-        match self.dispatch_more(worker, now) {
-            Some(client) => NextStep::Dispatch { client },
-            None => NextStep::Idle,
-        }
-    }
-
     fn check(&self) {
-        debug_assert!(self.queue.is_empty() || self.free.is_empty(), "a request waits beside a free place");
+        debug_assert!(
+            self.free.is_empty() || !self.queue.has_answer(),
+            "a request waits beside a free place"
+        );
+        debug_assert!(
+            !self.queue.has_stream() || self.choose(Wish::Stream).is_none(),
+            "a request for a stream waits beside a free place with room for one"
+        );
     }
 }

@@ -12,6 +12,13 @@ use super::*;
 const MAX_QUEUE: usize = 4;
 const TIMEOUT: Duration = Duration::from_millis(300);
 
+/// What one of a worker's requests was assigned with: `is_stream` says which, where it has both.
+fn assigned_with(model: &Model, worker: WorkerKey, is_stream: bool) -> Wish {
+    let entry = model.worker(worker).expect("it is there");
+    let is_stream = entry.asking > 0 && (is_stream || entry.asking == entry.at_work);
+    if is_stream { Wish::Stream } else { Wish::Answer }
+}
+
 /// How often the order has changed.
 fn play(seed: u64) -> u64 {
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -54,7 +61,12 @@ fn play(seed: u64) -> u64 {
             }
             4..=6 if !at_work.is_empty() => {
                 let worker = at_work[next(at_work.len())];
-                assert_eq!(balancer.release(worker, now), model.release(worker, now), "{context}");
+                let wish = assigned_with(&model, worker, next(2) == 0);
+                assert_eq!(
+                    balancer.release(worker, wish, now),
+                    model.release(worker, wish, now),
+                    "{context}"
+                );
                 opened = Some(worker);
             }
             7 if next(4) == 0 => {
@@ -113,13 +125,16 @@ fn play(seed: u64) -> u64 {
             }
             12..=13 if !at_work.is_empty() => {
                 let worker = at_work[next(at_work.len())];
-                assert_eq!(balancer.begin_stream(worker, now), model.begin_stream(worker, now), "{context}");
+                let wish = assigned_with(&model, worker, next(4) > 0);
+                let expected = model.begin_stream(worker, wish, now);
+                assert_eq!(balancer.begin_stream(worker, wish, now), expected, "{context}");
                 opened = Some(worker);
             }
             14 => {
                 let holds_one = model.workers.iter().find(|worker| worker.streams > 0);
                 if let Some(worker) = holds_one.map(|worker| worker.key) {
-                    assert_eq!(balancer.end_stream(worker), model.end_stream(worker), "{context}");
+                    assert_eq!(balancer.end_stream(worker, now), model.end_stream(worker, now), "{context}");
+                    opened = Some(worker);
                 }
             }
             15 if !at_work.is_empty() => {
@@ -144,13 +159,17 @@ fn play(seed: u64) -> u64 {
             }
         }
         while let Some(worker) = opened {
-            let client = balancer.dispatch_more(worker, now);
-            assert_eq!(client, model.dispatch_more(worker, now), "{context}");
-            opened = opened.filter(|_| client.is_some());
+            let step = balancer.dispatch_more(worker, now);
+            assert_eq!(step, model.dispatch_more(worker, now), "{context}");
+            opened = opened.filter(|_| step != NextStep::Idle);
         }
+        while let Some(client) = model.refuse_stream(now) {
+            assert_eq!(balancer.refuse_stream(now), Some(client), "{context}");
+        }
+        assert_eq!(balancer.refuse_stream(now), None, "{context}");
         assert!(
-            balancer.waiting() == 0 || !balancer.has_free_place(),
-            "{context}: a waiting request and a free place never exist together"
+            model.fitting().is_empty(),
+            "{context}: a waiting request and a free place for it never exist together"
         );
         assert_eq!(balancer.free.in_order().collect::<Vec<_>>(), model.free(), "{context}: the order");
         assert_eq!((balancer.idle(), balancer.busy(), balancer.waiting()), model.counts(), "{context}");

@@ -27,10 +27,13 @@ fn a_withdrawn_worker_that_is_not_replaced_serves_again() {
     assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
     assert!(balancer.withdraw(B) && !balancer.withdraw(A));
     assert_eq!(submit(&mut balancer, 1, now), Decision::Enqueue);
-    assert_eq!(balancer.readmit(B, ONE, now), NextStep::Dispatch { client: ClientKey(1) });
+    assert_eq!(
+        balancer.readmit(B, ONE, now),
+        NextStep::Dispatch { client: ClientKey(1), wish: Wish::Answer }
+    );
     assert_eq!(balancer.readmit(A, ONE, now), NextStep::Idle);
     assert_eq!((balancer.in_use(), balancer.busy()), (2, 2));
-    assert_eq!(balancer.release(A, now), NextStep::Idle, "it stays");
+    assert_eq!(balancer.release(A, Wish::Answer, now), NextStep::Idle, "it stays");
     assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
 }
 
@@ -54,8 +57,8 @@ fn the_last_freed_is_next() {
     let mut balancer = balancer_with(&[A, B], now);
     assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: A });
     assert_eq!(submit(&mut balancer, 1, now), Decision::Assign { worker: B });
-    balancer.release(B, now);
-    balancer.release(A, now);
+    balancer.release(B, Wish::Answer, now);
+    balancer.release(A, Wish::Answer, now);
     assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
 }
 
@@ -88,7 +91,7 @@ fn who_leaves_or_is_stuck_is_not_needed() {
     balancer.withdraw(A);
     submit(&mut balancer, 1, now);
     assert_eq!((balancer.in_use(), balancer.busy(), balancer.take_deepest()), (1, 2, 1));
-    assert_eq!(balancer.release(A, now), NextStep::Retired);
+    assert_eq!(balancer.release(A, Wish::Answer, now), NextStep::Retired);
     assert_eq!((balancer.in_use(), balancer.busy()), (1, 1));
 }
 
@@ -110,7 +113,10 @@ fn full_queue_rejects_and_departed_clients_make_room() {
     assert_eq!(submit(&mut balancer, 2, now), Decision::Reject);
     assert!(balancer.forget(ClientKey(0)));
     assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
-    assert_eq!(balancer.join(A, ONE, None, now), NextStep::Dispatch { client: ClientKey(1) });
+    assert_eq!(
+        balancer.join(A, ONE, None, now),
+        NextStep::Dispatch { client: ClientKey(1), wish: Wish::Answer }
+    );
 }
 
 #[test]
@@ -121,7 +127,7 @@ fn a_withdrawn_worker_leaves_when_its_answer_has_ended() {
     assert_eq!(submit(&mut balancer, 0, now), Decision::Assign { worker: B });
     assert!(!balancer.withdraw(B));
     submit(&mut balancer, 1, now);
-    assert_eq!(balancer.release(B, now), NextStep::Retired);
+    assert_eq!(balancer.release(B, Wish::Answer, now), NextStep::Retired);
     assert_eq!(balancer.waiting(), 1);
 }
 
@@ -134,7 +140,10 @@ fn a_second_try_goes_before_those_that_came_later() {
     let later = now + Duration::from_millis(10);
     submit(&mut balancer, 1, later);
     assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
-    assert_eq!(balancer.release(A, later), NextStep::Dispatch { client: ClientKey(0) });
+    assert_eq!(
+        balancer.release(A, Wish::Answer, later),
+        NextStep::Dispatch { client: ClientKey(0), wish: Wish::Answer }
+    );
 }
 
 const THREE: Capacity = Capacity { places: 3, streams: Some(2) };
@@ -149,13 +158,16 @@ fn the_worker_with_the_fewest_at_work_is_chosen_and_needed_counts_places() {
     let chosen: Vec<Decision> = (0..7).map(|client| submit(&mut balancer, client, now)).collect();
     let expected = [A, B, A, B, A, B].map(|worker| Decision::Assign { worker });
     assert_eq!(chosen, [&expected[..], &[Decision::Enqueue]].concat());
-    assert_eq!(balancer.release(B, now), NextStep::Dispatch { client: ClientKey(6) });
+    assert_eq!(
+        balancer.release(B, Wish::Answer, now),
+        NextStep::Dispatch { client: ClientKey(6), wish: Wish::Answer }
+    );
     assert_eq!((balancer.in_use(), balancer.take_deepest()), (2, 2));
-    balancer.release(B, now);
-    balancer.release(B, now);
+    balancer.release(B, Wish::Answer, now);
+    balancer.release(B, Wish::Answer, now);
     assert_eq!(submit(&mut balancer, 8, now), Decision::Assign { worker: B }, "one at work, not three");
-    (0..3).for_each(|_| assert_eq!(balancer.release(A, now), NextStep::Idle));
-    (0..2).for_each(|_| assert_eq!(balancer.release(B, now), NextStep::Idle));
+    (0..3).for_each(|_| assert_eq!(balancer.release(A, Wish::Answer, now), NextStep::Idle));
+    (0..2).for_each(|_| assert_eq!(balancer.release(B, Wish::Answer, now), NextStep::Idle));
     balancer.take_deepest();
     submit(&mut balancer, 9, now);
     assert_eq!(balancer.take_deepest(), 1, "four places at work would be two workers");
@@ -166,10 +178,19 @@ fn a_joining_worker_serves_as_many_as_it_takes_at_once() {
     let now = Instant::now();
     let mut balancer = Balancer::new(8, Duration::from_millis(300), QueueRule::Adaptive);
     (0..4).for_each(|client| assert_ne!(submit(&mut balancer, client, now), Decision::Reject));
-    assert_eq!(balancer.join(A, THREE, None, now), NextStep::Dispatch { client: ClientKey(0) });
-    assert_eq!(balancer.dispatch_more(A, now), Some(ClientKey(1)));
-    assert_eq!(balancer.dispatch_more(A, now), Some(ClientKey(2)));
-    assert_eq!((balancer.dispatch_more(A, now), balancer.waiting()), (None, 1));
+    assert_eq!(
+        balancer.join(A, THREE, None, now),
+        NextStep::Dispatch { client: ClientKey(0), wish: Wish::Answer }
+    );
+    assert_eq!(
+        balancer.dispatch_more(A, now),
+        NextStep::Dispatch { client: ClientKey(1), wish: Wish::Answer }
+    );
+    assert_eq!(
+        balancer.dispatch_more(A, now),
+        NextStep::Dispatch { client: ClientKey(2), wish: Wish::Answer }
+    );
+    assert_eq!((balancer.dispatch_more(A, now), balancer.waiting()), (NextStep::Idle, 1));
 }
 
 #[test]
@@ -181,9 +202,15 @@ fn after_a_busy_answer_a_worker_gets_nothing_and_what_is_in_it_goes_on() {
     balancer.cool_down(A, later);
     assert_eq!(submit(&mut balancer, 2, now), Decision::Enqueue);
     assert_eq!(submit(&mut balancer, 3, now), Decision::Enqueue);
-    assert_eq!(balancer.release(A, now), NextStep::Idle, "another answer's end");
-    assert_eq!(balancer.release(A, later), NextStep::Dispatch { client: ClientKey(2) });
-    assert_eq!(balancer.dispatch_more(A, later), Some(ClientKey(3)));
+    assert_eq!(balancer.release(A, Wish::Answer, now), NextStep::Idle, "another answer's end");
+    assert_eq!(
+        balancer.release(A, Wish::Answer, later),
+        NextStep::Dispatch { client: ClientKey(2), wish: Wish::Answer }
+    );
+    assert_eq!(
+        balancer.dispatch_more(A, later),
+        NextStep::Dispatch { client: ClientKey(3), wish: Wish::Answer }
+    );
 }
 
 #[test]
@@ -200,7 +227,7 @@ fn streams_leave_their_places_and_spread() {
         balancer.deadline(now),
     ) {
         Decision::Assign { worker } => {
-            assert_eq!(balancer.begin_stream(worker, now), Some(NextStep::Idle));
+            assert_eq!(balancer.begin_stream(worker, Wish::Stream, now), Some(NextStep::Idle));
             Some(worker)
         }
         other => {
@@ -216,8 +243,32 @@ fn streams_leave_their_places_and_spread() {
         "they hold nobody"
     );
     assert_eq!(submit(&mut balancer, 9, now), Decision::Assign { worker: A }, "the other had one last");
-    assert_eq!(balancer.begin_stream(A, now), None, "no more of them: it stays where it is");
+    assert_eq!(balancer.begin_stream(A, Wish::Answer, now), None, "no more of them: it stays where it is");
     assert!(!balancer.withdraw(B), "its streams are something to do");
-    assert_eq!(balancer.end_stream(B), NextStep::Idle);
-    assert_eq!(balancer.end_stream(B), NextStep::Retired);
+    assert_eq!(balancer.end_stream(B, now), NextStep::Idle);
+    assert_eq!(balancer.end_stream(B, now), NextStep::Retired);
+}
+
+#[test]
+fn a_request_for_a_stream_waits_for_the_one_worker_with_room_and_others_pass_it() {
+    let now = Instant::now();
+    let mut balancer = Balancer::new(8, Duration::from_millis(300), QueueRule::Adaptive);
+    balancer.join(A, Capacity { places: 1, streams: Some(0) }, None, now);
+    balancer.join(B, Capacity { places: 2, streams: Some(1) }, None, now);
+    let deadline = balancer.deadline(now);
+    let ask =
+        |balancer: &mut Balancer, client: usize| balancer.submit(ClientKey(client), Wish::Stream, deadline);
+    assert_eq!(ask(&mut balancer, 0), Decision::Assign { worker: B });
+    assert_eq!(ask(&mut balancer, 1), Decision::Enqueue, "the room is spoken for, and may come free");
+    assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });
+    assert_eq!(submit(&mut balancer, 3, now), Decision::Assign { worker: B });
+    assert_eq!(submit(&mut balancer, 4, now), Decision::Enqueue);
+    let answer = NextStep::Dispatch { client: ClientKey(4), wish: Wish::Answer };
+    assert_eq!(balancer.release(A, Wish::Answer, now), answer, "the one before it is not for this worker");
+    let stream = NextStep::Dispatch { client: ClientKey(1), wish: Wish::Stream };
+    assert_eq!(balancer.release(B, Wish::Stream, now), stream, "it was no stream after all");
+    assert_eq!(ask(&mut balancer, 5), Decision::Enqueue);
+    assert_eq!(balancer.begin_stream(B, Wish::Stream, now), Some(NextStep::Idle));
+    assert_eq!(balancer.refuse_stream(now), Some(ClientKey(5)), "nobody has room any more");
+    assert_eq!(ask(&mut balancer, 6), Decision::RejectStream);
 }

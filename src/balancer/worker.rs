@@ -1,5 +1,6 @@
 //! A worker as the balancer counts it.
 
+use super::Wish;
 use std::time::Instant;
 
 /// What a worker takes at once.
@@ -15,6 +16,8 @@ pub(crate) struct Capacity {
 pub(super) struct Worker {
     pub capacity: Capacity,
     pub at_work: usize,
+    /// Of the requests at work, those that ask for a stream.
+    pub asking: usize,
     pub streams: usize,
     pub state: WorkerState,
 }
@@ -32,7 +35,7 @@ pub(super) enum WorkerState {
 
 impl Worker {
     pub(super) fn new(capacity: Capacity, now: Instant) -> Self {
-        Worker { capacity, at_work: 0, streams: 0, state: WorkerState::Admitted { since: now } }
+        Worker { capacity, at_work: 0, asking: 0, streams: 0, state: WorkerState::Admitted { since: now } }
     }
 
     /// It may be given a request, as far as its state goes.
@@ -46,6 +49,25 @@ impl Worker {
 
     pub(super) fn has_nothing_to_do(&self) -> bool {
         self.at_work == 0 && self.streams == 0
+    }
+
+    /// With those that it is asked for right now.
+    pub(super) fn streams_to_be(&self) -> usize {
+        self.streams + self.asking
+    }
+
+    pub(super) fn has_room_for_stream(&self) -> bool {
+        self.capacity.streams.is_none_or(|most| self.streams_to_be() < most)
+    }
+
+    pub(super) fn note_begun(&mut self, wish: Wish) {
+        self.asking += usize::from(wish == Wish::Stream);
+    }
+
+    /// It is no request any more, be it that its stream has begun.
+    pub(super) fn note_ended(&mut self, wish: Wish) {
+        debug_assert!(wish == Wish::Answer || self.asking > 0, "a stream that was not asked for");
+        self.asking = self.asking.saturating_sub(usize::from(wish == Wish::Stream));
     }
 
     pub(super) fn is_full_of_streams(&self) -> bool {

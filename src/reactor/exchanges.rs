@@ -6,7 +6,7 @@ use super::crossing::{Delivery, Finished, Job, Received, Then, Times};
 use super::io::token::Readiness;
 use super::limits::{COOLDOWN, TICK_BYTES};
 use super::tick::Reactor;
-use crate::balancer::Failure;
+use crate::balancer::{Failure, Wish};
 use crate::conn::worker::{End, Outcome};
 use crate::fleet::{RetireReason, TrialOutcome};
 use crate::http::Reason;
@@ -21,8 +21,8 @@ impl Reactor {
     /// Gives a request to a worker.
     // Inlined, since a job is large, and each call would copy it.
     #[inline(always)]
-    pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, mut job: Job) {
-        let Some(upstream) = self.backend.take_upstream(worker) else { return };
+    pub(super) fn assign(&mut self, worker: WorkerKey, client: ClientKey, mut job: Job, wish: Wish) {
+        let Some(upstream) = self.backend.take_upstream(worker, wish) else { return };
         if self.is_stopping() {
             job.request.context.keep_alive = false;
         }

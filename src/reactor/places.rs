@@ -1,7 +1,7 @@
 //! The places of workers: one that has come free serves the next request, and a stream leaves its own.
 
 use super::backend::Place;
-use super::crossing::{Job, Times};
+use super::crossing::Times;
 use super::supervisor::worker::Origin;
 use super::tick::Reactor;
 use crate::balancer::NextStep;
@@ -26,12 +26,12 @@ impl Reactor {
             return;
         }
         let next = match place {
-            Some(Place::Held) => {
+            Some(Place::Held { wish }) => {
                 self.supervisor.check_limits(worker, now);
-                self.balancer.release(worker, now)
+                self.balancer.release(worker, wish, now)
             }
             Some(Place::Left) => {
-                let next = self.balancer.end_stream(worker);
+                let next = self.balancer.end_stream(worker, now);
                 if self.balancer.streams_of(worker) == 0 {
                     self.supervisor.fleet_mut().note_streams(worker, false, now);
                 }
@@ -45,38 +45,24 @@ impl Reactor {
 
     /// Gives a worker the requests that wait, while it has places free.
     pub(super) fn go_on_with_worker(&mut self, worker: WorkerKey, mut next: NextStep) {
-        while let NextStep::Dispatch { client } = next {
-            let job = self.frontend.end_wait(client);
-            let refusal = job.as_ref().and_then(|job| self.refusal_behind_wait(worker, job));
-            next = match (job, refusal) {
-                (Some(job), None) => {
-                    self.assign(worker, client, job);
-                    match self.balancer.dispatch_more(worker, self.io.now()) {
-                        Some(client) => NextStep::Dispatch { client },
-                        None => NextStep::Idle,
-                    }
-                }
-                (Some(job), Some(reason)) => {
+        while let NextStep::Dispatch { client, wish } = next {
+            next = match self.frontend.end_wait(client) {
+                // Workers have died of its like while it waited.
+                Some(job) if !self.quarantine.is_empty() && !self.may_go_on(&job) => {
                     let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
-                    self.refuse(client, job.request, reason, times, None);
-                    self.balancer.release(worker, self.io.now())
+                    self.refuse(client, job.request, Reason::Quarantined, times, None);
+                    self.balancer.release(worker, wish, self.io.now())
                 }
-                (None, _) => self.balancer.release(worker, self.io.now()),
+                Some(job) => {
+                    self.assign(worker, client, job, wish);
+                    self.balancer.dispatch_more(worker, self.io.now())
+                }
+                None => self.balancer.release(worker, wish, self.io.now()),
             };
         }
         if next == NextStep::Retired {
             self.worker_has_left(worker);
         }
-    }
-
-    /// Why a request gets no worker after it has waited for one.
-    fn refusal_behind_wait(&self, worker: WorkerKey, job: &Job) -> Option<Reason> {
-        if !self.quarantine.is_empty() && !self.may_go_on(job) {
-            // Workers have died of its like while it waited.
-            return Some(Reason::Quarantined);
-        }
-        let is_too_many = job.request.asks_for_stream() && self.balancer.is_full_of_streams(worker);
-        is_too_many.then_some(Reason::StreamsFull)
     }
 
     /// A worker that was withdrawn has nothing at work any more.
@@ -97,8 +83,8 @@ impl Reactor {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let Some((times, total)) = self.backend.begin_stream(upstream, now) else { return };
         self.observer.stream_began(&times, total);
-        if self.backend.place(upstream) == Some(Place::Held)
-            && let Some(next) = self.balancer.begin_stream(worker, now)
+        if let Some(Place::Held { wish }) = self.backend.place(upstream)
+            && let Some(next) = self.balancer.begin_stream(worker, wish, now)
         {
             self.backend.leave_place(upstream);
             if self.balancer.streams_of(worker) == 1 {

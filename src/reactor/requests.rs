@@ -89,7 +89,7 @@ impl Reactor {
         }
         let wish = if job.request.asks_for_stream() { Wish::Stream } else { Wish::Answer };
         let refusal = match self.balancer.submit(client, wish, deadline) {
-            Decision::Assign { worker } => return self.assign(worker, client, job),
+            Decision::Assign { worker } => return self.assign(worker, client, job, wish),
             Decision::Enqueue => return self.enqueue(client, job),
             Decision::Reject => Reason::QueueFull,
             Decision::RejectStream => Reason::StreamsFull,
@@ -118,7 +118,7 @@ impl Reactor {
             self.take_out(worker);
         }
         match self.balancer.resubmit(client, job.deadline) {
-            Decision::Assign { worker } => self.assign(worker, client, job),
+            Decision::Assign { worker } => self.assign(worker, client, job, Wish::Answer),
             Decision::Enqueue | Decision::Reject | Decision::RejectStream => self.enqueue(client, job),
         }
     }
@@ -148,6 +148,16 @@ impl Reactor {
                 } else {
                     self.refuse(client, job.request, Reason::QueueTimeout, times, None);
                 }
+            }
+        }
+    }
+
+    /// Refuses those that wait for a stream when no worker may hold another one.
+    pub(super) fn refuse_streams(&mut self) {
+        while let Some(client) = self.balancer.refuse_stream(self.io.now()) {
+            if let Some(job) = self.frontend.end_wait(client) {
+                let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };
+                self.refuse(client, job.request, Reason::StreamsFull, times, None);
             }
         }
     }

@@ -208,6 +208,7 @@ impl Reactor {
             self.frontend.has_waited_too_long(client);
         }
         self.answer_timed_out();
+        self.refuse_streams();
         self.supervisor.expire_groups(now);
         self.act_on_changes();
         if self.supervisor.fleet().next_deadline().is_some_and(|deadline| deadline <= now) {

@@ -11,8 +11,8 @@ pub(crate) struct Model {
     /// Who has a place free, by requests at work; the one to be chosen first is the last.
     pub levels: BTreeMap<usize, Vec<WorkerKey>>,
     /// By deadline.
-    arrivals: Vec<(ClientKey, Instant)>,
-    second_tries: Vec<(ClientKey, Instant)>,
+    arrivals: Vec<(ClientKey, Instant, Wish)>,
+    second_tries: Vec<(ClientKey, Instant, Wish)>,
     pub(super) order: Order,
     max_queue: usize,
     /// Who is on trial, gets one request in how many, and how many others have had since.
@@ -24,6 +24,8 @@ pub(crate) struct Modelled {
     pub key: WorkerKey,
     pub capacity: Capacity,
     pub at_work: usize,
+    /// Of them, those that ask for a stream.
+    pub asking: usize,
     pub streams: usize,
     pub is_withdrawn: bool,
     pub cools_until: Option<Instant>,
@@ -51,34 +53,73 @@ impl Model {
 
     /// Everybody who waits, with its deadline.
     pub(crate) fn waiting(&self) -> Vec<(ClientKey, Instant)> {
-        [&self.second_tries[..], &self.arrivals].concat()
+        let all = self.second_tries.iter().chain(&self.arrivals);
+        all.map(|(client, deadline, _)| (*client, *deadline)).collect()
+    }
+
+    /// Those that wait although somebody who is free could serve them.
+    pub(crate) fn fitting(&self) -> Vec<ClientKey> {
+        let free = self.free();
+        let fits = |wish: Wish| free.iter().any(|key| self.has_room(*key, wish));
+        let all = self.second_tries.iter().chain(&self.arrivals);
+        all.filter(|(_, _, wish)| fits(*wish)).map(|(client, _, _)| *client).collect()
+    }
+
+    fn has_room(&self, key: WorkerKey, wish: Wish) -> bool {
+        let worker = self.worker(key).expect("it is there");
+        let most = worker.capacity.streams.unwrap_or(usize::MAX);
+        wish == Wish::Answer || worker.streams + worker.asking < most
+    }
+
+    /// There are workers, and all have as many streams as they may.
+    fn are_all_full(&self) -> bool {
+        let mut all = self.workers.iter().filter(|worker| !worker.is_withdrawn).peekable();
+        let is_full = |worker: &Modelled| worker.capacity.streams.is_some_and(|most| worker.streams >= most);
+        all.peek().is_some() && all.all(is_full)
+    }
+
+    pub(crate) fn refuse_stream(&mut self, now: Instant) -> Option<ClientKey> {
+        let first = self.arrivals.iter().position(|(_, _, wish)| *wish == Wish::Stream)?;
+        if !self.are_all_full() {
+            return None;
+        }
+        self.order.on_loss(now);
+        Some(self.arrivals.remove(first).0)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.waiting().into_iter().map(|(_, deadline)| deadline).min()
     }
 
-    /// Second tries first; of the others the oldest, or the newest.
-    fn next(&mut self, now: Instant) -> Option<ClientKey> {
+    /// What that worker serves next: second tries first; of the others the oldest, or the newest, but no stream where it
+    /// has no room for one.
+    fn next(&mut self, key: WorkerKey, now: Instant) -> Option<(ClientKey, Wish)> {
         if self.waiting().is_empty() {
             self.order.on_idle(now);
             return None;
         }
+        let fit: Vec<usize> =
+            (0..self.arrivals.len()).filter(|at| self.has_room(key, self.arrivals[*at].2)).collect();
+        if self.second_tries.is_empty() && fit.is_empty() {
+            return None;
+        }
         let serving = self.order.on_dispatch(now);
         if !self.second_tries.is_empty() {
-            return Some(self.second_tries.remove(0).0);
+            return Some((self.second_tries.remove(0).0, Wish::Answer));
         }
-        match serving {
-            Serving::OldestFirst => Some(self.arrivals.remove(0).0),
-            Serving::NewestFirst => self.arrivals.pop().map(|(client, _)| client),
-        }
+        let at = match serving {
+            Serving::OldestFirst => *fit.first()?,
+            Serving::NewestFirst => *fit.last()?,
+        };
+        let (client, _, wish) = self.arrivals.remove(at);
+        Some((client, wish))
     }
 
     /// `true`: it had waited.
     pub(crate) fn forget(&mut self, client: ClientKey) -> bool {
         let before = self.waiting().len();
         for list in [&mut self.arrivals, &mut self.second_tries] {
-            list.retain(|(other, _)| *other != client);
+            list.retain(|(other, _, _)| *other != client);
         }
         self.waiting().len() < before
     }
@@ -92,8 +133,10 @@ impl Model {
     }
 
     pub(crate) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
-        let due = |list: &[(ClientKey, Instant)]| list.iter().find(|(_, deadline)| *deadline <= now).copied();
-        let (client, _) = due(&self.arrivals).or(due(&self.second_tries))?;
+        let is_due = |(_, deadline, _): &&(ClientKey, Instant, Wish)| *deadline <= now;
+        let of = |wish: Wish| self.arrivals.iter().filter(is_due).find(|(_, _, other)| *other == wish);
+        let second = || self.second_tries.iter().find(is_due);
+        let (client, _, _) = *of(Wish::Answer).or(of(Wish::Stream)).or_else(second)?;
         self.depart(client, now);
         Some(client)
     }
@@ -159,29 +202,38 @@ impl Model {
         is_second_try: bool,
     ) -> Decision {
         let free = self.free();
-        let streams = |key: &WorkerKey| self.worker(*key).expect("it is there").streams;
+        let streams = |key: &WorkerKey| {
+            let worker = self.worker(*key).expect("it is there");
+            worker.streams + worker.asking
+        };
         let chosen = match wish {
             Wish::Answer => self.top(),
-            Wish::Stream => free.iter().copied().min_by_key(streams),
+            Wish::Stream => free.iter().copied().filter(|key| self.has_room(*key, wish)).min_by_key(streams),
         };
         if let Some(worker) = chosen {
-            let most = self.worker(worker).and_then(|worker| worker.capacity.streams);
-            if wish == Wish::Stream && most.is_some_and(|most| streams(&worker) >= most) {
-                return Decision::RejectStream;
-            }
-            self.change(worker, |entry| entry.at_work += 1);
-            self.put(worker, At::Bottom);
-            self.note_turn(worker);
+            self.take_place(worker, wish);
             return Decision::Assign { worker };
+        }
+        if wish == Wish::Stream && self.are_all_full() {
+            return Decision::RejectStream;
         }
         if !is_second_try && self.waiting().len() >= self.max_queue {
             return Decision::Reject;
         }
         let list = if is_second_try { &mut self.second_tries } else { &mut self.arrivals };
         // By deadline; those that wait already go first among equals.
-        let at = list.iter().position(|(_, other)| *other > deadline).unwrap_or(list.len());
-        list.insert(at, (client, deadline));
+        let at = list.iter().position(|(_, other, _)| *other > deadline).unwrap_or(list.len());
+        list.insert(at, (client, deadline, wish));
         Decision::Enqueue
+    }
+
+    fn take_place(&mut self, key: WorkerKey, wish: Wish) {
+        self.change(key, |entry| {
+            entry.at_work += 1;
+            entry.asking += usize::from(wish == Wish::Stream);
+        });
+        self.put(key, At::Bottom);
+        self.note_turn(key);
     }
 
     pub(crate) fn join(
@@ -196,6 +248,7 @@ impl Model {
             key,
             capacity,
             at_work: 0,
+            asking: 0,
             streams: 0,
             is_withdrawn: false,
             cools_until: None,
@@ -209,29 +262,19 @@ impl Model {
             None => 0,
         };
         idle.insert(at, key);
-        self.serve_with(key, now)
+        self.dispatch_more(key, now)
     }
 
     /// If somebody waits, it has the next one.
-    fn serve_with(&mut self, key: WorkerKey, now: Instant) -> NextStep {
-        match self.dispatch_more(key, now) {
-            Some(client) => NextStep::Dispatch { client },
-            None => NextStep::Idle,
-        }
+    pub(crate) fn dispatch_more(&mut self, key: WorkerKey, now: Instant) -> NextStep {
+        let next = if self.free().contains(&key) { self.next(key, now) } else { None };
+        let Some((client, wish)) = next else { return NextStep::Idle };
+        self.take_place(key, wish);
+        NextStep::Dispatch { client, wish }
     }
 
-    pub(crate) fn dispatch_more(&mut self, key: WorkerKey, now: Instant) -> Option<ClientKey> {
-        if !self.free().contains(&key) {
-            return None;
-        }
-        let client = self.next(now)?;
-        self.change(key, |entry| entry.at_work += 1);
-        self.put(key, At::Bottom);
-        self.note_turn(key);
-        Some(client)
-    }
-
-    pub(crate) fn release(&mut self, key: WorkerKey, now: Instant) -> NextStep {
+    pub(crate) fn release(&mut self, key: WorkerKey, wish: Wish, now: Instant) -> NextStep {
+        self.change(key, |entry| entry.asking -= usize::from(wish == Wish::Stream));
         let is_cool = self.worker(key).and_then(|entry| entry.cools_until).is_none_or(|until| until <= now);
         let was_cooling = self.worker(key).is_some_and(|entry| entry.cools_until.is_some());
         if is_cool {
@@ -240,13 +283,14 @@ impl Model {
         let worker = self.worker(key).expect("it is there");
         if is_cool
             && !worker.is_withdrawn
-            && let Some(client) = self.next(now)
+            && let Some((client, wish)) = self.next(key, now)
         {
+            self.change(key, |entry| entry.asking += usize::from(wish == Wish::Stream));
             if was_cooling {
                 self.put(key, At::Top);
             }
             self.note_turn(key);
-            return NextStep::Dispatch { client };
+            return NextStep::Dispatch { client, wish };
         }
         self.change(key, |entry| entry.at_work -= 1);
         self.put(key, if self.is_on_trial(key) { At::Bottom } else { At::Top });
@@ -262,7 +306,7 @@ impl Model {
         NextStep::Idle
     }
 
-    pub(crate) fn begin_stream(&mut self, key: WorkerKey, now: Instant) -> Option<NextStep> {
+    pub(crate) fn begin_stream(&mut self, key: WorkerKey, wish: Wish, now: Instant) -> Option<NextStep> {
         let worker = self.worker(key)?;
         if worker.capacity.streams.is_none_or(|most| worker.streams >= most) {
             return None;
@@ -270,15 +314,19 @@ impl Model {
         self.change(key, |entry| {
             entry.streams += 1;
             entry.at_work -= 1;
+            entry.asking -= usize::from(wish == Wish::Stream);
             entry.cools_until = entry.cools_until.filter(|until| *until > now);
         });
         self.put(key, At::Bottom);
-        Some(self.serve_with(key, now))
+        Some(self.dispatch_more(key, now))
     }
 
-    pub(crate) fn end_stream(&mut self, key: WorkerKey) -> NextStep {
+    pub(crate) fn end_stream(&mut self, key: WorkerKey, now: Instant) -> NextStep {
         self.change(key, |entry| entry.streams -= 1);
-        self.retired(key)
+        match self.retired(key) {
+            NextStep::Idle => self.dispatch_more(key, now),
+            next => next,
+        }
     }
 
     pub(crate) fn cool_down(&mut self, key: WorkerKey, until: Instant) {
@@ -309,7 +357,7 @@ impl Model {
             });
             self.put(key, At::Top);
         }
-        self.serve_with(key, now)
+        self.dispatch_more(key, now)
     }
 
     pub(crate) fn remove(&mut self, key: WorkerKey) {

@@ -19,6 +19,7 @@ pub(crate) use upstreams::Place;
 
 use super::crossing::{Job, Times};
 use super::io::Io;
+use crate::balancer::Wish;
 use crate::config::Config;
 use crate::conn::Request;
 use crate::conn::worker::{Answer, End};
@@ -166,7 +167,7 @@ impl Backend {
     /// Workers of which an event stream or a tunnel holds a place.
     pub(crate) fn workers_held_by_streams(&self) -> BTreeSet<WorkerKey> {
         let is_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_stream);
-        let is_held = |entry: &Upstream| entry.place == Place::Held && is_stream(entry);
+        let is_held = |entry: &Upstream| matches!(entry.place, Place::Held { .. }) && is_stream(entry);
         let held = self.upstreams.iter().filter(|(_, entry)| is_held(entry));
         held.map(|(_, entry)| entry.worker).collect()
     }
@@ -214,8 +215,8 @@ impl Backend {
     /// A connection for a request that holds one of the worker's places: the one that was used last, so that the others
     /// can be closed some time.
     #[inline(always)]
-    pub(crate) fn take_upstream(&mut self, worker: WorkerKey) -> Option<UpstreamKey> {
-        self.upstreams.take(worker)
+    pub(crate) fn take_upstream(&mut self, worker: WorkerKey, wish: Wish) -> Option<UpstreamKey> {
+        self.upstreams.take(worker, wish)
     }
 
     /// The work on a connection is over, and what it counted as.

@@ -2,6 +2,7 @@
 
 use super::exchange::Exchange;
 use super::link::Link;
+use crate::balancer::Wish;
 use crate::conn;
 use crate::keys::{UpstreamKey, WorkerKey};
 use slab::Slab;
@@ -25,8 +26,9 @@ pub(crate) struct Upstream {
 pub(crate) enum Place {
     /// There is none, but for the first question to a command.
     Unused { since: Option<Instant> },
-    /// A request holds one of the worker's places; so does one whose answer was odd, until its cooldown has ended.
-    Held,
+    /// A request holds one of the worker's places, and was assigned with that wish; so does one whose answer was odd, until
+    /// its cooldown has ended.
+    Held { wish: Wish },
     /// A stream that has left its place.
     Left,
     /// It goes with the tick.
@@ -112,13 +114,13 @@ impl Upstreams {
         })
     }
 
-    pub(super) fn take(&mut self, worker: WorkerKey) -> Option<UpstreamKey> {
+    pub(super) fn take(&mut self, worker: WorkerKey, wish: Wish) -> Option<UpstreamKey> {
         match self.unused.get_mut(worker.0)?.pop() {
             Some(upstream) => {
-                self.slab.get_mut(upstream.0)?.place = Place::Held;
+                self.slab.get_mut(upstream.0)?.place = Place::Held { wish };
                 Some(upstream)
             }
-            None => Some(UpstreamKey(self.slab.insert(Upstream::new(worker, Place::Held)))),
+            None => Some(UpstreamKey(self.slab.insert(Upstream::new(worker, Place::Held { wish })))),
         }
     }
 
@@ -128,7 +130,7 @@ impl Upstreams {
         let unused = self.unused.get_mut(entry.worker.0)?;
         let place = entry.place;
         match place {
-            Place::Held | Place::Left => {}
+            Place::Held { .. } | Place::Left => {}
             Place::Unused { .. } | Place::Closed => return Some(place),
         }
         if entry.link.open().is_none() && !unused.is_empty() {

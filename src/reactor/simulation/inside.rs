@@ -89,10 +89,11 @@ impl World {
             );
             let of_it = || reactor.backend.upstreams().filter(|(_, entry)| entry.worker() == worker);
             let is_known = reactor.balancer.is_known(worker);
-            let count = |place: Place| of_it().filter(|(_, entry)| entry.place() == place).count();
+            let held = of_it().filter(|(_, entry)| matches!(entry.place(), Place::Held { .. })).count();
+            let left = of_it().filter(|(_, entry)| entry.place() == Place::Left).count();
             let counts = (reactor.balancer.at_work(worker), reactor.balancer.streams_of(worker));
             assert!(
-                !is_known || counts == (count(Place::Held), count(Place::Left)),
+                !is_known || counts == (held, left),
                 "worker {key}: {counts:?} places at work and streams, and the connections are {:?}",
                 of_it().map(|(_, entry)| entry.place()).collect::<Vec<_>>()
             );
@@ -102,7 +103,7 @@ impl World {
                 let rests = reactor.backend.armed(upstream) == Some(UpstreamDeadline::Cooldown);
                 let is_stream = entry.exchange().is_some_and(Exchange::is_stream);
                 match entry.place() {
-                    Place::Held => {
+                    Place::Held { .. } => {
                         let is_at_work = entry.exchange().is_some() || rests || !is_known;
                         assert!(is_at_work, "{upstream:?}: busy with nothing");
                     }

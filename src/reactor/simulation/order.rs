@@ -66,11 +66,11 @@ impl Balancer {
         next
     }
 
-    pub(crate) fn release(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
-        let next = self.real.release(worker, now);
+    pub(crate) fn release(&mut self, worker: WorkerKey, wish: Wish, now: Instant) -> NextStep {
+        let next = self.real.release(worker, wish, now);
         assert_eq!(
             next,
-            self.model.release(worker, now),
+            self.model.release(worker, wish, now),
             "freed: the queue's next, else the top of the stack"
         );
         self.check();
@@ -84,16 +84,24 @@ impl Balancer {
         is_out
     }
 
-    pub(crate) fn begin_stream(&mut self, worker: WorkerKey, now: Instant) -> Option<NextStep> {
-        let next = self.real.begin_stream(worker, now);
-        assert_eq!(next, self.model.begin_stream(worker, now), "a stream leaves its place, up to the bound");
+    pub(crate) fn begin_stream(&mut self, worker: WorkerKey, wish: Wish, now: Instant) -> Option<NextStep> {
+        let next = self.real.begin_stream(worker, wish, now);
+        assert_eq!(
+            next,
+            self.model.begin_stream(worker, wish, now),
+            "a stream leaves its place, up to the bound"
+        );
         self.check();
         next
     }
 
-    pub(crate) fn end_stream(&mut self, worker: WorkerKey) -> NextStep {
-        let next = self.real.end_stream(worker);
-        assert_eq!(next, self.model.end_stream(worker), "a stream's end frees no place");
+    pub(crate) fn end_stream(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+        let next = self.real.end_stream(worker, now);
+        assert_eq!(
+            next,
+            self.model.end_stream(worker, now),
+            "a stream's end frees no place, but room for one"
+        );
         self.check();
         next
     }
@@ -104,10 +112,20 @@ impl Balancer {
         self.check();
     }
 
-    pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> Option<ClientKey> {
-        let client = self.real.dispatch_more(worker, now);
-        assert_eq!(client, self.model.dispatch_more(worker, now), "a further place, for whoever waits");
+    pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
+        let next = self.real.dispatch_more(worker, now);
+        assert_eq!(next, self.model.dispatch_more(worker, now), "a further place, for whoever waits");
         self.check();
+        next
+    }
+
+    pub(crate) fn refuse_stream(&mut self, now: Instant) -> Option<ClientKey> {
+        let client = self.real.refuse_stream(now);
+        assert_eq!(
+            client,
+            self.model.refuse_stream(now),
+            "refused: who waits for a stream that nobody may hold"
+        );
         client
     }
 
@@ -176,10 +194,8 @@ impl Balancer {
     /// At rest: nobody waits while a place is free.
     pub(crate) fn check_rest(&self) {
         let free = self.model.free();
-        assert!(
-            free.is_empty() || self.model.waiting().is_empty(),
-            "a request waits beside a free place of {free:?}"
-        );
+        let fits = self.model.fitting();
+        assert!(fits.is_empty(), "{fits:?} wait beside free places of {free:?}");
     }
 
     /// Nobody waits beyond its deadline, at the end of a tick.
