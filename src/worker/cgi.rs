@@ -296,7 +296,8 @@ impl Waits {
         };
         let exit = exit.map(|exit| ask(exit.as_fd(), PollFlags::POLLIN));
         let client = (!self.is_alone).then(|| ask(self.connection.as_fd(), NOBODY_WAITS));
-        let leaving = self.streams_events.then(|| ask(self.leaving.fd(), PollFlags::empty()));
+        let ends_with_worker = self.streams_events && self.is_safe;
+        let leaving = ends_with_worker.then(|| ask(self.leaving.fd(), PollFlags::empty()));
         loop {
             match poll(&mut context, timeout) {
                 Err(Errno::EINTR) => continue,

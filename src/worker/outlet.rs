@@ -42,8 +42,8 @@ pub(super) struct Outlet<'a> {
 
 impl Outlet<'_> {
     /// # Errors
-    /// Nobody waits any more; or, for an event stream, this worker leaves.
-    pub(super) fn check(&self, streams_events: bool) -> io::Result<()> {
+    /// Nobody waits any more; or, where the answer ends with its worker, that leaves.
+    pub(super) fn check(&self, ends_with_worker: bool) -> io::Result<()> {
         let mut context = [
             PollFd::new(self.stream.as_fd(), NOBODY_WAITS),
             PollFd::new(self.leaving.fd(), PollFlags::empty()),
@@ -56,7 +56,7 @@ impl Outlet<'_> {
         if context[0].any() != Some(false) {
             return Err(gone("nobody waits for the answer any more"));
         }
-        if streams_events && context[1].any() != Some(false) {
+        if ends_with_worker && context[1].any() != Some(false) {
             return Err(gone("this worker leaves"));
         }
         Ok(())

@@ -235,7 +235,8 @@ impl Response {
         media_type.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
     }
 
-    /// Writes the answer. `is_cancelled`: a client that has gone ends a stream.
+    /// Writes the answer. `is_cancelled`: the method is safe, so a client that has gone ends a stream, and a worker that
+    /// leaves an event stream.
     pub(super) fn send(self, to: &mut Outlet<'_>, is_head: bool, is_cancelled: bool) -> io::Result<()> {
         let streams_events = self.streams_events();
         let mut head = Vec::with_capacity(256);
@@ -290,8 +291,9 @@ impl Response {
                         }
                     }
                     None => {
+                        let ends_with_worker = is_cancelled && streams_events;
                         let is_cancelled = is_cancelled || streams_events;
-                        write(&mut Chunks { to, is_cancelled, streams_events })?;
+                        write(&mut Chunks { to, is_cancelled, ends_with_worker })?;
                         to.write_all(b"0\r\n\r\n")
                     }
                 }
@@ -324,7 +326,7 @@ impl Write for Announced<'_, '_> {
 struct Chunks<'a, 'b> {
     to: &'a mut Outlet<'b>,
     is_cancelled: bool,
-    streams_events: bool,
+    ends_with_worker: bool,
 }
 
 impl Write for Chunks<'_, '_> {
@@ -334,7 +336,7 @@ impl Write for Chunks<'_, '_> {
         }
         if self.is_cancelled {
             // A stream may be endless: only here it can notice that nobody listens.
-            self.to.check(self.streams_events)?;
+            self.to.check(self.ends_with_worker)?;
         }
         let mut chunk = Vec::with_capacity(bytes.len() + 16);
         digits::write_chunk_size(&mut chunk, bytes.len());

@@ -4,6 +4,7 @@
 //! - `TEST_BOOT_MS`: so long its workers take before they serve;
 //! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start;
 //! - `TEST_RAW`: its workers speak the protocol by hand (`raw.rs`);
+//! - `TEST_SEVERAL`: its handler takes several requests at once;
 //! - `TEST_CHAOS_DIR`: its workers do what the chaos test wants, and keep their diary in that folder;
 //! - `TEST_DEFAULTS`: words of the command line that it has of its own;
 //! - `CONTRACT_DIR`: it is the contract suite's app.
@@ -35,11 +36,12 @@ fn main() -> ExitCode {
         Some(dir) if is_worker => chaos::serve(dir.into()),
         _ if std::env::var_os("CONTRACT_DIR").is_some() => contract::run(),
         _ => {
+            let server = match std::env::var_os("TEST_SEVERAL") {
+                Some(_) => rip_server::Server::concurrent(answer),
+                None => rip_server::Server::new(answer),
+            };
             let defaults = variable("TEST_DEFAULTS");
-            defaults
-                .split_whitespace()
-                .fold(rip_server::Server::new(answer), |all, phrase| all.with(phrase))
-                .run()
+            defaults.split_whitespace().fold(server, |all, phrase| all.with(phrase)).run()
         }
     }
 }
@@ -92,6 +94,7 @@ fn answer(request: &mut Request<'_>) -> Response {
             Response::new(200).with_stream(move |out| write_pieces(out, count))
         }
         "/chunks" => chunks(number(request, "n", 1), Duration::from_millis(number(request, "ms", 0))),
+        "/events" => events(number(request, "n", u64::MAX), Duration::from_millis(number(request, "ms", 20))),
         "/die" => die(),
         "/die-after-head" => Response::new(200).with_stream(|out| {
             out.write_all(b"the last words")?;
@@ -174,6 +177,17 @@ fn chunks(count: u64, gap: Duration) -> Response {
                 std::thread::sleep(gap);
             }
             out.write_all(format!("chunk {index}\n").as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+/// An event stream: `data: 0`, `data: 1`, …
+fn events(count: u64, gap: Duration) -> Response {
+    Response::new(200).with_header("Content-Type", "text/event-stream").with_stream(move |out| {
+        for index in 0..count {
+            out.write_all(format!("data: {index}\n\n").as_bytes())?;
+            std::thread::sleep(gap);
         }
         Ok(())
     })

@@ -108,9 +108,9 @@ class Exchange {
     return stream
   }
 
-  // An event stream ends when its worker leaves: its client comes again, to another one.
+  // The event stream of a GET ends when its worker leaves: its client comes again, to another one.
   leave() {
-    if (!this.isEventStream) return
+    if (!this.isStream()) return
     const reason = new DOMException('The worker leaves', 'AbortError')
     this.#stop?.(reason)
     this.#signal?.abort(reason)

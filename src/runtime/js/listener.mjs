@@ -148,7 +148,7 @@ class Exchange {
     res.end()
   }
 
-  // An event stream ends when its worker leaves: its client comes again, to another one.
+  // The event stream of a GET ends when its worker leaves: its client comes again, to another one.
   leave() {
     const { res } = this
     if (!res.headersSent) {
@@ -157,7 +157,7 @@ class Exchange {
         process.nextTick(() => this.leave())
         return writeHead.apply(res, args)
       }
-    } else if (this.isEventStream()) {
+    } else if (this.isStream()) {
       this.#isLeaving = true
       this.told()
     }

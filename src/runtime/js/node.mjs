@@ -230,9 +230,9 @@ class Connection {
     this.#cancelled ??= this.#reader?.cancel(reason).catch(() => {})
   }
 
-  // An event stream ends when its worker leaves: its client comes again, to another one.
+  // The event stream of a GET ends when its worker leaves: its client comes again, to another one.
   leave() {
-    if (!this.#isEventStream || !this.#reader || this.#gone) return
+    if (!this.#reader || this.#gone || !this.isStream()) return
     const reason = new DOMException('The worker leaves', 'AbortError')
     this.cancel(reason)
     LightRequest.abort(this.#request, reason)

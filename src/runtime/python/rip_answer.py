@@ -62,6 +62,7 @@ class Answer:
     def __init__(self, server, connection, method):
         self.server = server
         self.connection = connection
+        self.is_get = method == "GET"
         self.without_body = method == "HEAD"
         self.status = None
         self.headers = None
@@ -145,7 +146,7 @@ class Answer:
             if self.chunked and self.connection.has_ended():
                 self.connection.gone = True
                 raise Gone("the client has gone")
-            if self.streams_events and self.server.leaving:
+            if self.streams_events and self.is_get and self.server.leaving:
                 raise Leaving("the worker leaves")
             head = b""
         else:

@@ -354,8 +354,9 @@ class Exchange(Answer):
         return limit and self.server.loop.time() - self.moved >= limit - TIMEOUT_SLACK_S
 
     def leave(self):
-        """The worker ends: an event stream is told, all else is finished."""
-        if self.streams_events and self.head_sent and not self.complete:
+        """The worker ends: the event stream of a GET is told, all else is finished."""
+        is_stream = self.streams_events and self.scope["method"] == "GET"
+        if is_stream and self.head_sent and not self.complete:
             self.leaving = True
             self.wake()
             self.server.cancel_unless_told(self, TELL_S)

@@ -176,10 +176,12 @@ module Rip
 
     attr_reader :started, :complete
 
-    # `unwanted` answers whether event streams are to end.
+    # `unwanted` answers whether event streams are to end; those of other methods than GET are computed, and end by
+    # themselves.
     def initialize(connection, method, unwanted)
       @connection = connection
       @unwanted = unwanted
+      @is_get = method == "GET"
       @without_body = method == "HEAD"
       @head = "".b # until it is sent
       @due = nil # what Content-Length still promises
@@ -234,7 +236,7 @@ module Rip
       return 0 if block.empty?
       # A stream may have no end: only here can it notice that nobody listens.
       raise Gone, "the client has gone" if @started && @chunked && @connection.ended?
-      raise Gone, "this worker leaves" if @streams_events && @unwanted.call
+      raise Gone, "this worker leaves" if @streams_events && @is_get && @unwanted.call
       if @due && (@due -= block.bytesize) < 0
         raise "the body is longer than its Content-Length"
       end

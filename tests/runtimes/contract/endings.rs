@@ -12,6 +12,7 @@ pub const RULES: &[Rule] = &[
     Rule::fresh("SIGTERM: what is sent before the quit's answer is served", serves_what_was_sent),
     Rule::fresh("SIGTERM: shutdown hooks run, with the work that they wait for", runs_its_hooks),
     Rule::fresh("SIGTERM: an event stream is told at once", tells_streams),
+    Rule::fresh("SIGTERM: the event stream of a POST is finished", finishes_computed_streams),
     Rule::fresh("SIGTERM: a WebSocket is closed with 1012", closes_websockets),
     Rule::fresh("SIGINT is the server's, not the worker's", ignores_sigint),
 ];
@@ -86,6 +87,18 @@ fn tells_streams(worker: &mut Worker<'_>) {
     worker.signal(Signal::SIGTERM);
     worker.wait_until_told(&folder);
     worker.wait_until_closed(&mut client);
+    worker.wait_exit();
+}
+
+fn finishes_computed_streams(worker: &mut Worker<'_>) {
+    let folder = worker.folder();
+    let mut client = worker.ask("POST", &folder.target("/ticks"), "", b"");
+    worker.read_until(&mut client, "data: 0");
+    worker.signal(Signal::SIGTERM);
+    assert!(!comes_true(A_WHILE, || worker.has_exited()), "it has ended with a request in hand");
+    folder.go();
+    assert!(worker.answer(&mut client).text().starts_with("data: 0"));
+    drop(client);
     worker.wait_exit();
 }
 
