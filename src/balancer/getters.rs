@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Streams that a worker may have more than another one that opens some right now, and take one more.
+const MAX_LEAD: usize = 4;
+
 impl Balancer {
     pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
@@ -72,9 +75,25 @@ impl Balancer {
         self.get(worker).map_or(0, |entry| entry.streams)
     }
 
-    /// Whether a worker may be given what asks for that.
-    pub(super) fn has_room(&self, worker: WorkerKey, wish: Wish) -> bool {
-        wish == Wish::Answer || self.get(worker).is_some_and(Worker::has_room_for_stream)
+    /// Whether a worker may be given one more stream: it has room, and not many more than another one that is about to be
+    /// free for it. A burst of streams would else fill whichever worker the machine happens to run.
+    pub(super) fn may_take_stream(&self, worker: WorkerKey, now: Instant) -> bool {
+        let Some(entry) = self.get(worker).filter(|entry| entry.has_room_for_stream()) else { return false };
+        let is_opening = |other: &&Worker| other.opens_until().is_some_and(|until| now < until);
+        let is_admitted = |other: &&Worker| matches!(other.state, WorkerState::Admitted { .. });
+        let opening = self.workers.iter().flatten().filter(is_admitted).filter(is_opening);
+        let fewest = opening.map(Worker::streams_to_be).min();
+        fewest.is_none_or(|fewest| entry.streams_to_be() <= fewest + MAX_LEAD)
+    }
+
+    /// When a worker is looked at again that has a place free, and has not taken a stream that waits.
+    pub(crate) fn stream_deadline(&self) -> Option<Instant> {
+        if !self.queue.has_stream() {
+            return None;
+        }
+        let room = |worker: &WorkerKey| self.get(*worker).is_some_and(Worker::has_room_for_stream);
+        self.free.in_order().find(room)?;
+        self.workers.iter().flatten().filter_map(Worker::opens_until).min()
     }
 
     /// There are workers, and none of them may hold a further stream.

@@ -6,7 +6,7 @@
 //! a tunnel leaves its place and is only counted, where its worker can do that.
 //!
 //! Invariant: a waiting request and a free place never exist together; but a request that asks for a stream waits while
-//! only workers without room for one more are free. An event that frees several places is answered with the first
+//! only workers without room for one more are free, or such as have more streams than one that opens some right now. An event that frees several places is answered with the first
 //! request, and [`Balancer::dispatch_more`] gives the others.
 
 mod getters;
@@ -103,9 +103,15 @@ impl Balancer {
 impl Balancer {
     /// A whole request has arrived. If no place is free, it waits until `deadline`: [`Balancer::deadline`], or later
     /// where something more is waited for.
-    pub(crate) fn submit(&mut self, client: ClientKey, wish: Wish, deadline: Instant) -> Decision {
-        let decision = match self.choose(wish) {
-            Some(worker) => self.assign(worker, wish),
+    pub(crate) fn submit(
+        &mut self,
+        client: ClientKey,
+        wish: Wish,
+        deadline: Instant,
+        now: Instant,
+    ) -> Decision {
+        let decision = match self.choose(wish, now) {
+            Some(worker) => self.assign(worker, wish, now),
             None if wish == Wish::Stream && self.are_all_full_of_streams() => Decision::RejectStream,
             None if self.queue.is_full() => Decision::Reject,
             None => {
@@ -120,9 +126,9 @@ impl Balancer {
     /// A request is tried once more: with a worker that has a place free, else before all that came after it, whatever
     /// the bound, since it was let in already. `deadline` is its first one. Whatever it asks for, it counts as
     /// [`Wish::Answer`].
-    pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
+    pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant, now: Instant) -> Decision {
         let decision = match self.top() {
-            Some(worker) => self.assign(worker, Wish::Answer),
+            Some(worker) => self.assign(worker, Wish::Answer, now),
             None => {
                 self.queue.add_second_try(client, deadline);
                 Decision::Enqueue
@@ -147,26 +153,38 @@ impl Balancer {
         self.queue.expire(now)
     }
 
+    /// A request that waits for a stream, and the worker with a place free that may take it by now. To be called at the end
+    /// of a tick, and until there is none.
+    pub(crate) fn next_stream(&mut self, now: Instant) -> Option<(WorkerKey, ClientKey)> {
+        if !self.queue.has_stream() {
+            return None;
+        }
+        let worker = self.choose(Wish::Stream, now)?;
+        let client = self.queue.pop_stream(now)?;
+        self.take_place(worker, Wish::Stream, now);
+        Some((worker, client))
+    }
+
     /// Takes one out that waits for a stream when no worker may hold another one. To be called until there is none.
     pub(crate) fn refuse_stream(&mut self, now: Instant) -> Option<ClientKey> {
         let is_hopeless = self.queue.has_stream() && self.are_all_full_of_streams();
         if is_hopeless { self.queue.refuse_stream(now) } else { None }
     }
 
-    /// Newest first: its caches are warm, and the oldest can retire. A stream goes to the worker with the fewest that has
-    /// room for one more; those are rare, so all free workers are looked through.
-    fn choose(&self, wish: Wish) -> Option<WorkerKey> {
+    /// Newest first: its caches are warm, and the oldest can retire. A stream goes to the worker with the fewest that may
+    /// take one more; those are rare, so all free workers are looked through.
+    fn choose(&self, wish: Wish, now: Instant) -> Option<WorkerKey> {
         match wish {
             Wish::Answer => self.top(),
             Wish::Stream => {
-                let with_room = self.free.in_order().filter(|worker| self.has_room(*worker, wish));
-                with_room.min_by_key(|worker| self.get(*worker).map(Worker::streams_to_be))
+                let may_take = self.free.in_order().filter(|worker| self.may_take_stream(*worker, now));
+                may_take.min_by_key(|worker| self.get(*worker).map(Worker::streams_to_be))
             }
         }
     }
 
-    fn assign(&mut self, worker: WorkerKey, wish: Wish) -> Decision {
-        self.take_place(worker, wish);
+    fn assign(&mut self, worker: WorkerKey, wish: Wish, now: Instant) -> Decision {
+        self.take_place(worker, wish, now);
         Decision::Assign { worker }
     }
 }
@@ -295,10 +313,12 @@ impl Balancer {
         };
         entry.note_ended(wish);
         if entry.may_serve(now)
-            && let Some((client, wish)) = self.queue.pop(entry.has_room_for_stream(), now)
+            && let Some((client, wish)) = self.pop_for(worker, now)
         {
             // It takes the place that it has just freed.
-            entry.note_begun(wish);
+            if let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) {
+                entry.note_begun(wish, now);
+            }
             self.has_turn(worker);
             self.open(worker, now);
             return NextStep::Dispatch { client, wish };
@@ -352,9 +372,9 @@ impl Balancer {
     pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let Some(&entry) = self.get(worker) else { return NextStep::Idle };
         let is_free = self.free.contains(entry.at_work, worker);
-        match if is_free { self.queue.pop(entry.has_room_for_stream(), now) } else { None } {
+        match if is_free { self.pop_for(worker, now) } else { None } {
             Some((client, wish)) => {
-                self.take_place(worker, wish);
+                self.take_place(worker, wish, now);
                 NextStep::Dispatch { client, wish }
             }
             None => {
@@ -368,17 +388,23 @@ impl Balancer {
 /// One door each for a place that is taken, one that is freed, and for a worker that may have requests or not.
 impl Balancer {
     /// In its new level it is the last: whoever was taken before it had been freed later.
-    fn take_place(&mut self, worker: WorkerKey, wish: Wish) {
+    fn take_place(&mut self, worker: WorkerKey, wish: Wish, now: Instant) {
         let Some(entry) = self.workers.get_mut(worker.0).and_then(Option::as_mut) else { return };
         self.free.remove(entry.at_work, worker);
         entry.at_work += 1;
-        entry.note_begun(wish);
+        entry.note_begun(wish, now);
         if entry.at_work < entry.capacity.places {
             self.free.push_bottom(entry.at_work, worker);
         }
         self.busy += usize::from(entry.at_work == 1);
         self.places_at_work += 1;
         self.has_turn(worker);
+    }
+
+    /// What waits longest of what a worker may take.
+    fn pop_for(&mut self, worker: WorkerKey, now: Instant) -> Option<(ClientKey, Wish)> {
+        let takes_stream = self.queue.has_stream() && self.may_take_stream(worker, now);
+        self.queue.pop(takes_stream, now)
     }
 
     /// A worker gets a request.
@@ -450,10 +476,6 @@ impl Balancer {
         debug_assert!(
             self.free.is_empty() || !self.queue.has_answer(),
             "a request waits beside a free place"
-        );
-        debug_assert!(
-            !self.queue.has_stream() || self.choose(Wish::Stream).is_none(),
-            "a request for a stream waits beside a free place with room for one"
         );
     }
 }

@@ -152,6 +152,15 @@ impl Queue {
         next.map(|client| (ClientKey(client), wish))
     }
 
+    /// A worker is free for a stream: takes the request for one out that it serves.
+    pub(super) fn pop_stream(&mut self, now: Instant) -> Option<ClientKey> {
+        let client = match self.order.on_dispatch(now) {
+            Serving::OldestFirst => self.streams.pop_front(),
+            Serving::NewestFirst => self.streams.pop_back(),
+        };
+        client.map(ClientKey)
+    }
+
     /// Whether the one whose turn it is asks for a stream.
     fn is_next_a_stream(&self, serving: Serving) -> bool {
         let turn = |client: Option<usize>| client.map(|client| self.turns[client]);

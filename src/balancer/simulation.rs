@@ -56,8 +56,8 @@ fn play(seed: u64) -> u64 {
                 // Some wait for something that takes longer.
                 let deadline = now + TIMEOUT * (1 + u32::from(next(6) == 0));
                 let wish = if next(4) == 0 { Wish::Stream } else { Wish::Answer };
-                let expected = model.submit(client, wish, deadline, false);
-                assert_eq!(balancer.submit(client, wish, deadline), expected, "{context}");
+                let expected = model.submit(client, wish, deadline, false, now);
+                assert_eq!(balancer.submit(client, wish, deadline, now), expected, "{context}");
             }
             4..=6 if !at_work.is_empty() => {
                 let worker = at_work[next(at_work.len())];
@@ -110,8 +110,8 @@ fn play(seed: u64) -> u64 {
                 let client = ClientKey(clients);
                 clients += 1;
                 let deadline = now + TIMEOUT - Duration::from_millis(next(300) as u64);
-                let expected = model.submit(client, Wish::Answer, deadline, true);
-                assert_eq!(balancer.resubmit(client, deadline), expected, "{context}");
+                let expected = model.submit(client, Wish::Answer, deadline, true, now);
+                assert_eq!(balancer.resubmit(client, deadline, now), expected, "{context}");
             }
             11 => {
                 // One that was idle when it was withdrawn, or one of those that are there.
@@ -163,12 +163,16 @@ fn play(seed: u64) -> u64 {
             assert_eq!(step, model.dispatch_more(worker, now), "{context}");
             opened = opened.filter(|_| step != NextStep::Idle);
         }
+        while let Some(next) = model.next_stream(now) {
+            assert_eq!(balancer.next_stream(now), Some(next), "{context}");
+        }
+        assert_eq!(balancer.next_stream(now), None, "{context}");
         while let Some(client) = model.refuse_stream(now) {
             assert_eq!(balancer.refuse_stream(now), Some(client), "{context}");
         }
         assert_eq!(balancer.refuse_stream(now), None, "{context}");
         assert!(
-            model.fitting().is_empty(),
+            model.fitting(now).is_empty(),
             "{context}: a waiting request and a free place for it never exist together"
         );
         assert_eq!(balancer.free.in_order().collect::<Vec<_>>(), model.free(), "{context}: the order");

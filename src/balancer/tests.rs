@@ -17,7 +17,7 @@ fn balancer_with(workers: &[WorkerKey], now: Instant) -> Balancer {
 }
 
 fn submit(balancer: &mut Balancer, client: usize, now: Instant) -> Decision {
-    balancer.submit(ClientKey(client), Wish::Answer, balancer.deadline(now))
+    balancer.submit(ClientKey(client), Wish::Answer, balancer.deadline(now), now)
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_second_try_goes_before_those_that_came_later() {
     submit(&mut balancer, 0, now);
     let later = now + Duration::from_millis(10);
     submit(&mut balancer, 1, later);
-    assert_eq!(balancer.resubmit(ClientKey(0), first), Decision::Enqueue);
+    assert_eq!(balancer.resubmit(ClientKey(0), first, now), Decision::Enqueue);
     assert_eq!(
         balancer.release(A, Wish::Answer, later),
         NextStep::Dispatch { client: ClientKey(0), wish: Wish::Answer }
@@ -225,6 +225,7 @@ fn streams_leave_their_places_and_spread() {
         ClientKey(client),
         Wish::Stream,
         balancer.deadline(now),
+        now,
     ) {
         Decision::Assign { worker } => {
             assert_eq!(balancer.begin_stream(worker, Wish::Stream, now), Some(NextStep::Idle));
@@ -256,8 +257,9 @@ fn a_request_for_a_stream_waits_for_the_one_worker_with_room_and_others_pass_it(
     balancer.join(A, Capacity { places: 1, streams: Some(0) }, None, now);
     balancer.join(B, Capacity { places: 2, streams: Some(1) }, None, now);
     let deadline = balancer.deadline(now);
-    let ask =
-        |balancer: &mut Balancer, client: usize| balancer.submit(ClientKey(client), Wish::Stream, deadline);
+    let ask = |balancer: &mut Balancer, client: usize| {
+        balancer.submit(ClientKey(client), Wish::Stream, deadline, now)
+    };
     assert_eq!(ask(&mut balancer, 0), Decision::Assign { worker: B });
     assert_eq!(ask(&mut balancer, 1), Decision::Enqueue, "the room is spoken for, and may come free");
     assert_eq!(submit(&mut balancer, 2, now), Decision::Assign { worker: A });

@@ -1,7 +1,10 @@
 //! A worker as the balancer counts it.
 
 use super::Wish;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// An app sends the head of a stream about that soon.
+const OPENS_WITHIN: Duration = Duration::from_millis(100);
 
 /// What a worker takes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +19,9 @@ pub(crate) struct Capacity {
 pub(super) struct Worker {
     pub capacity: Capacity,
     pub at_work: usize,
-    /// Of the requests at work, those that ask for a stream.
+    /// Of the requests at work, those that ask for a stream, and when the last one began.
     pub asking: usize,
+    pub asked_at: Option<Instant>,
     pub streams: usize,
     pub state: WorkerState,
 }
@@ -35,7 +39,14 @@ pub(super) enum WorkerState {
 
 impl Worker {
     pub(super) fn new(capacity: Capacity, now: Instant) -> Self {
-        Worker { capacity, at_work: 0, asking: 0, streams: 0, state: WorkerState::Admitted { since: now } }
+        Worker {
+            capacity,
+            at_work: 0,
+            asking: 0,
+            asked_at: None,
+            streams: 0,
+            state: WorkerState::Admitted { since: now },
+        }
     }
 
     /// It may be given a request, as far as its state goes.
@@ -60,8 +71,17 @@ impl Worker {
         self.capacity.streams.is_none_or(|most| self.streams_to_be() < most)
     }
 
-    pub(super) fn note_begun(&mut self, wish: Wish) {
-        self.asking += usize::from(wish == Wish::Stream);
+    /// Until when it counts as one that opens streams: most heads come at once, and who waits for a slow one waits no
+    /// longer for it.
+    pub(super) fn opens_until(&self) -> Option<Instant> {
+        self.asked_at.filter(|_| self.asking > 0 && self.has_room_for_stream()).map(|at| at + OPENS_WITHIN)
+    }
+
+    pub(super) fn note_begun(&mut self, wish: Wish, now: Instant) {
+        if wish == Wish::Stream {
+            self.asking += 1;
+            self.asked_at = Some(now);
+        }
     }
 
     /// It is no request any more, be it that its stream has begun.

@@ -7,7 +7,7 @@ use super::frontend::{Flushed, FromClient};
 use super::io::token::{Readiness, Target};
 use super::limits::MAX_REFUSALS_PER_TICK;
 use super::tick::Reactor;
-use crate::balancer::{Decision, Wish};
+use crate::balancer::{Decision, NextStep, Wish};
 use crate::conn::Request;
 use crate::http::Reason;
 use crate::keys::ClientKey;
@@ -88,7 +88,7 @@ impl Reactor {
             return self.refuse_quarantined(client, job);
         }
         let wish = if job.request.asks_for_stream() { Wish::Stream } else { Wish::Answer };
-        let refusal = match self.balancer.submit(client, wish, deadline) {
+        let refusal = match self.balancer.submit(client, wish, deadline, self.io.now()) {
             Decision::Assign { worker } => return self.assign(worker, client, job, wish),
             Decision::Enqueue => return self.enqueue(client, job),
             Decision::Reject => Reason::QueueFull,
@@ -117,7 +117,7 @@ impl Reactor {
         {
             self.take_out(worker);
         }
-        match self.balancer.resubmit(client, job.deadline) {
+        match self.balancer.resubmit(client, job.deadline, self.io.now()) {
             Decision::Assign { worker } => self.assign(worker, client, job, Wish::Answer),
             Decision::Enqueue | Decision::Reject | Decision::RejectStream => self.enqueue(client, job),
         }
@@ -152,8 +152,12 @@ impl Reactor {
         }
     }
 
-    /// Refuses those that wait for a stream when no worker may hold another one.
-    pub(super) fn refuse_streams(&mut self) {
+    /// At the end of a tick: those that wait for a stream go to workers that may take one by now, and are refused when no
+    /// worker may hold another one.
+    pub(super) fn place_streams(&mut self) {
+        while let Some((worker, client)) = self.balancer.next_stream(self.io.now()) {
+            self.go_on_with_worker(worker, NextStep::Dispatch { client, wish: Wish::Stream });
+        }
         while let Some(client) = self.balancer.refuse_stream(self.io.now()) {
             if let Some(job) = self.frontend.end_wait(client) {
                 let times = Times { queue: self.io.now() - job.submitted, ..Times::default() };

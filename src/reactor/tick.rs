@@ -128,6 +128,7 @@ impl Reactor {
         self.note_readiness();
         self.go_on_stopping();
         self.perform_fleet_actions();
+        self.place_streams();
         self.answer_failed_start();
         self.remove_closed();
         self.notify();
@@ -178,6 +179,7 @@ impl Reactor {
             self.backend.next_deadline(),
             self.admin.next_deadline(),
             self.balancer.next_deadline(),
+            self.balancer.stream_deadline(),
             self.supervisor.next_deadline(),
             self.observer.next_flush(self.io.now()),
             self.stage.deadline(),
@@ -208,7 +210,6 @@ impl Reactor {
             self.frontend.has_waited_too_long(client);
         }
         self.answer_timed_out();
-        self.refuse_streams();
         self.supervisor.expire_groups(now);
         self.act_on_changes();
         if self.supervisor.fleet().next_deadline().is_some_and(|deadline| deadline <= now) {

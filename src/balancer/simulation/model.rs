@@ -26,6 +26,7 @@ pub(crate) struct Modelled {
     pub at_work: usize,
     /// Of them, those that ask for a stream.
     pub asking: usize,
+    pub asked_at: Option<Instant>,
     pub streams: usize,
     pub is_withdrawn: bool,
     pub cools_until: Option<Instant>,
@@ -58,17 +59,49 @@ impl Model {
     }
 
     /// Those that wait although somebody who is free could serve them.
-    pub(crate) fn fitting(&self) -> Vec<ClientKey> {
+    pub(crate) fn fitting(&self, now: Instant) -> Vec<ClientKey> {
         let free = self.free();
-        let fits = |wish: Wish| free.iter().any(|key| self.has_room(*key, wish));
+        let fits = |wish: Wish| free.iter().any(|key| self.may_take(*key, wish, now));
         let all = self.second_tries.iter().chain(&self.arrivals);
         all.filter(|(_, _, wish)| fits(*wish)).map(|(client, _, _)| *client).collect()
     }
 
-    fn has_room(&self, key: WorkerKey, wish: Wish) -> bool {
+    fn may_take(&self, key: WorkerKey, wish: Wish, now: Instant) -> bool {
         let worker = self.worker(key).expect("it is there");
-        let most = worker.capacity.streams.unwrap_or(usize::MAX);
-        wish == Wish::Answer || worker.streams + worker.asking < most
+        let has_room = |of: &Modelled| of.streams + of.asking < of.capacity.streams.unwrap_or(usize::MAX);
+        let is_far_behind = |of: &Modelled| {
+            of.streams + of.asking + 4 < worker.streams + worker.asking
+                && (of.asking > 0 && has_room(of) && !of.is_withdrawn && of.cools_until.is_none())
+                && of.asked_at.is_some_and(|at| now < at + Duration::from_millis(100))
+        };
+        wish == Wish::Answer || (has_room(&worker) && !self.workers.iter().any(is_far_behind))
+    }
+
+    pub(crate) fn next_stream(&mut self, now: Instant) -> Option<(WorkerKey, ClientKey)> {
+        let is_stream = |(_, _, wish): &(ClientKey, Instant, Wish)| *wish == Wish::Stream;
+        let worker = self.chosen(Wish::Stream, now)?;
+        let first = self.arrivals.iter().position(is_stream)?;
+        let at = match self.order.on_dispatch(now) {
+            Serving::OldestFirst => first,
+            Serving::NewestFirst => self.arrivals.iter().rposition(is_stream)?,
+        };
+        let (client, _, wish) = self.arrivals.remove(at);
+        self.take_place(worker, wish, now);
+        Some((worker, client))
+    }
+
+    fn chosen(&self, wish: Wish, now: Instant) -> Option<WorkerKey> {
+        let streams = |key: &WorkerKey| {
+            let worker = self.worker(*key).expect("it is there");
+            worker.streams + worker.asking
+        };
+        match wish {
+            Wish::Answer => self.top(),
+            Wish::Stream => {
+                let free = self.free();
+                free.iter().copied().filter(|key| self.may_take(*key, wish, now)).min_by_key(streams)
+            }
+        }
     }
 
     /// There are workers, and all have as many streams as they may.
@@ -99,7 +132,7 @@ impl Model {
             return None;
         }
         let fit: Vec<usize> =
-            (0..self.arrivals.len()).filter(|at| self.has_room(key, self.arrivals[*at].2)).collect();
+            (0..self.arrivals.len()).filter(|at| self.may_take(key, self.arrivals[*at].2, now)).collect();
         if self.second_tries.is_empty() && fit.is_empty() {
             return None;
         }
@@ -200,18 +233,10 @@ impl Model {
         wish: Wish,
         deadline: Instant,
         is_second_try: bool,
+        now: Instant,
     ) -> Decision {
-        let free = self.free();
-        let streams = |key: &WorkerKey| {
-            let worker = self.worker(*key).expect("it is there");
-            worker.streams + worker.asking
-        };
-        let chosen = match wish {
-            Wish::Answer => self.top(),
-            Wish::Stream => free.iter().copied().filter(|key| self.has_room(*key, wish)).min_by_key(streams),
-        };
-        if let Some(worker) = chosen {
-            self.take_place(worker, wish);
+        if let Some(worker) = self.chosen(wish, now) {
+            self.take_place(worker, wish, now);
             return Decision::Assign { worker };
         }
         if wish == Wish::Stream && self.are_all_full() {
@@ -227,13 +252,20 @@ impl Model {
         Decision::Enqueue
     }
 
-    fn take_place(&mut self, key: WorkerKey, wish: Wish) {
-        self.change(key, |entry| {
-            entry.at_work += 1;
-            entry.asking += usize::from(wish == Wish::Stream);
-        });
+    fn take_place(&mut self, key: WorkerKey, wish: Wish, now: Instant) {
+        self.change(key, |entry| entry.at_work += 1);
+        self.note_begun(key, wish, now);
         self.put(key, At::Bottom);
         self.note_turn(key);
+    }
+
+    fn note_begun(&mut self, key: WorkerKey, wish: Wish, now: Instant) {
+        if wish == Wish::Stream {
+            self.change(key, |entry| {
+                entry.asking += 1;
+                entry.asked_at = Some(now);
+            });
+        }
     }
 
     pub(crate) fn join(
@@ -249,6 +281,7 @@ impl Model {
             capacity,
             at_work: 0,
             asking: 0,
+            asked_at: None,
             streams: 0,
             is_withdrawn: false,
             cools_until: None,
@@ -269,7 +302,7 @@ impl Model {
     pub(crate) fn dispatch_more(&mut self, key: WorkerKey, now: Instant) -> NextStep {
         let next = if self.free().contains(&key) { self.next(key, now) } else { None };
         let Some((client, wish)) = next else { return NextStep::Idle };
-        self.take_place(key, wish);
+        self.take_place(key, wish, now);
         NextStep::Dispatch { client, wish }
     }
 
@@ -285,7 +318,7 @@ impl Model {
             && !worker.is_withdrawn
             && let Some((client, wish)) = self.next(key, now)
         {
-            self.change(key, |entry| entry.asking += usize::from(wish == Wish::Stream));
+            self.note_begun(key, wish, now);
             if was_cooling {
                 self.put(key, At::Top);
             }

@@ -206,7 +206,7 @@ impl World {
     pub(crate) fn check_rest(&self) {
         self.check_operators_rest();
         let reactor = &self.reactor;
-        reactor.balancer.check_rest();
+        reactor.balancer.check_rest(reactor.io.now());
         for (at, client) in self.clients.iter().enumerate() {
             let wire = client.wire.borrow();
             let Some(Target::Client(key)) = wire.token.and_then(Target::of).filter(|_| !wire.is_server_gone)

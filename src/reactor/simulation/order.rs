@@ -32,18 +32,24 @@ impl Balancer {
         }
     }
 
-    pub(crate) fn submit(&mut self, client: ClientKey, wish: Wish, deadline: Instant) -> Decision {
-        let decision = self.real.submit(client, wish, deadline);
-        let expected = self.model.submit(client, wish, deadline, false);
+    pub(crate) fn submit(
+        &mut self,
+        client: ClientKey,
+        wish: Wish,
+        deadline: Instant,
+        now: Instant,
+    ) -> Decision {
+        let decision = self.real.submit(client, wish, deadline, now);
+        let expected = self.model.submit(client, wish, deadline, false, now);
         assert_eq!(decision, expected, "submitted: the fewest at work, else the end of the queue");
         self.check();
         decision
     }
 
-    pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant) -> Decision {
-        let decision = self.real.resubmit(client, deadline);
+    pub(crate) fn resubmit(&mut self, client: ClientKey, deadline: Instant, now: Instant) -> Decision {
+        let decision = self.real.resubmit(client, deadline, now);
         self.is_back.push(client);
-        let expected = self.model.submit(client, Wish::Answer, deadline, true);
+        let expected = self.model.submit(client, Wish::Answer, deadline, true, now);
         assert_eq!(decision, expected, "tried again: the fewest at work, else by the first deadline");
         self.check();
         decision
@@ -115,6 +121,17 @@ impl Balancer {
     pub(crate) fn dispatch_more(&mut self, worker: WorkerKey, now: Instant) -> NextStep {
         let next = self.real.dispatch_more(worker, now);
         assert_eq!(next, self.model.dispatch_more(worker, now), "a further place, for whoever waits");
+        self.check();
+        next
+    }
+
+    pub(crate) fn next_stream(&mut self, now: Instant) -> Option<(WorkerKey, ClientKey)> {
+        let next = self.real.next_stream(now);
+        assert_eq!(
+            next,
+            self.model.next_stream(now),
+            "a stream that has waited for a worker that may take it"
+        );
         self.check();
         next
     }
@@ -192,9 +209,9 @@ impl Balancer {
     }
 
     /// At rest: nobody waits while a place is free.
-    pub(crate) fn check_rest(&self) {
+    pub(crate) fn check_rest(&self, now: Instant) {
         let free = self.model.free();
-        let fits = self.model.fitting();
+        let fits = self.model.fitting(now);
         assert!(fits.is_empty(), "{fits:?} wait beside free places of {free:?}");
     }
 
