@@ -79,21 +79,26 @@ impl Balancer {
     /// free for it. A burst of streams would else fill whichever worker the machine happens to run.
     pub(super) fn may_take_stream(&self, worker: WorkerKey, now: Instant) -> bool {
         let Some(entry) = self.get(worker).filter(|entry| entry.has_room_for_stream()) else { return false };
-        let is_opening = |other: &&Worker| other.opens_until().is_some_and(|until| now < until);
-        let is_admitted = |other: &&Worker| matches!(other.state, WorkerState::Admitted { .. });
-        let opening = self.workers.iter().flatten().filter(is_admitted).filter(is_opening);
-        let fewest = opening.map(Worker::streams_to_be).min();
+        let fewest = self.opening(now).map(|(other, _)| other.streams_to_be()).min();
         fewest.is_none_or(|fewest| entry.streams_to_be() <= fewest + MAX_LEAD)
     }
 
+    /// Workers that open streams right now, and until when they count as such.
+    fn opening(&self, now: Instant) -> impl Iterator<Item = (&Worker, Instant)> {
+        let is_admitted = |other: &&Worker| matches!(other.state, WorkerState::Admitted { .. });
+        let admitted = self.workers.iter().flatten().filter(is_admitted);
+        let opening = admitted.filter_map(|other| other.opens_until().map(|until| (other, until)));
+        opening.filter(move |(_, until)| now < *until)
+    }
+
     /// When a worker is looked at again that has a place free, and has not taken a stream that waits.
-    pub(crate) fn stream_deadline(&self) -> Option<Instant> {
+    pub(crate) fn stream_deadline(&self, now: Instant) -> Option<Instant> {
         if !self.queue.has_stream() {
             return None;
         }
         let room = |worker: &WorkerKey| self.get(*worker).is_some_and(Worker::has_room_for_stream);
         self.free.in_order().find(room)?;
-        self.workers.iter().flatten().filter_map(Worker::opens_until).min()
+        self.opening(now).map(|(_, until)| until).min()
     }
 
     /// There are workers, and none of them may hold a further stream.

@@ -179,7 +179,7 @@ impl Reactor {
             self.backend.next_deadline(),
             self.admin.next_deadline(),
             self.balancer.next_deadline(),
-            self.balancer.stream_deadline(),
+            self.balancer.stream_deadline(self.io.now()),
             self.supervisor.next_deadline(),
             self.observer.next_flush(self.io.now()),
             self.stage.deadline(),

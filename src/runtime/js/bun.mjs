@@ -7,6 +7,10 @@ import { listenerServer, serve } from './listener.mjs'
 import { clientOf } from './request.mjs'
 import { BUSY, hasPlace, isNothingOpen, isOver, isReady, join, socketPath, takePlace, whenLeaving, worker } from './worker.mjs'
 
+// Before the first event of a stream that says nothing for so long.
+const COMMENT = new TextEncoder().encode(':\n\n')
+const SILENCE_MS = 50
+
 // When a stream fails after the head is out, Bun cuts the connection, as it should, but tells nobody.
 // So each Response made from a stream is noted here, and read through `watched`.
 const streams = new WeakSet()
@@ -72,9 +76,11 @@ class Exchange {
     const { request } = this
     const reader = response.body.getReader()
     let isOver = false
+    let silence
     const stop = async (reason) => {
       if (isOver) return
       isOver = true
+      clearTimeout(silence)
       await reader.cancel(reason).catch(() => {})
       this.over()
     }
@@ -87,10 +93,16 @@ class Exchange {
           controller.close()
           stop(reason)
         }
+        // Bun sends the head with the first bytes: a stream that says nothing at first would seem not to be open, and
+        // would hold its place. A comment says nothing either.
+        if (this.isStream() && !response.headers.has('content-encoding')) {
+          silence = setTimeout(() => isOver || controller.enqueue(COMMENT), SILENCE_MS)
+        }
       },
       pull: async (controller) => {
         try {
           const { done, value } = await reader.read()
+          clearTimeout(silence)
           if (isOver) return
           if (!done) return controller.enqueue(value)
           controller.close()
