@@ -31,6 +31,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use upstreams::{Upstream, Upstreams};
 
+/// The ends of a dead worker's connections may be read in several ticks.
+const CRASH_LASTS: Duration = Duration::from_secs(1);
+
 /// A worker that has ended with something at work.
 #[derive(Debug, Clone, Copy)]
 struct Crash {
@@ -103,10 +106,10 @@ impl Backend {
         of_it.filter(|(_, entry)| entry.exchange.is_some()).any(|(key, _)| self.armed(key).is_some())
     }
 
-    /// How many exchanges a worker had that is crashing in this moment.
+    /// How many exchanges a worker had that is crashing right now.
     pub(crate) fn crashed_with(&self, worker: WorkerKey, now: Instant) -> usize {
         self.crash
-            .filter(|crash| (crash.worker, crash.at) == (worker, now))
+            .filter(|crash| crash.worker == worker && now.saturating_duration_since(crash.at) < CRASH_LASTS)
             .map_or(0, |crash| crash.exchanges)
     }
 
@@ -198,6 +201,7 @@ impl Backend {
 
     /// To be called behind a tick, so that no key is used again inside one batch of events.
     pub(crate) fn remove(&mut self, worker: WorkerKey) {
+        self.crash.take_if(|crash| crash.worker == worker);
         for upstream in self.upstreams.remove_worker(worker) {
             self.deadlines.disarm(upstream.0);
             self.ask_deadlines.disarm(upstream.0);
