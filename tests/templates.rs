@@ -15,11 +15,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use support::{Server, Signal, is_alive};
 
-const PYTHON: Needs = python(&["ctypes"]);
+const PYTHON: Needs = python(&["ctypes", "ssl"]);
+const RACK: Needs = ruby(&["rack"]);
 
 /// What a worker knows of itself.
 const APP: &str = r#"
-import json, os, random, secrets, uuid
+import json, os, random, secrets, ssl, uuid
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def client_random():
+    sent = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    except ssl.SSLWantReadError:
+        return sent.read()[11:43].hex()
+# What is random has been used before the fork.
+client_random(), ssl.RAND_bytes(8), random.random(), uuid.uuid4()
 loaded_by = os.getpid()
 hooks = []
 os.register_at_fork(after_in_child=lambda: hooks.append(os.getpid()))
@@ -32,6 +42,7 @@ def application(environ, start_response):
         "version": 1, "pid": os.getpid(), "ppid": os.getppid(), "pgrp": os.getpgrp(), "loaded_by": loaded_by,
         "worker": os.environ["WORKER_ID"], "hooks": hooks, "blocked": status["SigBlk"].strip(),
         "random": random.random(), "uuid": str(uuid.uuid4()), "secret": secrets.token_hex(8),
+        "openssl": ssl.RAND_bytes(8).hex(), "nonce": client_random(),
         "sockets": sum("socket:" in os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")),
         "template": sorted(name for name in os.environ if name.startswith("RIP_TEMPLATE")),
     }
@@ -94,7 +105,8 @@ fn workers_are_the_servers_own_children_and_differ_in_what_is_to_differ() {
         // Its listener, the server's connection, and this test's.
         assert!(answer["sockets"].as_u64() <= Some(3), "{answer}");
     }
-    for field in ["random", "uuid", "secret", "worker", "pid"] {
+    assert_eq!(answers[0]["nonce"].as_str().map(str::len), Some(64), "{}", answers[0]);
+    for field in ["random", "uuid", "secret", "openssl", "nonce", "worker", "pid"] {
         assert_eq!(different(&answers, field), 3, "{field}: {answers:?}");
     }
     server.wait_until("each worker's own output", |server| {
@@ -299,7 +311,17 @@ def application(environ, start_response):
 
 const RACKUP: &str = r#"
 require "json"
+require "openssl"
 require "securerandom"
+def client_random
+  near, far = UNIXSocket.pair
+  OpenSSL::SSL::SSLSocket.new(near, OpenSSL::SSL::SSLContext.new).connect_nonblock(exception: false)
+  far.readpartial(1000)[11, 32].unpack1("H*")
+ensure
+  [near, far].each(&:close)
+end
+# What is random has been used before the fork.
+client_random; OpenSSL::Random.random_bytes(8); rand; SecureRandom.uuid
 LOADED_BY = Process.pid
 HOOKS = []
 if Process.respond_to?(:_fork)
@@ -311,6 +333,7 @@ run ->(env) {
   puts "said by #{ENV["WORKER_ID"]}"
   answer = { pid: Process.pid, ppid: Process.ppid, pgrp: Process.getpgrp, loaded_by: LOADED_BY, hooks: HOOKS,
     worker: ENV["WORKER_ID"], random: rand, secret: SecureRandom.hex(8), uuid: SecureRandom.uuid,
+    openssl: OpenSSL::Random.random_bytes(8).unpack1("H*"), nonce: client_random,
     blocked: File.read("/proc/self/status")[/^SigBlk:\s*(\w+)/, 1] }
   [200, { "content-type" => "application/json" }, [JSON.generate(answer)]]
 }
@@ -318,7 +341,7 @@ run ->(env) {
 
 #[test]
 fn a_rack_apps_workers_are_forked_too() {
-    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    let Some(fixture) = Fixture::empty(&RACK, "app") else { return };
     fixture.write("config.ru", RACKUP);
     let mut server = start(&fixture, &["w:3", "--warm=/warm"]);
     server.wait_for_workers(3);
@@ -331,7 +354,8 @@ fn a_rack_apps_workers_are_forked_too() {
         assert_eq!(answer["blocked"], "0000000000000000", "{answer}");
         assert_eq!(answer["hooks"], serde_json::json!([answer["pid"]]), "{answer}");
     }
-    for field in ["random", "uuid", "secret", "worker", "pid"] {
+    assert_eq!(answers[0]["nonce"].as_str().map(str::len), Some(64), "{}", answers[0]);
+    for field in ["random", "uuid", "secret", "openssl", "nonce", "worker", "pid"] {
         assert_eq!(different(&answers, field), 3, "{field}: {answers:?}");
     }
     server.wait_until("each worker's own output", |server| {
@@ -347,4 +371,48 @@ fn a_rack_apps_workers_are_forked_too() {
     assert_eq!(server.worker_pids(), old);
     assert_eq!(server.verb(["stop"]).code, 0);
     assert!(old.iter().chain(&[template]).all(|&pid| !is_alive(pid)), "nothing is left");
+}
+
+/// An app that answers when three requests are in it at once.
+const MEETS: [(&str, &str, &Needs); 2] = [
+    (
+        "app.py",
+        r#"
+import threading
+meeting = threading.Barrier(3)
+def application(environ, start_response):
+    meeting.wait(30)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"met"]
+"#,
+        &PYTHON,
+    ),
+    (
+        "config.ru",
+        r#"
+ARRIVED = Queue.new
+run ->(_) {
+  ARRIVED << 1
+  sleep 0.001 until ARRIVED.size >= 3
+  [200, { "content-type" => "text/plain" }, ["met"]]
+}
+"#,
+        &RACK,
+    ),
+];
+
+#[test]
+fn forked_workers_have_their_threads_for_several_requests_at_once() {
+    for (file, app, needs) in MEETS {
+        let Some(fixture) = Fixture::empty(needs, "app") else { continue };
+        fixture.write(file, app);
+        let mut server = start(&fixture, &["w:2", "c:3"]);
+        server.wait_for_workers(2);
+        assert!(are_all_forked(&server, 2), "{}", server.stderr_text());
+        let mut clients: Vec<_> = (0..6).map(|_| server.client()).collect();
+        clients.iter_mut().for_each(|client| client.send_request("GET", "/", "", b""));
+        for client in &mut clients {
+            assert_eq!(client.read_response().text(), "met", "{file}");
+        }
+    }
 }
