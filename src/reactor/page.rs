@@ -37,7 +37,7 @@ impl Reactor {
             host: request.field("host").unwrap_or_default(),
             site: request.field("sec-fetch-site"),
         };
-        let mut reply = page::reply(query, &self.page_hosts);
+        let mut reply = page::reply(query, self.admin.page_hosts());
         if reply == Reply::Events && !request.context.is_head && self.admin.is_full_of_viewers(&self.io) {
             reply = TOO_MANY_VIEWERS;
         }

@@ -25,7 +25,6 @@ use crate::fleet::Beginning;
 use crate::handover::{Incoming, Message};
 use crate::names::Names;
 use crate::observe::access::AccessLog;
-use crate::page::HostNames;
 #[cfg(not(any(test, fuzzing)))]
 use crate::process;
 use crate::process::DescriptorLimit;
@@ -241,7 +240,6 @@ impl Reactor {
                 config.clone(),
             ),
             host: opened.host,
-            page_hosts: HostNames::new(config.page_hosts.clone()),
             stage: Stage::Running,
             exit: None,
             supervisor: Supervisor::new(launcher, config.clone(), seed, beginning, now),

@@ -18,7 +18,6 @@ use super::supervisor::Supervisor;
 pub(super) use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::deadlines::earliest;
-use crate::page::HostNames;
 use crate::quarantine::Quarantine;
 use mio::Events;
 use std::io;
@@ -38,8 +37,6 @@ pub(crate) struct Reactor {
     pub(super) quarantine: Quarantine,
     pub(super) admin: Admin,
     pub(super) host: Host,
-    /// Under which the operators' page is shown.
-    pub(super) page_hosts: HostNames,
     pub(super) stage: Stage,
     pub(super) exit: Option<u8>,
     /// The last to go: it holds the server's name.

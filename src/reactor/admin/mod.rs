@@ -9,6 +9,7 @@ use super::io::token::Target;
 use super::limits::LINGER;
 use crate::config::Config;
 use crate::deadlines::{Deadlines, earliest};
+use crate::page::HostNames;
 use connections::{Connections, ControlDeadline, STALLED_AFTER, Viewers};
 use mio::event::Source;
 use mio::{Interest, Registry};
@@ -21,6 +22,8 @@ pub(super) struct Admin {
     listeners: Vec<Listener>,
     metrics_listeners: Vec<Listener>,
     page_listeners: Vec<Listener>,
+    /// Under which the page is shown.
+    page_hosts: HostNames,
     connections: Connections,
     viewers: Viewers,
     deadlines: Deadlines<ControlDeadline>,
@@ -38,6 +41,7 @@ impl Admin {
             listeners,
             metrics_listeners,
             page_listeners,
+            page_hosts: HostNames::new(config.page_hosts.clone()),
             connections: Connections::default(),
             viewers: Viewers::default(),
             deadlines: Deadlines::new(|kind| match kind {
@@ -74,6 +78,10 @@ impl Admin {
 
     pub(super) fn page_listeners(&self) -> &[Listener] {
         &self.page_listeners
+    }
+
+    pub(super) fn page_hosts(&self) -> &HostNames {
+        &self.page_hosts
     }
 
     /// Those that go from one server to the next.
