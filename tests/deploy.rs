@@ -14,6 +14,8 @@ mod kubernetes;
 mod nginx;
 #[path = "deploy/notify.rs"]
 mod notify;
+#[path = "deploy/prometheus.rs"]
+mod prometheus;
 #[path = "deploy/proxy_protocol.rs"]
 mod proxy_protocol;
 #[path = "deploy/sockets.rs"]
