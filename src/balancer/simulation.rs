@@ -19,6 +19,19 @@ fn assigned_with(model: &Model, worker: WorkerKey, is_stream: bool) -> Wish {
     if is_stream { Wish::Stream } else { Wish::Answer }
 }
 
+/// Where in which history something is; written out only where an assertion fails.
+#[derive(Clone, Copy)]
+struct Step {
+    seed: u64,
+    step: usize,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "seed {}, step {}", self.seed, self.step)
+    }
+}
+
 /// How often the order has changed.
 fn play(seed: u64) -> u64 {
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -37,7 +50,7 @@ fn play(seed: u64) -> u64 {
     let is_overload = next(16) == 0;
     let steps = if is_overload { 900 } else { 150 };
     for step in 0..steps {
-        let context = format!("seed {seed}, step {step}");
+        let context = Step { seed, step };
         let keys: Vec<WorkerKey> = model.workers.iter().map(|worker| worker.key).collect();
         let fresh = (0..).map(WorkerKey).find(|key| !keys.contains(key)).expect("a free key");
         let at_work: Vec<WorkerKey> =

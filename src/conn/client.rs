@@ -364,7 +364,7 @@ mod tests {
     const ORIGIN: Origin<'_> = Origin {
         address: "192.0.2.7",
         trust: ForwardedTrust::Ignored,
-        fresh_id: "fresh",
+        fresh_id: b"fresh",
         start_us: b"1000000",
     };
 

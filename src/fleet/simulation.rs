@@ -3,6 +3,15 @@
 //!
 //! `RIP_SIMULATIONS=100000 cargo test fleet` runs more; a failure prints its seed, and `RIP_SEED=<seed>` plays it again.
 
+/// Adds a line to a world's trace, where it has one.
+macro_rules! tell {
+    ($world:ident, $($line:tt)*) => {
+        if let Some(trace) = &mut $world.trace {
+            trace.push(format!($($line)*));
+        }
+    };
+}
+
 mod checks;
 mod ends;
 mod scenarios;
@@ -64,7 +73,8 @@ struct World {
     started_by_roll: usize,
     /// They left by themselves, and need not be told.
     has_quit: BTreeSet<usize>,
-    trace: Vec<String>,
+    /// What has happened, where somebody will read it.
+    trace: Option<Vec<String>>,
 }
 
 impl World {
@@ -103,7 +113,7 @@ impl World {
             had_roll_template: false,
             started_by_roll: 0,
             has_quit: BTreeSet::new(),
-            trace: Vec::new(),
+            trace: std::env::var_os("RIP_SEED").map(|_| Vec::new()),
         };
         world.obey();
         world
@@ -122,7 +132,7 @@ impl World {
     /// Does what the fleet says, as the reactor would, and checks that it may say so.
     fn obey(&mut self) {
         while let Some(action) = self.fleet.next_action() {
-            self.trace.push(format!("    -> {action:?}"));
+            tell!(self, "    -> {action:?}");
             match action {
                 Action::Spawn { slot, release, template, .. } => self.spawn(slot, release, template),
                 Action::StartTemplate { template, release } => self.start_template(template, release),
@@ -235,7 +245,7 @@ impl World {
             0..=5 => self.pass_time(),
             6..=10 => {
                 if let Some(key) = self.pick(|life| life == Life::Booting) {
-                    self.trace.push(format!("join {key}"));
+                    tell!(self, "join {key}");
                     self.join(key);
                     if self.chance(5) {
                         self.fleet.joined(WorkerKey(key), true, now);
@@ -251,16 +261,16 @@ impl World {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
                     match next(&mut self.random) % 4 {
                         0 => {
-                            self.trace.push(format!("retire {key}"));
+                            tell!(self, "retire {key}");
                             self.fleet.retire(WorkerKey(key), RetireReason::Memory, now);
                         }
                         1 => {
-                            self.trace.push(format!("used up {key}"));
+                            tell!(self, "used up {key}");
                             self.fleet.note_used_up(WorkerKey(key), now);
                         }
                         more => {
                             let has_streams = more == 2;
-                            self.trace.push(format!("streams of {key}: {has_streams}"));
+                            tell!(self, "streams of {key}: {has_streams}");
                             self.fleet.note_streams(WorkerKey(key), has_streams, now);
                         }
                     }
@@ -268,7 +278,7 @@ impl World {
             }
             13 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
-                    self.trace.push(format!("quit {key}"));
+                    tell!(self, "quit {key}");
                     let ending = match (self.alive[&key].has_served, self.chance(2)) {
                         (true, _) => Ending::Served,
                         (false, true) => Ending::Quit,
@@ -280,7 +290,7 @@ impl World {
             }
             14 => {
                 if let Some(key) = self.pick(|life| life != Life::Booting) {
-                    self.trace.push(format!("stuck {key}"));
+                    tell!(self, "stuck {key}");
                     let has_others = self.chance(4);
                     // It has had its time; how long the others in it get is the reactor's simulation to tell.
                     self.alive.get_mut(&key).expect("it was picked").may_be_told = true;
@@ -293,7 +303,7 @@ impl World {
                 if self.has_given_up {
                     return;
                 }
-                self.trace.push("reload".into());
+                tell!(self, "reload");
                 self.rolls_asked = true;
                 let length = match next(&mut self.random) % 4 {
                     0 => Some(TrialLength::Requests(60)),
@@ -309,14 +319,14 @@ impl World {
             }
             17 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
-                    self.trace.push(format!("shrink {key}"));
+                    tell!(self, "shrink {key}");
                     self.fleet.shrink(WorkerKey(key), now);
                     assert!(self.fleet.size() >= self.plan.min_workers);
                 }
             }
             18 => {
                 if let Some(key) = self.pick(|life| life == Life::Withdrawn) {
-                    self.trace.push(format!("idle {key}"));
+                    tell!(self, "idle {key}");
                     self.alive.get_mut(&key).expect("it was picked").may_be_told = true;
                     self.fleet.idle(WorkerKey(key), now);
                 }
@@ -324,7 +334,7 @@ impl World {
             20..=24 => self.step_templates(),
             _ => {
                 if self.chance(40) {
-                    self.trace.push("drain".into());
+                    tell!(self, "drain");
                     self.fleet.drain(now);
                 } else if self.chance(2) {
                     self.change_size();
@@ -345,7 +355,7 @@ impl World {
     /// An operator wants one worker more or fewer.
     fn change_size(&mut self) {
         let change = if self.chance(2) { Resize::More } else { Resize::Fewer };
-        self.trace.push(format!("{change:?}"));
+        tell!(self, "{change:?}");
         let before = (self.plan.min_workers, self.plan.max_workers);
         let is_done = self.fleet.change_size(change, self.now);
         (self.plan.min_workers, self.plan.max_workers) = match change {
@@ -368,7 +378,7 @@ impl World {
             Some(deadline) if self.chance(2) || deadline < far => deadline,
             _ => far,
         };
-        self.trace.push(format!("time {:?}", self.now));
+        tell!(self, "time {:?}", self.now);
         self.fleet.tick(self.now);
     }
 
@@ -386,7 +396,7 @@ impl World {
     }
 
     fn exit(&mut self, key: usize) {
-        self.trace.push(format!("exit {key}"));
+        tell!(self, "exit {key}");
         let Some(process) = self.alive.remove(&key) else { return };
         let was_front = self.fleet.slots[process.slot].front();
         self.fleet.exited(WorkerKey(key), process.has_served, self.now);
@@ -401,8 +411,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() && std::env::var_os("RIP_SEED").is_some() {
-            eprintln!("{}", self.trace.join("\n"));
+        if std::thread::panicking()
+            && let Some(trace) = &self.trace
+        {
+            eprintln!("{}", trace.join("\n"));
         }
     }
 }

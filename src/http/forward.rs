@@ -12,7 +12,7 @@ pub struct Origin<'a> {
     pub address: &'a str,
     pub trust: ForwardedTrust<'a>,
     /// A new request id, for requests that have no trusted one.
-    pub fresh_id: &'a str,
+    pub fresh_id: &'a [u8],
     /// When the request's head was whole, in µs since 1970, as digits.
     pub start_us: &'a [u8],
 }
@@ -100,7 +100,7 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, origin:
         // The form that New Relic, Scout and others read the queue's time from.
         push(out, &[b"X-Request-Start: t=", origin.start_us, b"\r\n"]);
     }
-    let id = trusted_fields.id.unwrap_or(origin.fresh_id.as_bytes());
+    let id = trusted_fields.id.unwrap_or(origin.fresh_id);
     out.extend_from_slice(b"X-Request-Id: ");
     let from = out.len();
     push(out, &[id, b"\r\n"]);
@@ -202,7 +202,7 @@ mod tests {
     const STRANGER: Origin<'_> = Origin {
         address: "192.0.2.7",
         trust: ForwardedTrust::Ignored,
-        fresh_id: "fresh",
+        fresh_id: b"fresh",
         start_us: b"1000000",
     };
 

@@ -68,14 +68,14 @@ impl World {
             }
             3 => {
                 if let Some(id) = self.pick_template(false).filter(|_| self.chance(6)) {
-                    self.trace.push(format!("template {} refuses", id.0));
+                    tell!(self, "template {} refuses", id.0);
                     self.templates.remove(&id);
                     self.fleet.template_refused(id, now);
                 }
             }
             _ => {
                 if let Some((slot, _)) = self.asked.pop() {
-                    self.trace.push(format!("slot {slot} is forked"));
+                    tell!(self, "slot {slot} is forked");
                     self.spawned(slot);
                 }
             }
@@ -84,7 +84,7 @@ impl World {
 
     /// A template is gone: what it was asked for has failed.
     pub(super) fn template_dies(&mut self, id: TemplateId, is_told: bool) {
-        self.trace.push(format!("template {} dies", id.0));
+        tell!(self, "template {} dies", id.0);
         self.templates.remove(&id);
         let (lost, rest): (Vec<_>, Vec<_>) = self.asked.iter().partition(|(_, asked)| *asked == id);
         self.asked = rest;
@@ -104,7 +104,7 @@ impl World {
     }
 
     pub(super) fn template_is_ready(&mut self, id: TemplateId) {
-        self.trace.push(format!("template {} is ready", id.0));
+        tell!(self, "template {} is ready", id.0);
         if let Some((release, is_ready)) = self.templates.get_mut(&id) {
             *is_ready = true;
             self.had_roll_template |= *release == Release::New;
@@ -116,7 +116,7 @@ impl World {
     pub(super) fn grow(&mut self, needed: usize) {
         // What ended before was told before, and what is to follow is known.
         self.obey();
-        self.trace.push(format!("grow by {needed}"));
+        tell!(self, "grow by {needed}");
         let before = self.fleet.size();
         let has_joined = |slot: &&Slot| matches!(slot.front(), Front::Held(member) if !matches!(member.phase(), Phase::Booting { .. }));
         let coming = before - self.fleet.slots.iter().filter(has_joined).count();

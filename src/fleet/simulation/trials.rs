@@ -17,7 +17,7 @@ impl World {
 
     /// Requests are answered while somebody is on trial; the new release may be worse.
     pub(super) fn answer_some(&mut self) {
-        self.trace.push("answers".into());
+        tell!(self, "answers");
         let is_worse = !self.is_kind && self.chance(2);
         for target in 0..120 {
             // What follows from a verdict is to be done first.

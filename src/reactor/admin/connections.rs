@@ -333,7 +333,7 @@ impl Admin {
         let connection = self.connections.get_mut(key)?;
         let mut ask = None;
         let mut pending_bytes = PendingBytes::join(connection.conn.read_buffer.take(), fresh);
-        let origin = Origin { address: "", trust: ForwardedTrust::Ignored, fresh_id: "", start_us: b"" };
+        let origin = Origin { address: "", trust: ForwardedTrust::Ignored, fresh_id: b"", start_us: b"" };
         while ask.is_none()
             && let Some(connection) = self.connections.get_mut(key).filter(|other| other.is_reading())
         {

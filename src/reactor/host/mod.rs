@@ -6,6 +6,7 @@ pub(super) mod line;
 pub(super) mod notifier;
 mod pid_file;
 
+use crate::deadlines::earliest;
 use crate::handover::{Incoming, Message, Outgoing};
 use crate::observe::counters::Counters;
 use crate::process;
@@ -72,7 +73,7 @@ impl Host {
         let successor = self.successor.as_ref();
         let upgrade = successor.and_then(|successor| successor.machine.next_deadline());
         let report = successor.and_then(|successor| successor.next_report);
-        self.notifier.next_deadline().into_iter().chain(upgrade).chain(report).min()
+        earliest([self.notifier.next_deadline(), upgrade, report])
     }
 
     /// Whether it is open which of two servers will go on: an upgrade is under way, from this one or to this one.

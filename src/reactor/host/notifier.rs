@@ -1,6 +1,7 @@
 //! What systemd is told (`sd_notify(3)`): when the server is ready, reloads and stops, how it stands, and that its loop
 //! turns.
 
+use crate::deadlines::earliest;
 use nix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::io;
@@ -114,7 +115,7 @@ impl Notifier {
     /// When something is to be told by the clock.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let beat = self.watchdog.as_ref().filter(|_| self.is_on() && self.told.is_some() && !self.is_silent);
-        self.retry.into_iter().chain(beat.map(|watchdog| watchdog.next)).min()
+        earliest([self.retry, beat.map(|watchdog| watchdog.next)])
     }
 
     /// Tells what has changed, and the watchdog's beat where it is due. Called once a tick, so it comes only while the

@@ -12,8 +12,8 @@ pub(crate) struct Clock {
     pub now: Instant,
     /// Since 1970.
     pub unix: Duration,
-    wall_asked: Instant,
-    wall: Duration,
+    /// Since the wall clock was asked.
+    since_wall: Duration,
     date_second: u64,
     /// `Date: …\r\n`, made once a second.
     pub date_line: Vec<u8>,
@@ -40,8 +40,7 @@ impl Clock {
         let mut clock = Clock {
             now,
             unix: Duration::ZERO,
-            wall_asked: now,
-            wall: Duration::ZERO,
+            since_wall: Duration::ZERO,
             date_second: u64::MAX,
             date_line: Vec::new(),
             seconds: Vec::new(),
@@ -51,23 +50,26 @@ impl Clock {
         clock
     }
 
-    /// Reads the clock, once a tick.
-    pub(crate) fn read(&mut self) {
-        self.move_to(Instant::now());
+    /// Reads the clock, once a tick; how much time has passed.
+    pub(crate) fn read(&mut self) -> Duration {
+        self.move_to(Instant::now())
     }
 
-    /// It is `now`.
-    pub(crate) fn move_to(&mut self, now: Instant) {
+    /// It is `now`; how much time has passed.
+    pub(crate) fn move_to(&mut self, now: Instant) -> Duration {
+        let passed = now.duration_since(self.now);
         self.now = now;
         self.unix_us.clear();
-        let since_asked = self.now.duration_since(self.wall_asked);
-        if since_asked >= WALL_EVERY {
-            return self.ask_wall();
+        self.since_wall += passed;
+        if self.since_wall >= WALL_EVERY {
+            self.ask_wall();
+            return passed;
         }
-        self.unix = self.wall + since_asked;
+        self.unix += passed;
         if self.unix.as_secs() != self.date_second {
             self.set_date();
         }
+        passed
     }
 
     /// µs since 1970 as digits, made once for all requests of a tick.
@@ -81,10 +83,9 @@ impl Clock {
     }
 
     fn ask_wall(&mut self) {
-        self.wall_asked = self.now;
+        self.since_wall = Duration::ZERO;
         // A clock before 1970 is no clock.
-        self.wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.unix = self.wall;
+        self.unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.set_date();
     }
 
@@ -96,6 +97,18 @@ impl Clock {
         self.date_line = format!("Date: {date}\r\n").into_bytes();
     }
 }
+
+/// Each byte in hexadecimal.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Request ids: 16 hexadecimal digits, unpredictable enough not to collide, and cheap.
 #[derive(Debug)]
@@ -109,17 +122,17 @@ impl Ids {
         Ids { state: seed(), text: [b'0'; 16] }
     }
 
-    pub(crate) fn next(&mut self) -> &str {
+    pub(crate) fn next(&mut self) -> &[u8] {
         // splitmix64: every state gives another id until all 2^64 have been given.
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        for (place, digit) in self.text.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * place)) as usize & 15];
+        for (pair, byte) in self.text.chunks_exact_mut(2).zip(mixed.to_be_bytes()) {
+            pair.copy_from_slice(&HEX_PAIRS[usize::from(byte)]);
         }
-        std::str::from_utf8(&self.text).unwrap_or_default()
+        &self.text
     }
 }
 

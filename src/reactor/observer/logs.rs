@@ -2,12 +2,14 @@
 
 use super::log_file::LogFile;
 use super::stdio::{News, Output};
+use crate::deadlines::earliest;
 use crate::observe::access::{AccessLog, Record};
 use crate::reactor::io::token::Target;
 use mio::Registry;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ const LOG_BYTES: usize = 64 * 1024;
 /// The server's own words on their way to stderr. `log` wants a logger that could be called from any thread, hence
 /// the mutex; there is only one.
 static WORDS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// There are some. Asked in each tick, where the mutex costs more.
+static HAS_WORDS: AtomicBool = AtomicBool::new(false);
 
 /// Takes the log's lines into [`WORDS`].
 struct Words;
@@ -26,6 +30,7 @@ struct Words;
 impl io::Write for Words {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         WORDS.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        HAS_WORDS.store(true, Ordering::Release);
         Ok(bytes.len())
     }
 
@@ -146,10 +151,9 @@ impl Logs {
     /// When lines must be written at the latest.
     pub(crate) fn next_flush(&self, now: Instant) -> Option<Instant> {
         // Output that tells nobody when it has room is asked again by the clock.
-        let file = self.file.as_ref().map(|file| &file.output);
-        let mut outputs = [&self.stdout, &self.stderr].into_iter().chain(file);
-        let context = outputs.any(Output::needs_clock).then(|| now + LOG_DELAY);
-        self.lines_due.into_iter().chain(context).min()
+        let does_file = self.file.as_ref().is_some_and(|file| file.output.needs_clock());
+        let is_asked = does_file || self.stdout.needs_clock() || self.stderr.needs_clock();
+        earliest([self.lines_due, is_asked.then(|| now + LOG_DELAY)])
     }
 
     /// Writes what is due, without waiting for anybody.
@@ -163,8 +167,11 @@ impl Logs {
             self.lines = lines;
             self.lines_due = None;
         }
-        let words = std::mem::take(&mut *WORDS.lock().unwrap_or_else(PoisonError::into_inner));
-        self.stderr.push(&words);
+        if HAS_WORDS.load(Ordering::Acquire) {
+            HAS_WORDS.store(false, Ordering::Relaxed);
+            let words = std::mem::take(&mut *WORDS.lock().unwrap_or_else(PoisonError::into_inner));
+            self.stderr.push(&words);
+        }
         self.write();
     }
 
@@ -179,6 +186,11 @@ impl Logs {
     }
 
     fn write(&mut self) {
+        // As in most ticks.
+        let is_quiet = self.file.as_ref().is_none_or(|file| file.output.is_quiet());
+        if is_quiet && self.stdout.is_quiet() && self.stderr.is_quiet() {
+            return;
+        }
         self.stdout.flush();
         self.stderr.flush();
         let of_file = self.file.as_mut().and_then(|file| {

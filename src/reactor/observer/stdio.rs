@@ -154,6 +154,11 @@ impl Output {
         !self.waiting.is_empty() && matches!(self.way, Way::Shared(_))
     }
 
+    /// There is nothing to write, and nothing to tell of it.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && self.dropped_lines == 0 && !matches!(self.health, Health::Failing(_))
+    }
+
     pub(super) fn all_dropped_lines(&self) -> u64 {
         self.all_dropped_lines
     }

@@ -5,6 +5,7 @@ use super::Supervisor;
 use super::watch::{Limit, Watch};
 use super::worker::Worker;
 use crate::config::HotReload;
+use crate::deadlines::earliest;
 use crate::fleet;
 use crate::keys::WorkerKey;
 use crate::paths::shown;
@@ -130,7 +131,7 @@ impl Supervisor {
     pub(super) fn renewal_deadline(&self) -> Option<Instant> {
         let change = self.renewal.watch.as_ref().and_then(|watch| watch.changes.due());
         let hold = self.renewal.hold.map(|hold| hold.until);
-        change.into_iter().chain(hold).min()
+        earliest([change, hold])
     }
 
     /// Changes have been seen whose code has not come yet.

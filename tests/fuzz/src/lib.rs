@@ -24,7 +24,7 @@ const DATE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 const ORIGIN: Origin<'_> = Origin {
     address: "192.0.2.7",
     trust: ForwardedTrust::Believed(&is_proxy),
-    fresh_id: "fresh",
+    fresh_id: b"fresh",
     start_us: b"1000000",
 };
 
