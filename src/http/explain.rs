@@ -58,19 +58,9 @@ fn is_first_bad_line_folded(head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::http::Reason;
     use crate::http::reason::Bad;
-    use crate::http::request::header_buffer;
-    use crate::http::{Reason, RequestHead};
-
-    fn refusal(head: &str) -> Reason {
-        RequestHead::parse(head.as_bytes(), &mut header_buffer())
-            .map(|head| head.method.to_owned())
-            .unwrap_err()
-    }
-
-    fn with(fields: &str) -> String {
-        format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")
-    }
+    use crate::http::request::tests::{refusal, with};
 
     #[test]
     fn a_field_line_is_refused_for_what_is_wrong_with_it() {

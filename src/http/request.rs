@@ -277,16 +277,17 @@ pub fn lower_version(head: &mut [u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn refusal(head: &str) -> Reason {
+    /// Why a head is refused.
+    pub(crate) fn refusal(head: &str) -> Reason {
         RequestHead::parse(head.as_bytes(), &mut header_buffer())
             .map(|head| head.method.to_owned())
             .unwrap_err()
     }
 
-    fn with(fields: &str) -> String {
+    pub(crate) fn with(fields: &str) -> String {
         format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")
     }
 
