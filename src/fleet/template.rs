@@ -80,7 +80,7 @@ pub(crate) const TEMPLATE: &[Row<TemplateState>] = &[
 
 /// A worker that a template was asked for and has not named.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct PendingFork {
     slot: usize,
     until: Instant,
 }
@@ -95,7 +95,7 @@ struct Template {
     /// In a row.
     failed_forks: u8,
     /// One for each slot at most.
-    asked: Vec<Asked>,
+    asked: Vec<PendingFork>,
 }
 
 impl Template {
@@ -274,7 +274,7 @@ impl Fleet {
         let until = now + self.plan.boot_timeout;
         match self.templates.origin(release) {
             Origin::Template(id) => {
-                self.templates.of_mut(release).asked.push(Asked { slot, until });
+                self.templates.of_mut(release).asked.push(PendingFork { slot, until });
                 Some(id)
             }
             Origin::Plain | Origin::NotYet => None,

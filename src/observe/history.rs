@@ -164,7 +164,7 @@ impl Figures {
 mod tests {
     use super::*;
 
-    const REST: Load = Load { waiting: 0, at_work: 0, workers: 4 };
+    const IDLE: Load = Load { waiting: 0, at_work: 0, workers: 4 };
 
     /// A history, its time in ms, and its counters.
     struct World {
@@ -192,11 +192,11 @@ mod tests {
     #[test]
     fn what_is_counted_belongs_to_the_second_of_its_tick() {
         let mut world = World::new();
-        world.tick(900, REST);
+        world.tick(900, IDLE);
         world.tally.by_class[1] = 7;
         world.tally.refusals.insert("queue_full", 2);
         // The next tick comes long after.
-        world.tick(5300, Load { at_work: 3, ..REST });
+        world.tick(5300, Load { at_work: 3, ..IDLE });
         let runs = world.runs(0);
         assert_eq!((&runs[0]["second"], &runs[0]["seconds"]), (&json!(0), &json!(1)));
         assert_eq!((&runs[0]["answers"], &runs[0]["atWork"]), (&json!([0, 7, 0, 0, 0]), &json!(3)));
@@ -211,7 +211,7 @@ mod tests {
     fn a_second_has_the_most_that_was_in_it() {
         let mut world = World::new();
         for (at_ms, at_work) in [(100, 1), (500, 4), (900, 2), (1100, 0)] {
-            world.tick(at_ms, Load { at_work, ..REST });
+            world.tick(at_ms, Load { at_work, ..IDLE });
         }
         assert_eq!(world.runs(0)[0]["atWork"], 4);
     }
@@ -220,13 +220,13 @@ mod tests {
     fn idle_seconds_are_one_entry_and_ten_minutes_are_kept() {
         let mut world = World::new();
         for second in 1..2000 {
-            world.tick(second * 1000, REST);
+            world.tick(second * 1000, IDLE);
         }
         assert_eq!(world.history.runs.len(), 1);
         assert_eq!(world.runs(0)[0]["seconds"], HISTORY_S);
         for second in 2000..4000 {
             world.tally.by_class[1] += second;
-            world.tick(second * 1000, REST);
+            world.tick(second * 1000, IDLE);
             assert!(world.history.runs.len() as u64 <= HISTORY_S);
         }
         let runs = world.runs(0);
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(world.runs(3998).len(), 1);
         assert!(world.runs(3999).is_empty());
         // A day without a tick costs nothing.
-        world.tick(86_400_000, REST);
+        world.tick(86_400_000, IDLE);
         assert_eq!(world.history.runs.len(), 1);
     }
 }

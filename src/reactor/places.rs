@@ -1,6 +1,6 @@
 //! The places of workers: one that has come free serves the next request, and a stream leaves its own.
 
-use super::backend::Place;
+use super::backend::PlaceState;
 use super::crossing::Times;
 use super::supervisor::worker::Origin;
 use super::tick::Reactor;
@@ -26,11 +26,11 @@ impl Reactor {
             return;
         }
         let next = match place {
-            Some(Place::Held { wish }) => {
+            Some(PlaceState::Held { wish }) => {
                 self.supervisor.check_limits(worker, now);
                 self.balancer.release(worker, wish, now)
             }
-            Some(Place::Left) => {
+            Some(PlaceState::Left) => {
                 let next = self.balancer.end_stream(worker, now);
                 if self.balancer.streams_of(worker) == 0 {
                     self.supervisor.fleet_mut().note_streams(worker, false, now);
@@ -38,7 +38,7 @@ impl Reactor {
                 self.supervisor.check_limits(worker, now);
                 next
             }
-            Some(Place::Unused { .. } | Place::Closed) | None => NextStep::Idle,
+            Some(PlaceState::Unused { .. } | PlaceState::Closed) | None => NextStep::Idle,
         };
         self.go_on_with_worker(worker, next);
     }
@@ -83,7 +83,7 @@ impl Reactor {
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let Some((times, total)) = self.backend.begin_stream(upstream, now) else { return };
         self.observer.stream_began(&times, total);
-        if let Some(Place::Held { wish }) = self.backend.place(upstream)
+        if let Some(PlaceState::Held { wish }) = self.backend.place(upstream)
             && let Some(next) = self.balancer.begin_stream(worker, wish, now)
         {
             self.backend.leave_place(upstream);

@@ -2,7 +2,7 @@
 //! nobody waits for has ended, and how a process has ended whose answer ended with it.
 
 use super::backend::exchange::{Exchange, Stage};
-use super::backend::{NoConnection, Place, UpstreamDeadline};
+use super::backend::{NoConnection, PlaceState, UpstreamDeadline};
 use super::crossing::Delivery;
 use super::supervisor::worker::Fate;
 use super::tick::Reactor;
@@ -137,7 +137,7 @@ impl Reactor {
             // It has a second try in hand, or will be taken out in a moment.
             return self.io.give_back(earlier.request.head);
         }
-        if self.backend.place(upstream) == Some(Place::Left) {
+        if self.backend.place(upstream) == Some(PlaceState::Left) {
             // It held nobody, so nobody waits for the end of its handler.
             self.io.give_back(earlier.request.head);
             self.backend.disarm(upstream);

@@ -15,7 +15,7 @@ pub(crate) use connecting::NoConnection;
 pub(crate) use deadlines::{AskDeadline, UpstreamDeadline};
 pub(crate) use receiving::Piece;
 pub(crate) use sending::Sent;
-pub(crate) use upstreams::Place;
+pub(crate) use upstreams::PlaceState;
 
 use super::crossing::{Job, Times};
 use super::io::Io;
@@ -114,7 +114,7 @@ impl Backend {
     }
 
     /// What a connection's work counts as.
-    pub(crate) fn place(&self, upstream: UpstreamKey) -> Option<Place> {
+    pub(crate) fn place(&self, upstream: UpstreamKey) -> Option<PlaceState> {
         self.get(upstream).map(|entry| entry.place)
     }
 
@@ -170,7 +170,7 @@ impl Backend {
     /// Workers of which an event stream or a tunnel holds a place.
     pub(crate) fn workers_held_by_streams(&self) -> BTreeSet<WorkerKey> {
         let is_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_stream);
-        let is_held = |entry: &Upstream| matches!(entry.place, Place::Held { .. }) && is_stream(entry);
+        let is_held = |entry: &Upstream| matches!(entry.place, PlaceState::Held { .. }) && is_stream(entry);
         let held = self.upstreams.iter().filter(|(_, entry)| is_held(entry));
         held.map(|(_, entry)| entry.worker).collect()
     }
@@ -224,14 +224,14 @@ impl Backend {
     }
 
     /// The work on a connection is over, and what it counted as.
-    pub(crate) fn release_upstream(&mut self, upstream: UpstreamKey, now: Instant) -> Option<Place> {
+    pub(crate) fn release_upstream(&mut self, upstream: UpstreamKey, now: Instant) -> Option<PlaceState> {
         self.upstreams.release(upstream, now)
     }
 
     /// A stream has left its place.
     pub(crate) fn leave_place(&mut self, upstream: UpstreamKey) {
         if let Some(entry) = self.get_mut(upstream) {
-            entry.place = Place::Left;
+            entry.place = PlaceState::Left;
         }
     }
 

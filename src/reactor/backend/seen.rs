@@ -2,7 +2,7 @@
 
 use super::exchange::{Exchange, Sending};
 use super::upstreams::Upstream;
-use super::{Backend, Place, UpstreamDeadline};
+use super::{Backend, PlaceState, UpstreamDeadline};
 use crate::deadlines::Deadlines;
 use crate::keys::{UpstreamKey, WorkerKey};
 
@@ -21,7 +21,7 @@ impl Upstream {
         self.worker
     }
 
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> PlaceState {
         self.place
     }
 

@@ -15,7 +15,7 @@ const UNNEEDED_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(super) worker: WorkerKey,
-    pub(super) place: Place,
+    pub(super) place: PlaceState,
     pub(super) link: Link,
     pub(super) conn: conn::Worker,
     pub(super) exchange: Option<Exchange>,
@@ -23,7 +23,7 @@ pub(crate) struct Upstream {
 
 /// What a connection's work counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum PlaceState {
     /// There is none, but for the first question to a command.
     Unused { since: Option<Instant> },
     /// A request holds one of the worker's places, and was assigned with that wish; so does one whose answer was odd, until
@@ -46,7 +46,7 @@ pub(super) struct Upstreams {
 }
 
 impl Upstream {
-    fn new(worker: WorkerKey, place: Place) -> Self {
+    fn new(worker: WorkerKey, place: PlaceState) -> Self {
         Upstream { worker, place, link: Link::Closed, conn: conn::Worker::default(), exchange: None }
     }
 
@@ -87,7 +87,7 @@ impl Upstreams {
     }
 
     pub(super) fn add_worker(&mut self, worker: WorkerKey) {
-        let first = self.slab.insert(Upstream::new(worker, Place::Unused { since: None }));
+        let first = self.slab.insert(Upstream::new(worker, PlaceState::Unused { since: None }));
         if self.unused.len() <= worker.0 {
             self.unused.resize(worker.0 + 1, Vec::new());
         }
@@ -117,28 +117,28 @@ impl Upstreams {
     pub(super) fn take(&mut self, worker: WorkerKey, wish: Wish) -> Option<UpstreamKey> {
         match self.unused.get_mut(worker.0)?.pop() {
             Some(upstream) => {
-                self.slab.get_mut(upstream.0)?.place = Place::Held { wish };
+                self.slab.get_mut(upstream.0)?.place = PlaceState::Held { wish };
                 Some(upstream)
             }
-            None => Some(UpstreamKey(self.slab.insert(Upstream::new(worker, Place::Held { wish })))),
+            None => Some(UpstreamKey(self.slab.insert(Upstream::new(worker, PlaceState::Held { wish })))),
         }
     }
 
     /// It waits for the next request; one that is not connected any more goes, unless it is the only one.
-    pub(super) fn release(&mut self, upstream: UpstreamKey, now: Instant) -> Option<Place> {
+    pub(super) fn release(&mut self, upstream: UpstreamKey, now: Instant) -> Option<PlaceState> {
         let entry = self.slab.get_mut(upstream.0)?;
         let unused = self.unused.get_mut(entry.worker.0)?;
         let place = entry.place;
         match place {
-            Place::Held { .. } | Place::Left => {}
-            Place::Unused { .. } | Place::Closed => return Some(place),
+            PlaceState::Held { .. } | PlaceState::Left => {}
+            PlaceState::Unused { .. } | PlaceState::Closed => return Some(place),
         }
         if entry.link.open().is_none() && !unused.is_empty() {
-            entry.place = Place::Closed;
+            entry.place = PlaceState::Closed;
             self.closed.push(upstream);
             return Some(place);
         }
-        entry.place = Place::Unused { since: Some(now) };
+        entry.place = PlaceState::Unused { since: Some(now) };
         unused.push(upstream);
         if unused.len() > 1 {
             self.next_sweep.get_or_insert(now + UNNEEDED_AFTER);
@@ -156,13 +156,13 @@ impl Upstreams {
             // From the end that was used first.
             let unneeded = unused.iter().take(unused.len().saturating_sub(1)).take_while(|upstream| {
                 let place = slab.get(upstream.0).map(|entry| entry.place);
-                matches!(place, Some(Place::Unused { since: Some(since) }) if since + UNNEEDED_AFTER <= now)
+                matches!(place, Some(PlaceState::Unused { since: Some(since) }) if since + UNNEEDED_AFTER <= now)
             });
             let unneeded = unneeded.count();
             for upstream in unused.drain(..unneeded) {
                 if let Some(entry) = slab.get_mut(upstream.0) {
                     entry.close();
-                    entry.place = Place::Closed;
+                    entry.place = PlaceState::Closed;
                     self.closed.push(upstream);
                 }
             }

@@ -5,7 +5,7 @@ use super::world::World;
 use crate::http::Framing;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
 use crate::reactor::backend::exchange::{Exchange, Sending};
-use crate::reactor::backend::{Place, UpstreamDeadline};
+use crate::reactor::backend::{PlaceState, UpstreamDeadline};
 use crate::reactor::frontend::phase::{Phase, Wait};
 use crate::reactor::io::token::Target;
 use crate::reactor::limits::{LINGER, READ_BYTES};
@@ -89,8 +89,8 @@ impl World {
             );
             let of_it = || reactor.backend.upstreams().filter(|(_, entry)| entry.worker() == worker);
             let is_known = reactor.balancer.is_known(worker);
-            let held = of_it().filter(|(_, entry)| matches!(entry.place(), Place::Held { .. })).count();
-            let left = of_it().filter(|(_, entry)| entry.place() == Place::Left).count();
+            let held = of_it().filter(|(_, entry)| matches!(entry.place(), PlaceState::Held { .. })).count();
+            let left = of_it().filter(|(_, entry)| entry.place() == PlaceState::Left).count();
             let counts = (reactor.balancer.at_work(worker), reactor.balancer.streams_of(worker));
             assert!(
                 !is_known || counts == (held, left),
@@ -103,18 +103,18 @@ impl World {
                 let rests = reactor.backend.armed(upstream) == Some(UpstreamDeadline::Cooldown);
                 let is_stream = entry.exchange().is_some_and(Exchange::is_stream);
                 match entry.place() {
-                    Place::Held { .. } => {
+                    PlaceState::Held { .. } => {
                         let is_at_work = entry.exchange().is_some() || rests || !is_known;
                         assert!(is_at_work, "{upstream:?}: busy with nothing");
                     }
-                    Place::Left => {
+                    PlaceState::Left => {
                         assert!(is_stream || !is_known, "{upstream:?}: left by something that is no stream")
                     }
-                    Place::Unused { .. } => {
+                    PlaceState::Unused { .. } => {
                         let is_asked = entry.exchange().is_none_or(Exchange::is_question);
                         assert!(is_asked, "{upstream:?}: unused, with a request");
                     }
-                    Place::Closed => panic!("{upstream:?}: closed, and there behind the tick"),
+                    PlaceState::Closed => panic!("{upstream:?}: closed, and there behind the tick"),
                 }
             }
         }
