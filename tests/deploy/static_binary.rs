@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-const MAX_BYTES: u64 = 3_500_000;
+const MAX_BYTES: u64 = 3_600_000;
 /// The Dockerfile's user.
 const NOBODY: &str = "65532:65532";
 

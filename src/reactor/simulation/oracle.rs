@@ -14,6 +14,8 @@ pub(crate) struct Oracle {
     pub anonymous_file: Vec<u64>,
     /// A worker took so little at once that it may have a request in part, and not know which.
     pub has_little_room: bool,
+    /// A worker that lives has closed a connection with nothing on it, which the server may have used before it knew.
+    pub has_closed_idle: bool,
 }
 
 /// One answer, and how much of it a worker has said.

@@ -197,6 +197,7 @@ impl Worker {
     fn hang_up_line(&mut self, line: usize, oracle: &mut Oracle) {
         if let Some(line) = self.lines.get_mut(line) {
             let mut wire = line.wire.borrow_mut();
+            oracle.has_closed_idle |= self.life != Life::Ended && line.hand.is_none();
             if self.life != Life::Ended
                 && let Some(hand) = &line.hand
             {

@@ -173,7 +173,10 @@ impl World {
             "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
             "stopping" => !is_running || (tag.was_parted && self.had_its_drain(tag.first_tried)),
             "worker_died" => tag.was_died_on || self.oracle.has_little_room || knows_little,
-            "answer_cut" => tag.was_closed_on || self.oracle.has_little_room,
+            "answer_cut" => {
+                let is_unheard = self.oracle.has_closed_idle && tag.tries.last() != Some(&Try::Heard);
+                tag.was_closed_on || self.oracle.has_little_room || is_unheard
+            }
             "client_gone" => {
                 let wire = client.wire.borrow();
                 let is_unresponsive = self.now >= client.took_at + config.idle_timeout;
