@@ -3,7 +3,8 @@
 //! A second is closed by the first tick after it. Until that tick nothing was counted and nobody came or went, so a
 //! server that is idle has nothing to do for its history: any number of idle seconds is one entry.
 
-use super::metrics::{Histogram, Tally};
+use super::histogram::Histogram;
+use super::metrics::Tally;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

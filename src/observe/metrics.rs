@@ -1,14 +1,12 @@
 //! Counters and histograms, and their text for Prometheus. Pure: events come in, text goes out.
 
+use super::exposition::Text;
+use super::histogram::Histogram;
 use crate::fleet::RetireReason;
 use crate::http::Reason;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::Duration;
 
-/// Upper bounds of the latency buckets, in seconds: from a local answer to the longest timeout that makes sense.
-const BOUNDS_S: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// All bad requests are counted under one word; the log has the details.
 const BAD_REQUEST: &str = "bad_request";
 
@@ -111,51 +109,6 @@ pub(crate) struct Tally {
     pub refusals: BTreeMap<&'static str, u64>,
     pub total: Histogram,
     pub queue: Histogram,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Histogram {
-    counts: [u64; BOUNDS_S.len()],
-    count: u64,
-    sum: Duration,
-}
-
-impl Histogram {
-    /// What has been added since `before`.
-    pub(crate) fn since(&self, before: &Histogram) -> Histogram {
-        Histogram {
-            counts: std::array::from_fn(|bucket| self.counts[bucket].saturating_sub(before.counts[bucket])),
-            count: self.count.saturating_sub(before.count),
-            sum: self.sum.saturating_sub(before.sum),
-        }
-    }
-
-    /// The time that this share of all stays below, as Prometheus estimates it: even within a bucket. Above the last
-    /// bound it is that bound. `None`: there is nothing.
-    pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
-        if self.count == 0 {
-            return None;
-        }
-        let rank = share * self.count as f64;
-        let (mut below, mut lower) = (0.0, 0.0);
-        for (bound, count) in BOUNDS_S.iter().zip(self.counts) {
-            let count = count as f64;
-            if count > 0.0 && below + count >= rank {
-                return Some(Duration::from_secs_f64(lower + (bound - lower) * (rank - below) / count));
-            }
-            (below, lower) = (below + count, *bound);
-        }
-        Some(Duration::from_secs_f64(lower))
-    }
-
-    fn observe(&mut self, time: Duration) {
-        let seconds = time.as_secs_f64();
-        if let Some(bucket) = BOUNDS_S.iter().position(|bound| seconds <= *bound) {
-            self.counts[bucket] += 1;
-        }
-        self.count += 1;
-        self.sum += time;
-    }
 }
 
 impl Metrics {
@@ -431,86 +384,9 @@ fn code(reason: Reason) -> &'static str {
     }
 }
 
-struct Text(String);
-
-impl Text {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail, here and below.
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.0.push_str(name);
-        for (place, (label, content)) in labels.iter().enumerate() {
-            let content = content.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{content}\"", if place == 0 { '{' } else { ',' });
-        }
-        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.head(name, kind, help);
-        self.line(name, &[], value);
-    }
-
-    fn histogram(&mut self, name: &str, label: Option<(&str, &str)>, histogram: &Histogram) {
-        let bucket = format!("{name}_bucket");
-        let mut line = |bound: &str, count: u64| {
-            let labels: Vec<_> = label.into_iter().chain([("le", bound)]).collect();
-            self.line(&bucket, &labels, count);
-        };
-        let mut below = 0;
-        for (bound, count) in BOUNDS_S.iter().zip(histogram.counts) {
-            below += count;
-            line(&bound.to_string(), below);
-        }
-        line("+Inf", histogram.count);
-        self.line(&format!("{name}_sum"), label.as_slice(), histogram.sum.as_secs_f64());
-        self.line(&format!("{name}_count"), label.as_slice(), histogram.count);
-    }
-
-    /// The server's own process, under the names that Prometheus' clients give to theirs.
-    fn own_use(&mut self, own: &OwnUse) {
-        let name = "process_cpu_seconds_total";
-        self.head(name, "counter", "CPU time of the server's own process.");
-        self.line(name, &[], own.cpu.as_secs_f64());
-        let gauges = [
-            (
-                "process_resident_memory_bytes",
-                "Resident memory of the server's own process.",
-                own.resident_bytes,
-            ),
-            ("process_open_fds", "Descriptors that the server has open.", own.descriptors),
-            ("process_max_fds", "Descriptors that it may have open.", own.max_descriptors),
-        ];
-        for (name, help, value) in gauges {
-            if let Some(value) = value {
-                self.single(name, "gauge", help, value);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_estimated_within_their_bucket() {
-        let mut histogram = Histogram::default();
-        assert_eq!(histogram.quantile(0.5), None);
-        for ms in [3, 3, 3, 3, 30, 30, 30, 30, 30, 70_000] {
-            histogram.observe(Duration::from_millis(ms));
-        }
-        let ms = |share| histogram.quantile(share).map(|time| time.as_secs_f64() * 1000.0);
-        assert_eq!(ms(0.2), Some(3.75), "in the middle of 2.5 to 5");
-        assert_eq!(ms(0.4), Some(5.0));
-        assert_eq!(ms(0.9), Some(50.0));
-        assert_eq!(ms(0.99), Some(10_000.0), "above the last bound");
-        let later = histogram.clone();
-        histogram.observe(Duration::from_millis(3));
-        assert_eq!(histogram.since(&later).quantile(1.0), Some(Duration::from_millis(5)));
-    }
 
     #[test]
     fn buckets_are_cumulative_and_depths_too() {

@@ -2,8 +2,10 @@
 
 pub(crate) mod access;
 pub(crate) mod counters;
+mod exposition;
 pub(crate) mod failures;
 pub(crate) mod folds;
+mod histogram;
 pub(crate) mod history;
 pub(crate) mod metrics;
 pub(crate) mod rolls;
