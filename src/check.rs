@@ -26,19 +26,19 @@ pub(crate) fn check(config: Config, embedded: Option<PathBuf>) -> Result<(), Sta
         ));
     }
     let trouble = StartError::Trouble;
-    let look = reactor::look(&config, embedded.clone())?;
-    let name = shown(&look.app.name).to_string();
-    let entry = shown(&look.app.entry).to_string();
-    let by = if look.program == look.app.entry {
+    let preview = reactor::preview(&config, embedded.clone())?;
+    let name = shown(&preview.app.name).to_string();
+    let entry = shown(&preview.app.entry).to_string();
+    let by = if preview.program == preview.app.entry {
         String::new()
     } else {
-        format!(", run by {}", shown(&look.program))
+        format!(", run by {}", shown(&preview.program))
     };
     say(&format!("{name}: {entry}{by}"))?;
     if let Some(file) = &config.env_file {
-        say(&format!("  variables   {} of {}", look.variables, shown(file)))?;
+        say(&format!("  variables   {} of {}", preview.variables, shown(file)))?;
     }
-    let knows_ready = look.app.runtime != Runtime::Command;
+    let knows_ready = preview.app.runtime != Runtime::Command;
     let within = config.read_timeout + config.queue_timeout + SPARE;
     let mut progress = Progress::new("check: a worker starts");
     let mut trial = Trial::start(config, embedded).map_err(trouble)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// In this order they are served: by deadline, and among equals as they came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
+struct Rank {
     deadline: Instant,
     number: u64,
 }
@@ -24,8 +24,8 @@ pub(super) struct Queue {
     streams: KeyList,
     /// The same of those that a worker has had once.
     second_tries: KeyList,
-    /// The turn of each client in one of the lists; of any other, an old one.
-    turns: Vec<Turn>,
+    /// The rank of each client in one of the lists; of any other, an old one.
+    ranks: Vec<Rank>,
     next_number: u64,
     order: Order,
     max_waiting: usize,
@@ -41,7 +41,7 @@ impl Queue {
             arrivals: KeyList::default(),
             streams: KeyList::default(),
             second_tries: KeyList::default(),
-            turns: Vec::new(),
+            ranks: Vec::new(),
             next_number: 0,
             order: Order::new(rule),
             max_waiting,
@@ -94,7 +94,7 @@ impl Queue {
 
     /// When the next waiting request gives up: the lists are sorted by deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let first = |list: &KeyList| list.front().map(|client| self.turns[client].deadline);
+        let first = |list: &KeyList| list.front().map(|client| self.ranks[client].deadline);
         earliest([first(&self.arrivals), first(&self.streams), first(&self.second_tries)])
     }
 }
@@ -109,24 +109,24 @@ impl Queue {
             Wish::Answer => &mut self.arrivals,
             Wish::Stream => &mut self.streams,
         };
-        insert(list, &self.turns, client);
+        insert(list, &self.ranks, client);
         self.longest = self.longest.max(self.len());
     }
 
     /// The same of a second try, under its first deadline.
     pub(super) fn add_second_try(&mut self, client: ClientKey, deadline: Instant) {
         self.note_turn(client, deadline);
-        insert(&mut self.second_tries, &self.turns, client);
+        insert(&mut self.second_tries, &self.ranks, client);
         self.longest = self.longest.max(self.len());
     }
 
     fn note_turn(&mut self, client: ClientKey, deadline: Instant) {
-        let turn = Turn { deadline, number: self.next_number };
+        let rank = Rank { deadline, number: self.next_number };
         self.next_number += 1;
-        if self.turns.len() <= client.0 {
-            self.turns.resize(client.0 + 1, turn);
+        if self.ranks.len() <= client.0 {
+            self.ranks.resize(client.0 + 1, rank);
         }
-        self.turns[client.0] = turn;
+        self.ranks[client.0] = rank;
     }
 
     /// A worker is free: takes the request out that it serves. `has_room_for_stream`: one that asks for a stream may be it.
@@ -163,13 +163,13 @@ impl Queue {
 
     /// Whether the one whose turn it is asks for a stream.
     fn is_next_a_stream(&self, serving: Serving) -> bool {
-        let turn = |client: Option<usize>| client.map(|client| self.turns[client]);
+        let rank = |client: Option<usize>| client.map(|client| self.ranks[client]);
         match serving {
-            Serving::OldestFirst => match (turn(self.streams.front()), turn(self.arrivals.front())) {
+            Serving::OldestFirst => match (rank(self.streams.front()), rank(self.arrivals.front())) {
                 (Some(stream), Some(answer)) => stream < answer,
                 (stream, _) => stream.is_some(),
             },
-            Serving::NewestFirst => turn(self.streams.back()) > turn(self.arrivals.back()),
+            Serving::NewestFirst => rank(self.streams.back()) > rank(self.arrivals.back()),
         }
     }
 
@@ -196,7 +196,7 @@ impl Queue {
 
     /// Takes one request out whose time is up.
     pub(super) fn expire(&mut self, now: Instant) -> Option<ClientKey> {
-        let is_due = |list: &KeyList| list.front().is_some_and(|client| self.turns[client].deadline <= now);
+        let is_due = |list: &KeyList| list.front().is_some_and(|client| self.ranks[client].deadline <= now);
         let expired = if is_due(&self.arrivals) {
             self.arrivals.pop_front()
         } else if is_due(&self.streams) {
@@ -211,12 +211,12 @@ impl Queue {
     }
 }
 
-fn insert(list: &mut KeyList, turns: &[Turn], client: ClientKey) {
-    let turn = turns[client.0];
-    if list.back().is_none_or(|back| turns[back] <= turn) {
+fn insert(list: &mut KeyList, ranks: &[Rank], client: ClientKey) {
+    let rank = ranks[client.0];
+    if list.back().is_none_or(|back| ranks[back] <= rank) {
         return list.push_back(client.0);
     }
-    let later = list.iter().find(|&other| turns[other] > turn);
+    let later = list.iter().find(|&other| ranks[other] > rank);
     match later {
         Some(at) => list.insert_before(client.0, at),
         None => list.push_back(client.0),

@@ -197,11 +197,11 @@ mod tests {
     #[test]
     fn a_death_is_told_when_its_exit_is_known() {
         let mut seen = Seen::default();
-        let told = |seen: &mut Seen, exit: Value| seen.news(&json!({"deaths": [death(exit)]}));
-        assert_eq!(told(&mut seen, Value::Null), [""; 0]);
+        let news_of = |seen: &mut Seen, exit: Value| seen.news(&json!({"deaths": [death(exit)]}));
+        assert_eq!(news_of(&mut seen, Value::Null), [""; 0]);
         let expected = "2026-03-01T12:00:02Z worker 1 (pid 40): SIGSEGV at GET /die, request x";
-        assert_eq!(told(&mut seen, "SIGSEGV".into()), [expected]);
-        assert_eq!(told(&mut seen, "SIGSEGV".into()), [""; 0]);
+        assert_eq!(news_of(&mut seen, "SIGSEGV".into()), [expected]);
+        assert_eq!(news_of(&mut seen, "SIGSEGV".into()), [""; 0]);
     }
 
     #[test]

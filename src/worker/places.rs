@@ -80,7 +80,7 @@ struct Taken {
 
 /// A place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct PlaceGuard<'a> {
     places: &'a Places,
     /// `None`: a stream, beside the places.
     id: Option<String>,
@@ -99,12 +99,12 @@ impl Places {
     }
 
     /// A place for the request of that id, if one is free.
-    pub(super) fn take(&self, id: &str) -> Option<Place<'_>> {
+    pub(super) fn take(&self, id: &str) -> Option<PlaceGuard<'_>> {
         for _ in 0..=GRACE_MS {
             let mut taken = self.taken();
             if taken.ids.len() < self.limit {
                 taken.ids.push(id.to_owned());
-                return Some(Place { places: self, id: Some(id.to_owned()) });
+                return Some(PlaceGuard { places: self, id: Some(id.to_owned()) });
             }
             drop(taken);
             std::thread::sleep(Duration::from_millis(1));
@@ -141,7 +141,7 @@ impl Taken {
     }
 }
 
-impl Place<'_> {
+impl PlaceGuard<'_> {
     /// Frees the place for an event stream, which goes on beside. Beyond the bound a stream keeps its place.
     pub(super) fn go_on_beside(&mut self) {
         let mut taken = self.places.taken();
@@ -154,7 +154,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for PlaceGuard<'_> {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         match &self.id {

@@ -255,7 +255,7 @@ fn roll_beside_streams(joined: usize) -> (World, Vec<usize>) {
 }
 
 /// How many of them have had their SIGTERM.
-fn told(world: &World, workers: &[usize]) -> usize {
+fn count_told(world: &World, workers: &[usize]) -> usize {
     let is_told = |(_, member): &(usize, &Member)| {
         workers.contains(&member.worker.0) && matches!(member.phase(), Phase::Terminating { .. })
     };
@@ -265,14 +265,14 @@ fn told(world: &World, workers: &[usize]) -> usize {
 #[test]
 fn streams_are_told_of_a_reload_when_all_successors_have_joined_one_worker_after_the_other() {
     let (world, old) = roll_beside_streams(2);
-    assert_eq!(told(&world, &old), 0);
+    assert_eq!(count_told(&world, &old), 0);
     let (mut world, old) = roll_beside_streams(3);
-    let (since, mut counts) = (world.now, vec![told(&world, &old)]);
-    while told(&world, &old) < 3 {
+    let (since, mut counts) = (world.now, vec![count_told(&world, &old)]);
+    while count_told(&world, &old) < 3 {
         world.now = world.fleet.next_deadline().expect("the others are to be told");
         world.fleet.tick(world.now);
         world.obey();
-        counts.push(told(&world, &old));
+        counts.push(count_told(&world, &old));
     }
     assert_eq!(counts, [1, 2, 3]);
     assert!(world.now - since < Duration::from_secs(1));
@@ -284,7 +284,7 @@ fn streams_do_not_wait_for_a_roll_that_fails_or_does_not_come_on() {
     let successor = world.pick(|life| life == Life::Booting).expect("the next one");
     world.exit(successor);
     world.obey();
-    assert_eq!((told(&world, &old), world.fleet.is_rolling()), (1, false));
+    assert_eq!((count_told(&world, &old), world.fleet.is_rolling()), (1, false));
 
     // Successors that boot for longer than the drain timeout.
     let (mut world, old) = roll_beside_streams(0);
@@ -296,7 +296,7 @@ fn streams_do_not_wait_for_a_roll_that_fails_or_does_not_come_on() {
     world.now = world.fleet.next_deadline().expect("its time runs");
     world.fleet.tick(world.now);
     world.obey();
-    assert_eq!((world.now, told(&world, &old), world.fleet.is_rolling()), (told_at, 1, true));
+    assert_eq!((world.now, count_told(&world, &old), world.fleet.is_rolling()), (told_at, 1, true));
 }
 
 #[test]

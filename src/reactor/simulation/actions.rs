@@ -185,7 +185,7 @@ pub(crate) enum Action {
         capacity: usize,
     },
     /// Somebody looks at the page's events.
-    Look {
+    ViewPage {
         capacity: usize,
     },
     /// The folder for temporary files gets worse, or well again.
@@ -335,7 +335,7 @@ fn next(random: &mut impl Choose, is_calm: bool) -> Action {
         106..=107 => {
             let capacity = if random.chance(2) { random.below(400) } else { 100_000 };
             if random.chance(4) {
-                return Look { capacity };
+                return ViewPage { capacity };
             }
             Pages { is_scraper: random.chance(2), count: 1 + random.below(12), capacity }
         }

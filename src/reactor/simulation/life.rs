@@ -157,7 +157,7 @@ impl World {
             Action::Edit => self.reactor.renew(false),
             Action::Reload { capacity } => self.ask_for_reload(capacity),
             Action::Pages { is_scraper, count, capacity } => self.ask_for_pages(is_scraper, count, capacity),
-            Action::Look { capacity } => self.look_at_page(capacity),
+            Action::ViewPage { capacity } => self.look_at_page(capacity),
             Action::SetDisk { disk } => disk::set(disk),
             Action::ChangeSize { change } => self.reactor.change_size("a signal", change),
             Action::OperatorTakes { operator, bytes } => self.operator_takes(operator, bytes),

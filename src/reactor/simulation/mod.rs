@@ -143,14 +143,14 @@ fn judge(seed: u64) -> Option<String> {
     judge_actions(seed, history(seed, STEPS), &format!("RIP_SEED={seed}"))
 }
 
-fn judge_actions(seed: u64, actions: Vec<Action>, again: &str) -> Option<String> {
+fn judge_actions(seed: u64, actions: Vec<Action>, replay: &str) -> Option<String> {
     let first = failure(seed, &actions)?;
     let shortest = shrink(seed, &first, actions.clone());
     STORY.set(Some(Vec::new()));
     let last = failure(seed, &shortest).unwrap_or_default();
     let story = STORY.take().unwrap_or_default();
     Some(format!(
-        "seed {seed}: {first}\n{} actions of {} still fail: {last}\n    {}\n{again} cargo test --lib simulation",
+        "seed {seed}: {first}\n{} actions of {} still fail: {last}\n    {}\n{replay} cargo test --lib simulation",
         shortest.len(),
         actions.len(),
         story.join("\n    ")

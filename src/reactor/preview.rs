@@ -12,7 +12,7 @@ use crate::runtime::{self, Identity};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Preview {
     pub app: App,
     /// What runs a worker.
     pub program: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct Look {
 ///
 /// # Errors
 /// As of a start.
-pub(crate) fn look(config: &Config, embedded: Option<PathBuf>) -> Result<Look, StartError> {
+pub(crate) fn preview(config: &Config, embedded: Option<PathBuf>) -> Result<Preview, StartError> {
     let app = Source::of(config, embedded)?.find().map_err(StartError::Usage)?;
     descriptors::check(config, process::descriptor_limit())?;
     SocketAccess::find(config).map_err(StartError::Usage)?;
@@ -34,5 +34,5 @@ pub(crate) fn look(config: &Config, embedded: Option<PathBuf>) -> Result<Look, S
     let variables = variables.map_err(StartError::Usage)?;
     let identity = Identity::probe(&names.prefix, Path::new("/"));
     let launch = runtime::launch(&app, config, &identity, &variables).map_err(StartError::Usage)?;
-    Ok(Look { app, program: launch.program, variables: variables.len() })
+    Ok(Preview { app, program: launch.program, variables: variables.len() })
 }
