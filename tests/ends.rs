@@ -318,12 +318,16 @@ fn what_the_kernel_has_accepted_before_the_server_hears_the_signal_is_served() {
 fn assert_loses_nobody_who_connects(mut server: Server, connect: impl Fn() -> Option<Client> + Sync) {
     /// As many as there are descriptors for, since nobody is done before the end.
     const CLIENTS: usize = 250;
-    let connect_all = || (0..CLIENTS).map_while(|_| connect()).collect::<Vec<_>>();
+    // Each asks at once: one connect may wait a second for its refusal, and whoever is silent so long is closed.
+    let ask = |mut client: Client| {
+        client.send("GET /server HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client
+    };
+    let connect_all = || (0..CLIENTS).map_while(|_| connect().map(ask)).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(connect_all)).collect();
         server.signal(Signal::SIGTERM);
         for mut client in threads.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
-            client.send("GET /server HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             assert_eq!(client.read_response().text(), "ok");
         }
     });
