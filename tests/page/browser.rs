@@ -1,8 +1,8 @@
 //! A real browser without a screen, driven over its own pipe (the Chrome DevTools Protocol): one JSON object a message,
 //! each ended by a zero byte.
 
-use crate::support::TEST_TIMEOUT;
 use crate::support::skip::skip;
+use crate::support::{TEST_TIMEOUT, comes_true};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tempfile::TempDir;
 
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -121,11 +121,8 @@ impl Browser {
     /// Waits until an expression in the page is true.
     #[track_caller]
     pub fn wait_for(&mut self, expression: &str) {
-        let deadline = Instant::now() + TEST_TIMEOUT;
-        while self.evaluate(expression) != true {
-            assert!(Instant::now() < deadline, "waited in vain: {expression}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let is_true = comes_true(TEST_TIMEOUT, || self.evaluate(expression) == true);
+        assert!(is_true, "waited in vain: {expression}");
     }
 
     /// The window's width, and whether its user likes it dark.
