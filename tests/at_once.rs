@@ -4,7 +4,7 @@ mod support;
 mod tools;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use support::{Client, Server, Signal, test_worker};
 use tools::{line_of, lines_of, word_on_stderr};
 
@@ -71,33 +71,41 @@ fn a_post_that_streams_holds_its_place_and_nobody_waits_behind_it() {
 #[test]
 fn more_than_a_worker_takes_wait_and_all_run_side_by_side() {
     let mut server = start(1, &["c:4"]);
-    let mut slow: Vec<Client> = (0..4).map(|_| asking(&server, "GET", "/sleep?ms=600")).collect();
+    // All four have begun, and none ends by itself.
+    let inside: Vec<Client> = (0..4).map(|_| stream(&server, "POST", "/events")).collect();
     wait_for(&mut server, 4, 0);
-    let begun = Instant::now();
     let mut more: Vec<Client> = (0..4).map(|_| asking(&server, "GET", "/sleep?ms=1")).collect();
-    for client in slow.iter_mut().chain(&mut more) {
+    server.wait_until("four that wait", |server| server.details()["queue"]["now"] == 4);
+    drop(inside);
+    for client in &mut more {
         assert_eq!(client.read_response().text(), "slept");
     }
-    assert!(begun.elapsed() < Duration::from_millis(600 * 4), "{:?}: one after the other", begun.elapsed());
     assert!(!server.stderr_text().contains("answered busy"), "{}", server.stderr_text());
 }
 
 #[test]
 fn a_busy_answer_stops_what_is_new_and_touches_nothing_that_is_in_the_worker() {
     let mut server = start(1, &["c:4"]);
-    let mut inside = asking(&server, "POST", "/sleep?ms=900");
+    let begun = Instant::now();
+    let mut inside = stream(&server, "POST", "/events?ms=20");
     wait_for(&mut server, 1, 0);
-    // Somebody else takes the other places.
+    // Somebody else takes the other places, and has them once the first events have come.
     let socket = std::fs::read_dir(server.socket_dir()).expect("the socket folder").filter_map(Result::ok);
     let socket = socket.map(|entry| entry.path()).find(|path| path.to_string_lossy().ends_with(".0.1.sock"));
     let socket = socket.expect("the worker's socket");
     let mut others: Vec<Client> = (0..3).map(|_| Client::connect_unix(&socket)).collect();
-    others.iter_mut().for_each(|other| other.send_request("GET", "/sleep?ms=600", "", b""));
+    for other in &mut others {
+        other.send_request("POST", "/events", "", b"");
+        other.read_head();
+        other.read_exactly(b"9\r\ndata: 0".len());
+    }
     let refused = server.get("/ping");
     assert_eq!((refused.status, refused.header("rip-worker-busy")), (503, None));
     word_on_stderr(&mut server, &["answered busy"]);
-    assert_eq!(inside.read_response().text(), "slept");
-    others.iter_mut().for_each(|other| assert_eq!(other.read_response().text(), "slept"));
+    // More than can have come before the refusal, at 20 ms an event.
+    let events = usize::try_from(begun.elapsed().as_millis()).expect("a short time") / 20 + 2;
+    inside.read_exactly(events * b"BB\r\ndata: 9999\n\n\r\n".len());
+    drop(others);
     assert_eq!(server.get("/ping").text(), "pong");
     server.wait_until("both lines", |server| lines_of(server, "/ping").len() == 2);
     assert_eq!(lines_of(&server, "/ping")[0]["reason"], "worker_busy");
