@@ -291,6 +291,43 @@ async def app(scope, receive, send):
 }
 
 #[test]
+fn a_forked_worker_ends_as_python_does_and_loses_nothing_that_was_written() {
+    let Some(fixture) = Fixture::empty(&PYTHON, "app") else { return };
+    let app = r#"
+import atexit, gzip, threading, time
+loaded = open("loaded.txt", "w")
+kept = []
+def later(main):
+    main.join()
+    time.sleep(0.1)
+    kept[0].write("thread ")
+def application(environ, start_response):
+    loaded.write("loaded")
+    kept.append(open("opened.txt", "w"))
+    kept.append(gzip.open("packed.gz", "wt"))
+    kept[1].write("packed")
+    threading.Thread(target=later, args=[threading.main_thread()]).start()
+    atexit.register(lambda: kept[0].write("atexit"))
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    print("said", end="")
+    return [b"well"]
+"#;
+    fixture.write("app.py", app);
+    // With one that is open for writing at import, it would not be forked by itself.
+    let mut server = start(&fixture, &["w:1", "--fork=always"]);
+    server.wait_for_workers(1);
+    assert!(are_all_forked(&server, 1), "{}", server.stderr_text());
+    assert_eq!(server.get("/").text(), "well");
+    assert_eq!(server.verb(["stop"]).code, 0);
+    let read = |name: &str| fs::read(fixture.file(name)).expect("a file");
+    assert_eq!(String::from_utf8_lossy(&read("loaded.txt")), "loaded");
+    assert_eq!(String::from_utf8_lossy(&read("opened.txt")), "thread atexit");
+    let packed = read("packed.gz");
+    assert_eq!(packed[packed.len() - 4..], 6_u32.to_le_bytes(), "its trailer has the length");
+    assert!(server.stdout_lines().iter().any(|line| line.contains("said")));
+}
+
+#[test]
 fn a_template_is_warmed_by_a_page() {
     let Some(fixture) = Fixture::empty(&PYTHON, "app") else { return };
     let app = r#"

@@ -37,6 +37,8 @@ def main():
     if template:
         worker.become(template.run(worker, app))
     harness.serve(worker, app)
+    if template:
+        template.end_worker(worker)
 
 
 def end_before_join(*_):

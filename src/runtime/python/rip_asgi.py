@@ -10,6 +10,11 @@ import inspect
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+try:
+    from uvloop import Loop as BaseLoop
+except ImportError:
+    from asyncio import SelectorEventLoop as BaseLoop
+
 from rip_http import ASGI, Connection
 from rip_loading import accepts
 from rip_websocket import WebSocket
@@ -60,12 +65,7 @@ class Threads(ThreadPoolExecutor):
 
 
 def new_loop():
-    try:
-        from uvloop import Loop as Base
-    except ImportError:
-        from asyncio import SelectorEventLoop as Base
-
-    class Loop(Base):
+    class Loop(BaseLoop):
         """Keeps the app's handler of SIGTERM beside the harness's."""
 
         app_handler = None

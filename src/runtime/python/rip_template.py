@@ -5,12 +5,15 @@ template makes an intermediate process, that one makes the worker, names it to t
 the server's own child (which adopts orphans), and the app's fork hooks run in the worker's branch alone.
 """
 
+import atexit
+import encodings.idna  # Werkzeug's first request would load it, in each worker
 import gc
 import io
 import os
 import signal
 import sys
 import threading
+import weakref
 
 # By their own names: gevent and eventlet replace what the modules have.
 from array import array
@@ -69,6 +72,7 @@ class Template:
             self.refuse(obstacle + "; --fork=always would fork nevertheless")
         flush()
         gc.collect()
+        self.streams = [weakref.ref(stream) for stream in open_streams()]
         gc.freeze()
         self.say("ready")
         while True:
@@ -139,6 +143,26 @@ class Template:
         for pipe, standard in zip(pipes, (1, 2)):
             os.dup2(pipe, standard)
             os.close(pipe)
+
+    def end_worker(self, worker):
+        """Does what the interpreter does at its end, and ends; but it does not take apart what the template has loaded.
+        That would copy all its memory, and take longer than the fork did."""
+        try:
+            threading._shutdown()
+            atexit._run_exitfuncs()
+        except BaseException as error:
+            worker.say("a function that was registered with atexit failed", error)
+        streams = [stream() for stream in self.streams] + open_streams()
+        # One of another kind, gzip's say, writes into the plain ones at its end, and a plain one may write into it.
+        for kind in (True, False, True):
+            for stream in streams:
+                if is_plain(stream) == kind:
+                    try:
+                        stream.flush() if kind else stream.close()
+                    except Exception:
+                        pass  # it is closed, or the disk is full
+        flush()
+        os._exit(0)
 
     # What a fork would share, or leave behind
 
@@ -215,6 +239,16 @@ def flush():
             stream.flush()
         except (AttributeError, OSError, ValueError):
             pass
+
+
+def open_streams():
+    """The files with a buffer, of what the garbage collector knows."""
+    kinds = (io.TextIOBase, io.BufferedIOBase)
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds)]
+
+
+def is_plain(stream):
+    return type(stream).__module__ == "_io"
 
 
 def patches():
