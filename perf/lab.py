@@ -356,6 +356,7 @@ class Connection:
     def __init__(self, port, timeout_seconds=60):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a head and its body are two sends
+        self.ends = False  # the last answer was to be the last one
 
     def __enter__(self):
         return self
@@ -403,6 +404,7 @@ class Connection:
                 raise ConnectionError("closed before an answer")
             head += more
         head, _, body = head.partition(b"\r\n\r\n")
+        self.ends = bool(re.search(rb"\r\nconnection: *close", head, re.I))
         left = int(re.search(rb"\r\ncontent-length: *(\d+)", head, re.I)[1]) - len(body)
         while left:
             # On TCP, MSG_TRUNC drops the bytes in the kernel: the client should cost as little as can be.
