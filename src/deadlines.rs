@@ -54,9 +54,8 @@ pub(crate) fn earliest<const COUNT: usize>(deadlines: [Option<Instant>; COUNT]) 
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
-        (Some(at), Some(other)) if other < at => Some(other),
-        (None, other) => other,
-        (one, _) => one,
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -199,33 +198,42 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a simple model: a map from key to due time.
+        /// Compares with a simple model: a map from key to due time, kind, and the step that armed it.
         #[test]
         fn each_fires_at_its_time_and_not_later(steps in prop::collection::vec((0..3u8, 0..6usize, 0..40u64), 1..200)) {
             let mut deadlines = Deadlines::new(duration);
             let (mut model, mut now) = (BTreeMap::new(), Instant::now());
-            for (step, key, wait_ms) in steps {
+            for (number, (step, key, wait_ms)) in steps.into_iter().enumerate() {
                 now += Duration::from_millis(wait_ms);
                 let mut fired = Vec::new();
                 while let Some((key, kind)) = deadlines.expire(now) {
                     fired.push((key, kind));
                 }
                 fired.sort();
-                let due: Vec<_> = model.iter().filter(|(_, (due, _))| *due <= now).map(|(&key, &(_, kind))| (key, kind)).collect();
+                let due: Vec<_> = model.iter().filter(|(_, (due, _, _))| *due <= now).map(|(&key, &(_, kind, _))| (key, kind)).collect();
                 prop_assert_eq!(fired, due);
-                model.retain(|_, (due, _)| *due > now);
+                model.retain(|_, (due, _, _)| *due > now);
                 match step {
                     0 | 1 => {
                         let kind = if step == 0 { Two::Short } else { Two::Long };
                         deadlines.arm(key, kind, now);
-                        model.insert(key, (now + duration(kind), kind));
+                        model.insert(key, (now + duration(kind), kind, number));
                     }
                     _ => {
                         deadlines.disarm(key);
                         model.remove(&key);
                     }
                 }
-                prop_assert_eq!(deadlines.next(), model.values().map(|(due, _)| *due).min());
+                prop_assert_eq!(deadlines.next(), model.values().map(|(due, _, _)| *due).min());
+                for key in 0..6 {
+                    let (due, kind) = model.get(&key).map(|&(due, kind, _)| (due, kind)).unzip();
+                    prop_assert_eq!((deadlines.due(key), deadlines.armed(key)), (due, kind));
+                }
+                for &kind in Two::ALL {
+                    let armed = model.iter().filter(|(_, (_, other, _))| *other == kind);
+                    let oldest = armed.min_by_key(|(_, (_, _, number))| *number).map(|(&key, _)| key);
+                    prop_assert_eq!(deadlines.oldest(kind), oldest);
+                }
             }
         }
     }

@@ -61,18 +61,20 @@ impl Levels {
         let Some(list) = self.lists.get_mut(level) else { return false };
         let was_there = list.remove(worker.0);
         if list.is_empty() {
-            self.occupied[level / 64] &= !(1 << (level % 64));
+            let (word, bit) = place(level);
+            self.occupied[word] &= !bit;
         }
         was_there
     }
 
     /// The list of a level that is about to have somebody.
     fn list(&mut self, level: usize) -> &mut KeyList {
+        let (word, bit) = place(level);
         if self.lists.len() <= level {
             self.lists.resize_with(level + 1, KeyList::default);
-            self.occupied.resize(level / 64 + 1, 0);
+            self.occupied.resize(word + 1, 0);
         }
-        self.occupied[level / 64] |= 1 << (level % 64);
+        self.occupied[word] |= bit;
         &mut self.lists[level]
     }
 
@@ -80,5 +82,65 @@ impl Levels {
     fn lowest(&self) -> Option<usize> {
         let word = self.occupied.iter().position(|&word| word != 0)?;
         Some(word * 64 + self.occupied[word].trailing_zeros() as usize)
+    }
+}
+
+/// The word of a level, and its bit in there.
+fn place(level: usize) -> (usize, u64) {
+    (level / 64, 1 << (level % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, VecDeque};
+
+    /// On both sides of the words' borders, and the highest that `c:` allows.
+    const LEVELS: [usize; 8] = [0, 1, 63, 64, 65, 127, 128, 1023];
+
+    proptest! {
+        /// Compares with a simple model: a deque a level, the one freed last at the front.
+        #[test]
+        fn the_fewest_at_work_come_first_and_of_those_the_last_freed(
+            steps in prop::collection::vec((0..4u8, 0..LEVELS.len(), 0..5usize), 1..100)
+        ) {
+            let (mut levels, mut model) = (Levels::default(), BTreeMap::<usize, VecDeque<usize>>::new());
+            for (step, level, key) in steps {
+                let (level, worker) = (LEVELS[level], WorkerKey(key));
+                let was_at = model.iter().find(|(_, list)| list.contains(&key)).map(|(level, _)| *level);
+                match (step, was_at) {
+                    (0, None) => {
+                        levels.push_top(level, worker);
+                        model.entry(level).or_default().push_front(key);
+                    }
+                    (1, None) => {
+                        levels.push_bottom(level, worker);
+                        model.entry(level).or_default().push_back(key);
+                    }
+                    (2, None) => {
+                        let idle = model.entry(0).or_default();
+                        if let Some(&at) = idle.back() {
+                            levels.insert_below(worker, WorkerKey(at));
+                            idle.push_back(key);
+                        }
+                    }
+                    _ => {
+                        prop_assert_eq!(levels.remove(level, worker), was_at == Some(level));
+                        model.entry(level).or_default().retain(|other| *other != key);
+                    }
+                }
+                let expected: Vec<WorkerKey> = model.values().flatten().copied().map(WorkerKey).collect();
+                prop_assert_eq!(levels.in_order().collect::<Vec<_>>(), expected.clone());
+                prop_assert_eq!((levels.top(), levels.is_empty()), (expected.first().copied(), expected.is_empty()));
+                let idle = model.get(&0);
+                prop_assert_eq!(levels.idle(), idle.map_or(0, VecDeque::len));
+                prop_assert_eq!(levels.bottom(), idle.and_then(|idle| idle.back().copied()).map(WorkerKey));
+                for level in LEVELS {
+                    let is_there = model.get(&level).is_some_and(|list| list.contains(&key));
+                    prop_assert_eq!(levels.contains(level, worker), is_there);
+                }
+            }
+        }
     }
 }

@@ -235,6 +235,79 @@ mod tests {
         }
     }
 
+    /// Every so many milliseconds a request is served, and every so many one is lost, for two seconds: after how long
+    /// the order turns.
+    fn turns_after_ms(dispatch_every: u64, loss_every: u64) -> Option<u64> {
+        let mut play = Play::new(QueueRule::Adaptive);
+        (0..2000).find(|ms| {
+            if ms % dispatch_every == 0 {
+                play.order.on_dispatch(play.now);
+            }
+            if ms % loss_every == 0 {
+                play.order.on_loss(play.now);
+            }
+            let has_turned = play.order.serving() == Serving::NewestFirst;
+            play.now += Duration::from_millis(1);
+            has_turned
+        })
+    }
+
+    #[test]
+    fn what_lies_up_to_the_longest_pause_apart_is_one_overload_and_what_lies_further_apart_is_none() {
+        assert_eq!(turns_after_ms(1, 1), Some(400), "as soon as it has lasted");
+        assert_eq!((turns_after_ms(100, 10), turns_after_ms(101, 10)), (Some(400), None), "requests served");
+        assert_eq!((turns_after_ms(10, 100), turns_after_ms(10, 101)), (Some(400), None), "requests lost");
+    }
+
+    #[test]
+    fn losses_count_until_the_longest_pause_after_the_last_request_served() {
+        // Served at the start and 401 ms later, lost in between; the later one is too late to count.
+        for (pause_ms, is_one) in [(100, true), (101, false)] {
+            let mut play = Play::new(QueueRule::Adaptive);
+            play.overload(400);
+            play.now += Duration::from_millis(pause_ms);
+            play.order.on_loss(play.now);
+            assert_eq!(play.order.serving() == Serving::NewestFirst, is_one, "{pause_ms} ms");
+        }
+    }
+
+    #[test]
+    fn an_overload_is_the_same_one_until_the_longest_wait_for_a_trial_is_over() {
+        for (after, turns_after_ms) in [(0, 60), (9930, 60), (9940, 410)] {
+            let mut play = Play::new(QueueRule::Adaptive);
+            play.overload(450);
+            play.order.on_idle(play.now);
+            let turned = play.now;
+            play.now += Duration::from_millis(after);
+            let since = play.now;
+            while play.overload(10) == Serving::OldestFirst {}
+            assert_eq!((play.now - since).as_millis(), turns_after_ms, "{after} ms after {turned:?}");
+        }
+    }
+
+    #[test]
+    fn a_trial_begins_when_its_wait_is_over_and_not_before() {
+        let mut play = Play::new(QueueRule::Adaptive);
+        play.overload(450);
+        let turned = play.order.since().expect("it has turned");
+        assert_eq!(play.order.on_dispatch(turned + Duration::from_millis(999)), Serving::NewestFirst);
+        assert_eq!(play.order.on_dispatch(turned + Duration::from_millis(1000)), Serving::OldestFirst);
+    }
+
+    #[test]
+    fn status_tells_the_order_since_when_it_is_so_and_how_often_it_has_changed() {
+        let mut play = Play::new(QueueRule::Adaptive);
+        let told = |order: &Order| (order.serving().code(), order.since(), order.changes());
+        assert_eq!(told(&play.order), ("oldest first", None, 0));
+        play.overload(410);
+        assert_eq!(told(&play.order), ("newest first", Some(play.now), 1));
+        play.now += Duration::from_millis(5);
+        play.order.on_idle(play.now);
+        assert_eq!(told(&play.order), ("oldest first", Some(play.now), 2));
+        play.order.on_idle(play.now + MAX_PAUSE);
+        assert_eq!(told(&play.order), ("oldest first", Some(play.now), 2), "it was so already");
+    }
+
     #[test]
     fn fifo_stays_in_order() {
         let mut play = Play::new(QueueRule::Fifo);

@@ -165,11 +165,14 @@ impl Queue {
     fn is_next_a_stream(&self, serving: Serving) -> bool {
         let rank = |client: Option<usize>| client.map(|client| self.ranks[client]);
         match serving {
-            Serving::OldestFirst => match (rank(self.streams.front()), rank(self.arrivals.front())) {
-                (Some(stream), Some(answer)) => stream < answer,
-                (stream, _) => stream.is_some(),
-            },
-            Serving::NewestFirst => rank(self.streams.back()) > rank(self.arrivals.back()),
+            Serving::OldestFirst => {
+                let (stream, answer) = (rank(self.streams.front()), rank(self.arrivals.front()));
+                stream == [stream, answer].into_iter().flatten().min()
+            }
+            Serving::NewestFirst => {
+                let (stream, answer) = (rank(self.streams.back()), rank(self.arrivals.back()));
+                stream == stream.max(answer)
+            }
         }
     }
 

@@ -3,11 +3,13 @@
 //! `RIP_SIMULATIONS=100000 cargo test balancer` plays more; a failure prints its seed, and `RIP_SEED=<seed>` plays
 //! that history alone.
 
+mod checks;
 mod model;
 
 pub(crate) use model::Model;
 
 use super::*;
+use checks::Depth;
 
 const MAX_QUEUE: usize = 4;
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -45,7 +47,7 @@ fn play(seed: u64) -> u64 {
     let (mut balancer, mut model) = (Balancer::new(MAX_QUEUE, TIMEOUT, rule), Model::new(MAX_QUEUE, rule));
     // Half of the histories have one place a worker, and so many requests at once at most.
     let places = [1, 1, 2, 3, 4, 1][next(6)];
-    let (mut now, mut clients) = (Instant::now(), 0);
+    let (mut now, mut clients, mut depth) = (Instant::now(), 0, Depth::default());
     // In some more come than can be served, and clients leave, for so long that the order turns.
     let is_overload = next(16) == 0;
     let steps = if is_overload { 900 } else { 150 };
@@ -188,17 +190,8 @@ fn play(seed: u64) -> u64 {
             model.fitting(now).is_empty(),
             "{context}: a waiting request and a free place for it never exist together"
         );
-        assert_eq!(balancer.free.in_order().collect::<Vec<_>>(), model.free(), "{context}: the order");
-        assert_eq!((balancer.idle(), balancer.busy(), balancer.waiting()), model.counts(), "{context}");
-        let in_use = model.workers.iter().filter(|worker| worker.at_work > 0 && !worker.is_withdrawn);
-        assert_eq!(balancer.in_use(), in_use.count(), "{context}: who is withdrawn is no measure");
-        assert_eq!(balancer.places_at_work, model.places_at_work(), "{context}");
-        for worker in &model.workers {
-            assert!(worker.at_work <= worker.capacity.places, "{context}: more than it takes at once");
-            assert_eq!(balancer.streams_of(worker.key), worker.streams, "{context}");
-        }
-        assert_eq!(balancer.next_deadline(), model.next_deadline(), "{context}");
-        assert_eq!(balancer.serving(), model.order.serving(), "{context}");
+        checks::check(&balancer, &model, ClientKey(clients.saturating_sub(1)), now, context);
+        depth.check(&mut balancer, &model, context);
     }
     balancer.order_changes()
 }

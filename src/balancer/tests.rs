@@ -65,7 +65,7 @@ fn the_last_freed_is_next() {
 #[test]
 fn who_joins_goes_to_the_bottom_and_a_successor_into_its_predecessors_place() {
     let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
-    let order = |balancer: &Balancer| balancer.free.in_order().map(|worker| worker.0).collect::<Vec<_>>();
+    let order = |balancer: &Balancer| balancer.stack().map(|worker| worker.0).collect::<Vec<_>>();
     let mut balancer = balancer_with(&[A, B], now);
     assert_eq!(order(&balancer), [A.0, B.0], "from the top: the coldest is not the first");
     // An idle one's.
@@ -273,4 +273,23 @@ fn a_request_for_a_stream_waits_for_the_one_worker_with_room_and_others_pass_it(
     assert_eq!(balancer.begin_stream(B, Wish::Stream, now), Some(NextStep::Idle));
     assert_eq!(balancer.refuse_stream(now), Some(ClientKey(5)), "nobody has room any more");
     assert_eq!(ask(&mut balancer, 6), Decision::RejectStream);
+}
+
+#[test]
+#[should_panic(expected = "released without work")]
+fn an_answer_that_ends_twice_is_a_bug_that_is_told() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A], now);
+    submit(&mut balancer, 0, now);
+    balancer.release(A, Wish::Answer, now);
+    balancer.release(A, Wish::Answer, now);
+}
+
+#[test]
+#[should_panic(expected = "a request waits beside a free place")]
+fn a_request_that_waits_beside_a_free_place_is_a_bug_that_is_told() {
+    let now = Instant::now();
+    let mut balancer = balancer_with(&[A, B], now);
+    balancer.queue.add(ClientKey(0), Wish::Answer, now);
+    submit(&mut balancer, 1, now);
 }

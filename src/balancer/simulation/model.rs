@@ -17,6 +17,10 @@ pub(crate) struct Model {
     max_queue: usize,
     /// Who is on trial, gets one request in how many, and how many others have had since.
     trial: Option<(WorkerKey, usize, usize)>,
+    /// The most that have waited at once.
+    pub(super) longest_queue: usize,
+    /// The places of the worker that joined last.
+    pub(super) places_each: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +34,8 @@ pub(crate) struct Modelled {
     pub streams: usize,
     pub is_withdrawn: bool,
     pub cools_until: Option<Instant>,
+    /// It joined, or a place of it was freed.
+    pub since: Instant,
 }
 
 /// Where a worker comes to lie in its level.
@@ -49,6 +55,8 @@ impl Model {
             order: Order::new(rule),
             max_queue,
             trial: None,
+            longest_queue: 0,
+            places_each: 1,
         }
     }
 
@@ -118,6 +126,24 @@ impl Model {
         }
         self.order.on_loss(now);
         Some(self.arrivals.remove(first).0)
+    }
+
+    /// When one that waits for a stream is looked at again by a worker with room: another one opens some until then.
+    pub(super) fn stream_deadline(&self, now: Instant) -> Option<Instant> {
+        let has_room = |of: &Modelled| of.streams + of.asking < of.capacity.streams.unwrap_or(usize::MAX);
+        let waits = self.arrivals.iter().any(|(_, _, wish)| *wish == Wish::Stream);
+        let is_free = self.free().iter().any(|key| self.worker(*key).is_some_and(|worker| has_room(&worker)));
+        let gets_some = |of: &&Modelled| !of.is_withdrawn && of.cools_until.is_none();
+        let opens = |of: &&Modelled| of.asking > 0 && has_room(of);
+        let opening = self.workers.iter().filter(gets_some).filter(opens);
+        let until = opening.filter_map(|of| of.asked_at).map(|at| at + Duration::from_millis(100));
+        until.filter(|until| waits && is_free && now < *until).min()
+    }
+
+    /// Who has had nothing at work for the longest time, and since when.
+    pub(super) fn bottom(&self) -> Option<(WorkerKey, Instant)> {
+        let key = self.levels.get(&0)?.first()?;
+        self.worker(*key).map(|worker| (*key, worker.since))
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -193,7 +219,7 @@ impl Model {
     }
 
     /// The first of those that are free; but one on trial only if its turn has come, or nobody else is.
-    fn top(&self) -> Option<WorkerKey> {
+    pub(super) fn top(&self) -> Option<WorkerKey> {
         let free = self.free();
         let due = self.trial.filter(|(_, every, since)| since + 1 >= *every).map(|(worker, _, _)| worker);
         let due = due.filter(|due| free.contains(due));
@@ -249,6 +275,7 @@ impl Model {
         // By deadline; those that wait already go first among equals.
         let at = list.iter().position(|(_, other, _)| *other > deadline).unwrap_or(list.len());
         list.insert(at, (client, deadline, wish));
+        self.longest_queue = self.longest_queue.max(self.waiting().len());
         Decision::Enqueue
     }
 
@@ -276,6 +303,10 @@ impl Model {
         now: Instant,
     ) -> NextStep {
         let old = predecessor.and_then(|old| self.worker(old)).filter(|old| !old.is_withdrawn);
+        // Unneeded for as long as the one before it.
+        let is_idle = |old: &Modelled| old.at_work == 0 && old.cools_until.is_none();
+        let since = old.filter(is_idle).map_or(now, |old| old.since);
+        self.places_each = capacity.places;
         self.workers.push(Modelled {
             key,
             capacity,
@@ -285,6 +316,7 @@ impl Model {
             streams: 0,
             is_withdrawn: false,
             cools_until: None,
+            since,
         });
         let idle = self.levels.entry(0).or_default();
         let at = match old {
@@ -325,7 +357,10 @@ impl Model {
             self.note_turn(key);
             return NextStep::Dispatch { client, wish };
         }
-        self.change(key, |entry| entry.at_work -= 1);
+        self.change(key, |entry| {
+            entry.at_work -= 1;
+            entry.since = now;
+        });
         self.put(key, if self.is_on_trial(key) { At::Bottom } else { At::Top });
         self.retired(key)
     }
@@ -347,6 +382,7 @@ impl Model {
         self.change(key, |entry| {
             entry.streams += 1;
             entry.at_work -= 1;
+            entry.since = now;
             entry.asking -= usize::from(wish == Wish::Stream);
             entry.cools_until = entry.cools_until.filter(|until| *until > now);
         });
@@ -387,6 +423,7 @@ impl Model {
             self.change(key, |entry| {
                 entry.is_withdrawn = false;
                 entry.cools_until = None;
+                entry.since = now;
             });
             self.put(key, At::Top);
         }
