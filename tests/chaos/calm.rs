@@ -20,11 +20,11 @@ pub struct Calm {
     pub median: Duration,
 }
 
-/// Waits until a server rests with so many workers, and looks at it; what is not as it should be comes back.
+/// Waits until a server rests with so many workers, of so many requests at once, and looks at it; what is not as it should be comes back.
 /// `before`: how it rested before the storm.
 pub fn look(
     server: &mut Server,
-    workers_at_rest: usize,
+    (workers_at_rest, at_once): (usize, usize),
     player: &mut Player,
     before: Option<&Calm>,
 ) -> (Calm, Vec<String>) {
@@ -35,7 +35,7 @@ pub fn look(
             unrest = "the server has ended".into();
             return true;
         }
-        unrest = disquiet(server, workers_at_rest, before);
+        unrest = disquiet(server, (workers_at_rest, at_once), before);
         unrest.is_empty()
     });
     if !rests || !unrest.is_empty() {
@@ -74,7 +74,7 @@ fn started(server: &Server) -> usize {
 }
 
 /// Why a server does not rest; empty if it does.
-fn disquiet(server: &Server, workers_at_rest: usize, before: Option<&Calm>) -> String {
+fn disquiet(server: &Server, (workers_at_rest, at_once): (usize, usize), before: Option<&Calm>) -> String {
     let workers = workers(server);
     if workers.len() != workers_at_rest || workers.iter().any(|worker| worker.state != "idle") {
         return format!("the workers are {workers:?}");
@@ -98,8 +98,9 @@ fn disquiet(server: &Server, workers_at_rest: usize, before: Option<&Calm>) -> S
     }
     // The last look's own connection may still be there.
     let open = descriptors(server.pid());
+    let kept_connections = workers_at_rest * (at_once - 1);
     if let Some(before) = before
-        && open.len() > before.descriptors
+        && open.len() > before.descriptors + kept_connections
     {
         return format!("{} descriptors before, then {open:?}", before.descriptors);
     }

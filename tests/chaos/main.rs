@@ -62,10 +62,13 @@ fn storm(seed: u64, time: Duration) {
     println!("chaos of {} s: RIP_SEED={seed}", time.as_secs());
     // One of two kinds of server, since one that watches its entry ends at a SIGHUP.
     let watches = seed % 2 == 1;
+    // And half of both have workers that take several requests at once.
+    let at_once = if seed % 4 < 2 { 1 } else { 3 };
     let gate = Gate::new();
     let dir = tempfile::tempdir().expect("a folder");
     let mut server = Server::builder(gate.app())
-        .args([format!("w:{WORKERS_AT_REST}..5").as_str(), "r:150", "--json", "--max-queue=8"])
+        .args([format!("w:{WORKERS_AT_REST}..5"), format!("c:{at_once}")])
+        .args(["r:150", "--json", "--max-queue=8"])
         .arg(format!("--read-timeout-ms={}", READ_TIMEOUT.as_millis()))
         .args(["--queue-timeout-ms=4000", "--drain-timeout-ms=2500", "--max-memory=40m", "--max-body=20m"])
         .arg(if watches { "--hot-reload=module" } else { "--hot-reload=process" })
@@ -75,14 +78,14 @@ fn storm(seed: u64, time: Duration) {
     server.wait_for_workers(WORKERS_AT_REST as u64);
 
     let mut onlooker = Player::new(server.address(), seed, ONLOOKER, Style::Keeper);
-    let (before, mut faults) = calm::look(&mut server, WORKERS_AT_REST, &mut onlooker, None);
+    let (before, mut faults) = calm::look(&mut server, (WORKERS_AT_REST, at_once), &mut onlooker, None);
     let until = Instant::now() + time;
     let (players, report, worst_stall) = run(&server, &gate, watches, seed, until);
     if server.has_exited() {
         faults.extend(report.faults);
         fail(seed, &server, &[faults, vec!["the server has ended".to_owned()]].concat());
     }
-    let (after, more) = calm::look(&mut server, WORKERS_AT_REST, &mut onlooker, Some(&before));
+    let (after, more) = calm::look(&mut server, (WORKERS_AT_REST, at_once), &mut onlooker, Some(&before));
     faults.extend(more);
     faults.extend(before.faults_after(&after));
     println!("{before:?}\n{after:?}\nworst stall {worst_stall:?}, {:?}", report.counts);

@@ -1,6 +1,7 @@
 //! A worker that does to the server whatever a worker can do, by the request's query: `/c/<id>?do=<deed>`. It speaks
 //! the worker protocol by hand, so that it can break it. In `diary`, in its folder, it notes which requests it has
-//! begun (`begun <id> <pid>`), and that it is about to go without a word (`exit <pid>`).
+//! begun (`begun <id> <pid>`), and that it is about to go without a word (`exit <pid>`). Where it is to take several
+//! requests at once, each connection has a thread.
 
 #[path = "noise.rs"]
 mod noise;
@@ -19,6 +20,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -42,7 +44,11 @@ struct Worker {
     dir: PathBuf,
     diary: File,
     /// It has said that it goes, and serves what is on its connections.
-    is_leaving: bool,
+    is_leaving: AtomicBool,
+    /// Connections with a thread of their own.
+    threads: AtomicUsize,
+    /// Something to look at for who waits in `poll`: a thread has ended, or the worker is to go.
+    waker: UnixStream,
 }
 
 struct Request {
@@ -68,18 +74,32 @@ fn try_serve(dir: PathBuf) -> io::Result<()> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK)?;
     let listener = UnixListener::bind(&identity.socket)?;
     let diary = File::options().append(true).create(true).open(dir.join("diary"))?;
-    let mut worker = Worker { identity, dir, diary, is_leaving: false };
+    let (waker, woken) = UnixStream::pair()?;
+    for end in [&waker, &woken] {
+        end.set_nonblocking(true)?;
+    }
+    let at_once = identity.concurrency;
+    let worker = Worker {
+        identity,
+        dir,
+        diary,
+        is_leaving: AtomicBool::new(false),
+        threads: AtomicUsize::new(0),
+        waker,
+    };
+    // A thread may sleep in a request for as long as this process lives.
+    let worker: &'static Worker = Box::leak(Box::new(worker));
     let join = Message::Join(Join {
         sender: worker.sender(),
         pid: std::process::id() as i32,
         socket: worker.identity.socket.to_string_lossy().into_owned(),
         version: worker.identity.version,
-        abilities: Abilities { drains: true, ..Abilities::default() },
+        abilities: Abilities { drains: true, concurrency: at_once as u64, ..Abilities::default() },
     });
     worker.tell(&join)?;
     let mut connections: Vec<UnixStream> = Vec::new();
     loop {
-        let fds = [listener.as_fd(), signals.as_fd()];
+        let fds = [listener.as_fd(), signals.as_fd(), woken.as_fd()];
         let fds = fds.into_iter().chain(connections.iter().map(UnixStream::as_fd));
         let mut ready: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         poll(&mut ready, PollTimeout::NONE)?;
@@ -88,7 +108,7 @@ fn try_serve(dir: PathBuf) -> io::Result<()> {
             worker.quit();
         }
         // A connection that breaks is the server's business, and no reason to go.
-        let mut looked_at = ready[2..].iter();
+        let mut looked_at = ready[3..].iter();
         connections.retain_mut(|connection| {
             !looked_at.next().copied().unwrap_or(false) || worker.serve_one(connection).unwrap_or(false)
         });
@@ -96,9 +116,17 @@ fn try_serve(dir: PathBuf) -> io::Result<()> {
             let connection = listener.accept()?.0;
             // So that more may lie there at once than the server reads in one turn.
             setsockopt(&connection, sockopt::SndBuf, &ROOM_BYTES)?;
-            connections.push(connection);
+            if at_once > 1 {
+                worker.threads.fetch_add(1, SeqCst);
+                std::thread::spawn(move || worker.serve_all(connection));
+            } else {
+                connections.push(connection);
+            }
         }
-        if worker.is_leaving && connections.is_empty() {
+        if ready[2] {
+            let _ = (&woken).read(&mut [0; 100]);
+        }
+        if worker.is_leaving.load(SeqCst) && connections.is_empty() && worker.threads.load(SeqCst) == 0 {
             return Ok(());
         }
     }
@@ -114,15 +142,29 @@ impl Worker {
         Sender { instance: self.identity.instance.clone(), worker_id: self.identity.worker_id }
     }
 
-    fn quit(&mut self) {
-        if !std::mem::replace(&mut self.is_leaving, true) {
+    fn quit(&self) {
+        if !self.is_leaving.swap(true, SeqCst) {
             // Refused, or no server there: it goes all the same.
             let _ = self.tell(&Message::Quit(self.sender()));
         }
+        self.wake();
+    }
+
+    /// Full: it is awake.
+    fn wake(&self) {
+        let _ = (&self.waker).write(&[0]);
+    }
+
+    /// A connection's requests, in its own thread.
+    fn serve_all(&self, mut connection: UnixStream) {
+        while self.serve_one(&mut connection).unwrap_or(false) {}
+        drop(connection);
+        self.threads.fetch_sub(1, SeqCst);
+        self.wake();
     }
 
     /// One request. `false`: the connection is over.
-    fn serve_one(&mut self, connection: &mut UnixStream) -> io::Result<bool> {
+    fn serve_one(&self, connection: &mut UnixStream) -> io::Result<bool> {
         let Some(request) = read_request(connection)? else {
             return Ok(false);
         };
@@ -140,7 +182,7 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, request: &Request, out: &mut UnixStream) -> io::Result<Then> {
+    fn answer(&self, request: &Request, out: &mut UnixStream) -> io::Result<Then> {
         let deed = request.text("do");
         if deed == "busy" || deed == "busy-once" && self.is_first(&request.id) {
             read_body(out, request.body_bytes)?;
@@ -189,12 +231,12 @@ impl Worker {
     }
 
     /// Written at once, whole, so that lines of several workers do not mix.
-    fn note(&mut self, line: &str) -> io::Result<()> {
-        self.diary.write_all(format!("{line} {}\n", std::process::id()).as_bytes())
+    fn note(&self, line: &str) -> io::Result<()> {
+        (&self.diary).write_all(format!("{line} {}\n", std::process::id()).as_bytes())
     }
 
     /// As the kernel kills for memory: at once.
-    fn die(&mut self) -> io::Result<()> {
+    fn die(&self) -> io::Result<()> {
         self.note("exit")?;
         nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGKILL)?;
         loop {
