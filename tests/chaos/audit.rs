@@ -4,7 +4,7 @@ use crate::ask::{Ask, Deed, Outcome};
 use crate::load::{self, Event};
 use crate::support::Server;
 use crate::tools::access_lines;
-use crate::trouble::{READ_TIMEOUT, Report};
+use crate::trouble::{DRAIN_TIMEOUT, READ_TIMEOUT, Report};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -184,6 +184,9 @@ impl Evidence {
             (200 | 504, "read_timeout", _) => {
                 line.worker_time >= READ_TIMEOUT
                     && (matches!(ask.deed, Deed::Hang { .. }) || pid_is_in(&self.stopped) || self.has_stalled)
+            }
+            (503, "stopping", _) => {
+                line.worker_time >= DRAIN_TIMEOUT && (pid_is_in(&self.stopped) || self.has_stalled)
             }
             // A second worker died as well, or the first in the middle of its answer.
             (502, "worker_died", _) => pid_is_in(&self.dead) && (is_retried || !ask.is_idempotent()),

@@ -27,7 +27,7 @@ use random::Random;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 use support::{Server, wait_until};
-use trouble::{READ_TIMEOUT, Report, measure_stalls, operate, vandalise};
+use trouble::{DRAIN_TIMEOUT, READ_TIMEOUT, Report, measure_stalls, operate, vandalise};
 
 const WORKERS_AT_REST: usize = 3;
 /// The client that looks before and after.
@@ -70,7 +70,8 @@ fn storm(seed: u64, time: Duration) {
         .args([format!("w:{WORKERS_AT_REST}..5"), format!("c:{at_once}")])
         .args(["r:150", "--json", "--max-queue=8"])
         .arg(format!("--read-timeout-ms={}", READ_TIMEOUT.as_millis()))
-        .args(["--queue-timeout-ms=4000", "--drain-timeout-ms=2500", "--max-memory=40m", "--max-body=20m"])
+        .arg(format!("--drain-timeout-ms={}", DRAIN_TIMEOUT.as_millis()))
+        .args(["--queue-timeout-ms=4000", "--max-memory=40m", "--max-body=20m"])
         .arg(if watches { "--hot-reload=module" } else { "--hot-reload=process" })
         .env("RIP_SHRINK_AFTER_MS", "1000")
         .env("TEST_CHAOS_DIR", dir.path())
@@ -96,6 +97,7 @@ fn storm(seed: u64, time: Duration) {
         faults.extend(player.faults);
     }
     faults.extend(report.faults.iter().cloned());
+    faults.extend(report.faults_of_reloads());
     wait_until("the log is written", || {
         let lines = tools::lines_of(&server, &asks.last().expect("the onlooker asked").path());
         !lines.is_empty()

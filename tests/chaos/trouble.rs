@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The server's `--read-timeout-ms`; a worker that is stopped for longer has its request fail.
 pub const READ_TIMEOUT: Duration = Duration::from_millis(2500);
 
+/// The server's `--drain-timeout-ms`: what a worker that leaves has not answered by then is cut.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(2500);
+
 /// A slot whose workers die early again and again waits for up to half a minute, and a reload waits for it.
 const RELOAD_WITHIN: Duration = Duration::from_secs(200);
 
@@ -22,6 +25,8 @@ pub struct Report {
     pub stopped: BTreeSet<i32>,
     pub killed: BTreeSet<i32>,
     pub counts: BTreeMap<&'static str, usize>,
+    /// What those reloads said that should have come to their end.
+    failed_reloads: Vec<String>,
     pub faults: Vec<String>,
 }
 
@@ -34,7 +39,18 @@ impl Report {
         self.stopped.extend(other.stopped);
         self.killed.extend(other.killed);
         self.counts.extend(other.counts);
+        self.failed_reloads.extend(other.failed_reloads);
         self.faults.extend(other.faults);
+    }
+
+    /// Reloads that failed, and not because a new worker was killed from outside before it had served.
+    pub fn faults_of_reloads(&self) -> impl Iterator<Item = String> {
+        let is_explained = |said: &&String| {
+            let of = |pid: &i32| said.contains(&format!("(pid {pid}) ended before it had served: SIGKILL"));
+            self.killed.iter().any(of)
+        };
+        let unexplained = self.failed_reloads.iter().filter(move |said| !is_explained(said));
+        unexplained.map(|said| format!("a reload failed: {said}"))
     }
 }
 
@@ -99,7 +115,7 @@ pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, 
                 report.count("reload");
                 let output = server.verb_within(RELOAD_WITHIN, ["reload"]);
                 if output.code != 0 {
-                    report.faults.push(format!("a reload failed: {output:?}"));
+                    report.failed_reloads.push(format!("{output:?}"));
                 }
             }
             1 => {
@@ -109,7 +125,7 @@ pub fn operate(server: &Server, gate: &Gate, watches: bool, mut random: Random, 
                 let (bytes, _) = client.wire.read_to_end(Instant::now() + RELOAD_WITHIN);
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 if !text.contains(r#""ok":true"#) {
-                    report.faults.push(format!("a reload failed: {text}"));
+                    report.failed_reloads.push(text);
                 }
             }
             2 | 3 => {
