@@ -78,10 +78,7 @@ mod tests {
     use super::*;
 
     fn given(variables: &[(&str, &str)]) -> Result<Given, Usage> {
-        let value = |name: &str| {
-            variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
-        };
-        sockets(&value, 42)
+        sockets(&environment(variables), 42)
     }
 
     #[test]
@@ -109,5 +106,38 @@ mod tests {
             let bad = given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", count)]);
             assert!(matches!(bad, Err(Usage(text)) if text.contains("LISTEN_FDS")), "{count}");
         }
+    }
+
+    fn environment<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn a_successor_is_given_what_this_server_was_given_and_nothing_else() {
+        let own = [("LISTEN_PID", "42"), ("LISTEN_FDS", "1")];
+        let successors = for_successor(&environment(&own), 42);
+        assert_eq!(successors, [("LISTEN_PID", Some("handed-over"))]);
+        let handed_over = [("LISTEN_PID", "handed-over"), ("LISTEN_FDS", "1"), (handover::VARIABLE, "7")];
+        assert!(has_http(&environment(&handed_over), 43));
+        assert_eq!(for_successor(&environment(&handed_over), 43), successors);
+        // Without a server before it those words are another process's.
+        for others in
+            [&handed_over[..2], &[("LISTEN_PID", "41"), ("LISTEN_FDS", "1"), (handover::VARIABLE, "7")]]
+        {
+            assert!(!has_http(&environment(others), 43));
+            let taken_away: Vec<_> = VARIABLES.map(|name| (name, None)).to_vec();
+            assert_eq!(for_successor(&environment(others), 43), taken_away);
+        }
+    }
+
+    #[test]
+    fn a_unit_has_as_many_sockets_as_it_says() {
+        for (count, sockets) in [("0", 0), ("1", 1), ("1024", 1024)] {
+            let given = given(&[("LISTEN_PID", "42"), ("LISTEN_FDS", count)]).map(|given| given.http.len());
+            assert_eq!(given, Ok(sockets));
+        }
+        assert!(!has_http(&environment(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "0")]), 42));
+        let metrics = [("LISTEN_PID", "42"), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "metrics")];
+        assert!(!has_http(&environment(&metrics), 42));
     }
 }

@@ -144,4 +144,45 @@ mod tests {
             let _ = parse(&text);
         }
     }
+
+    #[test]
+    fn a_plain_file_of_up_to_1_mib_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |bytes: usize| {
+            let path = dir.path().join(format!("{bytes}.env"));
+            std::fs::write(&path, format!("A=1\n#{}", "x".repeat(bytes - 5))).expect("written");
+            read(&path)
+        };
+        let variables = vec![("A".to_owned(), "1".to_owned())];
+        assert_eq!((write(100), write(1024 * 1024)), (Ok(variables.clone()), Ok(variables)));
+        assert!(write(1024 * 1024 + 1).is_err_and(|error| error.contains("larger than 1 MiB")));
+        assert!(read(dir.path()).is_err_and(|error| error.contains("no plain file")));
+        assert!(read(&dir.path().join("none")).is_err_and(|error| error.contains("cannot be read")));
+        std::fs::write(dir.path().join("bad.env"), "A=1\nnonsense\n").expect("written");
+        assert!(read(&dir.path().join("bad.env")).is_err_and(|error| error.contains("line 2 of ")));
+    }
+
+    #[test]
+    fn quotes_end_where_they_say_also_at_the_end_of_the_file() {
+        for (text, value) in [
+            ("A='x'", "x"),
+            ("A=\"x\"", "x"),
+            ("A= \"x # y\" # z", "x # y"),
+            ("A=\"\\t\\r\\n\\\"\\\\\\$\\x\"", "\t\r\n\"\\$\\x"),
+            ("A='\\n'", "\\n"),
+            ("A=\"it's\"", "it's"),
+            ("A=x#y # z", "x#y"),
+            ("A=#z", ""),
+        ] {
+            assert_eq!(parse(text), Ok(vec![("A".to_owned(), value.to_owned())]), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_and_values_are_those_that_an_environment_can_hold() {
+        assert_eq!(variables("a.b-C_1=x")[0].0, "a.b-C_1");
+        for bad in ["A\u{e9}=1", "A/B=1", "A=x\0", "A='x\n\0'", "A=\"x\n\0\"", "export =1"] {
+            assert_eq!(parse(bad), Err(1), "{bad:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 mod verbs;
 
-use super::table::{FLAGS, Kind, MAX_MS, known};
+use super::table::{FLAGS, Kind, MAX_MS, environment_name, known};
 use super::written;
 use super::{
     Command, Config, HotReload, JavaScript, Listen, ServerId, Usage, Verb, activation, complaints, page,
@@ -387,8 +387,8 @@ impl Reader<'_> {
         if let Some(text) = given {
             return Ok(Some(Word { name, text }));
         }
-        let variable = row.map_or("", |flag| flag.env);
-        let text = (self.environment)(variable).filter(|text| !variable.is_empty() && !text.is_empty());
+        let Some(variable) = environment_name(name) else { return Ok(None) };
+        let text = (self.environment)(variable).filter(|text| !text.is_empty());
         Ok(text.map(|text| Word { name: variable, text }))
     }
 

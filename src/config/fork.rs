@@ -35,3 +35,34 @@ impl Reader<'_> {
         Ok((fork, warm.map(|warm| warm.text)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Fork;
+    use crate::config::tests::{complaint, config};
+
+    #[test]
+    fn workers_are_forked_where_that_is_safe_but_not_in_development() {
+        for (flags, fork) in [
+            ("", Fork::Never),
+            ("--hot-reload=none", Fork::Auto),
+            ("--hot-reload=process", Fork::Auto),
+            ("--hot-reload=none --fork=auto", Fork::Auto),
+            ("--hot-reload=module --fork=auto", Fork::Never),
+            ("--hot-reload=process --fork=always", Fork::Always),
+            ("--hot-reload=none --fork=never", Fork::Never),
+        ] {
+            assert_eq!(config(&format!("app {flags}")).fork, fork, "{flags}");
+        }
+        assert!(complaint("app --fork=always").contains("--hot-reload=none would do"));
+    }
+
+    #[test]
+    fn a_template_is_warmed_by_a_page_of_the_app() {
+        assert_eq!(config("app --hot-reload=none").warm, None);
+        assert_eq!(config("app --hot-reload=none --warm=/big").warm.as_deref(), Some("/big"));
+        assert_eq!(config("app --warm=/").warm.as_deref(), Some("/"));
+        assert!(complaint("app --warm=big").contains("--warm=/ would do"));
+        assert!(complaint("app --warm=/big --fork=never").contains("one of them"));
+    }
+}

@@ -333,4 +333,38 @@ mod tests {
         let sizes = [0, 1000, 1 << 10, 100 << 20, 10 << 30, (1 << 30) + (1 << 20)];
         assert_eq!(sizes.map(size_text), ["0", "1000", "1k", "100m", "10g", "1025m"]);
     }
+
+    #[test]
+    fn the_help_has_a_line_for_each_flag() {
+        let help = help();
+        for (name, parts) in [
+            ("--max-queue", &["  --max-queue <N> ", "   [8192]", "   RIP_MAX_QUEUE"][..]),
+            ("--read-timeout-ms", &["<N>", "[5000]", "RIP_READ_TIMEOUT_MS"]),
+            ("--max-body", &["<size>", "[100m]", "RIP_MAX_BODY"]),
+            ("--max-spool", &["[10g]"]),
+            ("--queue", &["<word>", "[adaptive]"]),
+            ("--env-file", &["<path>", "[none]"]),
+            ("--no-access-log", &["[off]"]),
+        ] {
+            let line = help.lines().find(|line| line.trim_start().split(' ').next() == Some(name));
+            let line = line.expect(name);
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        }
+        for flag in FLAGS {
+            let line = help.lines().find(|line| line.trim_start().split(' ').next() == Some(flag.name));
+            let line = line.expect(flag.name);
+            assert!(line.contains(flag.help) && line.ends_with(flag.env), "{line}");
+            assert!(!line.contains("[]") && !line.ends_with(' '), "{line}");
+        }
+        let version = help.lines().find(|line| line.contains("--version")).expect("a line");
+        assert!(version.ends_with("the version"), "{version}");
+    }
+
+    #[test]
+    fn a_flag_is_known_by_its_whole_name() {
+        assert!(known("--max-queue").is_some_and(|flag| flag.env == "RIP_MAX_QUEUE"));
+        assert!(known("--max").is_none() && known("max-queue").is_none());
+        assert_eq!(environment_name("--max-queue"), Some("RIP_MAX_QUEUE"));
+        assert_eq!((environment_name("--env-file"), environment_name("--none")), (None, None));
+    }
 }

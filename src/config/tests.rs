@@ -1,7 +1,10 @@
 //! Whole command lines: what they come to, and what is said of wrong ones.
 
 use super::*;
+use crate::control::{CanaryPlan, TrialLength};
 use std::collections::HashMap;
+
+mod values;
 
 fn parse_with(line: &str, environment: &[(&str, &str)]) -> Result<Command, Usage> {
     let environment: HashMap<String, String> =
@@ -16,7 +19,7 @@ pub(super) fn config(line: &str) -> Box<Config> {
     }
 }
 
-fn complaint(line: &str) -> String {
+pub(super) fn complaint(line: &str) -> String {
     match parse_with(line, &[]) {
         Err(Usage(text)) => text,
         other => panic!("{line}: {other:?}"),
@@ -128,9 +131,29 @@ fn complaints_name_what_was_given_and_what_would_do() {
         ("app http:99999", "99999", "http:5002"),
         ("app http:example.com:80", "example.com", "localhost"),
         ("app http:fd:1", "fd:1", "http:fd:3"),
+        ("app http:fd:2", "fd:2", "http:fd:3"),
+        ("app http:unix:", "unix:", "http:unix:/path"),
+        ("app http:65536", "65536", "http:5002"),
         ("app http:fd:3 metrics:fd:3", "descriptor 3", "once"),
         ("app --trust-proxy=10.0.0.0/64", "10.0.0.0/64", "loopback"),
         ("app --max-body=-1", "-1", "100m"),
+        ("app --max-body=m", "'m'", "100m"),
+        ("app --max-body=17179869184g", "17179869184g", "100m"),
+        ("app --quarantine=0", "'0'", "1 to 100, or off"),
+        ("app --quarantine=101", "101", "1 to 100, or off"),
+        ("app --read-timeout-ms=86400001", "86400001", "1 to 86400000"),
+        ("app --max-queue=1000001", "1000001", "0 to 1000000"),
+        ("app --max-reloads=many", "many", "0 up"),
+        ("app r:2,31622401s", "31622401s", "r:10000,3600s"),
+        ("app w:4097", "4097", "w:4"),
+        ("app w:0..2", "w:0..2", "min"),
+        ("app -", "'-'", "'app' is the app"),
+        ("app -x", "-x", "--help"),
+        ("app x:y --trust-proxy=10.0.0.0/33", "10.0.0.0/33", "loopback"),
+        ("app --socket-mode=06000 http:unix:/s", "06000", "660"),
+        ("app --socket-mode=77 http:unix:/s", "'77'", "660"),
+        ("app --socket-mode=6o0 http:unix:/s", "6o0", "660"),
+        ("app --page-host=shop", "shop", "page:5003"),
         ("app other", "other", "app"),
         ("app shop.wsgi", "shop.wsgi", "rip-server app shop.wsgi:app"),
         ("app main.py", "main.py", "rip-server app/main.py"),
@@ -157,6 +180,8 @@ fn complaints_name_what_was_given_and_what_would_do() {
         ("app --socket-mode=660", "--socket-mode", "http:unix:"),
         ("app --socket-group=web http:80", "--socket-group", "http:unix:"),
         ("app http:localhost:80 http:127.0.0.1:80", "localhost port 80", "127.0.0.1"),
+        ("app http:localhost:80 http:[::1]:80", "localhost port 80", "::1"),
+        ("app http:127.0.0.1:80 metrics:localhost:80", "localhost port 80", "127.0.0.1"),
         ("app http:80,proxy", "http:80,proxy", "--trust-proxy=10.0.0.0/8"),
         ("app http:80,prxy --trust-proxy=all", "80,prxy", "http:5002"),
         ("app metrics:80,proxy --trust-proxy=all", "80,proxy", "metrics:9090"),
@@ -172,7 +197,21 @@ fn complaints_name_what_was_given_and_what_would_do() {
         ("app --max-queue", "--max-queue", "--max-queue=<N>"),
         ("app --variant=a/b", "a/b", "letters"),
         ("completions", "bash, zsh, fish", "rip-server completions bash"),
+        ("completions bash zsh", "bash", "too many"),
+        ("man app", "man", "'man' is the app"),
+        ("cgi-worker app", "app", "too many"),
+        ("cgi-guard app", "app", "too many"),
         ("list app", "app", "too many"),
+        ("list --variant", "--variant", "--variant=<name>"),
+        ("reload app --canary-errors=5", "--canary-errors", "--canary=500"),
+        ("reload app --canary", "--canary", "--canary=500 or --canary=30s"),
+        ("reload app --canary=49", "'49'", "50 to 1000000"),
+        ("reload app --canary=1000001", "1000001", "50 to 1000000"),
+        ("reload app --canary=0s", "'0s'", "1s to 3600s"),
+        ("reload app --canary=3601s", "3601s", "1s to 3600s"),
+        ("reload app --canary=500 --canary-errors=101", "101", "0 to 100"),
+        ("stop app other", "other", "too many"),
+        ("status app --watch --check", "--check", "--watch"),
         ("status app --check --json", "--check", "--json"),
         ("status app --failures --check", "--failures", "--check"),
         ("statu app", "statu", "rip-server status app"),
@@ -230,4 +269,110 @@ fn what_would_be_passed_over_in_silence_is_a_complaint() {
     assert!(complaint("reload app -- uvicorn").contains("verb"));
     let embedded = ["--", "uvicorn"].map(OsString::from).to_vec();
     assert!(matches!(read(embedded, &|_| None, true), Err(Usage(text)) if text.contains("no command")));
+}
+
+#[test]
+fn the_program_is_asked_about_itself() {
+    for line in ["--help", "-h", "help", "app --help", "app w:2 -h", "--help --version"] {
+        assert!(matches!(parse_with(line, &[]), Ok(Command::Help)), "{line}");
+    }
+    for line in ["--version", "-V", "app --version"] {
+        assert!(matches!(parse_with(line, &[]), Ok(Command::Version)), "{line}");
+    }
+    for (line, beginning) in [
+        ("status --help", "rip-server status"),
+        ("reload app -h", "rip-server reload"),
+        ("man", ".TH RIP-SERVER"),
+        ("completions bash", "# bash"),
+        ("completions fish", "# fish"),
+    ] {
+        let printed = parse_with(line, &[]);
+        assert!(
+            matches!(&printed, Ok(Command::Print(text)) if text.starts_with(beginning)),
+            "{line}: {printed:?}"
+        );
+    }
+    // `help` with anything behind it is an app.
+    assert!(matches!(parse_with("help w:2", &[]), Ok(Command::Serve(_))));
+    assert!(matches!(parse_with("cgi-worker", &[]), Ok(Command::CgiWorker)));
+    assert!(matches!(parse_with("cgi-guard", &[]), Ok(Command::CgiGuard)));
+}
+
+#[test]
+fn verbs_take_flags_of_their_own() {
+    let asked = |line: &str| match parse_with(line, &[]) {
+        Ok(Command::Ask { verb, place }) => (verb, place.app),
+        other => panic!("{line}: {other:?}"),
+    };
+    let status = |json, watch, check, failures| Verb::Status { json, watch, check, failures };
+    let reload =
+        |length, max_errors_percent| Verb::Reload { canary: Some(CanaryPlan { length, max_errors_percent }) };
+    for (line, verb) in [
+        ("status app", status(false, false, false, false)),
+        ("status app --json", status(true, false, false, false)),
+        ("status app --watch", status(false, true, false, false)),
+        ("status app --check", status(false, false, true, false)),
+        ("status app --failures --watch", status(false, true, false, true)),
+        ("reload app --canary=50", reload(TrialLength::Requests(50), 5)),
+        ("reload app --canary=1000000 --canary-errors=0", reload(TrialLength::Requests(1_000_000), 0)),
+        (
+            "reload app --canary=1s --canary-errors=100",
+            reload(TrialLength::Time(Duration::from_secs(1)), 100),
+        ),
+        ("reload app --canary=3600s", reload(TrialLength::Time(Duration::from_secs(3600)), 5)),
+        ("upgrade app", Verb::Upgrade),
+    ] {
+        assert_eq!(asked(line), (verb, Some("app".into())), "{line}");
+    }
+    assert_eq!(asked("stop").1, Some(".".into()));
+    let checked = |line: &str| match parse_with(line, &[]) {
+        Ok(Command::Check(config)) => config.place.app,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!((checked("check"), checked("check --max-queue=3")), (Some(".".into()), Some(".".into())));
+    assert_eq!(checked("check ./app --max-queue=3"), Some("./app".into()));
+    let listed = |line: &str| match parse_with(line, &[]) {
+        Ok(Command::List { socket_dir, is_given }) => (socket_dir, is_given),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(listed("list --socket-dir=/s"), (PathBuf::from("/s"), true));
+    assert!(!listed("list").1);
+    assert!(!listed("list --variant=x").1);
+}
+
+#[test]
+fn a_program_that_is_its_own_app_takes_no_app_and_no_command() {
+    let embedded = |line: &str| read(line.split_whitespace().map(OsString::from).collect(), &|_| None, true);
+    assert!(matches!(embedded("w:2"), Ok(Command::Serve(config)) if config.place.app.is_none()));
+    assert!(matches!(embedded("check"), Ok(Command::Check(config)) if config.place.app.is_none()));
+    assert!(matches!(embedded("reload"), Ok(Command::Ask { place, .. }) if place.app.is_none()));
+    for (line, complaint) in [
+        ("./app", "this program is the app"),
+        ("shop:app", "unknown token 'shop:app'"),
+        ("reload app", "'app' is one word too many"),
+        ("w:2 -- uvicorn", "runs no command"),
+    ] {
+        let text = embedded(line).err().map(|error| error.0).unwrap_or_default();
+        assert!(text.contains(complaint), "{line}: {text}");
+    }
+}
+
+#[test]
+fn an_app_may_have_a_colon_in_its_path() {
+    assert_eq!(config("./my:app w:2").place.app, Some(PathBuf::from("./my:app")));
+    assert_eq!(config("w:2 my/x:1").place.app, Some(PathBuf::from("my/x:1")));
+}
+
+#[test]
+fn what_is_not_text_is_a_complaint() {
+    use std::os::unix::ffi::OsStringExt;
+    let bad = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    for (words, complaint) in [
+        (vec![bad(b"app\xff")], "a word of the command line is not valid UTF-8"),
+        (vec![bad(b"man"), bad(b"\xff")], "a word of the command line is not valid UTF-8"),
+        (vec![bad(b"app"), bad(b"--variant"), bad(b"\xff")], "--variant has a value that is not valid UTF-8"),
+    ] {
+        let text = read(words, &|_| None, false).err().map(|error| error.0);
+        assert_eq!(text.as_deref(), Some(complaint));
+    }
 }

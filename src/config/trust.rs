@@ -50,4 +50,30 @@ mod tests {
             assert_eq!(config.trusts(peer.parse().ok()), is_trusted, "{clothed} {peer}");
         }
     }
+
+    #[test]
+    fn networks_are_as_wide_as_their_prefix() {
+        for (network, inside, outside) in [
+            ("10.1.2.3", "10.1.2.3", "10.1.2.2"),
+            ("10.1.2.0/23", "10.1.3.255", "10.1.4.0"),
+            ("128.0.0.0/1", "255.0.0.1", "127.0.0.1"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
+            ("2001:db8::1", "2001:db8::1", "2001:db8::"),
+            ("2001:db8::/96", "2001:db8::ffff:ffff", "2001:db8::1:0:0"),
+            ("::ffff:10.0.0.0/120", "10.0.0.255", "10.0.1.0"),
+            ("loopback", "127.255.0.1", "::2"),
+            ("0.0.0.0/0", "192.0.2.1", "2001:db8::1"),
+            ("::/0", "2001:db8::1", "192.0.2.1"),
+        ] {
+            let config = config(&format!("app --trust-proxy={network}"));
+            let trusts = |peer: &str| config.trusts(peer.parse().ok());
+            assert_eq!((trusts(inside), trusts(outside)), (true, false), "{network}");
+        }
+        let all = config("app --trust-proxy=all");
+        assert!(all.trusts(None) && all.trusts("192.0.2.1".parse().ok()));
+        // Neither a prefix of IPv4 addresses nor one of others.
+        assert!(!config("app --trust-proxy=::ffff:10.0.0.0/64").trusts("10.0.0.0".parse().ok()));
+        assert!(!config("app --trust-proxy=10.0.0.0/8").trusts(None), "a Unix peer counts as loopback");
+        assert!(!config("app --trust-proxy=,").trusts("127.0.0.1".parse().ok()));
+    }
 }

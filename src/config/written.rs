@@ -2,6 +2,8 @@
 //! verb.
 
 mod completions;
+#[cfg(test)]
+mod tests;
 
 pub(super) use completions::completions;
 

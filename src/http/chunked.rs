@@ -195,8 +195,51 @@ mod tests {
         for bad in [" 5\r\n", "5 \r\n", "+5\r\n", "0x5\r\n", "\r\n", ";a\r\n", "5\n"] {
             assert_eq!(decode(&[bad.as_bytes()]), Err(Fault::Bad(Bad::ChunkSize)), "{bad:?}");
         }
-        assert_eq!(decode(&[b"5;a\rb=c\r\n"]), Err(Fault::Bad(Bad::ChunkSize)));
-        assert_eq!(decode(&[b"5\r\nhelloo\r\n"]), Err(Fault::Bad(Bad::ChunkData)));
+        for bad in ["5;a\rb=c\r\n", "5;a\nb\r\n", "5;a\0b\r\n", "5\r5"] {
+            assert_eq!(decode(&[bad.as_bytes()]), Err(Fault::Bad(Bad::ChunkSize)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_ends_where_its_size_says() {
+        for bad in ["5\r\nhelloo\r\n", "5\r\nhello\n", "5\r\nhello\r5", "5\r\nhello5\r\n"] {
+            assert_eq!(decode(&[bad.as_bytes()]), Err(Fault::Bad(Bad::ChunkData)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_are_fields() {
+        for good in ["", "X:\r\n", "X: y\tz\r\nY-2: \u{e9}\r\n"] {
+            let body = format!("0\r\n{good}\r\n");
+            assert_eq!(decode(&[body.as_bytes()]), Ok((Vec::new(), Vec::new(), true)), "{good:?}");
+        }
+        for bad in
+            ["X\r\n", ": y\r\n", " X: y\r\n", "X Y: z\r\n", "X: \0\r\n", "X: y\n", "X: y\rZ", "\n", "\rX"]
+        {
+            let body = format!("0\r\n{bad}");
+            assert_eq!(decode(&[body.as_bytes()]), Err(Fault::Bad(Bad::Trailer)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lines_and_trailers_may_fill_their_bounds() {
+        let size = |bytes: usize| format!("{:0>bytes$}\r\n", "5");
+        let extension = |bytes: usize| format!("5;{}\r\n", "a".repeat(bytes - 2));
+        // The CR counts too.
+        for line in [size(MAX_CHUNK_LINE_BYTES - 1), extension(MAX_CHUNK_LINE_BYTES - 1)] {
+            assert_eq!(decode(&[line.as_bytes(), b"hello"]), Ok((b"hello".to_vec(), Vec::new(), false)));
+        }
+        for line in [size(MAX_CHUNK_LINE_BYTES), extension(MAX_CHUNK_LINE_BYTES)] {
+            assert_eq!(decode(&[line.as_bytes()]), Err(Fault::Bad(Bad::ChunkLineTooLong)));
+        }
+        let fields = |bytes: usize| {
+            let short = "Ab: c\r\n".repeat(1000);
+            format!("0\r\n{short}X: {}\r\n\r\n", "y".repeat(bytes - short.len() - "X: \r\n\r".len()))
+        };
+        let ended = Ok((Vec::new(), Vec::new(), true));
+        assert_eq!(decode(&[fields(MAX_TRAILER_BYTES).as_bytes()]), ended);
+        let too_long = decode(&[fields(MAX_TRAILER_BYTES + 1).as_bytes()]);
+        assert_eq!(too_long, Err(Fault::Bad(Bad::TrailerTooLong)));
     }
 
     #[test]

@@ -179,23 +179,124 @@ fn write_connection(out: &mut Vec<u8>, version: Version, keep_alive: bool) {
 mod tests {
     use super::*;
 
+    const DATE: &[u8] = b"Date: today\r\n";
+    const GET: RequestContext =
+        RequestContext { is_head: false, wants_websocket: false, version: Version::Http11, keep_alive: true };
+
+    /// An answer's head as the client gets it.
+    fn passed_on(head: &str, context: RequestContext) -> String {
+        let (mut fields, mut out) = (request::header_buffer(), Vec::new());
+        let head = ResponseHead::parse(head.as_bytes(), &mut fields, context).expect("a valid head");
+        write_response_head(&mut out, &head, context, Downstream::of(&head, context), DATE);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn an_answer_says_how_its_body_is_framed_for_the_client() {
+        let old = RequestContext { version: Version::Http10, ..GET };
+        let last = RequestContext { keep_alive: false, ..GET };
+        let head = RequestContext { is_head: true, ..GET };
+        let (length, chunked) = ("Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n");
+        for (line, fields, context, expected) in [
+            ("1.1 200 OK", length, GET, "Content-Length: 5\r\n"),
+            ("1.1 200 OK", length, last, "Content-Length: 5\r\nConnection: close\r\n"),
+            ("1.1 200 OK", length, old, "Content-Length: 5\r\nConnection: keep-alive\r\n"),
+            ("1.1 200 OK", length, RequestContext { keep_alive: false, ..old }, "Content-Length: 5\r\n"),
+            ("1.1 200 OK", length, head, "Content-Length: 5\r\n"),
+            ("1.1 200 OK", chunked, GET, chunked),
+            ("1.1 200 OK", chunked, head, ""),
+            ("1.1 200 OK", chunked, old, ""),
+            ("1.0 200 OK", "", GET, chunked),
+            ("1.1 304 Same", length, GET, "Content-Length: 5\r\n"),
+            ("1.1 204 None", length, GET, ""),
+            ("1.1 404 Not Found", length, GET, "Content-Length: 5\r\n"),
+        ] {
+            let (_, status) = line.split_once(' ').expect("a status");
+            let out = passed_on(&format!("HTTP/{line}\r\n{fields}\r\n"), context);
+            assert_eq!(
+                out,
+                format!("HTTP/1.1 {status}\r\nDate: today\r\n{expected}\r\n"),
+                "{fields} {context:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn interim_answers_have_no_date_and_no_framing() {
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 3\r\n\r\n";
+        assert_eq!(passed_on(hints, GET), "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: y\r\n\r\n";
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: y\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\n\r\n";
+        assert_eq!(passed_on(switch, RequestContext { wants_websocket: true, ..GET }), switched);
+    }
+
+    #[test]
+    fn an_answer_has_one_date_and_a_valid_one() {
+        let (valid, other) =
+            ("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "Date: Mon, 07 Nov 1994 08:49:37 GMT\r\n");
+        for (said, expected) in [
+            (String::new(), "Date: today\r\n"),
+            (valid.to_owned(), valid),
+            ("Date: yesterday\r\n".to_owned(), "Date: today\r\n"),
+            (format!("Date: \u{e9}\r\n{valid}{other}"), valid),
+        ] {
+            let out = passed_on(&format!("HTTP/1.1 200 OK\r\n{said}Content-Length: 0\r\n\r\n"), GET);
+            assert_eq!(out, format!("HTTP/1.1 200 OK\r\n{expected}Content-Length: 0\r\n\r\n"), "{said}");
+        }
+    }
+
+    #[test]
+    fn fields_of_the_workers_connection_reach_no_client() {
+        let nominates =
+            "Connection: X-Inner, Date, Content-Type, Content-Encoding, Set-Cookie\r\nX-Inner: 1\r\n";
+        let own = "Keep-Alive: 5\r\nTrailer: X-Sum\r\nProxy-Authenticate: Basic\r\nRip-Worker-Id: 1\r\n";
+        let kept = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/css\r\nContent-Encoding: br\r\n\
+             Set-Cookie: a=b\r\nX-Kept: 2\r\nETag: x\r\n";
+        let head = format!("HTTP/1.1 200 OK\r\n{own}{nominates}{kept}Content-Length: 5\r\n\r\n");
+        assert_eq!(passed_on(&head, GET), format!("HTTP/1.1 200 OK\r\n{kept}Content-Length: 5\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_answer_of_the_servers_own_is_whole() {
+        let refusal = refusal_body(Reason::QueueTimeout);
+        assert_eq!(refusal, "No worker became free in time.\n");
+        let answer = LocalResponse {
+            status: 504,
+            content_type: "text/plain",
+            fields: b"X: y\r\n",
+            body: refusal.as_bytes(),
+            retry_soon: true,
+            is_head: false,
+            version: Version::Http11,
+            keep_alive: false,
+            date: DATE,
+        };
+        let written = |answer: &LocalResponse<'_>| {
+            let mut out = Vec::new();
+            answer.write(&mut out);
+            String::from_utf8(out).expect("text")
+        };
+        let head = "HTTP/1.1 504 Gateway Timeout\r\nContent-Type: text/plain\r\nContent-Length: 31\r\nDate: today\r\nX: y\r\n";
+        assert_eq!(written(&answer), format!("{head}Retry-After: 1\r\nConnection: close\r\n\r\n{refusal}"));
+        let answer = LocalResponse { retry_soon: false, is_head: true, keep_alive: true, ..answer };
+        assert_eq!(written(&answer), format!("{head}\r\n"));
+    }
+
     #[test]
     fn a_426_says_which_upgrade_it_wants() {
         const HEAD: &str = "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade, X-Inner\r\nUpgrade: websocket\r\n\
              X-Inner: 1\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
-        let passed = |head: &str, keep_alive, version| {
-            let context = RequestContext { is_head: false, wants_websocket: false, version, keep_alive };
-            let (mut fields, mut out) = (request::header_buffer(), Vec::new());
-            let head = ResponseHead::parse(head.as_bytes(), &mut fields, context).expect("a valid head");
-            write_response_head(&mut out, &head, context, Downstream::of(&head, context), b"");
-            String::from_utf8(out).expect("text")
-        };
-        let upgrades = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\
-             Connection: Upgrade\r\n";
-        assert_eq!(passed(HEAD, true, Version::Http11), format!("{upgrades}\r\n"));
-        assert_eq!(passed(HEAD, false, Version::Http11), format!("{upgrades}Connection: close\r\n\r\n"));
+        let upgrades = "HTTP/1.1 426 Upgrade Required\r\nDate: today\r\nContent-Length: 0\r\nUpgrade: websocket\r\n\
+             Upgrade: h2c\r\nConnection: Upgrade\r\n";
+        assert_eq!(passed_on(HEAD, GET), format!("{upgrades}\r\n"));
+        let last = passed_on(HEAD, RequestContext { keep_alive: false, ..GET });
+        assert_eq!(last, format!("{upgrades}Connection: close\r\n\r\n"));
         // In any other answer `Upgrade` is about the worker's connection, and is dropped.
-        let other = passed(&HEAD.replace("426 Upgrade Required", "400 Bad Request"), true, Version::Http11);
-        assert_eq!(other, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        let other = passed_on(&HEAD.replace("426 Upgrade Required", "400 Bad Request"), GET);
+        assert_eq!(other, "HTTP/1.1 400 Bad Request\r\nDate: today\r\nContent-Length: 0\r\n\r\n");
+        // One that names no upgrade has none.
+        let silent = passed_on("HTTP/1.1 426 Upgrade Required\r\nUpgrade:\r\nContent-Length: 0\r\n\r\n", GET);
+        assert_eq!(silent, "HTTP/1.1 426 Upgrade Required\r\nDate: today\r\nContent-Length: 0\r\n\r\n");
     }
 }

@@ -58,9 +58,9 @@ fn is_first_bad_line_folded(head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::http::Reason;
     use crate::http::reason::Bad;
     use crate::http::request::tests::{refusal, with};
+    use crate::http::{MAX_METHOD_BYTES, MAX_TARGET_BYTES, Reason};
 
     #[test]
     fn a_field_line_is_refused_for_what_is_wrong_with_it() {
@@ -96,8 +96,31 @@ mod tests {
             ("GET a:80 HTTP/1.1", Bad::Target),
             ("GET /a#b HTTP/1.1", Bad::Target),
             ("TRACE / HTTP/1.1", Bad::MethodNotServed),
+            ("CONNECT a:80 HTTP/1.1", Bad::MethodNotServed),
+            (" / HTTP/1.1", Bad::Method),
+            ("GET / HTTP/1.1\rX", Bad::LineEnd),
+            ("GET / HTTP/2.0\rX", Bad::Version),
         ] {
             assert_eq!(refusal(&format!("{line}\r\nHost: a\r\n\r\n")), Reason::BadRequest(bad), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_long_part_is_what_is_wrong_with_a_line_before_the_parts_behind_it() {
+        let (method, target) =
+            ("M".repeat(MAX_METHOD_BYTES), format!("/{}", "t".repeat(MAX_TARGET_BYTES - 1)));
+        for (line, bad) in [
+            (format!("{method} / HTTP/2.0"), Bad::Version),
+            (format!("{method}M / HTTP/2.0"), Bad::MethodTooLong),
+            (format!("GET {target}\u{1} HTTP/1.1"), Bad::TargetTooLong),
+            (format!("GET {}\u{1} HTTP/1.1", &target[1..]), Bad::Target),
+        ] {
+            assert_eq!(
+                refusal(&format!("{line}\r\nHost: a\r\n\r\n")),
+                Reason::BadRequest(bad),
+                "{}",
+                &line[..5]
+            );
         }
     }
 }

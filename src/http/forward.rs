@@ -253,13 +253,102 @@ mod tests {
     fn nominated_fields_stop_here_but_never_ours() {
         let worker = forwarded(
             "POST / HTTP/1.1\r\nHost: a\r\nConnection: X-Secret, Host, Content-Length\r\nX-Secret: 1\r\n\
-             Content-Length: 5\r\nKeep-Alive: 5\r\nTE: trailers\r\n\r\n",
+             X-Kept: 2\r\nContent-Length: 5\r\nKeep-Alive: 5\r\nTE: trailers\r\n\r\n",
             STRANGER,
         );
         assert!(
             !worker.contains("Secret") && !worker.contains("Keep-Alive") && !worker.contains("TE:"),
             "{worker}"
         );
-        assert!(worker.contains("Host: a\r\n") && worker.ends_with("Content-Length: 5\r\n\r\n"), "{worker}");
+        assert!(
+            worker.starts_with("POST / HTTP/1.1\r\nHost: a\r\nX-Kept: 2\r\nX-Forwarded-For:"),
+            "{worker}"
+        );
+        assert!(worker.ends_with("Content-Length: 5\r\n\r\n"), "{worker}");
+        let trusted = Origin { trust: ForwardedTrust::Believed(&|_| false), ..STRANGER };
+        let worker = forwarded(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Real-IP, X-Request-Start, X-Secret\r\nX-Real-IP: 1.1.1.1\r\n\
+             X-Request-Start: t=5\r\nX-Secret: 1\r\n\r\n",
+            trusted,
+        );
+        assert!(
+            worker.contains("X-Real-IP: 1.1.1.1\r\nX-Request-Start: t=5\r\nX-Forwarded-For:"),
+            "{worker}"
+        );
+    }
+
+    #[test]
+    fn fields_of_one_connection_or_of_the_server_itself_reach_no_worker() {
+        let trusted = Origin { trust: ForwardedTrust::Believed(&|_| false), ..STRANGER };
+        // Whether a worker gets it from a stranger, and from a trusted proxy.
+        for (field, by_stranger, by_proxy) in [
+            ("Keep-Alive: mine", false, false),
+            ("TE: mine", false, false),
+            ("Trailer: mine", false, false),
+            ("Upgrade: mine", false, false),
+            ("Proxy-Connection: mine", false, false),
+            ("Proxy-Authorization: mine", false, false),
+            ("HTTP2-Settings: mine", false, false),
+            ("Connection: mine", false, false),
+            ("Expect: 100-continue", false, false),
+            ("Proxy: mine", false, false),
+            ("Rip-Probe: mine", false, false),
+            ("Content_Length: mine", false, false),
+            ("X_Forwarded_Proto: mine", false, false),
+            ("Forwarded: mine", false, true),
+            ("X-Real-IP: mine", false, true),
+            ("X-Forwarded-Port: mine", false, true),
+            ("X-Request-Start: mine", false, true),
+            ("Cookie: mine", true, true),
+            ("Content-Type: mine", true, true),
+            ("ETag: mine", true, true),
+            ("From: mine", true, true),
+            ("Hosts: mine", true, true),
+            ("Pragma: mine", true, true),
+            ("Kind: mine", true, true),
+            ("Tea: mine", true, true),
+            ("User-Agent: mine", true, true),
+            ("Range: mine", true, true),
+            ("X-Mine: mine", true, true),
+            ("my_field: mine", true, true),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+            for (origin, passes) in [(STRANGER, by_stranger), (trusted, by_proxy)] {
+                let worker = forwarded(&head, origin);
+                assert_eq!(worker.contains(&format!("\r\n{field}\r\n")), passes, "{worker}");
+                assert!(passes || !worker.contains("mine"), "{worker}");
+            }
+        }
+        let worker = forwarded("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", STRANGER);
+        assert_eq!((worker.matches("Content-Length").count(), worker.matches("\r\nHost: ").count()), (1, 1));
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_stands_alone() {
+        let trusted = Origin { trust: ForwardedTrust::Believed(&|_| false), ..STRANGER };
+        let said = "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: wss\r\nX-Forwarded-Host: b\r\nX-Request-Start: t=5\r\n";
+        let worker = forwarded(&format!("GET / HTTP/1.1\r\nHost: a\r\n{said}\r\n"), trusted);
+        let expected = "X-Forwarded-For: 192.0.2.7\r\nRip-Client: 192.0.2.7\r\nX-Request-Id: fresh\r\n";
+        assert_eq!(worker, format!("GET / HTTP/1.1\r\nHost: a\r\n{said}{expected}\r\n"));
+    }
+
+    #[test]
+    fn a_trusted_proxys_request_id_is_kept_if_a_log_can_hold_it() {
+        let trusted = Origin { trust: ForwardedTrust::Believed(&|_| false), ..STRANGER };
+        let (longest, too_long) = ("i".repeat(128), "i".repeat(129));
+        for (ids, expected) in [
+            (&["theirs"][..], "theirs"),
+            (&["first", "second"], "first"),
+            (&["", "second"], "second"),
+            (&["two words"], "fresh"),
+            (&["\u{e9}"], "fresh"),
+            (&[&longest], &longest),
+            (&[&too_long], "fresh"),
+        ] {
+            let said: String = ids.iter().map(|id| format!("X-Request-Id: {id}\r\n")).collect();
+            let worker = forwarded(&format!("GET / HTTP/1.1\r\nHost: a\r\n{said}\r\n"), trusted);
+            assert!(worker.ends_with(&format!("\r\nX-Request-Id: {expected}\r\n\r\n")), "{worker}");
+            assert_eq!(worker.matches("X-Request-Id").count(), 1, "{worker}");
+        }
     }
 }

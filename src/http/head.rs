@@ -105,4 +105,36 @@ mod tests {
         long.resize(70_000, b'v');
         assert_eq!(look(&long, &mut Scanned::default()), Err(Bad::HeadTooLong));
     }
+
+    #[test]
+    fn a_first_line_may_be_as_long_as_a_method_and_a_target_may_be() {
+        let line = |method: usize, target: usize, version: &str| {
+            format!("{} /{} {version}\r\n", "M".repeat(method), "t".repeat(target - 1))
+        };
+        let longest = line(MAX_METHOD_BYTES, MAX_TARGET_BYTES, "HTTP/1.1");
+        for (line, expected) in [
+            (longest.clone(), Ok(HeadScan::Partial)),
+            (longest.replace('\n', ""), Ok(HeadScan::Partial)),
+            (line(MAX_METHOD_BYTES + 1, MAX_TARGET_BYTES, "HTTP/1.1"), Err(Bad::MethodTooLong)),
+            (line(MAX_METHOD_BYTES, MAX_TARGET_BYTES + 1, "HTTP/1.1"), Err(Bad::TargetTooLong)),
+            (line(MAX_METHOD_BYTES, MAX_TARGET_BYTES, "HTTP/1.10"), Err(Bad::RequestLine)),
+        ] {
+            assert_eq!(look(line.as_bytes(), &mut Scanned::default()), expected, "{} bytes", line.len());
+        }
+        // Lines behind the first are bounded by the head alone.
+        let second = format!("{longest}{}\r\n", "x".repeat(longest.len() + 1));
+        assert_eq!(look(second.as_bytes(), &mut Scanned::default()), Ok(HeadScan::Partial));
+    }
+
+    #[test]
+    fn a_head_may_have_64_kib_with_its_empty_line() {
+        let head = |bytes: usize| {
+            let mut head = b"GET / HTTP/1.1\r\nX: ".to_vec();
+            head.resize(bytes - 4, b'v');
+            [&head[..], b"\r\n\r\n"].concat()
+        };
+        let whole = |bytes| look(&head(bytes), &mut Scanned::default());
+        assert_eq!(whole(64 * 1024), Ok(HeadScan::Whole(64 * 1024)));
+        assert_eq!(whole(64 * 1024 + 1), Err(Bad::HeadTooLong));
+    }
 }

@@ -283,4 +283,18 @@ mod tests {
             assert_eq!(scan(&header[..V2_FIXED_BYTES]), Err(fault), "{command:x} {family:x} {length}");
         }
     }
+
+    #[test]
+    fn the_log_says_what_is_wrong_with_a_header() {
+        for (fault, cause) in [
+            (Fault::Missing, "does not begin"),
+            (Fault::TooLong, "too long"),
+            (Fault::Line, "line cannot be read"),
+            (Fault::Kind, "unknown kind"),
+            (Fault::Addresses, "too short for its addresses"),
+        ] {
+            let text = fault.to_string();
+            assert!(text.contains("PROXY protocol") && text.contains(cause), "{text}");
+        }
+    }
 }

@@ -179,3 +179,95 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{
+        MAX_CHUNK_LINE_BYTES, MAX_FIELDS, MAX_HEAD_BYTES, MAX_HOST_BYTES, MAX_METHOD_BYTES, MAX_TARGET_BYTES,
+        MAX_TRAILER_BYTES,
+    };
+
+    const DOCUMENT: &str = include_str!("../../docs/requests.md");
+
+    /// `ChunkSize` as the log writes it: `chunk_size`.
+    fn snake_case(name: &str) -> String {
+        let mut words = String::new();
+        for letter in name.chars() {
+            if letter.is_ascii_uppercase() && !words.is_empty() {
+                words.push('_');
+            }
+            words.push(letter.to_ascii_lowercase());
+        }
+        words
+    }
+
+    #[test]
+    fn each_reason_has_the_status_that_the_documents_name() {
+        let (bad_request, others) = Reason::ALL.split_last().expect("some");
+        assert_eq!(bad_request, &Reason::BadRequest(Bad::RequestLine));
+        for reason in others {
+            let row = format!("| `{}` | {} | ", reason.code(), reason.status());
+            assert!(DOCUMENT.contains(&row), "{row}");
+            let word = snake_case(&format!("{reason:?}"));
+            assert_eq!((reason.code(), reason.to_string()), (&*word, word.clone()));
+            assert!(reason.message().ends_with('.'), "{}", reason.message());
+        }
+    }
+
+    #[test]
+    fn a_bad_request_is_answered_by_what_is_wrong_with_it() {
+        use Bad::*;
+        for (status, all) in [
+            (400, &[RequestLine, Method, Target, Host, HostTooLong, HostMissing, HostTwice][..]),
+            (400, &[LineEnd, FieldName, FieldFolded, FieldValue, LengthInvalid, LengthTwice]),
+            (400, &[LengthAndCoding, CodingInvalid, CodingInHttp10, ChunkSize, ChunkLineTooLong]),
+            (400, &[ChunkData, Trailer, Incomplete]),
+            (414, &[TargetTooLong]),
+            (417, &[Expectation]),
+            (431, &[HeadTooLong, TooManyFields, TrailerTooLong]),
+            (501, &[MethodTooLong, MethodNotServed, CodingNotServed]),
+            (505, &[Version]),
+        ] {
+            for bad in all {
+                let (reason, word) = (Reason::BadRequest(*bad), snake_case(&format!("{bad:?}")));
+                assert_eq!((reason.status(), reason.code()), (status, &*word));
+                assert_eq!(reason.to_string(), format!("bad_request: {word}"));
+                assert!(reason.message().ends_with('.'), "{}", reason.message());
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_bounds_that_are_in_force() {
+        for (bad, bound) in [
+            (Bad::HeadTooLong, format!("{} KiB", MAX_HEAD_BYTES / 1024)),
+            (Bad::TooManyFields, format!("{MAX_FIELDS} fields")),
+            (Bad::HostTooLong, format!("{} KiB", MAX_HOST_BYTES / 1024)),
+            (Bad::MethodTooLong, format!("{MAX_METHOD_BYTES} bytes")),
+            (Bad::TargetTooLong, format!("{} KiB", MAX_TARGET_BYTES / 1024)),
+            (Bad::ChunkLineTooLong, format!("{} KiB", MAX_CHUNK_LINE_BYTES / 1024)),
+            (Bad::TrailerTooLong, format!("{} KiB", MAX_TRAILER_BYTES / 1024)),
+        ] {
+            let message = Reason::BadRequest(bad).message();
+            assert!(message.contains(&format!(" {bound}.")), "{bound}: {message}");
+        }
+    }
+
+    #[test]
+    fn who_is_told_to_try_again_gets_a_retry_after() {
+        for reason in Reason::ALL {
+            let says_so = reason.message().contains("please try again");
+            assert_eq!(reason.passes_soon(), says_so, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_connection_with_unread_bytes_or_without_a_future_ends() {
+        let ends = Reason::ALL.iter().filter(|reason| reason.ends_connection());
+        let ends: Vec<&str> = ends.map(|reason| reason.code()).collect();
+        let expected =
+            ["client_timeout", "body_too_large", "spool_full", "stopping", "client_gone", "request_line"];
+        assert_eq!(ends, expected);
+    }
+}

@@ -197,4 +197,85 @@ mod tests {
         assert!(framing(head, GET).is_err());
         assert!(framing(head, RequestContext { wants_websocket: true, ..GET }).is_ok());
     }
+
+    #[test]
+    fn what_frames_no_body_in_one_way_is_invalid() {
+        let fields = |many: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(many));
+        assert_eq!(framing(&fields(200), GET), Ok(Framing::UntilClose));
+        for (head, complaint) in [
+            (fields(201), "200 fields"),
+            (fields(209), "200 fields"),
+            ("HTTP/1.1 200 OK\r\n".into(), "incomplete"),
+            ("HTTP/2 200 OK\r\n\r\n".into(), "no status line"),
+            ("HTTP/1.1 2xx OK\r\n\r\n".into(), "no status line"),
+            ("HTTP/1.1 099 ?\r\n\r\n".into(), "below 100"),
+            ("HTTP/1.1 200 OK\r\nX Y: z\r\n\r\n".into(), "a field"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n".into(), "not a number"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
+                "chunked",
+            ),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".into(), "HTTP/1.0"),
+            ("HTTP/1.1 101 ?\r\n\r\n".into(), "nobody asked"),
+        ] {
+            let Err(Invalid(text)) = framing(&head, GET) else { panic!("{head:?} is accepted") };
+            assert!(text.contains(complaint), "{head:?}: {text}");
+        }
+        let switch = RequestContext { wants_websocket: true, ..GET };
+        assert_eq!(framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", switch), Ok(Framing::Length(5)));
+        assert_eq!(framing("HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\n", GET), Ok(Framing::Empty));
+        assert_eq!(framing("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", GET), Ok(Framing::Length(5)));
+    }
+
+    #[test]
+    fn a_workers_connection_stays_open_as_the_version_and_the_worker_have_it() {
+        for (version, fields, keep_alive) in [
+            ("1.1", "X: y\r\n", true),
+            ("1.1", "Connection: keep-alive, Close\r\n", false),
+            ("1.1", "Connection: X-Close\r\n", true),
+            ("1.0", "X: y\r\n", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: close, keep-alive\r\n", false),
+        ] {
+            let head = format!("HTTP/{version} 200 OK\r\nContent-Length: 5\r\n{fields}\r\n");
+            let parsed =
+                ResponseHead::parse(head.as_bytes(), &mut header_buffer(), GET).map(|head| head.keep_alive);
+            assert_eq!(parsed, Ok(keep_alive), "{version} {fields}");
+        }
+        let until_close = ResponseHead::parse(b"HTTP/1.1 200 OK\r\n\r\n", &mut header_buffer(), GET)
+            .map(|head| head.keep_alive);
+        assert_eq!(until_close, Ok(false));
+        let interim = b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n";
+        let interim = ResponseHead::parse(interim, &mut header_buffer(), GET).map(|head| head.keep_alive);
+        assert_eq!(interim, Ok(true));
+    }
+
+    #[test]
+    fn a_503_with_a_field_of_its_own_says_that_the_worker_is_busy() {
+        for (status, field, is_busy) in [
+            (503, "Rip-Worker-Busy: 1", true),
+            (503, "Rip-Worker-Id: 1", false),
+            (500, "Rip-Worker-Busy: 1", false),
+        ] {
+            let head = format!("HTTP/1.1 {status} X\r\n{field}\r\nContent-Length: 0\r\n\r\n");
+            let parsed =
+                ResponseHead::parse(head.as_bytes(), &mut header_buffer(), GET).map(|head| head.is_busy);
+            assert_eq!(parsed, Ok(is_busy), "{status} {field}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_stands_before_its_parameters() {
+        for (fields, media_type, is_event_stream) in [
+            ("Content-Type: text/html ; charset=utf-8", "text/html", false),
+            ("Content-Type: Text/Event-Stream;charset=utf-8", "Text/Event-Stream", true),
+            ("Content-Type: text/plain\r\nContent-Type: text/event-stream", "text/plain", false),
+            ("Content-Types: text/event-stream", "", false),
+        ] {
+            let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+            let mut buffer = header_buffer();
+            let head = ResponseHead::parse(head.as_bytes(), &mut buffer, GET).expect("a valid head");
+            assert_eq!((head.media_type, head.is_event_stream()), (media_type.as_bytes(), is_event_stream));
+        }
+    }
 }
