@@ -70,5 +70,25 @@ mod tests {
     fn a_verb_gets_what_says_which_server_is_meant() {
         assert_eq!(words("status --json", &[]), "status --variant=x --json");
         assert_eq!(words("stop --variant=y", &[]), "stop --variant=y");
+        assert_eq!(words("--stop", &[]), "--stop --variant=x");
+    }
+
+    #[test]
+    fn a_check_gets_the_words_of_a_start() {
+        assert_eq!(words("check w:2", &["PORT"]), "check --read-timeout-ms=9 --variant=x w:2");
+    }
+
+    #[test]
+    fn what_systemd_gives_takes_the_place_of_a_programs_own_listeners() {
+        let pid = std::process::id().to_string();
+        let environment = |name: &str| match name {
+            "LISTEN_PID" => Some(pid.clone()),
+            "LISTEN_FDS" => Some("1".to_owned()),
+            "RIP_CONCURRENCY" => Some("4".to_owned()),
+            "RIP_VARIANT" => Some(String::new()),
+            _ => None,
+        };
+        let defaults = ["http:80", "c:2", "--variant=x"].map(str::to_owned);
+        assert_eq!(with_defaults(&defaults, Vec::new(), &environment), ["--variant=x"]);
     }
 }

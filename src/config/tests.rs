@@ -152,6 +152,8 @@ fn complaints_name_what_was_given_and_what_would_do() {
         ("app x:y --trust-proxy=10.0.0.0/33", "10.0.0.0/33", "loopback"),
         ("app --socket-mode=06000 http:unix:/s", "06000", "660"),
         ("app --socket-mode=77 http:unix:/s", "'77'", "660"),
+        ("app --socket-mode=00660 http:unix:/s", "00660", "660"),
+        ("app --socket-mode=+660 http:unix:/s", "+660", "660"),
         ("app --socket-mode=6o0 http:unix:/s", "6o0", "660"),
         ("app --page-host=shop", "shop", "page:5003"),
         ("app other", "other", "app"),

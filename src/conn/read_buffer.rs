@@ -24,10 +24,7 @@ impl ReadBuffer {
     pub fn keep(&mut self, pending_bytes: PendingBytes<'_>) {
         debug_assert!(self.0.is_empty(), "taken and not put back");
         match pending_bytes.bytes {
-            Bytes::Fresh(fresh) if pending_bytes.consumed < fresh.len() => {
-                self.0 = fresh[pending_bytes.consumed..].to_vec()
-            }
-            Bytes::Fresh(_) => {}
+            Bytes::Fresh(fresh) => self.0 = fresh[pending_bytes.consumed..].to_vec(),
             Bytes::Joined(mut joined) => {
                 joined.drain(..pending_bytes.consumed);
                 if !joined.is_empty() {
@@ -88,8 +85,20 @@ mod tests {
         let mut fresh = *b"ef";
         let mut pending_bytes = PendingBytes::join(read_buffer.take(), &mut fresh);
         assert_eq!(pending_bytes.remaining(), b"cdef");
-        pending_bytes.consume(4);
+        pending_bytes.consume(1);
+        pending_bytes.consume(1);
+        assert_eq!(pending_bytes.remaining(), b"ef");
         read_buffer.keep(pending_bytes);
-        assert!(read_buffer.is_empty());
+        assert_eq!((read_buffer.is_empty(), read_buffer.len()), (false, 2));
+        let mut pending_bytes = PendingBytes::join(read_buffer.take(), &mut []);
+        pending_bytes.consume(2);
+        read_buffer.keep(pending_bytes);
+        assert_eq!((read_buffer.is_empty(), read_buffer.len()), (true, 0));
+        assert_eq!(read_buffer.take().capacity(), 0);
+        let mut fresh = *b"gh";
+        let mut pending_bytes = PendingBytes::join(Vec::new(), &mut fresh);
+        pending_bytes.consume(2);
+        read_buffer.keep(pending_bytes);
+        assert_eq!(read_buffer.take().capacity(), 0);
     }
 }

@@ -198,3 +198,157 @@ impl Request {
         Some(self.client.of(&self.head)).filter(|client| !client.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request::header_buffer;
+
+    const STRANGER: Origin<'_> =
+        Origin { address: "192.0.2.7", trust: ForwardedTrust::Ignored, fresh_id: b"fresh", start_us: b"1" };
+
+    fn request(head: &str, origin: Origin<'_>) -> Request {
+        let mut fields = header_buffer();
+        let head = RequestHead::parse(head.as_bytes(), &mut fields).expect("a valid head");
+        Request::new(&head, b"what was there".to_vec(), origin, Instant::now())
+    }
+
+    fn get(target: &str, fields: &str) -> Request {
+        request(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), STRANGER)
+    }
+
+    #[test]
+    fn a_request_knows_its_parts() {
+        let request = get("http://b?x=1", "");
+        assert!(request.head.starts_with(b"GET /?x=1 HTTP/1.1\r\nHost: b\r\n"));
+        assert_eq!((request.method(), request.path(), request.id()), (&b"GET"[..], &b"/"[..], &b"fresh"[..]));
+        assert_eq!((request.client(), request.is_idempotent), (Some(&b"192.0.2.7"[..]), true));
+        let copy = request.copy_into(b"what was there".to_vec());
+        assert_eq!(
+            (copy.head.clone(), copy.path(), copy.id()),
+            (request.head.clone(), request.path(), request.id())
+        );
+        assert_eq!((copy.context, copy.started), (request.context, request.started));
+    }
+
+    #[test]
+    fn the_server_answers_two_paths_by_itself() {
+        for (line, local) in [
+            ("GET /server", Some(Local::Server)),
+            ("HEAD /server?x", Some(Local::Server)),
+            ("GET /status", Some(Local::Status)),
+            ("GET http://b/status", Some(Local::Status)),
+            ("POST /status", None),
+            ("GET /server/", None),
+            ("GET /", None),
+        ] {
+            let mut request = request(&format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n"), STRANGER);
+            assert_eq!(request.local, local, "{line}");
+            if local.is_some() {
+                let head = line.replace("http://b", "").into_bytes();
+                assert_eq!((&request.head, request.id(), request.client()), (&head, &b""[..], None));
+                request.seal(0);
+                assert_eq!(request.head, head, "it has no end, since nobody gets it");
+            }
+        }
+        let proxy = Origin { trust: ForwardedTrust::Believed(&|_| false), ..STRANGER };
+        let behind = request("GET /status HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n", proxy);
+        assert_eq!((behind.path(), behind.client()), (&b"/status"[..], Some(&b"1.1.1.1"[..])));
+    }
+
+    #[test]
+    fn of_a_refused_request_the_log_has_what_its_first_line_says() {
+        let (method, path) = ("M".repeat(32), format!("/{}", "p".repeat(255)));
+        for (line, expected_method, expected_path) in [
+            ("GET /a?b HTTP/1.1", "GET", "/a"),
+            ("GET", "GET", ""),
+            ("", "", ""),
+            (&format!("{method} / HTTP/1.1"), &method, "/"),
+            (&format!("{method}M / HTTP/1.1"), "", "/"),
+            (&format!("GET {path} HTTP/1.1"), "GET", &path),
+            (&format!("GET {path}p HTTP/1.1"), "GET", &path),
+        ] {
+            let request = Request::refused(line.as_bytes(), b"what was there".to_vec(), Instant::now());
+            let parts = (request.method(), request.path());
+            assert_eq!(parts, (expected_method.as_bytes(), expected_path.as_bytes()), "{line}");
+            assert_eq!((request.id(), request.client()), (&b""[..], None), "{line}");
+            assert!(!request.context.is_head && !request.context.keep_alive && !request.is_idempotent);
+        }
+        assert!(Request::refused(b"HEAD / HTTP/3", Vec::new(), Instant::now()).context.is_head);
+    }
+
+    #[test]
+    fn workers_are_asked_on_a_connection_of_its_own() {
+        let head = |question: &str| {
+            format!(
+                "GET /ready HTTP/1.1\r\nHost: localhost\r\nRip-Probe: {question}\r\nConnection: close\r\n\r\n"
+            )
+        };
+        let now = Instant::now();
+        let asked = [Request::probe(Vec::new(), now), Request::ask_idle(b"", Vec::new(), now)];
+        assert_eq!(
+            asked.map(|request| request.head),
+            ["1", "idle"].map(|question| head(question).into_bytes())
+        );
+        let about = Request::ask_idle(b"id", Vec::new(), now);
+        assert_eq!(about.head, head("idle\r\nX-Request-Id: id").into_bytes());
+        assert_eq!((about.method(), about.path()), (&b"GET"[..], &b"/ready"[..]));
+    }
+
+    #[test]
+    fn a_stream_is_asked_for_by_name_or_by_an_upgrade_without_a_body() {
+        const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+        assert!(get("/", "Accept: text/event-stream\r\n").asks_for_stream());
+        assert!(get("/", UPGRADE).asks_for_stream());
+        assert!(!get("/", "").asks_for_stream());
+        for (fields, body_bytes, is_upgrade, end) in [
+            (UPGRADE.to_owned(), 0, true, "fresh\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+            (format!("{UPGRADE}Content-Length: 5\r\n"), 5, false, "fresh\r\nContent-Length: 5\r\n\r\n"),
+            ("Content-Length: 0\r\n".to_owned(), 0, false, "fresh\r\nContent-Length: 0\r\n\r\n"),
+            (String::new(), 0, false, "fresh\r\n\r\n"),
+        ] {
+            let mut request = get("/", &fields);
+            request.seal(body_bytes);
+            assert_eq!(
+                (request.context.wants_websocket, request.asks_for_stream()),
+                (is_upgrade, is_upgrade)
+            );
+            assert!(
+                request.head.ends_with(end.as_bytes()),
+                "{fields}: {:?}",
+                String::from_utf8_lossy(&request.head)
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_is_asked_for_by_its_type() {
+        for (fields, takes_html) in [
+            ("Accept: text/html\r\n", true),
+            ("X: y\r\naccept: application/json, Text/HTML;q=0.5\r\n", true),
+            ("Accept: */*\r\n", false),
+            ("Accept: text/htm\r\n", false),
+            ("X-Accept: text/html\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(get("/", fields).takes_html(), takes_html, "{fields}");
+        }
+        assert!(!get("/accept:text/html", "").takes_html());
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_name_in_any_case() {
+        let request = get("/x:y", "X-One:  1 \r\nX-Two: a:b\r\nX-Two: c\r\nX-None:\r\n");
+        for (name, value) in [
+            ("x-one", Some(&b"1"[..])),
+            ("X-TWO", Some(b"a:b")),
+            ("x-none", Some(b"")),
+            ("host", Some(b"a")),
+            ("one", None),
+            ("GET /x", None),
+        ] {
+            assert_eq!(request.field(name), value, "{name}");
+        }
+        assert_eq!(Request::refused(b"GET / HTTP/1.1", Vec::new(), Instant::now()).field("host"), None);
+    }
+}

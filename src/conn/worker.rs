@@ -334,3 +334,6 @@ impl Worker {
         Step::new(0, Outcome::Invalid(invalid))
     }
 }
+
+#[cfg(test)]
+mod tests;
