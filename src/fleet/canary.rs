@@ -20,7 +20,7 @@ const EARLY_SIGMAS: f64 = 4.0;
 /// At its end, what is beyond what is allowed has to be no accident of few answers.
 const FINAL_SIGMAS: f64 = 2.5;
 /// With too little traffic to judge by, the reload goes on after so long.
-const MAX_TRIAL: Duration = Duration::from_secs(if cfg!(any(test, fuzzing)) { 20 } else { 60 * 60 });
+const MAX_TRIAL: Duration = Duration::from_secs(if cfg!(any(test, fuzzing)) { 20 } else { 3600 });
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Trial {
                 if self.failed_before.len() >= MAX_TARGETS {
                     self.failed_before.retain(|_, failed| is_known(failed));
                 }
-                if self.failed_before.len() < MAX_TARGETS {
+                if self.failed_before.len() < MAX_TARGETS || self.failed_before.contains_key(&target) {
                     self.failed_before.insert(target, now);
                 }
             }
@@ -236,6 +236,107 @@ mod tests {
         assert_eq!(trial.others(), Tally { answers: 1, failed: 1 });
         trial.note(true, 7, TrialOutcome::Failed, now + REMEMBERED_FOR);
         assert_eq!(trial.own().failed, 1, "that was long ago");
+    }
+
+    /// So many answers on each side, and failures among them, all to different targets.
+    fn verdict_of(plan: CanaryPlan, own: (u64, u64), others: (u64, u64), after: Duration) -> Verdict {
+        let now = Instant::now();
+        let mut trial = Trial::new(plan, now);
+        let mut target = 0;
+        for (is_own, (answers, failed)) in [(true, own), (false, others)] {
+            for number in 0..answers {
+                target += 1;
+                let outcome = if number < failed { TrialOutcome::Failed } else { TrialOutcome::Fine };
+                trial.note(is_own, target, outcome, now);
+            }
+        }
+        trial.verdict(now + after)
+    }
+
+    /// With how many failures of so many answers of its own a release is first undone.
+    fn undone_from(requests: u64, percent: u64, own: u64, others: (u64, u64)) -> Option<u64> {
+        let plan = CanaryPlan { length: TrialLength::Requests(requests), max_errors_percent: percent };
+        (0..=own).find(|failed| verdict_of(plan, (own, *failed), others, Duration::ZERO) == Verdict::Bad)
+    }
+
+    #[test]
+    fn a_release_is_undone_where_chance_and_what_is_allowed_do_not_explain_its_failures() {
+        // Computed apart: shares with one failure and one success added to each side, four deviations of their
+        // difference beyond what is allowed while the trial goes on, two and a half in all at its end.
+        assert_eq!(undone_from(51, 5, 50, (50, 0)), Some(17));
+        assert_eq!(undone_from(51, 5, 50, (150, 0)), Some(16));
+        assert_eq!(undone_from(61, 5, 60, (300, 15)), Some(22));
+        assert_eq!(undone_from(201, 1, 200, (600, 6)), Some(23));
+        assert_eq!(undone_from(401, 0, 400, (100, 20)), Some(156));
+        assert_eq!(undone_from(101, 10, 100, (2000, 1000)), Some(78));
+        // At the end.
+        assert_eq!(undone_from(50, 5, 50, (50, 0)), Some(7));
+        assert_eq!(undone_from(50, 5, 50, (150, 0)), Some(7));
+        assert_eq!(undone_from(60, 5, 60, (300, 15)), Some(11));
+        assert_eq!(undone_from(200, 1, 200, (600, 6)), Some(11));
+        assert_eq!(undone_from(400, 0, 400, (100, 20)), Some(127));
+        assert_eq!(undone_from(100, 10, 100, (2000, 1000)), Some(63));
+    }
+
+    #[test]
+    fn exactly_what_is_allowed_is_allowed() {
+        let plan = CanaryPlan { length: TrialLength::Requests(10_000), max_errors_percent: 5 };
+        assert_eq!(verdict_of(plan, (10_000, 1000), (10_000, 500), Duration::ZERO), Verdict::Good);
+        assert_eq!(verdict_of(plan, (10_000, 1001), (10_000, 500), Duration::ZERO), Verdict::Bad);
+    }
+
+    #[test]
+    fn there_is_no_verdict_before_fifty_answers_on_each_side_nor_before_the_trials_end() {
+        let requests = CanaryPlan { length: TrialLength::Requests(60), max_errors_percent: 5 };
+        for (own, others, verdict) in
+            [(60, 49, Verdict::Undecided), (60, 50, Verdict::Good), (59, 50, Verdict::Undecided)]
+        {
+            assert_eq!(verdict_of(requests, (own, 0), (others, 0), Duration::ZERO), verdict);
+        }
+        let own = (50, 50);
+        assert_eq!(verdict_of(requests, own, (49, 0), Duration::ZERO), Verdict::Undecided);
+        assert_eq!(verdict_of(requests, own, (50, 0), Duration::ZERO), Verdict::Bad);
+        let ten = Duration::from_secs(10);
+        let time = CanaryPlan { length: TrialLength::Time(ten), max_errors_percent: 5 };
+        let moment = Duration::from_millis(1);
+        assert_eq!(verdict_of(time, (50, 0), (50, 0), ten - moment), Verdict::Undecided);
+        assert_eq!(verdict_of(time, (50, 0), (50, 0), ten), Verdict::Good);
+        assert_eq!(verdict_of(time, (49, 0), (50, 0), ten), Verdict::Undecided);
+        let long = CanaryPlan { length: TrialLength::Requests(5000), max_errors_percent: 5 };
+        assert_eq!(verdict_of(long, (50, 0), (50, 0), MAX_TRIAL - moment), Verdict::Undecided);
+        assert_eq!(verdict_of(long, (50, 0), (50, 0), MAX_TRIAL), Verdict::Good);
+        assert_eq!(verdict_of(long, (49, 0), (49, 0), MAX_TRIAL - moment), Verdict::Undecided);
+        assert_eq!(verdict_of(long, (49, 49), (49, 0), MAX_TRIAL), Verdict::Good, "too few to judge by");
+    }
+
+    #[test]
+    fn a_bounded_number_of_failed_targets_is_remembered_on_each_side_and_of_more_each_failure_counts() {
+        let now = Instant::now();
+        let fails = |trial: &mut Trial, is_own: bool, targets: std::ops::RangeInclusive<u64>, at: Instant| {
+            targets.for_each(|target| trial.note(is_own, target, TrialOutcome::Failed, at));
+        };
+        // On the new release first: what the old one fails at as well is forgiven, where it is remembered.
+        let mut trial = Trial::new(PLAN, now);
+        fails(&mut trial, true, 1..=1025, now);
+        fails(&mut trial, true, 1..=1, now);
+        fails(&mut trial, false, 1025..=1025, now);
+        assert_eq!(trial.own(), Tally { answers: 1026, failed: 1026 });
+        fails(&mut trial, false, 1..=1, now);
+        assert_eq!(trial.own(), Tally { answers: 1024, failed: 1024 });
+        // On the old one first.
+        let mut trial = Trial::new(PLAN, now);
+        fails(&mut trial, false, 1..=1025, now);
+        fails(&mut trial, true, 1024..=1025, now);
+        assert_eq!(trial.own(), Tally { answers: 1, failed: 1 }, "the last one was one too many");
+        // Remembered for as long as it goes on.
+        fails(&mut trial, false, 1..=1, now + REMEMBERED_FOR / 2);
+        fails(&mut trial, true, 1..=1, now + REMEMBERED_FOR);
+        assert_eq!(trial.own(), Tally { answers: 1, failed: 1 });
+        assert_eq!(trial.others(), Tally { answers: 1025, failed: 1025 }, "each target once");
+        // When others are forgotten there is room for more.
+        fails(&mut trial, false, 2000..=2000, now + REMEMBERED_FOR);
+        fails(&mut trial, true, 2000..=2000, now + REMEMBERED_FOR);
+        assert_eq!(trial.own(), Tally { answers: 1, failed: 1 });
     }
 
     #[test]

@@ -44,7 +44,7 @@ use template::Templates;
 
 /// A worker is replaced for its number of requests or its age, or leaves as unneeded, when its streams have ended, and so
 /// much later at the latest.
-pub(crate) const STREAMS_DELAY: Duration = Duration::from_secs(60 * 60);
+pub(crate) const STREAMS_DELAY: Duration = Duration::from_secs(3600);
 /// Behind a roll, streams are told over this time, one old worker after the other: all at once would fill the queue.
 const STREAMS_TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// Between the SIGTERM and the SIGKILL of a worker that has had its time.

@@ -14,6 +14,9 @@ macro_rules! tell {
 
 mod checks;
 mod ends;
+mod getters;
+mod roll_rules;
+mod rules;
 mod scenarios;
 mod templates;
 mod trials;
@@ -71,6 +74,12 @@ struct World {
     had_roll_template: bool,
     /// Workers of a roll's release since it began.
     started_by_roll: usize,
+    /// Of the worker that was asked for last.
+    newest_version: u64,
+    /// How the last roll has ended.
+    roll_end: Option<RollEnd>,
+    /// How far it has come: slots replaced, of so many.
+    progress: (usize, usize),
     /// They left by themselves, and need not be told.
     has_quit: BTreeSet<usize>,
     /// What has happened, where somebody will read it.
@@ -112,11 +121,24 @@ impl World {
             asked: Vec::new(),
             had_roll_template: false,
             started_by_roll: 0,
+            newest_version: 0,
+            roll_end: None,
+            progress: (0, 0),
             has_quit: BTreeSet::new(),
             trace: std::env::var_os("RIP_SEED").map(|_| Vec::new()),
         };
         world.obey();
         world
+    }
+
+    /// Another fleet, of which nobody has joined.
+    fn begin_anew(&mut self, plan: Plan) {
+        self.alive.clear();
+        self.templates.clear();
+        self.asked.clear();
+        (self.plan, self.newest_version) = (plan, 0);
+        self.fleet = Fleet::new(plan, self.now);
+        self.obey();
     }
 
     fn chance(&mut self, of: u64) -> bool {
@@ -134,7 +156,10 @@ impl World {
         while let Some(action) = self.fleet.next_action() {
             tell!(self, "    -> {action:?}");
             match action {
-                Action::Spawn { slot, release, template, .. } => self.spawn(slot, release, template),
+                Action::Spawn { slot, version, release, template, .. } => {
+                    self.newest_version = self.newest_version.max(version);
+                    self.spawn(slot, release, template);
+                }
                 Action::StartTemplate { template, release } => self.start_template(template, release),
                 Action::EndTemplate { template, .. } => self.template_dies(template, false),
                 Action::Admit { worker, predecessor } => {
@@ -217,7 +242,10 @@ impl World {
                     self.templates.retain(|_, (release, _)| *release == Release::New);
                     self.templates.values_mut().for_each(|(release, _)| *release = Release::Good);
                 }
-                Action::RollProgress { replaced, of } => assert!(replaced <= of, "{replaced} of {of}"),
+                Action::RollProgress { replaced, of } => {
+                    assert!(replaced <= of, "{replaced} of {of}");
+                    self.progress = (replaced, of);
+                }
                 Action::RollEnded(end) => {
                     assert!(self.rolls_asked, "an end that nobody waits for");
                     if let RollEnd::TemplateFailed { .. } = end {
@@ -229,6 +257,7 @@ impl World {
                     }
                     self.rolls_asked = false;
                     self.has_next_release = false;
+                    self.roll_end = Some(end);
                 }
                 Action::GiveUp => {
                     assert!(!self.plan.keep_trying, "goes on when asked to");
@@ -319,9 +348,7 @@ impl World {
             }
             17 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
-                    tell!(self, "shrink {key}");
-                    self.fleet.shrink(WorkerKey(key), now);
-                    assert!(self.fleet.size() >= self.plan.min_workers);
+                    self.shrink(key);
                 }
             }
             18 => {

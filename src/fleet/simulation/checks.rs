@@ -6,6 +6,7 @@ use crate::fleet::slot::{Notice, Succession};
 impl World {
     pub(super) fn check(&self) {
         self.check_templates();
+        self.check_getters();
         let mut known: Vec<usize> = self.fleet.members().map(|(_, member)| member.worker.0).collect();
         known.sort_unstable();
         assert_eq!(
