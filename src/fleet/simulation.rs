@@ -18,6 +18,7 @@ mod getters;
 mod roll_rules;
 mod rules;
 mod scenarios;
+mod template_rules;
 mod templates;
 mod trials;
 use super::*;

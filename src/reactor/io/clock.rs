@@ -156,4 +156,53 @@ mod tests {
             clock.move_to(clock.now + Duration::from_micros(700_001));
         }
     }
+    /// A clock at the example's second of RFC 9110, a microsecond before the next one.
+    fn clock_of_1994() -> Clock {
+        let mut clock = Clock::new();
+        clock.unix = Duration::new(784_111_777, 999_999_000);
+        clock.set_date();
+        clock
+    }
+
+    #[test]
+    fn the_date_is_that_of_its_second_and_runs_with_the_monotonic_clock() {
+        let mut clock = clock_of_1994();
+        assert_eq!(clock.date_line, b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+        assert_eq!(clock.unix_us(), b"784111777999999");
+        let step = Duration::from_micros(1);
+        assert_eq!(clock.move_to(clock.now + step), step);
+        assert_eq!(clock.date_line, b"Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n");
+        assert_eq!(clock.unix_us(), b"784111778000000");
+    }
+
+    #[test]
+    fn the_wall_clock_is_asked_once_a_second() {
+        let mut clock = clock_of_1994();
+        clock.move_to(clock.now + Duration::from_millis(600));
+        clock.move_to(clock.now + Duration::from_millis(399));
+        assert_eq!(clock.unix.as_secs(), 784_111_778, "it has not been asked");
+        clock.move_to(clock.now + Duration::from_millis(1));
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("later than 1970");
+        assert!(wall - clock.unix < Duration::from_secs(60), "{:?}", clock.unix);
+        assert_eq!(clock.unix_us().len(), 16);
+    }
+
+    #[test]
+    fn the_clock_is_read_anew_each_tick() {
+        let mut clock = Clock::new();
+        let (before, start) = (clock.now, Instant::now());
+        let passed = clock.read();
+        assert!(clock.now >= start && clock.now == before + passed);
+    }
+
+    #[test]
+    fn ids_are_those_of_splitmix64_in_hexadecimal_and_no_two_servers_begin_alike() {
+        // The published example for this seed: 6457827717110365317, 3203168211198807973, 9817491932198370423.
+        let mut ids = Ids { state: 1_234_567, text: [b'0'; 16] };
+        for expected in ["599ed017fb08fc85", "2c73f08458540fa5", "883ebce5a3f27c77"] {
+            assert_eq!(ids.next(), expected.as_bytes());
+        }
+        assert_ne!(seed(), seed());
+        assert_ne!(Ids::new().next(), Ids::new().next());
+    }
 }

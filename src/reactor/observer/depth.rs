@@ -45,3 +45,24 @@ impl Depth {
         size_now.max(self.size).max(self.last_size)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_needed_and_of_how_many_is_told_of_the_last_minute_and_of_this_one() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut depth = Depth::new(start);
+        depth.note(4, || panic!("the minute is not over"), at(59));
+        assert_eq!((depth.needed(2), depth.needed_of(3)), (2, 4));
+        depth.note(3, || 2, at(60));
+        assert_eq!((depth.needed(1), depth.needed_of(1)), (2, 4));
+        depth.note(1, || panic!("nor is the next one"), at(119));
+        assert_eq!((depth.needed(3), depth.needed_of(1)), (3, 4));
+        depth.note(1, || 1, at(120));
+        assert_eq!((depth.needed(0), depth.needed_of(1)), (1, 3));
+        assert_eq!((depth.needed(7), depth.needed_of(8)), (7, 8), "of now");
+    }
+}

@@ -274,3 +274,6 @@ fn write_if_ready(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     }
     Ok(nix::unistd::write(fd, &bytes[..bytes.len().min(PIPE_BYTES)])?)
 }
+
+#[cfg(test)]
+mod tests;
