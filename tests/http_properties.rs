@@ -200,7 +200,7 @@ fn fields(known: &'static str) -> impl Strategy<Value = String> {
 
 /// Chunks in what variety the coding allows.
 fn chunks() -> impl Strategy<Value = Coded> {
-    let chunk = (vec(any::<u8>(), 1..20), one_of("|;a=b|;q=\"x;y\""));
+    let chunk = (vec(any::<u8>(), 1..20), one_of("|;a=b| ;a|;q=\"x;y\""));
     (vec(chunk, 0..5), one_of("|X-Sum: 1\r\n|A:\r\nB: b\r\n")).prop_map(|(chunks, trailer)| {
         let mut wire = Vec::new();
         for (data, extension) in &chunks {

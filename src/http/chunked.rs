@@ -16,6 +16,11 @@ enum State {
         value: u64,
         line_bytes: usize,
     },
+    /// In the blanks between a size and its extension.
+    SizeBlank {
+        value: u64,
+        line_bytes: usize,
+    },
     /// In an extension, which is thrown away.
     Extension {
         value: u64,
@@ -116,7 +121,9 @@ impl State {
     fn step(self, byte: u8) -> Result<State, Fault> {
         use State::*;
         Ok(match self {
-            Size { line_bytes, .. } | Extension { line_bytes, .. } if line_bytes >= MAX_CHUNK_LINE_BYTES => {
+            Size { line_bytes, .. } | SizeBlank { line_bytes, .. } | Extension { line_bytes, .. }
+                if line_bytes >= MAX_CHUNK_LINE_BYTES =>
+            {
                 return Err(Fault::Bad(Bad::ChunkLineTooLong));
             }
             Size { value, line_bytes } => match (char::from(byte).to_digit(16), byte) {
@@ -126,7 +133,14 @@ impl State {
                 }
                 (None, b'\r') if line_bytes > 0 => SizeLf { value },
                 (None, b';') if line_bytes > 0 => Extension { value, line_bytes: line_bytes + 1 },
+                // RFC 9112 §7.1.1: who receives it must take a blank before the `;` as none. Without a `;` it is wrong.
+                (None, b' ' | b'\t') if line_bytes > 0 => SizeBlank { value, line_bytes: line_bytes + 1 },
                 (None, _) => return Err(Fault::Bad(Bad::ChunkSize)),
+            },
+            SizeBlank { value, line_bytes } => match byte {
+                b' ' | b'\t' => SizeBlank { value, line_bytes: line_bytes + 1 },
+                b';' => Extension { value, line_bytes: line_bytes + 1 },
+                _ => return Err(Fault::Bad(Bad::ChunkSize)),
             },
             Extension { value, line_bytes } => match byte {
                 b'\r' => SizeLf { value },
@@ -192,7 +206,10 @@ mod tests {
 
     #[test]
     fn sizes_are_hexadecimal_digits_and_nothing_else() {
-        for bad in [" 5\r\n", "5 \r\n", "+5\r\n", "0x5\r\n", "\r\n", ";a\r\n", "5\n"] {
+        for bad in [
+            " 5\r\n", "5 \r\n", "5 5\r\n", " ;a\r\n", "5 \t\r\n", "+5\r\n", "0x5\r\n", "\r\n", ";a\r\n",
+            "5\n",
+        ] {
             assert_eq!(decode(&[bad.as_bytes()]), Err(Fault::Bad(Bad::ChunkSize)), "{bad:?}");
         }
         for bad in ["5;a\rb=c\r\n", "5;a\nb\r\n", "5;a\0b\r\n", "5\r5"] {
@@ -243,6 +260,12 @@ mod tests {
     }
 
     #[test]
+    fn a_blank_before_an_extension_is_read_as_none() {
+        let body = decode(&[b"5 ;a\r\nhello\r\n5\t ; b = c\r\nworld\r\n0 ;d\r\n\r\n"]);
+        assert_eq!(body, Ok((b"helloworld".to_vec(), Vec::new(), true)));
+    }
+
+    #[test]
     fn a_chunk_beyond_the_room_is_refused_by_its_size_line() {
         let mut decoder = Chunked::default();
         assert_eq!(decoder.decode(&mut b"5\r\nhello\r\n4\r\n".to_vec(), 8), Err(Fault::TooLarge));
@@ -253,6 +276,7 @@ mod tests {
 
     #[test]
     fn endless_lines_hit_their_bounds() {
+        assert_eq!(decode(&[b"5", &[b' '; 5000]]), Err(Fault::Bad(Bad::ChunkLineTooLong)));
         assert_eq!(decode(&[b"5;", &[b'a'; 5000]]), Err(Fault::Bad(Bad::ChunkLineTooLong)));
         assert_eq!(decode(&[b"0\r\nX: ", &[b't'; 17_000]]), Err(Fault::Bad(Bad::TrailerTooLong)));
         assert_eq!(decode(&[b"0\r\nno colon here\r\n"]), Err(Fault::Bad(Bad::Trailer)));

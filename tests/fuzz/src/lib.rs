@@ -385,7 +385,9 @@ fn decode(segments: &[&[u8]]) -> Result<Decoded, Fault> {
 fn decode_naively(bytes: &[u8]) -> Decoded {
     let (mut data, mut remaining) = (Vec::new(), bytes);
     loop {
-        let digits = take_line(&mut remaining)?.split(|&byte| byte == b';').next()?;
+        let line = take_line(&mut remaining)?;
+        let extension_at = line.iter().position(|&byte| byte == b';');
+        let digits = extension_at.map_or(line, |at| line[..at].trim_ascii_end());
         if !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
