@@ -1,22 +1,35 @@
-//! What others have written judges the Python harness: `wsgiref.validate`, and h11 where it is installed.
+//! What others have written judges the Python harness: `wsgiref.validate`, `websockets`, and h11 where it is installed.
 
 use super::fixture::{Fixture, python, python_program};
 use super::support::Response;
 use std::path::Path;
 use std::process::Command;
 
-/// Rounds of the mutator; each head takes some 150 µs.
-const ROUNDS: &str = "4000";
+/// Rounds of the mutators; each head takes some 150 µs, and each few frames 400.
+const HEADS: &str = "4000";
+const FRAMES: &str = "2000";
 const SEED: &str = "1";
 
 #[test]
 fn mutated_heads_are_refused_or_read_as_h11_reads_them() {
     let Some(_fixture) = Fixture::empty(&python(&["sys"]), "heads") else { return };
+    judge("python_heads.py", &["tests/cases/http-requests.json"], HEADS);
+}
+
+#[test]
+fn mutated_frames_of_websockets_are_read_as_websockets_reads_them() {
+    let Some(_fixture) = Fixture::empty(&python(&["websockets"]), "frames") else { return };
+    judge("python_frames.py", &[], FRAMES);
+}
+
+/// Runs a script of this folder on the harness.
+fn judge(script: &str, files: &[&str], rounds: &str) {
     let place = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     let output = Command::new(python_program().expect("it is installed, as was looked"))
-        .arg(place("tests/runtimes/python_heads.py"))
-        .args([place("src/runtime/python"), place("tests/cases/http-requests.json")])
-        .args([SEED, ROUNDS])
+        .arg(place("tests/runtimes").join(script))
+        .arg(place("src/runtime/python"))
+        .args(files.iter().map(|name| place(name)))
+        .args([SEED, rounds])
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .expect("Python can be started");

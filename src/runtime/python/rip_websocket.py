@@ -10,12 +10,14 @@ from rip_worker import Gone, told
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 QUEUED_BYTES = 262144  # what is read ahead of the app
+EVENT_BYTES = 256  # what an event takes beside its message: a client may send millions of empty ones
 PING_EVERY_S = 20  # the front end ends a tunnel that is quiet for a minute
 CLOSE_TIMEOUT_S = 5  # for the client's half of the closing handshake
 TELL_S = 5  # an app that has not asked for news by then is cancelled: it may be busy with the last message
 LEAVE_TIMEOUT_S = 1  # the same when the worker leaves
+MAX_REASON_BYTES = 123  # beside its code, in the 125 bytes of a control frame
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+OPCODES = CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 PROTOCOL_ERROR, NO_CODE, NOT_UTF8, TOO_BIG, APP_FAILED, RESTART = 1002, 1005, 1007, 1009, 1011, 1012
 ENDED_WITHOUT_CLOSE = 1006
 ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -42,9 +44,10 @@ class WebSocket:
         self.closed = False  # a Close was sent, or the handshake refused, or the connection is gone
         self.disconnect = None  # the app's last message
         self.queue = deque([{"type": "websocket.connect"}])
-        self.queued = 0
+        self.queued = EVENT_BYTES
         self.news = asyncio.Event()
         self.buffer = bytearray()
+        self.pinged = None  # the payload of a Ping, until the client takes what is written
         self.kind = None  # TEXT or BINARY while a message comes in fragments
         self.message = bytearray()
 
@@ -94,7 +97,10 @@ class WebSocket:
             raise Gone("the WebSocket is closed")
         if kind == "websocket.close":
             if self.accepted:
-                self.close(message.get("code", 1000), message.get("reason") or "")
+                code = message.get("code") or 1000
+                if code != NO_CODE and not is_close_code(code):
+                    raise ValueError("no Close has the code %r" % code)
+                self.close(code, message.get("reason") or "")
             else:
                 self.refused()
                 self.connection.transport.write(REFUSED)
@@ -172,6 +178,19 @@ class WebSocket:
             self.write(PING, b"")
             self.server.loop.call_later(PING_EVERY_S, self.ping)
 
+    def answer_ping(self, payload):
+        """Once the client takes what is written; of several Pings until then the last is answered."""
+        is_first, self.pinged = self.pinged is None, payload
+        if self.connection.writable is None:
+            self.pong()
+        elif is_first:
+            self.connection.writable.add_done_callback(self.pong)
+
+    def pong(self, _=None):
+        payload, self.pinged = self.pinged, None
+        if not self.closed:
+            self.write(PONG, payload)
+
     def write(self, opcode, payload):
         length = len(payload)
         if length < 126:
@@ -184,7 +203,7 @@ class WebSocket:
 
     def close(self, code, reason="", timeout_s=CLOSE_TIMEOUT_S):
         """Sends our Close; the connection ends with the client's, or a little later."""
-        payload = b"" if code == NO_CODE else code.to_bytes(2, "big") + reason.encode()[:123]
+        payload = b"" if code == NO_CODE else code.to_bytes(2, "big") + cut_text(reason)
         self.write(CLOSE, payload)
         self.closed = True
         self.server.loop.call_later(timeout_s, self.connection.transport.close)
@@ -215,6 +234,8 @@ class WebSocket:
         final, opcode, length, at = buffer[0] & 0x80, buffer[0] & 0x0F, buffer[1] & 0x7F, 2
         if buffer[0] & 0x70 or not buffer[1] & 0x80:
             return self.end(PROTOCOL_ERROR, "a reserved bit, or no mask")
+        if opcode not in OPCODES:
+            return self.end(PROTOCOL_ERROR, "an unknown opcode")
         if opcode >= CLOSE and (length > 125 or not final):
             return self.end(PROTOCOL_ERROR, "a control frame is short and whole")
         if length > 125:
@@ -231,12 +252,9 @@ class WebSocket:
         if opcode == CLOSE:
             self.client_closes(payload)
         elif opcode == PING:
-            if not self.closed:
-                self.write(PONG, payload)
-        elif opcode in (CONTINUATION, TEXT, BINARY):
-            self.fragment(opcode, final, payload)
+            self.answer_ping(payload)
         elif opcode != PONG:
-            self.end(PROTOCOL_ERROR, "an unknown opcode")
+            self.fragment(opcode, final, payload)
         return True
 
     def fragment(self, opcode, final, payload):
@@ -263,13 +281,22 @@ class WebSocket:
 
     def client_closes(self, payload):
         code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else NO_CODE
-        known = 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
-        if len(payload) == 1 or payload and not known:
-            return self.end(PROTOCOL_ERROR, "not a close code")
         try:
-            self.end(code, payload[2:].decode(), answer=code)
+            reason = payload[2:].decode()
         except UnicodeDecodeError:
-            self.end(NOT_UTF8)
+            return self.end(NOT_UTF8)
+        if len(payload) == 1 or payload and not is_close_code(code):
+            return self.end(PROTOCOL_ERROR, "not a close code")
+        self.end(code, reason, answer=code)
+
+
+def is_close_code(code):
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def cut_text(reason):
+    """As much of it as a Close has room for, and no half of a character."""
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
 
 
 def unmask(payload, mask):
@@ -280,7 +307,7 @@ def unmask(payload, mask):
 
 
 def size(message):
-    return len(message.get("text") or message.get("bytes") or "")
+    return len(message.get("text") or message.get("bytes") or "") + EVENT_BYTES
 
 
 def disconnected(code, reason=""):
