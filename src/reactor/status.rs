@@ -153,7 +153,7 @@ impl Reactor {
 
     /// The most workers that were at work at once within the last minute or two.
     fn needed_workers(&self) -> usize {
-        self.observer.depth().needed(self.balancer.deepest())
+        self.observer.depth().needed(self.balancer.deepest(), self.supervisor.fleet().size())
     }
 
     fn needed_of(&self) -> usize {

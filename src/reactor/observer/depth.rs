@@ -28,16 +28,17 @@ impl Depth {
         if now < self.until {
             return;
         }
-        let needed = take_deepest();
+        let needed = take_deepest().min(size);
         if needed != self.last {
             log::info!("needed {needed} of {size} workers in the last minute");
         }
         *self = Depth { until: now + WINDOW, last: needed, last_size: size, size: size_now };
     }
 
-    /// The most workers that were at work at once within the last minute or two; `deepest`: in this window.
-    pub(crate) fn needed(&self, deepest: usize) -> usize {
-        deepest.max(self.last)
+    /// The most workers that were at work at once within the last minute or two; `deepest`: in this window. A successor
+    /// that takes over is let in before the old worker is withdrawn, and they are one.
+    pub(crate) fn needed(&self, deepest: usize, size_now: usize) -> usize {
+        deepest.max(self.last).min(self.needed_of(size_now))
     }
 
     /// Of how many, within the same time: a fleet that has shrunk since then was larger.
@@ -56,13 +57,14 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut depth = Depth::new(start);
         depth.note(4, || panic!("the minute is not over"), at(59));
-        assert_eq!((depth.needed(2), depth.needed_of(3)), (2, 4));
+        assert_eq!((depth.needed(2, 3), depth.needed_of(3)), (2, 4));
         depth.note(3, || 2, at(60));
-        assert_eq!((depth.needed(1), depth.needed_of(1)), (2, 4));
+        assert_eq!((depth.needed(1, 1), depth.needed_of(1)), (2, 4));
         depth.note(1, || panic!("nor is the next one"), at(119));
-        assert_eq!((depth.needed(3), depth.needed_of(1)), (3, 4));
+        assert_eq!((depth.needed(3, 1), depth.needed_of(1)), (3, 4));
         depth.note(1, || 1, at(120));
-        assert_eq!((depth.needed(0), depth.needed_of(1)), (1, 3));
-        assert_eq!((depth.needed(7), depth.needed_of(8)), (7, 8), "of now");
+        assert_eq!((depth.needed(0, 1), depth.needed_of(1)), (1, 3));
+        assert_eq!((depth.needed(7, 8), depth.needed_of(8)), (7, 8), "of now");
+        assert_eq!(depth.needed(9, 8), 8, "a successor and the worker before it are one");
     }
 }

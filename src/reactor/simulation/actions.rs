@@ -259,9 +259,17 @@ pub(crate) fn history(seed: u64, steps: usize) -> Vec<Action> {
     let mut random = Random::new(seed);
     // Some histories are calm, so that there is load without failures, and deadlines are met.
     let is_calm = random.chance(3);
+    // In some, most answers are of one kind, so that what is rare happens to several.
+    let favourite = random.chance(3).then(|| random.below(STYLES));
     let mut actions = Vec::with_capacity(steps * 2);
     for _ in 0..steps {
-        let action = next(&mut random, is_calm);
+        let mut action = next(&mut random, is_calm);
+        if let (Some(favourite), Action::Answer { style, .. } | Action::Break { style, .. }) =
+            (favourite, &mut action)
+            && !random.chance(4)
+        {
+            *style = favourite;
+        }
         actions.push(action);
         if random.below(4) < 3 {
             actions.push(Action::Tick { rotation: random.below(4) });
@@ -365,4 +373,4 @@ fn next(random: &mut impl Choose, is_calm: bool) -> Action {
 }
 
 /// The ways to answer, of [`super::script::compose`].
-pub(crate) const STYLES: usize = 20;
+pub(crate) const STYLES: usize = 21;

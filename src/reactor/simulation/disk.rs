@@ -26,6 +26,8 @@ pub(crate) enum Disk {
 thread_local! {
     static DISK: Cell<Disk> = const { Cell::new(Disk::Works) };
     static LACKED_DESCRIPTORS: Cell<bool> = const { Cell::new(false) };
+    /// Files that were to be made.
+    static OPENED: Cell<usize> = const { Cell::new(0) };
     static WAS_FULL: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -50,12 +52,18 @@ pub(crate) fn lacked_descriptors() -> bool {
     LACKED_DESCRIPTORS.get()
 }
 
+/// How many files were to be made in the folder since this was asked last.
+pub(crate) fn take_opened() -> usize {
+    OPENED.take()
+}
+
 fn no_space() -> io::Error {
     WAS_FULL.set(true);
     Errno::ENOSPC.into()
 }
 
 pub(crate) fn open(folder: &Path) -> io::Result<(File, Option<io::Error>)> {
+    OPENED.set(OPENED.get() + 1);
     match DISK.get() {
         Disk::Full | Disk::FullFolder => Err(no_space()),
         Disk::Works | Disk::NearlyFull(_) => anonymous_file::open(folder),

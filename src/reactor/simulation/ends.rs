@@ -122,7 +122,13 @@ impl World {
         let reactor = &self.reactor;
         match reactor.exit {
             // No worker ever joined.
-            Some(1) => return,
+            Some(1) => {
+                assert!(
+                    !reactor.supervisor.was_ever_healthy(),
+                    "the server gives up on an app that has served"
+                );
+                return;
+            }
             code => assert_eq!(code, Some(0), "the server ends"),
         }
         let (clients, workers) = (reactor.frontend.clients(), reactor.supervisor.workers());

@@ -1,5 +1,6 @@
 //! Checks the reactor after each tick: its parts must agree with each other, and with the world around it.
 
+use super::disk;
 use super::peers::Life;
 use super::world::World;
 use crate::http::Framing;
@@ -78,6 +79,8 @@ impl World {
             }
         }
         assert_eq!(waiting, reactor.balancer.waiting(), "everybody in the queue waits");
+        let opened = disk::take_opened();
+        assert!(opened <= 1, "{opened} files were made in one tick");
         let mut busy = 0;
         let workers = reactor.supervisor.workers().iter();
         for (key, entry) in workers.filter(|(_, entry)| !entry.is_template()) {
@@ -193,6 +196,12 @@ impl World {
             let is_late = is_known && self.now >= client.active_at + poll_timeout;
             assert!(!is_late, "client {}: {state}, and its time is over", key.0);
         }
+        for (worker, entry) in reactor.supervisor.workers() {
+            let of_it = || reactor.backend.upstreams().filter(|(_, entry)| entry.worker().0 == worker);
+            let is_asked = || of_it().any(|(key, _)| reactor.backend.armed(key).is_some());
+            let is_waited_for = entry.is_command() && reactor.supervisor.waits_for_join(WorkerKey(worker));
+            assert!(!is_waited_for || is_asked(), "worker {worker}: it is not there, and is not asked again");
+        }
         for (upstream, entry) in reactor.backend.upstreams() {
             let has_deadline = reactor.backend.armed(upstream).is_some();
             // A stuck one's successor is on its way, and the fleet has the deadlines.
@@ -204,6 +213,7 @@ impl World {
 
     /// At rest nothing lies about that somebody wants.
     pub(crate) fn check_rest(&self) {
+        self.check_status();
         self.check_operators_rest();
         let reactor = &self.reactor;
         reactor.balancer.check_rest(reactor.io.now());

@@ -13,6 +13,7 @@ use crate::process::Exit;
 use crate::reactor::admin::connections::ControlPeer;
 use crate::reactor::stage::Stage;
 use nix::sys::signal::Signal;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// More clients than that only make a history slow.
@@ -139,6 +140,7 @@ impl World {
             }
             Action::Quit { worker } => {
                 if let Some(worker) = self.pick_worker(worker, |worker| worker.life == Life::Joined) {
+                    self.workers[worker].has_quit = true;
                     let worker_id = self.workers[worker].slot as u64;
                     self.tell(&Message::Quit(Sender { instance: None, worker_id }), self.workers[worker].pid);
                 }
@@ -153,7 +155,10 @@ impl World {
                 }
             }
             Action::Template { template, deed } => self.template_does(template, deed),
-            Action::FailSpawns { count } => process::table(|table| table.failing_spawns = count),
+            Action::FailSpawns { count } => {
+                self.has_failing_spawns = true;
+                process::table(|table| table.failing_spawns = count);
+            }
             Action::Edit => self.reactor.renew(false),
             Action::Reload { capacity } => self.ask_for_reload(capacity),
             Action::Pages { is_scraper, count, capacity } => self.ask_for_pages(is_scraper, count, capacity),
@@ -259,7 +264,8 @@ impl World {
         let client = &mut self.clients[at];
         let to = client.sent.saturating_add(bytes).min(client.script.len());
         tell(|| format!("  client {at}: {}", client.script[client.sent..to].escape_ascii()));
-        for request in client.requests.iter().filter(|request| (client.sent..to).contains(&request.from)) {
+        for request in client.requests.iter().filter(|request| (client.sent..to).contains(&request.at.start))
+        {
             self.oracle.tags[request.tag].first_sent = Some(self.now);
         }
         client.wire.borrow_mut().send(&client.script[client.sent..to]);
@@ -414,7 +420,9 @@ impl World {
                 concurrency: 1 + self.manners.below(5) as u64,
                 closes_when_told: self.manners.chance(2),
                 running: Vec::new(),
-                probes: 0,
+                probes: Rc::default(),
+                has_served: false,
+                has_quit: false,
             });
         }
     }

@@ -63,6 +63,7 @@ impl Line {
         let wire = self.wire.borrow();
         loop {
             let remaining = &wire.written[self.parsed..];
+            assert!(!remaining.starts_with(b"GET /s"), "a worker has what the server answers by itself");
             let Some(found) = reader::request(remaining) else { break };
             let Some(hand) = &mut self.hand else {
                 fresh.push(found.tag);
@@ -78,6 +79,9 @@ impl Line {
                 let is_as_sent =
                     remaining[length - found.body_bytes..length] == oracle.tags[hand.tag].planned.body;
                 assert!(is_as_sent, "request {}: its body is not as it was sent", hand.tag);
+                let is_offered = reader::offers_websocket(remaining);
+                let is_as_sent = is_offered == oracle.tags[hand.tag].planned.wants_websocket;
+                assert!(is_as_sent, "request {}: its offer of a WebSocket is not as it was sent", hand.tag);
             }
             if hand.answer.as_ref().is_some_and(|answer| answer.is_tunnel) {
                 let is_as_sent = oracle.tags[hand.tag].planned.behind.starts_with(&remaining[length..]);

@@ -8,10 +8,12 @@
 //! taken; those that it kept are played here again, and `RIP_HISTORY=<file>` plays one of its files alone.
 //!
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
-//! - `actions` makes histories; `script` writes requests and answers, and `reader` reads them;
+//! - `actions` makes histories; `script` writes requests and answers, `flaws` has what is wrong with some of them, and
+//!   `reader` reads them;
 //! - `world` has the clients, the workers and the clock; `life` is what these do, each over a `line`; `operators` ask for
 //!   metrics, status and reloads, and look at the page;
-//! - `oracle` records what was sent; `shadow` checks what clients and workers see, and `inside` the state of the reactor;
+//! - `oracle` records what was sent; `shadow` checks what clients and workers see, `reasons` what
+//!   the log says of it, and `inside` the state of the reactor;
 //! - `ends` brings each history to its end.
 //!
 //! In some histories the listener is shared with another process; a stop then leaves its backlog alone.
@@ -22,6 +24,8 @@
 mod actions;
 pub(crate) mod disk;
 mod ends;
+mod flaws;
+mod fleet;
 mod inside;
 mod life;
 mod line;
@@ -32,6 +36,7 @@ pub(crate) mod order;
 mod peers;
 pub(crate) mod process;
 mod reader;
+mod reasons;
 mod script;
 mod shadow;
 mod templates;

@@ -14,6 +14,8 @@ pub(crate) struct Oracle {
     pub anonymous_file: Vec<u64>,
     /// A worker took so little at once that it may have a request in part, and not know which.
     pub has_little_room: bool,
+    /// A request was refused when not all of `HEAD` had come.
+    pub has_cut_method: bool,
     /// A worker that lives has closed a connection with nothing on it, which the server may have used before it knew.
     pub has_closed_idle: bool,
 }
@@ -63,6 +65,10 @@ pub(crate) struct Tag {
     pub is_forsaken: bool,
     /// The server has closed its worker's connection.
     pub was_parted: bool,
+    /// It has done so before the worker did.
+    pub was_dropped: bool,
+    /// Its worker was given it over a connection that had served another.
+    pub is_over_used_connection: bool,
     /// A process has ended with it in hand.
     pub was_died_on: bool,
     /// A living worker has closed its connection with it in hand.
@@ -101,28 +107,35 @@ impl Oracle {
             line: None,
             is_forsaken: false,
             was_parted: false,
+            was_dropped: false,
+            is_over_used_connection: false,
             was_died_on: false,
             was_closed_on: false,
         });
     }
 
-    pub(crate) fn tried(&mut self, tag: usize, now: Instant) {
+    /// `is_used`: over a connection that had served another.
+    pub(crate) fn tried(&mut self, tag: usize, is_used: bool, now: Instant) {
         let tag = &mut self.tags[tag];
         let name = &tag.planned.tag;
         assert!(!tag.is_forsaken, "request {name}: dispatched although its client's connection is closed");
         let is_over = tag.line.as_ref().is_some_and(|line| line.reason != "client_gone");
         assert!(!is_over, "request {name}: dispatched after its end");
         assert!(tag.tries.len() < 2, "request {name}: a third try");
+        assert!(tag.planned.flaw.is_none(), "request {name}: dispatched, and it is to be refused");
         let method = tag.planned.method;
         match tag.tries.last() {
             None | Some(Try::Busy) => {}
             Some(Try::NoResponse | Try::Stray) => {
                 let is_idempotent = tag.planned.is_idempotent();
                 assert!(is_idempotent, "request {name}: {method} sent again after its bytes were out");
+                let was_ended = tag.was_dropped && tag.tries.last() == Some(&Try::NoResponse);
+                assert!(!was_ended, "request {name}: sent again after the server itself had ended it");
             }
             Some(Try::Heard) => panic!("request {name}: {method} sent again after a byte of an answer"),
         }
         tag.tries.push(Try::NoResponse);
+        tag.is_over_used_connection = is_used;
         tag.first_tried.get_or_insert(now);
         tag.touch(now);
     }

@@ -4,7 +4,9 @@ use super::line::{Hand, Line};
 use super::oracle::Oracle;
 use super::script::{Header, Planned};
 use super::wire::{self, Shared};
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 pub(crate) struct Client {
@@ -52,7 +54,11 @@ pub(crate) struct Worker {
     pub closes_when_told: bool,
     /// Requests whose handlers run, and whose connections are closed.
     pub running: Vec<Running>,
-    pub probes: usize,
+    /// How often it was asked by the server itself.
+    pub probes: Rc<Cell<usize>>,
+    /// An answer of it stands in the log, from the time before it left.
+    pub has_served: bool,
+    pub has_quit: bool,
 }
 
 /// A request whose handler runs on without its connection.
@@ -101,9 +107,19 @@ impl Client {
         })
     }
 
+    /// Whether that one of its requests is a HEAD.
+    pub(crate) fn is_head(&self, index: usize) -> bool {
+        self.requests.get(index).is_some_and(|request| request.method == "HEAD")
+    }
+
+    /// It has not sent all of its script.
+    pub(crate) fn can_send_more(&self) -> bool {
+        self.sent < self.script.len()
+    }
+
     pub(crate) fn can_send(&self) -> bool {
         let wire = self.wire.borrow();
-        self.sent < self.script.len() && !wire.peer_has_ended && !wire.is_server_gone && !wire.is_reset
+        self.can_send_more() && !wire.peer_has_ended && !wire.is_server_gone && !wire.is_reset
     }
 }
 
@@ -143,21 +159,19 @@ impl Worker {
 
     /// What it says when it is probed. A command is there with any answer, but it may say first that it is busy; a
     /// worker is idle if no handler runs, or none of the request that it is asked about.
-    pub(crate) fn probe_answer(&self) -> impl Fn(Option<&[u8]>) -> &'static [u8] + use<> {
-        let (life, running) = (self.life, self.running.clone());
-        let is_first_and_odd = self.probes == 0 && self.closes_when_told;
+    pub(crate) fn probe_answer(&self, is_command: bool) -> impl Fn(Option<&[u8]>) -> &'static [u8] + use<> {
+        let (running, probes, is_odd) = (self.running.clone(), self.probes.clone(), self.closes_when_told);
         move |id| {
-            let is_busy = match life {
-                Life::Booting => is_first_and_odd,
-                Life::Joined | Life::Leaving | Life::Ended => {
-                    running.iter().any(|running| id.is_none_or(|id| running.id == id))
-                }
+            let is_first = probes.replace(probes.get() + 1) == 0;
+            let is_busy = match is_command {
+                true => is_first && is_odd,
+                false => running.iter().any(|running| id.is_none_or(|id| running.id == id)),
             };
             match is_busy {
                 true => {
                     b"HTTP/1.1 503 Busy\r\nRip-Worker-Busy: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 }
-                false if life == Life::Booting => b"HTTP/1.1 404 Not Found\r\n\r\nand so on",
+                false if is_command => b"HTTP/1.1 404 Not Found\r\n\r\nand so on",
                 false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
             }
         }
@@ -178,6 +192,19 @@ impl Worker {
                 if let Some(answer) = &hand.answer {
                     oracle.answers[answer.number].is_hung_up |= !wire.is_reset;
                 }
+            }
+        }
+    }
+
+    /// What it was at work on over a connection that the server has closed goes on. It learns of that when it writes.
+    pub(crate) fn go_on_without(&mut self) {
+        for line in &self.lines {
+            let wire = line.wire.borrow();
+            let Some(hand) = line.hand.as_ref().filter(|hand| hand.is_handled() && hand.is_checked) else {
+                continue;
+            };
+            if self.life != Life::Ended && wire.is_server_gone && !wire.peer_has_ended {
+                self.running.push(Running { tag: hand.tag, id: hand.id.clone() });
             }
         }
     }

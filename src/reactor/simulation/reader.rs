@@ -9,6 +9,9 @@ pub(crate) struct Found {
     pub body_bytes: usize,
 }
 
+/// Each answer begins with it.
+const START: &[u8] = b"HTTP/1.1 ";
+
 /// The number in a path, if all of it is there.
 pub(crate) fn tag(path: &str) -> Option<usize> {
     path.strip_prefix("/t")?.strip_suffix('/')?.parse().ok()
@@ -33,6 +36,13 @@ pub(crate) fn id(bytes: &[u8]) -> Option<Vec<u8>> {
     field(head, "x-request-id").map(|id| id.as_bytes().to_vec())
 }
 
+/// Whether a request offers a WebSocket; a body behind it, or a length, says that it does not.
+pub(crate) fn offers_websocket(bytes: &[u8]) -> bool {
+    let Some((head, _)) = split(bytes) else { return false };
+    let is_offered = field(head, "upgrade").is_some_and(|value| value == "websocket");
+    is_offered && field(head, "connection") == Some("Upgrade") && field(head, "content-length").is_none()
+}
+
 /// An answer as a client finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heard {
@@ -45,10 +55,22 @@ pub(crate) struct Heard {
     /// Only the end of the connection ends it.
     pub ends_with_connection: bool,
     pub closes: bool,
+    /// It names a protocol to change to.
+    pub has_upgrade: bool,
 }
 
 /// All final answers in `bytes`; `is_head` tells which are to `HEAD`. `is_closed`: in an orderly way.
 pub(crate) fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -> Vec<Heard> {
+    read(bytes, is_head, is_closed).0
+}
+
+/// What is behind all of them, and is not the beginning of another one.
+pub(crate) fn surplus(bytes: &[u8], is_head: impl Fn(usize) -> bool) -> &[u8] {
+    let remaining = read(bytes, is_head, false).1;
+    if remaining.starts_with(START) || START.starts_with(remaining) { b"" } else { remaining }
+}
+
+fn read(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: bool) -> (Vec<Heard>, &[u8]) {
     let mut all = Vec::new();
     let mut remaining = bytes;
     while let Some((head, behind)) = split(remaining) {
@@ -67,7 +89,8 @@ pub(crate) fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: 
             body: Vec::new(),
             is_whole: true,
             ends_with_connection: false,
-            closes: field(head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
+            closes: fields(head, "connection").any(|value| value.eq_ignore_ascii_case("close")),
+            has_upgrade: field(head, "upgrade").is_some(),
         };
         if is_head(all.len()) || matches!(status, 204 | 304) {
             // No body, whatever the head says.
@@ -86,7 +109,7 @@ pub(crate) fn answers(bytes: &[u8], is_head: impl Fn(usize) -> bool, is_closed: 
         }
         all.push(heard);
     }
-    all
+    (all, remaining)
 }
 
 fn chunks(mut remaining: &[u8]) -> (Vec<u8>, bool, &[u8]) {
@@ -118,8 +141,13 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
-    let text = std::str::from_utf8(head).ok()?;
-    text.split("\r\n").skip(1).find_map(|line| {
+    fields(head, name).next()
+}
+
+/// The values of all lines of that name.
+fn fields<'a>(head: &'a [u8], name: &str) -> impl Iterator<Item = &'a str> {
+    let text = std::str::from_utf8(head).unwrap_or_default();
+    text.split("\r\n").skip(1).filter_map(move |line| {
         let (found, value) = line.split_once(':')?;
         found.eq_ignore_ascii_case(name).then(|| value.trim())
     })

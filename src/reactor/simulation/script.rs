@@ -1,6 +1,8 @@
 //! The bytes that clients and workers send. Each message has a number by which it is recognised.
 
 use super::actions::Random;
+use super::flaws::{FLAWS, Flaw};
+use std::ops::Range;
 
 /// One request of a client's script.
 #[derive(Debug, Clone)]
@@ -12,21 +14,22 @@ pub(crate) struct Planned {
     pub wants_websocket: bool,
     /// A WebSocket, or an event stream.
     pub asks_for_stream: bool,
-    /// To be refused, as it has two hosts.
-    pub is_bad: bool,
+    /// It is to be refused for that.
+    pub flaw: Option<&'static Flaw>,
     /// Answered by the server itself, without a tag in its line.
     pub is_local: bool,
     pub body: Vec<u8>,
     /// What its client sends behind it; into the tunnel, if it gets one.
     pub behind: Vec<u8>,
+    /// Whom it comes from, if its peer is a trusted proxy.
+    pub forwarded_for: Option<String>,
     /// Where it stands in the script.
-    pub from: usize,
-    pub to: usize,
+    pub at: Range<usize>,
 }
 
 impl Planned {
     pub(crate) fn is_idempotent(&self) -> bool {
-        self.method != "POST"
+        !matches!(self.method, "POST" | "BREW")
     }
 }
 
@@ -64,6 +67,26 @@ fn header(random: &mut Random) -> Header {
     Header { bytes, client }
 }
 
+/// Ways to offer a WebSocket.
+const OFFERS: &[&[u8]] = &[
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+    b"Connection: keep-alive, Upgrade\r\nUpgrade: h2c, WebSocket\r\n",
+    b"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n",
+];
+
+/// Ways to say that there is no body, with the head's end.
+const NO_BODIES: &[&[u8]] = &[b"Content-Length: 0\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"];
+
+/// Proxies on the way, and what somebody in front of them has made up. The client that is to be believed.
+fn forwarded_for(random: &mut Random, bytes: &mut Vec<u8>) -> String {
+    let client = format!("203.0.113.{}", 1 + random.below(200));
+    let before = ["", "6.6.6.6, "][random.below(2)];
+    let behind = ["", ", 127.0.0.1"][random.below(2)];
+    bytes.extend_from_slice(format!("X-Forwarded-For: {before}{client}{behind}\r\n").as_bytes());
+    client
+}
+
 /// A client's requests with their bytes, behind what its proxy says. `first_tag`: the number of the first one.
 pub(crate) fn script(
     seed: u32,
@@ -81,29 +104,46 @@ pub(crate) fn script(
         let method = match kind {
             0..=6 => "GET",
             7 => "HEAD",
+            // No runtime knows it.
+            8 if random.chance(2) => "BREW",
             8..=12 => "POST",
             13..=14 => "PUT",
+            16 if random.chance(3) => "HEAD",
             _ => "GET",
         };
         let is_http10 = matches!(kind, 15 | 19);
-        let is_bad = kind == 16;
+        let flaw = (kind == 16).then(|| &FLAWS[random.below(FLAWS.len())]);
         let is_local = kind == 17;
         let wants_websocket = kind == 18;
         let accepts_events = method == "GET" && !is_http10 && random.chance(4);
-        let keep_alive = !is_bad && !is_http10 && !random.chance(8);
+        let keep_alive = flaw.is_none() && !is_http10 && !random.chance(8);
         let has_body = matches!(method, "POST" | "PUT");
         let length = if random.chance(4) { random.below(1500) } else { random.below(40) };
         let body = if has_body { pattern('b', tag, length) } else { Vec::new() };
         let is_chunked = has_body && random.chance(3);
         let from = bytes.len();
-        let target = if is_local { "/server".to_owned() } else { format!("/t{tag}/") };
-        let version = if is_http10 { "1.0" } else { "1.1" };
-        bytes.extend_from_slice(format!("{method} {target} HTTP/{version}\r\nHost: h\r\n").as_bytes());
-        if is_bad {
-            bytes.extend_from_slice(b"Host: h\r\n");
-        }
+        let target = match is_local {
+            true => ["/server", "/status"][random.below(2)].to_owned(),
+            false => format!("/t{tag}/"),
+        };
+        let version = match flaw {
+            Some(flaw) => flaw.version,
+            None if is_http10 => "1.0",
+            // To be read as 1.1.
+            None if random.chance(16) => "1.2",
+            None => "1.1",
+        };
+        let (host, line) = flaw.map_or(("h", ""), |flaw| (flaw.host, flaw.field));
+        bytes.extend_from_slice(
+            format!("{method} {target} HTTP/{version}\r\nHost: {host}\r\n{line}").as_bytes(),
+        );
+        let is_forwarded = flaw.is_none() && random.chance(4);
+        let forwarded_for = is_forwarded.then(|| forwarded_for(&mut random, &mut bytes));
         if wants_websocket {
-            bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+            bytes.extend_from_slice(OFFERS[random.below(OFFERS.len())]);
+            bytes.extend_from_slice(
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            );
         } else if !keep_alive && !is_http10 {
             bytes.extend_from_slice(b"Connection: close\r\n");
         }
@@ -119,10 +159,16 @@ pub(crate) fn script(
         } else if has_body {
             bytes.extend_from_slice(format!("Content-Length: {length}\r\n\r\n").as_bytes());
             bytes.extend_from_slice(&body);
+        } else if is_local && random.chance(2) {
+            bytes.extend_from_slice(NO_BODIES[random.below(NO_BODIES.len())]);
         } else {
             bytes.extend_from_slice(b"\r\n");
         }
         let to = bytes.len();
+        if flaw.is_some_and(|flaw| flaw.status == 413) {
+            let some = random.below(4000);
+            bytes.extend_from_slice(&pattern('b', tag, some));
+        }
         requests.push(Planned {
             tag,
             method,
@@ -130,16 +176,16 @@ pub(crate) fn script(
             keep_alive,
             wants_websocket,
             asks_for_stream: wants_websocket || accepts_events,
-            is_bad,
+            flaw,
             is_local,
             body,
             behind: Vec::new(),
-            from,
-            to,
+            forwarded_for,
+            at: from..to,
         });
     }
     for request in &mut requests {
-        request.behind = bytes[request.to..].to_vec();
+        request.behind = bytes[request.at.end..].to_vec();
     }
     if header.as_ref().is_some_and(|header| header.client.is_none()) {
         requests.clear();
@@ -274,6 +320,12 @@ pub(crate) fn compose(style: usize, size: usize, number: usize, context: &Planne
             let head_bytes = bytes.len();
             let bytes = [bytes, body.clone()].concat();
             Answer { bytes, head_bytes, status: 101, closes: true, is_tunnel: true, may_idle: true, ..sound }
+        }
+        20 => {
+            let fields = format!("Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: {size}\r\n");
+            let bytes = head("426 Upgrade Required", &fields);
+            let head_bytes = bytes.len();
+            Answer { bytes: [bytes, shown(&body)].concat(), head_bytes, status: 426, ..sound }
         }
         18 => {
             // It ends before it has said anything final.

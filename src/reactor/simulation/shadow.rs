@@ -3,9 +3,9 @@
 
 use super::inside::Keys;
 use super::line::{Hand, Line};
-use super::oracle::{LogLine, Said, Try};
+use super::oracle::{LogLine, Said};
+use super::peers::Life;
 use super::script::Planned;
-use super::wire::Kind;
 use super::world::World;
 use super::{disk, process, reader, tell, wire};
 use crate::http::Version;
@@ -71,6 +71,7 @@ impl World {
         self.check_balance();
         self.check_deadlines();
         self.check_operators();
+        self.check_starts();
     }
 
     fn look_at_workers(&mut self) {
@@ -80,9 +81,10 @@ impl World {
         let concurrency = self.reactor.config.concurrency as u64;
         let is_command = self.reactor.config.command.is_some();
         for worker in &mut self.workers {
+            worker.go_on_without();
             let accepted = wire::accept_at(&worker.socket);
             worker.lines.extend(accepted.into_iter().map(|wire| Line::new(wire, now)));
-            let probe_answer = worker.probe_answer();
+            let probe_answer = worker.probe_answer(is_command);
             for line in &mut worker.lines {
                 let fresh = line.read(&self.oracle, now, &probe_answer);
                 // A second try that may not wait any more goes to the process that has just closed, without a question.
@@ -99,11 +101,13 @@ impl World {
                     "request {fresh:?}: its worker is at work on {:?} still",
                     worker.running
                 );
-                tried.extend(fresh.into_iter().map(|tag| (tag, worker.pid)));
+                let is_used = line.hand.as_ref().is_some_and(|hand| hand.is_behind_another);
+                tried.extend(fresh.into_iter().map(|tag| (tag, is_used, worker.pid)));
             }
             let parted = worker.lines.iter().filter(|line| line.wire.borrow().is_server_gone);
-            for tag in parted.filter_map(|line| line.last) {
+            for (tag, line) in parted.filter_map(|line| Some((line.last?, line))) {
                 self.oracle.tags[tag].was_parted = true;
+                self.oracle.tags[tag].was_dropped |= !line.wire.borrow().peer_has_ended;
             }
             worker.close_what_is_shut(&mut self.oracle);
             worker.lines.retain(|line| !line.wire.borrow().is_server_gone);
@@ -127,9 +131,9 @@ impl World {
             }
         }
         let clock = self.clock();
-        for (tag, pid) in tried {
+        for (tag, is_used, pid) in tried {
             tell(|| format!("  {clock}: worker {pid} gets request {tag}"));
-            self.oracle.tried(tag, now);
+            self.oracle.tried(tag, is_used, now);
         }
     }
 
@@ -143,11 +147,16 @@ impl World {
             let reason = value["reason"].as_str().unwrap_or_default().to_owned();
             let Some(tag) = reader::tag(value["path"].as_str().unwrap_or_default()) else {
                 self.oracle.anonymous_file.push(status);
+                self.oracle.has_cut_method |= matches!(value["method"].as_str(), Some("H" | "HE" | "HEA"));
                 continue;
             };
+            let pid = value["pid"].as_i64().filter(|_| reason.is_empty());
+            if let Some(worker) = self.workers.iter_mut().find(|worker| pid == Some(worker.pid.into())) {
+                worker.has_served |= worker.life == Life::Joined && !worker.has_quit;
+            }
             self.check_reason(tag, &reason);
-            let client = &self.clients[self.oracle.tags[tag].client];
-            assert_eq!(value["client"].as_str(), client.address(), "request {tag}: its client");
+            self.check_second_try(tag, &reason);
+            self.check_address(tag, &reason, value["client"].as_str());
             let tag = &mut self.oracle.tags[tag];
             let line = LogLine { status, reason };
             assert!(
@@ -158,63 +167,6 @@ impl World {
             );
             tag.line = Some(line);
         }
-    }
-
-    /// A reason may stand in the log only where it is true.
-    fn check_reason(&self, number: usize, reason: &str) {
-        let tag = &self.oracle.tags[number];
-        let config = &self.reactor.config;
-        let client = &self.clients[tag.client];
-        let is_running = self.reactor.stage == Stage::Running;
-        let knows_little = process::table(|table| table.tells_little);
-        let is_true = match reason {
-            // A worker with a full buffer may have got too little of it to tell which request it is.
-            "read_timeout" => tag.tries.is_empty() || tag.pause(self.now) >= config.read_timeout,
-            "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
-            "stopping" => !is_running || (tag.was_parted && self.had_its_drain(tag.first_tried)),
-            "worker_died" => tag.was_died_on || self.oracle.has_little_room || knows_little,
-            "answer_cut" => {
-                let is_unheard = self.oracle.has_closed_idle && tag.tries.last() != Some(&Try::Heard);
-                tag.was_closed_on || self.oracle.has_little_room || is_unheard
-            }
-            "client_gone" => {
-                let wire = client.wire.borrow();
-                let is_unresponsive = self.now >= client.took_at + config.idle_timeout;
-                // A FIN alone is a departure from nothing but a stream.
-                let has_left = wire.peer_has_ended && self.oracle.is_stream(number);
-                let has_hung_up = wire.is_peer_gone && wire.kind == Kind::Unix;
-                wire.is_reset || has_left || has_hung_up || is_unresponsive || !is_running
-            }
-            "worker_busy" => tag.tries.last() == Some(&Try::Busy),
-            // Only a body that finds no room; an answer is never cut for want of it.
-            "spool_full" => tag.tries.is_empty() && disk::was_full(),
-            // The deepest queue so far is all that is left to see of a moment when it was full.
-            "queue_full" => tag.tries.is_empty() && self.reactor.balancer.longest_queue() >= config.max_queue,
-            "queue_timeout" => {
-                tag.first_sent.is_some_and(|first| self.now >= first + config.queue_timeout)
-                    && tag.tries.last() != Some(&Try::Heard)
-            }
-            "connect_failed" => tag.tries.last() != Some(&Try::Heard),
-            "bad_response" => {
-                // Or the answer before it had a byte too much, which was read only behind this request.
-                self.oracle.answers.iter().any(|said| {
-                    (said.tag == number && !said.answer.is_sound)
-                        || (said.is_all && said.answer.surplus_bytes > 0)
-                })
-            }
-            // Its worker's streams may have ended since.
-            "streams_full" => tag.tries.is_empty() && tag.planned.asks_for_stream,
-            "start_failed" => tag.tries.is_empty(),
-            // Each request is of its own kind, so only its own second try can be refused.
-            "quarantined" => config.quarantine == 1 && tag.was_died_on && tag.tries.len() == 1,
-            "bad_request: host_twice" => tag.planned.is_bad,
-            // Its client has ended before it was whole.
-            "bad_request: incomplete" => client.sent < tag.planned.to && client.wire.borrow().peer_has_ended,
-            "" => tag.planned.is_local || !tag.tries.is_empty(),
-            // Nothing in these histories is a cause of any other.
-            _ => false,
-        };
-        assert!(is_true, "request {number}: '{reason}' is not true of it");
     }
 
     fn look_at_clients(&mut self) {
@@ -297,10 +249,11 @@ impl World {
             self.oracle.tags[request.tag].line.as_ref().is_some_and(|line| !line.reason.is_empty())
         });
         // Who has only half-closed waits for its answers.
-        let sent = client.requests.iter().filter(|request| client.sent >= request.to).count();
+        let sent = client.requests.iter().filter(|request| client.sent >= request.at.end).count();
         // It took nothing since it came.
         let header_until =
             if is_running { client.took_at + self.reactor.config.client_timeout } else { self.now };
+        self.check_linger(at);
         let has_cause = wire.is_peer_gone
             || client.has_no_header(header_until, self.now)
             || (wire.peer_has_ended && heard.len() >= sent)
@@ -324,15 +277,13 @@ impl World {
     pub(crate) fn heard(&self, at: usize) -> Vec<reader::Heard> {
         let client = &self.clients[at];
         let wire = client.wire.borrow();
-        let is_head =
-            |index: usize| client.requests.get(index).is_some_and(|request| request.method == "HEAD");
         let is_closed = wire.is_server_gone && !wire.server_resets && !wire.is_peer_gone;
-        reader::answers(&wire.written, is_head, is_closed)
+        reader::answers(&wire.written, |index| client.is_head(index), is_closed)
     }
 
     /// Its time runs from its being given to the worker, which may be a while before the first byte: it rests, or its
     /// backlog is full.
-    fn had_its_drain(&self, began: Option<Instant>) -> bool {
+    pub(super) fn had_its_drain(&self, began: Option<Instant>) -> bool {
         let config = &self.reactor.config;
         let drain = config.drain_timeout - config.connect_timeout - COOLDOWN;
         began.is_some_and(|began| self.now >= began + drain)
@@ -364,6 +315,9 @@ impl World {
             let wire = client.wire.borrow();
             let heard = self.heard(at);
             assert!(heard.len() <= client.requests.len(), "client {at}: more answers than requests");
+            let surplus = reader::surplus(&wire.written, |index| client.is_head(index));
+            let is_all = surplus.is_empty() || self.oracle.has_cut_method;
+            assert!(is_all, "client {at}: bytes behind an answer's end: {}", surplus.escape_ascii());
             let mut goes_on = true;
             for (request, heard) in client.requests.iter().zip(&heard) {
                 assert!(goes_on, "client {at}: an answer behind the last one");
@@ -376,7 +330,7 @@ impl World {
             let mut is_owed = goes_on && is_there && !has_given_up;
             for (index, request) in client.requests.iter().enumerate() {
                 let tag = &self.oracle.tags[request.tag];
-                let is_sent = client.sent >= request.to && !request.is_local;
+                let is_sent = client.sent >= request.at.end && !request.is_local;
                 let was_answered = heard.len() > index;
                 let is_due = !tag.tries.is_empty();
                 assert!(
@@ -396,6 +350,13 @@ impl World {
         let line = self.oracle.tags[tag].line.as_ref();
         let Some(number) = heard.number else {
             let status = u64::from(heard.status);
+            if let (Some(flaw), Some(line)) = (request.flaw, line) {
+                let is_its = line.reason != flaw.reason || flaw.status == heard.status;
+                assert!(is_its, "request {tag}: {} for '{}'", heard.status, line.reason);
+            }
+            // The server's own answers hang on no app; /status tells with a 503 that nobody serves.
+            let is_own = matches!(heard.status, 200 | 400 | 408 | 503) || !request.is_local;
+            assert!(is_own, "request {tag}: {heard:?} from the server itself");
             let is_ours = match line {
                 Some(line) => line.status == status || line.status == 499,
                 None => [status, 499].iter().any(|status| self.oracle.anonymous_file.contains(status)),
@@ -407,6 +368,8 @@ impl World {
         let Said { tag: of, answer, is_all, is_hung_up, died, .. } = &self.oracle.answers[number];
         assert_eq!(*of, tag, "request {tag}: another's answer");
         assert_eq!(heard.status, answer.status, "request {tag}: its status");
+        let says_what = answer.status != 426 || heard.has_upgrade;
+        assert!(says_what, "request {tag}: a 426 that does not say which protocol it wants");
         if answer.is_tunnel {
             // All that came through, and in its order; what a cut has kept back is nobody's to say.
             assert!(

@@ -58,6 +58,8 @@ thread_local! {
     static EDGES: Cell<u64> = const { Cell::new(0) };
     /// Calls of [`sendfile`] in this history.
     static SENDFILES: Cell<u64> = const { Cell::new(0) };
+    /// A connection to a worker was refused, or had no place in its backlog.
+    static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
     static PLACES: RefCell<BTreeMap<PathBuf, ServerId>> = const { RefCell::new(BTreeMap::new()) };
 }
 
@@ -109,6 +111,12 @@ pub(crate) fn forget_all() {
     PLACES.with_borrow_mut(BTreeMap::clear);
     EDGES.set(0);
     SENDFILES.set(0);
+    HAS_FAILED.set(false);
+}
+
+/// Whether any connection to a worker could not be made.
+pub(crate) fn has_failed_to_connect() -> bool {
+    HAS_FAILED.get()
 }
 
 impl Wire {
@@ -240,7 +248,7 @@ impl UnixStream {
     }
 
     pub(crate) fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
-        PLACES.with_borrow_mut(|places| match places.get_mut(path.as_ref()) {
+        let made = PLACES.with_borrow_mut(|places| match places.get_mut(path.as_ref()) {
             None => Err(io::ErrorKind::ConnectionRefused.into()),
             Some(place) if place.is_backlog_full => Err(io::ErrorKind::WouldBlock.into()),
             Some(place) => {
@@ -248,7 +256,9 @@ impl UnixStream {
                 place.waiting.push(wire.clone());
                 Ok(UnixStream { wire })
             }
-        })
+        });
+        HAS_FAILED.set(HAS_FAILED.get() || made.is_err());
+        made
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {

@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub hears_clients_later: bool,
     /// Draws what new workers are like.
     pub manners: Random,
+    /// Some starts have failed.
+    pub has_failing_spawns: bool,
     /// In so many ticks the server hears of children that have ended.
     pub reaps_in: usize,
 }
@@ -120,6 +122,7 @@ impl World {
             accepted_at_stop: None,
             hears_clients_later: false,
             manners: random,
+            has_failing_spawns: false,
             reaps_in: 0,
         };
         world.meet_new_workers();

@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use super::worker::Worker;
+use crate::fleet::Phase;
 use crate::keys::WorkerKey;
 use slab::Slab;
 
@@ -14,6 +15,12 @@ impl Supervisor {
         self.get(worker).map(Worker::pid_number)
     }
 
+    /// It boots, and nobody has told it to end.
+    pub(crate) fn waits_for_join(&self, worker: WorkerKey) -> bool {
+        let is_booting = matches!(self.phase_of(worker), Some(Phase::Booting { .. }));
+        is_booting && self.is_booting(worker)
+    }
+
     pub(crate) fn has_groups(&self) -> bool {
         !self.groups.is_empty()
     }
@@ -22,6 +29,10 @@ impl Supervisor {
 impl Worker {
     pub(crate) fn pid_number(&self) -> i32 {
         self.process.pid.as_raw()
+    }
+
+    pub(crate) fn is_command(&self) -> bool {
+        self.is_command
     }
 
     pub(crate) fn is_template(&self) -> bool {
