@@ -185,7 +185,7 @@ impl Evidence {
                 line.worker_time >= READ_TIMEOUT
                     && (matches!(ask.deed, Deed::Hang { .. }) || pid_is_in(&self.stopped) || self.has_stalled)
             }
-            (503, "stopping", _) => {
+            (200 | 503, "stopping", _) => {
                 line.worker_time >= DRAIN_TIMEOUT && (pid_is_in(&self.stopped) || self.has_stalled)
             }
             // A second worker died as well, or the first in the middle of its answer.
@@ -217,6 +217,19 @@ impl Evidence {
             }
             _ => None,
         }
+    }
+
+    /// Reloads that failed, and not because somebody had a new worker end before it had served.
+    pub fn faults_of_reloads(&self, failed: &[String]) -> Vec<String> {
+        let is_explained = |said: &&String| {
+            let of = |pid: &i32| said.contains(&format!("(pid {pid}) ended before it had served: SIGKILL"));
+            self.dead.iter().any(of)
+        };
+        failed
+            .iter()
+            .filter(|said| !is_explained(said))
+            .map(|said| format!("a reload failed: {said}"))
+            .collect()
     }
 
     /// Lines that belong to no request: those of nonsense, and the test's own looks.

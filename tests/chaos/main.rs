@@ -97,7 +97,6 @@ fn storm(seed: u64, time: Duration) {
         faults.extend(player.faults);
     }
     faults.extend(report.faults.iter().cloned());
-    faults.extend(report.faults_of_reloads());
     wait_until("the log is written", || {
         let lines = tools::lines_of(&server, &asks.last().expect("the onlooker asked").path());
         !lines.is_empty()
@@ -112,6 +111,7 @@ fn storm(seed: u64, time: Duration) {
     }
     let evidence = Evidence::gather(&server, dir.path(), &report, worst_stall);
     faults.extend(account(&asks, &evidence, &server));
+    faults.extend(evidence.faults_of_reloads(&report.failed_reloads));
     faults.extend(calm::faults_of_metrics(&server, &evidence));
     faults.extend(calm::faults_of_the_end(&mut server));
     if !faults.is_empty() {

@@ -26,7 +26,7 @@ pub struct Report {
     pub killed: BTreeSet<i32>,
     pub counts: BTreeMap<&'static str, usize>,
     /// What those reloads said that should have come to their end.
-    failed_reloads: Vec<String>,
+    pub failed_reloads: Vec<String>,
     pub faults: Vec<String>,
 }
 
@@ -41,16 +41,6 @@ impl Report {
         self.counts.extend(other.counts);
         self.failed_reloads.extend(other.failed_reloads);
         self.faults.extend(other.faults);
-    }
-
-    /// Reloads that failed, and not because a new worker was killed from outside before it had served.
-    pub fn faults_of_reloads(&self) -> impl Iterator<Item = String> {
-        let is_explained = |said: &&String| {
-            let of = |pid: &i32| said.contains(&format!("(pid {pid}) ended before it had served: SIGKILL"));
-            self.killed.iter().any(of)
-        };
-        let unexplained = self.failed_reloads.iter().filter(move |said| !is_explained(said));
-        unexplained.map(|said| format!("a reload failed: {said}"))
     }
 }
 
