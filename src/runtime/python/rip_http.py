@@ -85,9 +85,11 @@ class Connection(asyncio.Protocol):
         elif self.exchange:
             self.end_with_exchange()
         else:
+            searched = 0
             if self.partial:
+                searched = max(len(self.partial) - 3, 0)
                 data = self.partial + data
-            end = data.find(b"\r\n\r\n")
+            end = data.find(b"\r\n\r\n", searched)
             try:
                 if end >= 0:
                     self.partial = b""

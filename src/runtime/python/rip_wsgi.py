@@ -55,9 +55,11 @@ class Connection:
             count = min(self.unread_bytes, len(data))
             self.unread_bytes -= count
             data = data[count:]
+        searched = 0
         if self.partial:
+            searched = max(len(self.partial) - 3, 0)
             data = self.partial + data
-        end = data.find(b"\r\n\r\n")
+        end = data.find(b"\r\n\r\n", searched)
         if end < 0:
             self.partial = data
             if len(data) > MAX_HEAD_BYTES:
