@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use support::server::output;
 use support::{Client, Output, Server, Signal, run, server_program, test_worker, wait_until};
-use tools::patient;
 
 /// The server's command in an empty environment, but for where its sockets lie.
 fn command(dir: &Path) -> Command {
@@ -212,7 +211,7 @@ fn help_and_the_reference_have_the_same_variables_and_defaults() {
 
 #[test]
 fn port_0_is_told_in_the_line_at_the_start() {
-    let server = patient(test_worker()).arg("w:2").start();
+    let server = Server::builder(test_worker()).arg("w:2").start();
     let address = server.address();
     assert_ne!(address.port(), 0);
     let expected = format!("rip-server: app=test-worker http={address} workers=2");
@@ -222,7 +221,7 @@ fn port_0_is_told_in_the_line_at_the_start() {
 
 #[test]
 fn a_port_alone_means_all_addresses() {
-    let server = patient(test_worker()).arg("w:1").http("0").start();
+    let server = Server::builder(test_worker()).arg("w:1").http("0").start();
     let port = server.address().port();
     let mut places = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
     if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
@@ -239,7 +238,7 @@ fn several_listeners_serve_side_by_side() {
     let path = dir.path().join("front.sock");
     let unix = format!("unix:{}", path.display());
     let mut server =
-        patient(test_worker()).arg("w:1").http("127.0.0.1:0").http(&unix).http("127.0.0.1:0").start();
+        Server::builder(test_worker()).arg("w:1").http("127.0.0.1:0").http(&unix).http("127.0.0.1:0").start();
     let listeners = server.listeners().to_vec();
     assert_eq!((listeners.len(), listeners[1].as_str()), (3, unix.as_str()));
     assert_ne!(listeners[0], listeners[2]);
@@ -264,7 +263,7 @@ fn the_variable_port_counts_unless_a_token_says_otherwise() {
     assert_eq!(client.get("/ping").text(), "pong");
     // Its port is taken, so only the token's can be listened on.
     let port = by_variable.port().to_string();
-    let by_token = patient(test_worker()).arg("w:1").env("PORT", port).start();
+    let by_token = Server::builder(test_worker()).arg("w:1").env("PORT", port).start();
     assert_ne!(by_token.address().port(), by_variable.port());
     let dir = folder();
     let mut wrong = command(dir.path());
@@ -286,7 +285,7 @@ fn what_cannot_be_printed_is_trouble() {
 
 #[test]
 fn a_port_in_use_names_who_holds_it() {
-    let holder = patient(test_worker()).arg("w:1").start();
+    let holder = Server::builder(test_worker()).arg("w:1").start();
     let (port, pid) = (holder.address().port(), holder.pid());
     let worker = test_worker();
     let app = worker.to_str().expect("a path in UTF-8");
@@ -312,7 +311,7 @@ fn a_place_that_cannot_be_listened_on_is_trouble() {
 
 #[test]
 fn a_second_server_of_an_app_gives_way_to_the_first() {
-    let first = patient(test_worker()).arg("w:1").start();
+    let first = Server::builder(test_worker()).arg("w:1").start();
     let second = first.verb(["http:127.0.0.1:0", "w:1"]);
     assert_refused(&second, 1, &["test-worker", "already", &format!("pid {}", first.pid()), "stop"]);
     assert_eq!(first.get("/ping").text(), "pong");

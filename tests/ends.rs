@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Client, Response, Server, Signal, Trouble, is_alive, test_worker};
+use support::{Client, Hold, Response, Server, Signal, Trouble, is_alive, test_worker};
 
 fn sleeping_app(dir: &Path) -> std::path::PathBuf {
     let app = dir.join("sleeper");
@@ -38,20 +38,25 @@ fn assert_last(response: &Response, body: &str) {
 }
 
 /// A request under way and one that waits are finished, and nothing is left.
-fn assert_ends_without_loss(stop: impl FnOnce(&Server)) {
+fn assert_ends_without_loss(stop: impl FnOnce(&Server) + Send) {
+    let hold = Hold::new();
     let dir = tempfile::tempdir().expect("a folder");
     let unix = dir.path().join("http.sock");
     let server = Server::builder(test_worker()).args(["w:1", "--queue-timeout-ms=20000"]);
     let mut server = server.http("127.0.0.1:0").http(&format!("unix:{}", unix.display())).start();
     server.wait_for_workers(1);
     let worker = server.worker_pids()[0];
-    let (mut first, mut second) = (server.client(), Client::connect_unix(&unix));
-    first.send_request("GET", "/sleep?ms=600", "", b"");
+    let (mut first, mut second) = (hold.ask(&server), Client::connect_unix(&unix));
     server.wait_until("one is at work", |server| is_at_work(server));
     second.send_request("GET", "/ping", "", b"");
     server.wait_until("one waits", |server| server.details()["queue"]["now"] == 1);
-    stop(&server);
-    assert_last(&first.read_response(), "slept");
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| stop(&server));
+        support::wait_until("it stops", || load::has_line(&server, "stopping"));
+        hold.let_go();
+        stop.join().expect("no panic");
+    });
+    assert_last(&first.read_response(), "held");
     assert_last(&second.read_response(), "pong");
     assert_eq!(server.wait_exit(), 0);
     assert!(!is_alive(worker));
@@ -369,12 +374,13 @@ fn a_request_that_crosses_the_end_of_an_idle_connection_meets_no_reset() {
         let end = Instant::now();
         let sent = idle.try_send("GET /ping HTTP/1.1\r\nHost: a\r\n\r\n");
         let after = idle.read_until_close();
+        let waits = !server.has_exited();
         if end.elapsed() > Duration::from_millis(800) {
             return None;
         }
         assert!(sent.is_ok(), "{sent:?}");
         assert_eq!(after, (Vec::new(), Trouble::Closed));
-        assert!(!server.has_exited(), "it waits for the client's end");
+        assert!(waits, "it waits for the client's end");
         drop(idle);
         assert_eq!(server.wait_exit(), 0);
         Some(())
@@ -394,11 +400,13 @@ fn ctrl_c_reaches_the_server_and_not_its_workers() {
         .map(|pid| (pid, nix::unistd::getpgid(Some(Pid::from_raw(pid))).expect("a group").as_raw()))
         .collect();
     assert!(groups.iter().all(|(pid, group)| pid == group), "{groups:?}");
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=500", "", b"");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     server.wait_until("it is at work", |server| is_at_work(server));
     killpg(Pid::from_raw(server.pid()), Signal::SIGINT).expect("the server's group");
-    assert_last(&client.read_response(), "slept");
+    server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+    hold.let_go();
+    assert_last(&client.read_response(), "held");
     assert_eq!(server.wait_exit(), 0);
 }
 

@@ -20,7 +20,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use support::{Server, is_alive, test_worker};
+use support::{Hold, Server, is_alive, test_worker};
 
 /// How many requests each worker that has ended had served.
 fn served(events: &[Event]) -> Vec<u64> {
@@ -143,8 +143,8 @@ fn worker_that_quits_finishes_its_request_and_gets_no_new_one() {
     let mut server = Server::with_test_worker(&["w:2"]);
     server.wait_for_workers(2);
     let top = pid_that_answers(&server);
-    let mut crossing = server.client();
-    crossing.send_request("GET", "/sleep?ms=700", "", b"");
+    let hold = Hold::new();
+    let mut crossing = hold.ask(&server);
     let mut slot = None;
     server.wait_until("the request is at the worker", |server| {
         slot = workers(server).into_iter().find(|worker| worker.state == "busy");
@@ -157,7 +157,8 @@ fn worker_that_quits_finishes_its_request_and_gets_no_new_one() {
     for _ in 0..20 {
         assert_ne!(pid_that_answers(&server), top);
     }
-    assert_eq!(crossing.read_response().text(), "slept");
+    hold.let_go();
+    assert_eq!(crossing.read_response().text(), "held");
     server.wait_until("somebody took its place", |server| {
         !is_alive(top) && server.get("/status").json()["workers"] == 2
     });
@@ -167,9 +168,9 @@ fn worker_that_quits_finishes_its_request_and_gets_no_new_one() {
 fn quit_of_an_old_worker_that_leaves_spares_its_successor() {
     let mut server = Server::builder(test_worker()).arg("w:1").args(PATIENT).start();
     server.wait_for_workers(1);
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=1500", "", b"");
-    server.wait_until("it is at work", |server| workers(server)[0].state == "busy");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
+    load::wait_for_busy(&mut server, 1);
     tell(&server, r#"{"op":"retire","workerId":0}"#);
     let serving = |server: &Server| {
         workers(server).into_iter().find(|worker| worker.generation == 2 && worker.state == "idle")
@@ -178,7 +179,8 @@ fn quit_of_an_old_worker_that_leaves_spares_its_successor() {
     let successor = serving(&server).map(|worker| worker.pid);
     // Both have this number; the one that leaves is meant.
     assert_eq!(tell(&server, r#"{"op":"quit","workerId":0}"#).status, 200);
-    assert_eq!(client.read_response().text(), "slept");
+    hold.let_go();
+    assert_eq!(client.read_response().text(), "held");
     server.wait_until("the old one is gone", |server| workers(server).len() == 1);
     assert_eq!(Some(pid_that_answers(&server)), successor);
 }
@@ -217,14 +219,15 @@ fn fleet_of_1_to_4_grows_while_requests_wait_and_shrinks_from_the_bottom() {
     load.wait_for_answers(50);
     load.end();
     // One of them works on for a while, and is on top of the stack then.
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=1000", "", b"");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     let mut top = None;
     server.wait_until("one is at work", |server| {
         top = workers(server).into_iter().find(|worker| worker.state == "busy").map(|worker| worker.pid);
         top.is_some()
     });
-    assert_eq!(client.read_response().text(), "slept");
+    hold.let_go();
+    assert_eq!(client.read_response().text(), "held");
     server.wait_until("the rest has retired", |server| workers(server).len() == 1);
     assert_eq!(server.worker_pids().first(), top.as_ref());
     assert_eq!(client.get("/ping").text(), "pong");
@@ -247,13 +250,9 @@ fn fleet_of_1_to_4_grows_while_requests_wait_and_shrinks_from_the_bottom() {
 fn status_of_a_fleet_says_how_deep_the_stack_was_used() {
     let mut server = Server::with_test_worker(&["w:5"]);
     server.wait_for_workers(5);
-    let mut clients = [server.client(), server.client(), server.client()];
-    for client in &mut clients {
-        client.send_request("GET", "/sleep?ms=4000", "", b"");
-    }
-    server.wait_until("three are at work", |server| {
-        workers(server).iter().filter(|worker| worker.state == "busy").count() == 3
-    });
+    let hold = Hold::new();
+    let _clients = [(); 3].map(|()| hold.ask(&server));
+    load::wait_for_busy(&mut server, 3);
     assert_eq!(server.details()["needed"], serde_json::json!({"workers": 3, "of": 5}));
 }
 
@@ -270,16 +269,14 @@ fn status_of_a_fleet_that_grew_says_that_all_of_it_was_needed() {
 #[test]
 fn w_auto_on_one_cpu_is_1() {
     let all = sched_getaffinity(Pid::from_raw(0)).expect("an affinity");
-    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false)).collect();
-    if cpus.len() < 2 {
-        return crate::support::skip::skip("w:auto", "there is only one CPU anyway");
-    }
+    let mut cpus = (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false));
+    let cpu = cpus.next().expect("this test runs on one");
     let server = Server::with_test_worker(&["w:auto"]);
     assert!(server.announced_workers() >= 1);
     // In a thread of its own, since that is what the server inherits it from; as `taskset -c` does.
     let pinned = std::thread::spawn(move || {
         let mut one = CpuSet::new();
-        one.set(cpus[0]).expect("a CPU");
+        one.set(cpu).expect("a CPU");
         sched_setaffinity(Pid::from_raw(0), &one).expect("an affinity can be set");
         Server::with_test_worker(&["w:auto"]).announced_workers()
     });

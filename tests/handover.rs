@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::server::{Output, output};
-use support::{Answer, RawWorker, Server, Signal, TEST_TIMEOUT, comes_true, test_worker, wait_until};
+use support::{Answer, Hold, RawWorker, Server, Signal, TEST_TIMEOUT, comes_true, test_worker, wait_until};
 
 /// Whoever has the server's name; ended with it, since it is no child of the test's.
 struct Successors<'a>(&'a Path);
@@ -106,7 +106,7 @@ fn an_upgrade_loses_nobody_and_keeps_the_counts() {
     assert_eq!(server.verb(["stop"]).code, 0);
     assert_eq!(files_in(&sockets), Vec::<String>::new());
     assert!(!unix.exists() && !pid_file.exists());
-    assert_eq!(named_pids(&sockets), Vec::<i32>::new());
+    wait_until("nobody of its name is left", || named_pids(&sockets).is_empty());
 }
 
 #[test]
@@ -150,13 +150,13 @@ fn upgrades_in_a_row_leave_nothing_over() {
         let (fds, files, pids) = *first.get_or_insert_with(|| shape(pid));
         let is_same = comes_true(TEST_TIMEOUT, || {
             let now = shape(pid);
-            now.0 <= fds && (now.1, now.2) == (files, pids)
+            now.0 <= fds && now.1 <= files && now.2 <= pids
         });
         assert!(is_same, "{:?}, and {first:?} before: {:?}", shape(pid), descriptors(pid));
     }
     assert_eq!(server.verb(["stop"]).code, 0);
     assert_eq!(files_in(&sockets), Vec::<String>::new());
-    assert_eq!(named_pids(&sockets), Vec::<i32>::new());
+    wait_until("nobody of its name is left", || named_pids(&sockets).is_empty());
 }
 
 #[test]
@@ -165,11 +165,9 @@ fn a_stop_waits_for_the_server_before_it_and_status_tells_of_that() {
     let sockets = server.socket_dir();
     let _successors = Successors(&sockets);
     server.wait_for_workers(1);
-    let mut slow = server.client();
-    slow.send_request("GET", "/sleep?ms=1500", "", b"");
-    server.wait_until("it is at work", |server| {
-        load::workers(server).iter().any(|worker| worker.state == "busy")
-    });
+    let hold = Hold::new();
+    let mut slow = hold.ask(&server);
+    load::wait_for_busy(&mut server, 1);
     let verdict = server.verb(["upgrade"]);
     assert_eq!(verdict.code, 0, "{}", verdict.stderr);
     server
@@ -177,11 +175,16 @@ fn a_stop_waits_for_the_server_before_it_and_status_tells_of_that() {
     assert_eq!(server.get("/ping").text(), "pong", "the new one serves beside it");
     let again = server.verb(["upgrade"]);
     assert!(again.code == 1 && again.stderr.contains("still finishes"), "{}", again.stderr);
-    assert_eq!(server.verb(["stop"]).code, 0);
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| server.verb(["stop"]));
+        wait_until("the new one stops", || has_line(&server, "asked by a command: stopping"));
+        hold.let_go();
+        assert_eq!(stop.join().expect("no panic").code, 0);
+    });
     let answer = slow.read_response();
-    assert_eq!((answer.status, answer.text().as_str()), (200, "slept"));
+    assert_eq!((answer.status, answer.text().as_str()), (200, "held"));
     assert_eq!(server.wait_exit(), 0);
-    assert_eq!(named_pids(&sockets), Vec::<i32>::new());
+    wait_until("nobody of its name is left", || named_pids(&sockets).is_empty());
 }
 
 /// A server whose binary is a link that the test can move.
@@ -256,12 +259,12 @@ fn a_new_server_that_fails_ends_the_upgrade_and_the_old_one_goes_on() {
 
 #[test]
 fn a_new_server_that_hangs_is_killed_and_one_that_is_under_way_refuses_others() {
-    let it = Replaceable::start(&["--boot-timeout-ms=300"]);
+    let it = Replaceable::start(&["--boot-timeout-ms=2000"]);
     let sockets = it.server.socket_dir();
     let _successors = Successors(&sockets);
     it.replace("#!/bin/sh\nexec sleep 1000\n");
     std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| it.assert_fails("not ready within 5.3 s"));
+        let upgrade = scope.spawn(|| it.assert_fails("not ready within 7 s"));
         wait_until("it is under way", || it.server.details()["upgrading"] == true);
         let second = it.upgrade();
         assert!(second.code == 1 && second.stderr.contains("an upgrade is under way"), "{}", second.stderr);

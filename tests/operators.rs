@@ -23,10 +23,14 @@ mod watch;
 
 use support::{Client, Server};
 
-/// A client whose request a worker is busy with, until the worker has slept.
-fn busy_for(server: &mut Server, ms: u64) -> Client {
+/// A client whose request a worker is busy with, until the worker has slept: longer than any test needs.
+fn busy(server: &mut Server) -> Client {
+    busy_with(server, "/sleep?ms=600000")
+}
+
+fn busy_with(server: &mut Server, target: &str) -> Client {
     let mut client = server.client();
-    client.send_request("GET", &format!("/sleep?ms={ms}"), "", b"");
+    client.send_request("GET", target, "", b"");
     server.wait_until("the worker is busy", |server| {
         load::workers(server).iter().any(|worker| worker.state == "busy")
     });

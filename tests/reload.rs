@@ -12,8 +12,7 @@ use load::{Event, Gate, Load, PATIENT, events, workers};
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
-use support::{Client, Server, Signal, is_alive, test_worker};
+use support::{Client, Hold, Server, Signal, is_alive, test_worker};
 
 fn pids(server: &Server) -> BTreeSet<i32> {
     server.worker_pids().into_iter().collect()
@@ -278,14 +277,15 @@ fn sighup_in_none_mode_is_only_logged() {
 #[test]
 fn reload_of_a_server_that_stops_fails() {
     let mut server = Server::with_test_worker(&["w:1"]);
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=1500", "", b"");
-    server.wait_until("it is at work", |server| workers(server).iter().any(|w| w.state == "busy"));
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
+    load::wait_for_busy(&mut server, 1);
     server.signal(Signal::SIGTERM);
     server.wait_until("it stops", |server| load::has_line(server, "stopping"));
     let lines = lines_of(ask_for_reload(&server));
     assert_eq!(lines, [r#"{"error":"the server is stopping","ok":false}"#]);
-    assert_eq!(client.read_response().text(), "slept");
+    hold.let_go();
+    assert_eq!(client.read_response().text(), "held");
     assert_eq!(server.wait_exit(), 0);
 }
 
@@ -357,7 +357,7 @@ fn thirty_reloads_under_load_leave_no_more_behind_than_two() {
     let memory_kib = server.rss_kib();
     reload_times(30);
     let is_as_before = || holdings(&server) == before;
-    let returns = support::comes_true(Duration::from_secs(10), is_as_before);
+    let returns = support::comes_true(support::TEST_TIMEOUT, is_as_before);
     assert!(returns, "{:?} after 2 reloads, {:?} after 32", before, holdings(&server));
     assert_eq!((before.1, before.3), (2, 0), "children and temporary files");
     let grown_kib = server.rss_kib().saturating_sub(memory_kib);

@@ -186,8 +186,10 @@ fn a_moved_link_is_followed_by_the_next_template() {
     server.wait_for_workers(2);
     fs::remove_file(&link).expect("removed");
     std::os::unix::fs::symlink(fixture.dir().join("r2"), &link).expect("a link");
+    let before = server.worker_pids();
+    // Tried once more, so both die.
     server.get("/crash");
-    server.wait_for_workers(2);
+    server.wait_for_successors(&before, 2);
     assert_eq!(server.get("/").json()["version"], 1, "a crash follows no link");
     assert_eq!(server.verb(["reload"]).code, 0);
     assert_eq!(server.get("/").json()["version"], 2);
@@ -210,12 +212,9 @@ fn a_killed_template_is_started_again_and_its_workers_live_on() {
     assert_eq!(server.worker_pids(), workers);
     load.end();
     // A worker that dies is there again, by a fork.
-    let ended = workers[0];
-    kill(ended);
-    server.wait_until("its successor", |server| {
-        !server.worker_pids().contains(&ended) && are_all_forked(server, 2)
-    });
-    server.wait_for_workers(2);
+    kill(workers[0]);
+    server.wait_for_successors(&workers, 1);
+    assert!(are_all_forked(&server, 2), "{}", server.details());
     // The server dies, and everybody with it.
     let all: Vec<i32> = server.worker_pids().into_iter().chain(template_pids(&server)).collect();
     server.signal(Signal::SIGKILL);
@@ -244,9 +243,10 @@ os.register_at_fork(after_in_child=die_once)
     let mut server = start(&fixture, &["w:2"]);
     server.wait_for_workers(2);
     fixture.write("die", "");
+    let before = server.worker_pids();
     server.get("/crash");
     server.wait_until("it has died", |_| !fixture.file("die").exists());
-    server.wait_for_workers(2);
+    server.wait_for_successors(&before, 2);
     assert!(are_all_forked(&server, 2), "{}", server.details());
     assert_eq!(server.verb(["stop"]).code, 0);
 }
@@ -399,8 +399,10 @@ fn a_rack_apps_workers_are_forked_too() {
         let lines = [server.stdout_lines(), server.stderr_lines()].concat();
         (0..3).all(|id| lines.iter().any(|line| line.ends_with(&format!("[worker {id}] said by {id}"))))
     });
+    let before = server.worker_pids();
+    // Tried once more, so two die.
     server.get("/crash");
-    server.wait_for_workers(3);
+    server.wait_for_successors(&before, 2);
     fixture.write("config.ru", "raise 'broken'");
     let old = server.worker_pids();
     let output = server.verb(["reload"]);

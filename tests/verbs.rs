@@ -23,7 +23,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use support::server::{Output, output};
-use support::{Client, Server, Signal, is_alive, server_program, skip, test_worker, wait_until};
+use support::{
+    Client, Hold, Server, Signal, is_alive, server_program, skip, test_worker, wait_until, write_script,
+};
 
 /// Some user that is neither root nor who runs the tests.
 const STRANGER: u32 = 54_321;

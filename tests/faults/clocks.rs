@@ -1,7 +1,7 @@
 //! Clocks that jump: what is told follows the wall clock, what is waited for does not, and service goes on.
 
 use crate::support::{Answer, Faults, RawWorker, Server, test_worker};
-use crate::tools::{Gate, access_lines, asking, lines_of, patient, wait_for_load};
+use crate::tools::{Gate, access_lines, asking, lines_of, wait_for_load};
 use crate::workload::{Expect, WORKERS, assert_sound, run, run_under, server};
 use crate::{can_inject, metric};
 use std::time::{Duration, SystemTime};
@@ -72,7 +72,7 @@ fn a_clock_that_leaps_ends_what_waited_once_and_service_goes_on() {
         return;
     }
     let faults = Faults::for_later(&format!("any.monotonic={HOURS_MS}"));
-    let mut server = patient("/bin/true").args(["w:0", "--json"]).start_under(&faults);
+    let mut server = Server::builder("/bin/true").args(["w:0", "--json"]).start_under(&faults);
     let gate = Gate::default();
     let holding = gate.clone();
     let _worker = RawWorker::join(&server, 1, move |request| match request.target.as_str() {
@@ -117,7 +117,7 @@ fn a_clock_that_leaps_while_workers_start_has_them_started_again() {
         return;
     }
     let faults = Faults::for_later(&format!("any.monotonic={HOURS_MS}"));
-    let builder = patient(test_worker()).args(["w:1", "--json"]).env("TEST_BOOT_MS", "500");
+    let builder = Server::builder(test_worker()).args(["w:1", "--json"]).env("TEST_BOOT_MS", "500");
     let mut server = builder.start_under(&faults);
     server.wait_until("a worker that starts", |server| server.worker_pids().len() == 1);
     faults.turn_on();

@@ -2,7 +2,7 @@
 //! and with its reason, and no other.
 
 use crate::support::{Client, Faults, Server, Trouble, length_and_checksum, test_worker};
-use crate::tools::{asking, line_of, lines_of, patient};
+use crate::tools::{asking, line_of, lines_of};
 use crate::workload::{assert_sound, body};
 use crate::{can_inject, metric};
 
@@ -13,7 +13,7 @@ const HOLD_BACKS: &str = "rip_spool_hold_backs_total";
 const REFUSED: &str = "rip_refusals_total{reason=\"spool_full\"}";
 
 fn start(faults: &Faults) -> Server {
-    let mut server = patient(test_worker()).args(["w:1", "--json"]).start_under(faults);
+    let mut server = Server::builder(test_worker()).args(["w:1", "--json"]).start_under(faults);
     server.wait_for_workers(1);
     server
 }
@@ -104,7 +104,7 @@ fn without_a_folder_and_without_memory_a_body_is_refused() {
     }
     for (error, status) in [("ENOMEM", 503), ("EMFILE", 200)] {
         let faults = Faults::for_later(&format!("spool.memfd={error}@1"));
-        let builder = patient(test_worker()).args(["w:1", "--json"]).env("TMPDIR", "/no/such/folder");
+        let builder = Server::builder(test_worker()).args(["w:1", "--json"]).env("TMPDIR", "/no/such/folder");
         let mut server = builder.start_under(&faults);
         server.wait_for_workers(1);
         let mut kept = server.client();

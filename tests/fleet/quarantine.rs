@@ -78,7 +78,7 @@ fn when_all_workers_hang_at_once_no_request_is_to_blame() {
 
 #[test]
 fn a_request_that_hangs_while_others_are_answered_is_to_blame() {
-    let words = ["w:3", "--read-timeout-ms=1000", "--drain-timeout-ms=1000", "--no-access-log"];
+    let words = ["w:3", "--read-timeout-ms=2000", "--drain-timeout-ms=1000", "--no-access-log"];
     let mut server = Server::builder(test_worker()).args(words).start();
     server.wait_for_workers(3);
     let load = load::Load::of(&server, "/ping", 1, 0);

@@ -1,7 +1,7 @@
 //! SIGTTIN and SIGTTOU: one worker more or fewer until the next start.
 
-use crate::load::{Load, PATIENT, workers};
-use crate::support::{Server, Signal, test_worker};
+use crate::load::{Load, PATIENT, wait_for_busy, workers};
+use crate::support::{Hold, Server, Signal, test_worker};
 
 /// The server has so many workers, and all of them serve.
 fn wait_for_size(server: &mut Server, count: usize) {
@@ -39,16 +39,14 @@ fn ttin_starts_one_worker_more_and_ttou_ends_one_and_no_request_is_lost() {
 fn ttou_lets_a_busy_worker_finish_what_it_has() {
     let mut server = Server::builder(test_worker()).arg("w:2").args(PATIENT).start();
     server.wait_for_workers(2);
-    let mut clients: Vec<_> = (0..2).map(|_| server.client()).collect();
-    for client in &mut clients {
-        client.send_request("GET", "/sleep?ms=700", "", b"");
-    }
-    server.wait_until("both are at work", |server| {
-        workers(server).iter().filter(|worker| worker.state == "busy").count() == 2
-    });
+    let hold = Hold::new();
+    let clients = [hold.ask(&server), hold.ask(&server)];
+    wait_for_busy(&mut server, 2);
     server.signal(Signal::SIGTTOU);
-    for client in &mut clients {
-        assert_eq!(client.read_response().text(), "slept");
+    server.wait_until("the words", |server| server.stderr_text().contains("SIGTTOU: w:1 until"));
+    hold.let_go();
+    for mut client in clients {
+        assert_eq!(client.read_response().text(), "held");
     }
     wait_for_size(&mut server, 1);
 }

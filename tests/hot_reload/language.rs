@@ -141,11 +141,15 @@ run lambda { |env|
 
 const ALL: [&Language; 6] = [&BUN, &NODE, &COMMONJS, &WSGI, &ASGI, &RUBY];
 
-/// Apps at once, in all tests together: each has an interpreter for every worker, and a machine with too many of them
-/// starts none within its boot timeout.
-const MAX_APPS: usize = 10;
+/// Apps at once for each CPU, in all tests together: each has an interpreter for every worker, and a machine with too
+/// many of them starts none in time.
+const MAX_APPS_PER_CPU: usize = 5;
 
-/// One of [`MAX_APPS`], until it is dropped.
+fn max_apps() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(2) * MAX_APPS_PER_CPU
+}
+
+/// One of [`max_apps`], until it is dropped.
 struct Turn;
 
 static APPS: Mutex<usize> = Mutex::new(0);
@@ -154,7 +158,7 @@ static APP_ENDED: Condvar = Condvar::new();
 impl Turn {
     fn wait() -> Turn {
         let apps = APPS.lock().expect("nobody panics with it");
-        let mut apps = APP_ENDED.wait_while(apps, |apps| *apps >= MAX_APPS).expect("nobody panics with it");
+        let mut apps = APP_ENDED.wait_while(apps, |apps| *apps >= max_apps()).expect("nobody panics with it");
         *apps += 1;
         Turn
     }

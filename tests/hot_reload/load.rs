@@ -38,9 +38,7 @@ fn edit_often(app: &EditedApp, language: &Language, has_failed: &AtomicBool) {
 }
 
 fn loses_nothing(language: &Language, app: &EditedApp) {
-    // An import or a successor may take seconds where other tests use the machine.
-    let patient = ["--queue-timeout-ms=30000", "--read-timeout-ms=30000"];
-    let mut server: Server = app.builder(&["--hot-reload=module", "w:2"]).args(patient).start();
+    let mut server: Server = app.builder(&["--hot-reload=module", "w:2"]).start();
     server.wait_for_workers(2);
     let (is_over, has_failed, context) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
     let address = server.address();

@@ -4,7 +4,7 @@
 use super::fixture::{Fixture, bun, python};
 use super::language::{EditedApp, Language, WSGI, ask, with, with_all};
 use super::support::server::output;
-use super::support::{Server, comes_true, server_program, wait_until};
+use super::support::{Server, comes_true, server_program, wait_until, write_script};
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ fn code_that_was_replaced_does_not_come_back_when_the_next_is_broken() {
 #[test]
 fn the_boot_timeout_bounds_the_wait_for_new_code() {
     with(&[&WSGI], |language, app| {
-        let server = importing(language, app, &["w:1", "--boot-timeout-ms=3000"]);
+        let server = importing(language, app, &["w:1", "--boot-timeout-ms=5000"]);
         app.fixture.write(language.part, "import time\ntime.sleep(60)\n");
         let since = Instant::now();
         assert_eq!(ask(&server).phrase, "one", "the old one goes on");
@@ -271,9 +271,7 @@ fn the_kernels_bounds_of_watching_are_told_once() {
             "#!/bin/sh\nexec unshare -Ur sh -c 'echo 4 > /proc/sys/user/{setting} && exec \"$0\" \"$@\"' {} \"$@\"\n",
             server_program().display()
         );
-        fs::write(&path, text).expect("a script");
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        write_script(&path, &text);
         path
     };
     let mut probe = Command::new(wrapper("max_inotify_watches"));

@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, Needs, bun, node};
 use super::language::{ask, with_all};
-use super::support::{Server, comes_true, wait_until};
+use super::support::{Server, comes_true, wait_until, write_script};
 use std::fs;
 use std::time::Duration;
 
@@ -122,11 +122,7 @@ fn a_cgi_script_is_new_at_each_request() {
     let fixture = Fixture::empty(&Needs::programs(&[]), "app").expect("a shell is everywhere");
     let script = |phrase: &str| format!("#!/bin/sh\necho Content-Type: text/plain\necho\nprintf {phrase}\n");
     let replace = |phrase: &str| {
-        use std::os::unix::fs::PermissionsExt;
-        let new = fixture.file("index.new");
-        fs::write(&new, script(phrase)).expect("a script");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("executable");
-        fs::rename(new, fixture.file("index.sh")).expect("renamed");
+        write_script(&fixture.file("index.sh"), &script(phrase));
     };
     replace("one");
     let mut server = fixture.server(None).args(["w:1", "--hot-reload=module"]).start();

@@ -1,9 +1,7 @@
 //! Who gets which worker, who waits, and who is refused.
 
-use crate::support::{Answer, RawWorker, Server, test_worker};
-use crate::tools::{
-    Gate, asking, get, line_of, lines_of, patient, patient_without_workers, settled_lines, wait_for_load,
-};
+use crate::support::{Answer, Client, RawWorker, Server, test_worker, wait_until};
+use crate::tools::{Gate, asking, get, line_of, lines_of, settled_lines, wait_for_load};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use std::collections::HashSet;
@@ -25,7 +23,7 @@ fn gated_workers(server: &Server, count: u64) -> (Gate, Vec<RawWorker>) {
 
 #[test]
 fn a_hundred_requests_in_a_row_go_to_one_worker_of_four() {
-    let mut server = patient(test_worker()).args(["w:4"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:4"]).start();
     server.wait_for_workers(4);
     let mut client = server.client();
     let mut pids = HashSet::new();
@@ -39,7 +37,7 @@ fn a_hundred_requests_in_a_row_go_to_one_worker_of_four() {
 
 #[test]
 fn of_workers_freed_one_after_another_the_last_is_asked_next() {
-    let mut server = patient_without_workers(&[]);
+    let mut server = Server::without_workers(&[]);
     let (gate, _workers) = gated_workers(&server, 4);
     let mut held = Vec::new();
     for index in 0..4 {
@@ -68,7 +66,7 @@ fn of_workers_freed_one_after_another_the_last_is_asked_next() {
 
 #[test]
 fn a_full_queue_refuses_at_once_with_retry_after() {
-    let mut server = patient("/bin/true").args(["w:0", "--max-queue=4", "--json"]).start();
+    let mut server = Server::builder("/bin/true").args(["w:0", "--max-queue=4", "--json"]).start();
     let (gate, workers) = gated_workers(&server, 2);
     let mut clients: Vec<_> = (0..11).map(|_| asking(&server, "/held")).collect();
     // The five are refused while all others are still held.
@@ -102,7 +100,7 @@ fn a_full_queue_refuses_at_once_with_retry_after() {
 
 #[test]
 fn without_a_queue_nobody_waits() {
-    let mut server = patient_without_workers(&["--max-queue=0"]);
+    let mut server = Server::without_workers(&["--max-queue=0"]);
     let (gate, _workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -115,7 +113,7 @@ fn without_a_queue_nobody_waits() {
 #[test]
 fn a_queued_request_gets_504_at_its_deadline_and_is_never_dispatched() {
     const DEADLINE: Duration = Duration::from_millis(300);
-    let mut server = patient_without_workers(&["--queue-timeout-ms=300", "--json"]);
+    let mut server = Server::without_workers(&["--queue-timeout-ms=300", "--json"]);
     let (gate, workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -124,7 +122,6 @@ fn a_queued_request_gets_504_at_its_deadline_and_is_never_dispatched() {
     let waited = context.elapsed();
     assert_eq!(late.status, 504);
     assert!(waited >= DEADLINE, "too early: {waited:?}");
-    assert!(waited < DEADLINE + Duration::from_secs(5), "far too late: {waited:?}");
     let line = line_of(&mut server, "/late");
     assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"queue_timeout".into()));
     assert!(line["queueSeconds"].as_f64().is_some_and(|seconds| seconds >= 0.3), "{line}");
@@ -141,18 +138,34 @@ const A_CROWD: usize = 500;
 
 #[test]
 fn a_crowd_that_is_due_at_once_is_refused_whole() {
-    let mut server = patient_without_workers(&["--queue-timeout-ms=1500", "--json"]);
+    // All must be there before the first is due, which takes a slow machine longer.
+    let mut times_ms = [1500, 6000, 30_000].into_iter();
+    assert!(times_ms.any(is_crowd_refused_whole));
+}
+
+/// `false`: the first was due before the last was there.
+fn is_crowd_refused_whole(timeout_ms: u64) -> bool {
+    let mut server = Server::without_workers(&[&format!("--queue-timeout-ms={timeout_ms}"), "--json"]);
     let (gate, workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
     let mut crowd: Vec<_> = (0..A_CROWD).map(|_| asking(&server, "/late")).collect();
-    wait_for_load(&mut server, 1, A_CROWD);
+    let (mut waiting, mut is_late) = (0, false);
+    server.wait_until("all wait", |server| {
+        let now = server.details()["queue"]["now"].as_u64().expect("a number") as usize;
+        is_late = now < waiting;
+        waiting = now;
+        is_late || waiting == A_CROWD
+    });
+    if is_late {
+        return false;
+    }
     // While the server stands still, all of them become due, and some leave.
     server.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
     let leavers = crowd.split_off(A_CROWD - 50);
-    leavers.into_iter().for_each(crate::support::Client::reset);
-    server.wait_until("all to be due", |_| stopped.elapsed() > Duration::from_millis(1600));
+    leavers.into_iter().for_each(Client::reset);
+    server.wait_until("all to be due", |_| stopped.elapsed() > Duration::from_millis(timeout_ms + 100));
     server.signal(Signal::SIGCONT);
     for client in &mut crowd {
         assert_eq!(client.read_response().status, 504);
@@ -166,11 +179,12 @@ fn a_crowd_that_is_due_at_once_is_refused_whole() {
     let late: Vec<_> = lines.iter().filter(|line| line["path"] == "/late").collect();
     assert_eq!(late.len(), A_CROWD, "one line each");
     assert!(late.iter().all(|line| line["status"] == 504 || line["status"] == 499));
+    true
 }
 
 #[test]
 fn a_crowd_that_comes_at_once_is_accepted_whole() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     server.signal(Signal::SIGSTOP);
     let mut crowd: Vec<_> = (0..A_CROWD).map(|_| asking(&server, "/server")).collect();
     server.signal(Signal::SIGCONT);
@@ -181,7 +195,7 @@ fn a_crowd_that_comes_at_once_is_accepted_whole() {
 
 #[test]
 fn a_queue_timeout_of_zero_asks_an_idle_worker_or_none() {
-    let mut server = patient_without_workers(&["--queue-timeout-ms=0"]);
+    let mut server = Server::without_workers(&["--queue-timeout-ms=0"]);
     let (gate, _workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -193,7 +207,7 @@ fn a_queue_timeout_of_zero_asks_an_idle_worker_or_none() {
 
 #[test]
 fn a_client_that_left_while_it_waited_is_never_seen_by_a_worker() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let (gate, workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -221,10 +235,18 @@ fn a_client_that_left_while_it_waited_is_never_seen_by_a_worker() {
     }
 }
 
+/// Waits until the client has been asked once whether it is there.
+fn wait_for_100(client: &mut Client) {
+    wait_until("a 100", || {
+        let broken = client.read_response_within(Duration::from_millis(1)).expect_err("nobody answers");
+        broken.response.interim.len() == 1
+    });
+}
+
 /// Whatever its `Connection` says: who waits and has sent a FIN is asked once by a 100 whether it is there.
 #[test]
 fn a_half_closed_client_waits_on_and_gets_its_answer_behind_one_100() {
-    let mut server = patient_without_workers(&[]);
+    let mut server = Server::without_workers(&[]);
     let (gate, _workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -240,7 +262,10 @@ fn a_half_closed_client_waits_on_and_gets_its_answer_behind_one_100() {
     for client in [&mut late, &mut closing, &mut old] {
         client.half_close();
     }
-    // This one comes later, so the server has seen the others' ends when it is there.
+    for client in [&mut early, &mut late, &mut closing] {
+        wait_for_100(client);
+    }
+    // This one comes later, so the server has seen the end of the other, which has no 100, when it is there.
     let mut later = asking(&server, "/later");
     wait_for_load(&mut server, 1, 5);
     gate.open();
@@ -257,9 +282,9 @@ fn a_half_closed_client_waits_on_and_gets_its_answer_behind_one_100() {
 fn a_unix_client_that_hangs_up_while_it_waits_is_dropped_without_being_asked() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("http.sock");
-    let mut server = patient_without_workers(&["--json", &format!("http:unix:{}", path.display())]);
+    let mut server = Server::without_workers(&["--json", &format!("http:unix:{}", path.display())]);
     let (gate, workers) = gated_workers(&server, 1);
-    let connect = || crate::support::Client::connect_unix(&path);
+    let connect = || Client::connect_unix(&path);
     let mut held = connect();
     held.send(crate::tools::get("/held"));
     wait_for_load(&mut server, 1, 0);
@@ -309,7 +334,7 @@ impl Unreachable {
 
 #[test]
 fn a_client_that_resets_while_its_worker_cannot_be_reached_is_never_dispatched() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let unreachable = Unreachable::join(&server);
     let mut closed = asking(&server, "/closed");
     wait_for_load(&mut server, 1, 0);
@@ -320,8 +345,7 @@ fn a_client_that_resets_while_its_worker_cannot_be_reached_is_never_dispatched()
     // This one has only sent a FIN, and is asked as if it waited in the queue.
     closed.half_close();
     wait_for_load(&mut server, 1, 0);
-    let broken = closed.read_response_within(Duration::from_millis(200)).expect_err("nobody answers");
-    assert_eq!(broken.response.interim.len(), 1);
+    wait_for_100(&mut closed);
     drop(closed);
     let mut next = server.client();
     next.send_request("POST", "/next", "", b"a body");
@@ -338,7 +362,7 @@ fn a_client_that_resets_while_its_worker_cannot_be_reached_is_never_dispatched()
 
 #[test]
 fn a_client_that_resets_before_its_worker_could_be_reached_leaves_that_free() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let unreachable = Unreachable::join(&server);
     let mut posted = server.client();
     posted.send_request("POST", "/posted", "", b"a body");
@@ -353,7 +377,7 @@ fn a_client_that_resets_before_its_worker_could_be_reached_leaves_that_free() {
 
 #[test]
 fn a_half_close_is_no_departure_where_the_connection_would_end_anyway() {
-    let mut server = patient_without_workers(&[]);
+    let mut server = Server::without_workers(&[]);
     let (gate, _workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -375,7 +399,7 @@ fn a_half_close_is_no_departure_where_the_connection_would_end_anyway() {
 
 #[test]
 fn a_half_close_under_way_still_gets_its_answer() {
-    let mut server = patient_without_workers(&[]);
+    let mut server = Server::without_workers(&[]);
     let (gate, _workers) = gated_workers(&server, 1);
     let mut held = asking(&server, "/held");
     wait_for_load(&mut server, 1, 0);
@@ -388,7 +412,7 @@ fn a_half_close_under_way_still_gets_its_answer() {
 
 #[test]
 fn the_queue_keeps_its_order() {
-    let mut server = patient_without_workers(&[]);
+    let mut server = Server::without_workers(&[]);
     let (gate, workers) = gated_workers(&server, 1);
     let mut clients = Vec::new();
     for index in 0..20 {
@@ -405,19 +429,26 @@ fn the_queue_keeps_its_order() {
 
 #[test]
 fn a_request_waits_for_the_first_worker_to_join() {
-    let mut server = patient(test_worker()).args(["w:1", "--json"]).env("TEST_BOOT_MS", "700").start();
+    let dir = tempfile::tempdir().expect("a folder");
+    let go = dir.path().join("go");
+    let server = Server::builder(test_worker()).args(["w:1", "--json"]).env("TEST_BOOT_UNTIL", &go);
+    let mut server = server.start();
     let mut early = asking(&server, "/ping");
+    wait_for_load(&mut server, 0, 1);
+    let waits = Instant::now();
     let status = server.get("/status");
     assert_eq!((status.status, &status.json()["status"]), (503, &"starting".into()));
+    let waited = waits.elapsed().as_secs_f64();
+    std::fs::write(go, "").expect("a file can be written");
     assert_eq!(early.read_response().text(), "pong");
     assert_eq!(server.get("/status").json()["status"], "healthy");
     let line = line_of(&mut server, "/ping");
-    assert!(line["queueSeconds"].as_f64() > line["workerSeconds"].as_f64(), "{line}");
+    assert!(line["queueSeconds"].as_f64() >= Some(waited), "{waited}: {line}");
 }
 
 #[test]
 fn a_worker_that_joins_takes_what_waits() {
-    let mut server = patient_without_workers(&[]);
+    let mut server = Server::without_workers(&[]);
     let mut waiting = asking(&server, "/");
     wait_for_load(&mut server, 0, 1);
     let worker = RawWorker::join(&server, 1, |_| Answer::ok("here"));
@@ -427,7 +458,7 @@ fn a_worker_that_joins_takes_what_waits() {
 
 #[test]
 fn a_pipelined_client_never_has_two_workers() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let (gate, workers) = gated_workers(&server, 2);
     let mut client = server.client();
     client.send(get("/first") + &get("/second"));

@@ -2,17 +2,16 @@
 //! pool is whole again.
 
 use crate::support::{
-    Answer, Client, RawWorker, Server, TEST_TIMEOUT, Then, Trouble, is_alive, test_worker, wait_until,
+    Answer, Client, Hold, RawWorker, Server, TEST_TIMEOUT, Then, Trouble, is_alive, test_worker, wait_until,
 };
 use crate::tools::{
-    asking, kill_9, line_of, patient, patient_without_workers, settled_lines, wait_for_busy_pid,
-    wait_for_load, word_on_stderr,
+    asking, kill_9, line_of, settled_lines, wait_for_busy_pid, wait_for_load, word_on_stderr,
 };
 use serde_json::Value;
 use std::process::Command;
 
 fn server(words: &[&str]) -> Server {
-    patient(test_worker()).args(words).arg("--json").start()
+    Server::builder(test_worker()).args(words).arg("--json").start()
 }
 
 /// Waits until so many workers are joined of which none is that process.
@@ -94,16 +93,18 @@ fn kill_in_a_get(words: &[&str]) {
     let mut server = server(words);
     let count = server.announced_workers();
     server.wait_for_workers(count as u64);
-    let mut client = asking(&server, "/sleep?ms=3000");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     let pid = wait_for_busy_pid(&mut server);
     kill_9(pid);
+    hold.let_go();
     let response = client.read_response();
-    assert_eq!((response.status, response.text().as_str()), (200, "slept"), "{}", server.stderr_text());
-    let line = line_of(&mut server, "/sleep");
+    assert_eq!((response.status, response.text().as_str()), (200, "held"), "{}", server.stderr_text());
+    let line = line_of(&mut server, "/hold");
     assert_eq!(line["status"], 200);
     assert_ne!(line["pid"], pid, "another one has answered: {line}");
     // Who failed, in what, and what was done about it.
-    word_on_stderr(&mut server, &[&format!("pid {pid}"), "GET /sleep", "once more", "worker_died"]);
+    word_on_stderr(&mut server, &[&format!("pid {pid}"), "GET /hold", "once more", "worker_died"]);
     word_on_stderr(&mut server, &[&format!("pid {pid}"), "SIGKILL"]);
     wait_until_whole_without(&mut server, count, pid);
 }
@@ -150,7 +151,7 @@ fn a_cut_answer_is_reset_for_an_http_1_0_client() {
 
 /// What a client of that version gets of an answer that a worker begins and does not end.
 fn cut_answer(answer: &'static [u8], version: &str) -> (Vec<u8>, Trouble, Value) {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let begin = |_: &_| Answer { writes: vec![answer.to_vec()], then: Then::Close };
     let _worker = RawWorker::join(&server, 7, begin);
     let mut client: Client = server.client();
@@ -183,7 +184,7 @@ fn a_cut_answer_in_chunks_has_no_last_chunk() {
 
 #[test]
 fn the_human_log_names_the_culprit_too() {
-    let mut server = patient(test_worker()).args(["w:1"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1"]).start();
     server.wait_for_workers(1);
     let pid: i32 = server.get("/pid").text().parse().expect("a pid");
     assert_eq!(server.client().post("/die", b"a body").status, 502);
@@ -211,7 +212,7 @@ fn a_panic_is_a_500_and_no_death() {
 
 #[test]
 fn worker_that_ends_while_it_rests_from_a_busy_answer_is_not_met_again() {
-    let server = patient_without_workers(&["--queue-timeout-ms=500"]);
+    let server = Server::without_workers(&["--queue-timeout-ms=500"]);
     // It joins by itself, so that its process is known; and when it has ended, this test does not reap it.
     let mut worker = Command::new(test_worker())
         .env("TEST_RAW", "1")
@@ -231,7 +232,8 @@ fn worker_that_ends_while_it_rests_from_a_busy_answer_is_not_met_again() {
 
 /// A worker that speaks the protocol by hand (`tests/worker/raw.rs`), in that version of it.
 fn raw_worker(version: &str, words: &[&str]) -> Server {
-    let mut server = patient(test_worker()).env("TEST_RAW", version).args(words).arg("--json").start();
+    let mut server =
+        Server::builder(test_worker()).env("TEST_RAW", version).args(words).arg("--json").start();
     server.wait_for_workers(1);
     server
 }
@@ -296,16 +298,17 @@ fn an_answer_that_its_server_ends_at_the_drains_end_does_not_look_whole() {
 /// Each of them has died, and the server may not have heard of all of them.
 #[test]
 fn the_one_more_try_goes_to_a_worker_that_lives() {
-    let mut server = patient(test_worker()).args(["w:4", "--json", "--quarantine=off"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:4", "--json", "--quarantine=off"]).start();
     // Each round's lives are short, so the waits before the next starts grow.
     for _ in 0..4 {
         server.wait_for_workers(4);
         let mut client = server.client();
         assert_eq!(client.get("/ping").status, 200);
-        server.worker_pids().into_iter().for_each(kill_9);
+        let pids = server.worker_pids();
+        pids.iter().copied().for_each(kill_9);
         let response = client.get("/ping");
         assert_eq!(response.status, 200, "{}", server.stderr_text());
-        server.wait_until("all are replaced", |server| server.get("/status").json()["workers"] == 4);
+        server.wait_for_successors(&pids, 4);
     }
 }
 

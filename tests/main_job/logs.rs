@@ -1,16 +1,13 @@
 //! What operators see: `/server`, `/status`, and one access line a request.
 
-use crate::support::{Answer, RawWorker, Then, test_worker, wait_until};
-use crate::tools::{
-    Gate, access_lines, asking, line_of, lines_of, patient, patient_without_workers, settled_lines,
-    wait_for_load,
-};
+use crate::support::{Answer, RawWorker, Server, Then, test_worker, wait_until};
+use crate::tools::{Gate, access_lines, asking, line_of, lines_of, settled_lines, wait_for_load};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 #[test]
 fn server_says_ok_without_a_worker() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let response = server.get("/server");
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
     assert!(response.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
@@ -25,7 +22,7 @@ fn server_says_ok_without_a_worker() {
 
 #[test]
 fn only_get_and_head_of_these_paths_are_the_servers_own() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let worker = RawWorker::join(&server, 1, |request| Answer::ok(&request.target));
     let mut client = server.client();
     for path in ["/server", "/status"] {
@@ -39,7 +36,7 @@ fn only_get_and_head_of_these_paths_are_the_servers_own() {
 
 #[test]
 fn status_tells_healthy_degraded_and_starting() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let phrase = || {
         let response = server.get("/status");
         (response.status, response.json()["status"].as_str().unwrap_or_default().to_owned())
@@ -79,7 +76,7 @@ fn assert_stamp(stamp: &str) {
 
 #[test]
 fn human_lines_are_as_documented() {
-    let mut server = patient(test_worker()).args(["w:1"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1"]).start();
     assert_eq!(server.get("/ping?token=secret").text(), "pong");
     assert_eq!(server.client().post("/echo", &[b'x'; 1536]).body.len(), 1536);
     assert_eq!(server.get("/nowhere").status, 404);
@@ -101,7 +98,7 @@ fn human_lines_are_as_documented() {
 
 #[test]
 fn json_lines_have_every_documented_field() {
-    let mut server = patient(test_worker()).args(["w:1", "--json-logging"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1", "--json-logging"]).start();
     let client = asking(&server, "/ping?token=secret");
     let address = client.local_address().ip().to_string();
     let mut client = client;
@@ -137,7 +134,7 @@ fn json_lines_have_every_documented_field() {
 
 #[test]
 fn the_id_in_the_log_is_the_one_that_the_worker_saw() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
     for path in ["/a", "/b"] {
         assert_eq!(server.get(path).status, 200);
@@ -155,7 +152,7 @@ fn the_id_in_the_log_is_the_one_that_the_worker_saw() {
 
 #[test]
 fn every_request_has_exactly_one_line_however_it_ends() {
-    let mut server = patient_without_workers(&["--json", "--max-queue=1", "--max-body=1k"]);
+    let mut server = Server::without_workers(&["--json", "--max-queue=1", "--max-body=1k"]);
     let gate = Gate::default();
     let holding = gate.clone();
     let _worker = RawWorker::join(&server, 1, move |request| match request.target.as_str() {
@@ -233,12 +230,12 @@ fn every_request_has_exactly_one_line_however_it_ends() {
 
 #[test]
 fn a_request_that_came_too_late_has_exactly_one_line() {
-    let mut server = patient_without_workers(&["--json", "--queue-timeout-ms=300", "--read-timeout-ms=700"]);
+    let mut server = Server::without_workers(&["--json", "--queue-timeout-ms=300", "--read-timeout-ms=700"]);
     let gate = Gate::default();
     let holding = gate.clone();
-    let _worker = RawWorker::join(&server, 1, move |request| holding.pass(request));
+    let worker = RawWorker::join(&server, 1, move |request| holding.pass(request));
     let mut held = asking(&server, "/held");
-    wait_for_load(&mut server, 1, 0);
+    server.wait_until("it is at work", |_| worker.request_count() == 1);
     assert_eq!((server.get("/waited").status, held.read_response().status), (504, 504));
     // The late answer is nobody's, and has no line either.
     gate.open();
@@ -263,7 +260,7 @@ const REFUSED: [&[u8]; 4] = [b"/\x1b[31mred", b"/bell\x07", b"/nul\0", b"/del\x7
 
 #[test]
 fn nothing_in_a_url_breaks_a_json_line() {
-    let mut server = patient(test_worker()).args(["w:1", "--json"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1", "--json"]).start();
     for target in NASTY.iter().chain(&REFUSED) {
         let mut client = server.client();
         client.send([b"GET ", *target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
@@ -284,7 +281,7 @@ fn nothing_in_a_url_breaks_a_json_line() {
 
 #[test]
 fn nothing_in_a_url_steers_a_terminal() {
-    let mut server = patient(test_worker()).args(["w:1"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1"]).start();
     for target in NASTY.iter().chain(&REFUSED) {
         let mut client = server.client();
         client.send([b"GET ", *target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
@@ -301,7 +298,7 @@ fn nothing_in_a_url_steers_a_terminal() {
 
 #[test]
 fn without_an_access_log_stdout_has_one_line() {
-    let mut server = patient(test_worker()).args(["w:1", "--no-access-log"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1", "--no-access-log"]).start();
     assert_eq!(server.get("/ping").text(), "pong");
     server.signal(crate::support::Signal::SIGTERM);
     assert_eq!(server.wait_exit(), 0);

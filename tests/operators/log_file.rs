@@ -135,9 +135,11 @@ fn a_log_file_that_cannot_be_opened_is_refused_at_the_start() {
     }
     if nix::unistd::geteuid().is_root() {
         let mut command = start(Path::new("/var/log/rip-server-nobody.log"));
-        command.uid(12345).gid(12345).env("RIP_SOCKET_DIR", "/tmp/rip-test-12345");
+        // A folder that is its own, and of nobody else's tests.
+        let sockets = std::env::temp_dir().join(format!("rip-test-{}", std::process::id()));
+        command.uid(12345).gid(12345).env("RIP_SOCKET_DIR", &sockets);
         let output = output(command);
-        let _ = fs::remove_dir_all("/tmp/rip-test-12345");
+        let _ = fs::remove_dir_all(&sockets);
         assert!(output.code == 1 && output.stderr.contains("user 12345 may not write"), "{}", output.stderr);
     } else {
         note("a log file of another user", "only root can be one");

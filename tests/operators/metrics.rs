@@ -1,13 +1,13 @@
 //! Metrics: where they are to be had, whether Prometheus can read them, and whether they tell what has happened.
 
-use super::busy_for;
+use super::busy;
 use super::exposition::{Samples, parse, parse_with_prometheus_client};
 use crate::load::{Gate, started_by};
-use crate::support::{Client, Server, Signal, Trouble, test_worker};
+use crate::support::{Client, Hold, Server, Signal, Trouble, test_worker};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than any test needs.
 const LONG_MS: u64 = 60_000;
@@ -108,8 +108,8 @@ fn requests_are_counted_by_class_and_refusals_by_reason() {
         "w:1",
         "--max-body=1k",
         "--max-queue=1",
-        "--queue-timeout-ms=300",
-        "--read-timeout-ms=60000",
+        "--queue-timeout-ms=2000",
+        "--read-timeout-ms=600000",
     ]);
     server.wait_for_workers(1);
     let before = samples(&server);
@@ -121,7 +121,7 @@ fn requests_are_counted_by_class_and_refusals_by_reason() {
     let mut wrong = server.client();
     wrong.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n");
     assert_eq!(wrong.read_response().status, 400);
-    let _busy = busy_for(&mut server, LONG_MS);
+    let _busy = busy(&mut server);
     let mut waiting = server.client();
     waiting.send_request("GET", "/ping", "", b"");
     server.wait_until("one waits", |server| server.details()["queue"]["now"] == 1);
@@ -153,14 +153,14 @@ fn requests_are_counted_by_class_and_refusals_by_reason() {
     let after = samples(&server);
     assert_eq!(after["rip_queue_depth_max"], 1.0);
     let longest = after["rip_queue_wait_max_seconds"];
-    assert!((0.3..3.0).contains(&longest), "{longest}");
+    assert!((2.0..60.0).contains(&longest), "{longest}");
     let total = grown(&before, &after, "rip_request_duration_seconds_sum");
-    assert!(total >= 0.3, "one has waited for 0.3 s: {total}");
+    assert!(total >= 2.0, "one has waited for 2 s: {total}");
 }
 
 #[test]
 fn retries_and_restarts_are_counted_by_reason() {
-    let mut server = Server::with_test_worker(&["w:2", "--read-timeout-ms=200"]);
+    let mut server = Server::with_test_worker(&["w:2", "--read-timeout-ms=1000"]);
     server.wait_for_workers(2);
     let before = samples(&server);
     assert_eq!(before["rip_worker_starts_total"], 2.0);
@@ -170,7 +170,7 @@ fn retries_and_restarts_are_counted_by_reason() {
         let now = samples(server);
         now["rip_worker_starts_total"] == 4.0 && now["rip_workers{state=\"idle\"}"] == 2.0
     });
-    assert_eq!(server.client().get("/sleep?ms=300").status, 504);
+    assert_eq!(server.client().get("/sleep?ms=1500").status, 504);
     server.wait_until("both are idle", |server| samples(server)["rip_workers{state=\"idle\"}"] == 2.0);
     assert_eq!(server.verb(["reload"]).code, 0);
     assert_eq!(server.control("POST", "/control", r#"{"op":"retire","workerId":0}"#).status, 200);
@@ -234,17 +234,20 @@ fn workers_are_told_by_state_and_by_what_the_nth_was_needed_for() {
     let state = |name: &str| format!("rip_workers{{state=\"{name}\"}}");
     let now = samples(&server);
     assert_eq!((now[&state("idle")], now[&state("busy")]), (3.0, 0.0));
-    let _first = busy_for(&mut server, LONG_MS);
-    let mut second = server.client();
-    second.send_request("GET", "/sleep?ms=300", "", b"");
+    let _first = busy(&mut server);
+    let hold = Hold::new();
+    let mut second = hold.ask(&server);
     server.wait_until("two at work", |server| samples(server)[&state("busy")] == 2.0);
+    let both = Instant::now();
     let now = samples(&server);
     assert_eq!((now[&state("idle")], now[&state("booting")]), (1.0, 0.0));
+    let both_s = both.elapsed().as_secs_f64();
+    hold.let_go();
     assert_eq!(second.read_response().status, 200);
     let now = samples(&server);
     let depth = |depth: u8| now.get(&format!("rip_worker_busy_seconds_total{{depth=\"{depth}\"}}"));
     let (one, two) = (depth(1).expect("one was at work"), depth(2).expect("two were"));
-    assert!(*two >= 0.29 && one >= two, "{one} and {two}");
+    assert!(*two >= both_s && one >= two, "{one} and {two}, at least {both_s}");
     assert!(depth(3).is_none_or(|three| *three == 0.0), "three never were");
     assert_eq!(now["rip_workers_needed"], 2.0);
 }
@@ -293,9 +296,12 @@ fn lines_that_nobody_reads_are_counted() {
         let answer = client.read_response_within(crate::support::TEST_TIMEOUT);
         assert!(answer.as_ref().is_ok_and(|answer| answer.status == 404), "{answer:?}");
     }
-    server.wait_until("dropped lines", |server| samples(server)["rip_log_lines_dropped_total"] > 0.0);
-    let dropped = samples(&server)["rip_log_lines_dropped_total"];
-    assert_eq!(server.details()["droppedLogLines"].as_f64(), Some(dropped));
+    let mut dropped = 0.0;
+    // Lines are written a moment behind their answers, so it may grow between two looks.
+    server.wait_until("dropped lines", |server| {
+        dropped = samples(server)["rip_log_lines_dropped_total"];
+        dropped > 0.0 && server.details()["droppedLogLines"].as_f64() == Some(dropped)
+    });
     assert!(dropped <= 201.0, "{dropped}");
 }
 

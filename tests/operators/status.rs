@@ -1,8 +1,8 @@
 //! `rip-server status`: the table, and the same as JSON.
 
-use super::busy_for;
+use super::{busy, busy_with};
 use crate::load::{Gate, play_in_time};
-use crate::support::{Answer, RawWorker, Server, test_worker, wait_until};
+use crate::support::{Answer, Hold, RawWorker, Server, test_worker, wait_until};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,7 +71,7 @@ fn the_table_tells_of_the_app_and_of_each_worker() {
     for _ in 0..3 {
         assert_eq!(client.get("/ping").status, 200);
     }
-    let _busy = busy_for(&mut server, LONG_MS);
+    let _busy = busy(&mut server);
     let table = Table::of(&server);
     let first = table.text.lines().next().expect("a line");
     for words in ["test-worker", "healthy", "up ", &format!("pid {}", server.pid())] {
@@ -144,7 +144,7 @@ fn a_worker_that_boots_is_seen_booting() {
 fn a_worker_that_finishes_while_its_successor_serves_is_seen_leaving() {
     let mut server = Server::with_test_worker(&["w:1", "--read-timeout-ms=60000"]);
     server.wait_for_workers(1);
-    let _busy = busy_for(&mut server, LONG_MS);
+    let _busy = busy(&mut server);
     assert_eq!(server.control("POST", "/control", r#"{"op":"retire","workerId":0}"#).status, 200);
     server.wait_until("its successor", |server| {
         let table = Table::of(server);
@@ -204,11 +204,13 @@ fn a_server_whose_workers_all_hang_says_so_until_one_is_free() {
 fn what_waited_is_told_when_it_is_over() {
     let mut server = Server::with_test_worker(&["w:1"]);
     server.wait_for_workers(1);
-    let mut busy = busy_for(&mut server, 300);
+    let hold = Hold::new();
+    let mut busy = busy_with(&mut server, &hold.target());
     let mut waiting = server.client();
     waiting.send_request("GET", "/ping", "", b"");
     server.wait_until("one waits", |server| server.details()["queue"]["now"] == 1);
     assert!(Table::of(&server).has_line("1 now, 1 at the deepest"));
+    hold.let_go();
     assert_eq!((busy.read_response().status, waiting.read_response().status), (200, 200));
     let table = Table::of(&server);
     assert!(table.has_line("0 now, 1 at the deepest"), "{}", table.text);

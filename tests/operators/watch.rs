@@ -2,7 +2,7 @@
 
 use crate::load::write_script;
 use crate::support::skip::skip;
-use crate::support::{Server, server_program, test_worker, wait_until};
+use crate::support::{Hold, Server, server_program, test_worker, wait_until};
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -170,13 +170,14 @@ fn without_a_server_nothing_is_drawn() {
 fn a_stop_that_takes_longer_than_a_second_says_so_on_a_line_that_goes() {
     let mut server = Server::with_test_worker(&["w:1"]);
     server.wait_for_workers(1);
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=1600", "", b"");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     server.wait_until("it is at work", |server| server.details()["workerList"][0]["state"] == "busy");
     let Some(stop) = OnTerminal::run(&server, "stop", "") else { return };
     stop.wait_for("a second", |seen| seen.contains("\r\x1b[Kstop: what is under way is finished (1 s)"));
+    hold.let_go();
     let seen = stop.end();
     assert!(seen.contains("\r\x1b[Ktest-worker: stopped\r\n"), "{seen:?}");
-    assert_eq!(client.read_response().text(), "slept");
+    assert_eq!(client.read_response().text(), "held");
     assert_eq!(server.wait_exit(), 0);
 }

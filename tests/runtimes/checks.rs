@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, Needs};
 use super::support::{Broken, Client, Response, Server, Signal, TEST_TIMEOUT, Trouble, is_alive};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// An app and what can be asked of it.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl App {
         let server = server.args(["w:1", "--trust-proxy=loopback", "--hot-reload=none", "--json-logging"]);
         let server = match self.leavers {
             Leavers::Noticed => server,
-            Leavers::Replaced => server.args(["--drain-timeout-ms=300", "--queue-timeout-ms=15000"]),
+            Leavers::Replaced => server.arg("--drain-timeout-ms=300"),
         };
         let server = if self.command.is_empty() { server } else { server.arg("--").args(self.command) };
         let mut server = server.start();
@@ -255,7 +255,7 @@ fn shows_traces(server: &Server) {
 
 /// Reads without taking.
 pub fn read_until(client: &mut Client, text: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !String::from_utf8_lossy(client.wire.pending_bytes()).contains(text) {
         let came = client.wire.fill(deadline);
         let pending_bytes = String::from_utf8_lossy(client.wire.pending_bytes()).into_owned();

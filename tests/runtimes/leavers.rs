@@ -8,7 +8,8 @@ fn is_told(folder: &str, needs: &Needs) {
     let Some(fixture) = Fixture::copy_of(needs, &format!("tests/apps/{folder}")) else {
         return;
     };
-    let mut server = fixture.server(None).args(["w:1", "--hot-reload=none", "--read-timeout-ms=300"]).start();
+    let mut server =
+        fixture.server(None).args(["w:1", "--hot-reload=none", "--read-timeout-ms=2000"]).start();
     server.wait_for_workers(1);
     let pid = server.get("/pid").text();
     let mut client = server.client();

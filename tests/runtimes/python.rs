@@ -56,7 +56,7 @@ def index():
     return 'hello'
 ";
     fixture.write("main.py", app);
-    let server = fixture.server(None).env("NODE_ENV", "production").args(["w:1", "--read-timeout-ms=1500"]);
+    let server = fixture.server(None).env("NODE_ENV", "production").args(["w:1", "--read-timeout-ms=3000"]);
     let mut server = server.start();
     server.wait_for_workers(1);
     assert_eq!(server.get("/fork").text(), "0");

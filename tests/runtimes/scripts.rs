@@ -108,7 +108,7 @@ fn a_cgi_script_ends_with_all_that_it_has_started_when_its_client_leaves() {
 
 #[test]
 fn a_cgi_script_ends_when_its_time_is_up() {
-    let (fixture, mut server) = cgi(&["--read-timeout-ms=300", "--drain-timeout-ms=300"]);
+    let (fixture, mut server) = cgi(&["--read-timeout-ms=2000", "--drain-timeout-ms=300"]);
     let never = fixture.dir().join("never");
     let mut client = server.client();
     client.send_request("GET", &format!("/stream?gate={}", never.display()), "", b"");

@@ -1,14 +1,14 @@
 //! Workers that do not answer in time: the client is told, and the worker gets nothing before its answer has ended.
 
 use crate::support::{Answer, RawWorker, Server, TEST_TIMEOUT, Then, is_alive, test_worker};
-use crate::tools::{Gate, asking, line_of, patient, patient_without_workers, wait_for_load, word_on_stderr};
+use crate::tools::{Gate, asking, line_of, wait_for_load, word_on_stderr};
 use std::time::{Duration, Instant};
 
 #[test]
 fn a_late_worker_is_a_504_and_gets_nothing_before_its_answer_has_ended() {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let words = ["--read-timeout-ms=300", "--json"];
-    let mut server = patient_without_workers(&words);
+    let mut server = Server::without_workers(&words);
     let gate = Gate::default();
     let holding = gate.clone();
     let worker = RawWorker::join(&server, 4, move |request| holding.pass(request));
@@ -17,7 +17,6 @@ fn a_late_worker_is_a_504_and_gets_nothing_before_its_answer_has_ended() {
     let took = begun.elapsed();
     assert_eq!((late.status, late.head.has("connection")), (504, false));
     assert!(took >= TIMEOUT, "too early: {took:?}");
-    assert!(took < TIMEOUT + Duration::from_secs(10), "far too late: {took:?}");
     let line = line_of(&mut server, "/late");
     assert_eq!(
         (&line["status"], &line["reason"], &line["worker"]),
@@ -39,7 +38,7 @@ fn a_late_worker_is_a_504_and_gets_nothing_before_its_answer_has_ended() {
 
 /// A worker that speaks the protocol by hand (`tests/worker/raw.rs`), in that version of it.
 fn raw_worker(version: &str, words: &[&str]) -> Server {
-    let server = patient(test_worker()).env("TEST_RAW", version).args(["w:1", "--json"]).args(words);
+    let server = Server::builder(test_worker()).env("TEST_RAW", version).args(["w:1", "--json"]).args(words);
     let mut server = server.start();
     server.wait_for_workers(1);
     server
@@ -47,14 +46,16 @@ fn raw_worker(version: &str, words: &[&str]) -> Server {
 
 #[test]
 fn a_worker_that_closes_while_its_handler_runs_on_is_asked_until_it_is_idle() {
-    let server = raw_worker("2", &["--read-timeout-ms=300"]);
+    let server = raw_worker("2", &["--read-timeout-ms=1000"]);
     let begun = Instant::now();
     assert_eq!(server.get("/leave?ms=800").status, 504);
     assert_eq!(server.get("/overlaps").text(), "0", "the next request waits for the handler's end");
-    assert!(begun.elapsed() >= Duration::from_millis(1100), "{:?}", begun.elapsed());
-    let context: u64 = server.get("/asked").text().parse().expect("a number");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1800), "{took:?}");
+    let context: u128 = server.get("/asked").text().parse().expect("a number");
     // At once, and then every 50 ms; fewer on a machine that is slow.
-    assert!((2..=18).contains(&context), "{context}");
+    let most = (took.as_millis() - 1000) / 50 + 2;
+    assert!((2..=most).contains(&context), "{context} in {took:?}");
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn a_worker_that_never_gets_idle_is_replaced_after_the_drain_timeout() {
 
 #[test]
 fn a_worker_of_the_protocols_first_version_is_not_asked() {
-    let server = raw_worker("1", &["--read-timeout-ms=300"]);
+    let server = raw_worker("1", &["--read-timeout-ms=1000"]);
     assert_eq!(server.get("/leave?ms=0").status, 504);
     assert_eq!(server.get("/asked").text(), "0");
 }
@@ -89,7 +90,7 @@ fn raw_command(words: &[&str]) -> Server {
     let dir = test_worker();
     let dir = dir.parent().expect("a folder");
     let program = test_worker();
-    let server = patient(dir).env("TEST_RAW", "command").args(["w:1", "--json"]).args(words);
+    let server = Server::builder(dir).env("TEST_RAW", "command").args(["w:1", "--json"]).args(words);
     let mut server = server.args(["--", program.to_str().expect("plain text"), "{socket}"]).start();
     server.wait_for_workers(1);
     server
@@ -97,8 +98,8 @@ fn raw_command(words: &[&str]) -> Server {
 
 #[test]
 fn a_command_is_not_told_before_its_answers_head_and_is_idle_when_that_has_ended() {
-    let server = raw_command(&["--read-timeout-ms=300"]);
-    assert_eq!(server.get("/told?ms=900").status, 504);
+    let server = raw_command(&["--read-timeout-ms=1000"]);
+    assert_eq!(server.get("/told?ms=1600").status, 504);
     assert_eq!(server.get("/overlaps").text(), "0");
     assert_eq!(server.get("/was-told").text(), "0");
 }
@@ -113,7 +114,7 @@ fn a_command_that_answers_its_probe_busy_is_probed_again_and_the_head_of_an_answ
 
 #[test]
 fn an_answer_that_stalls_is_cut() {
-    let mut server = patient_without_workers(&["--read-timeout-ms=1500", "--json"]);
+    let mut server = Server::without_workers(&["--read-timeout-ms=1500", "--json"]);
     let _worker = RawWorker::join(&server, 4, |_| {
         Answer::bytes("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort").then(Then::Hang)
     });
@@ -129,7 +130,7 @@ fn an_answer_that_stalls_is_cut() {
 
 #[test]
 fn an_answer_that_takes_long_but_comes_is_no_late_one() {
-    let server = patient(test_worker()).args(["w:1", "--read-timeout-ms=3000"]).start();
+    let server = Server::builder(test_worker()).args(["w:1", "--read-timeout-ms=3000"]).start();
     let begun = Instant::now();
     assert_eq!(server.get("/chunks?n=18&ms=200").text().lines().count(), 18);
     assert!(begun.elapsed() > Duration::from_millis(3000));
@@ -139,7 +140,7 @@ fn an_answer_that_takes_long_but_comes_is_no_late_one() {
 fn a_stuck_worker_is_replaced_after_the_drain_timeout() {
     const TIMEOUTS: Duration = Duration::from_millis(2000);
     let words = ["w:1", "--read-timeout-ms=1500", "--drain-timeout-ms=500"];
-    let mut server = patient(test_worker()).args(words).arg("--json").start();
+    let mut server = Server::builder(test_worker()).args(words).arg("--json").start();
     let pid: i32 = server.get("/pid").text().parse().expect("a pid");
     let begun = Instant::now();
     assert_eq!(server.get("/sleep?ms=600000").status, 504);

@@ -1,7 +1,7 @@
 //! Clients that do not take their answers, or only slowly.
 
 use crate::support::{Client, Server, Trouble, comes_true, test_worker};
-use crate::tools::{asking, line_of, lines_of, patient};
+use crate::tools::{asking, line_of, lines_of};
 use std::time::{Duration, Instant};
 
 /// More than all socket buffers on the way hold.
@@ -9,7 +9,7 @@ const LARGE_BYTES: usize = 60_000_000;
 const MAX_KIB: u64 = 20 * 1024;
 
 fn server(words: &[&str]) -> Server {
-    let mut server = patient(test_worker()).args(["w:1", "--json"]).args(words).start();
+    let mut server = Server::builder(test_worker()).args(["w:1", "--json"]).args(words).start();
     server.wait_for_workers(1);
     server
 }

@@ -1,7 +1,7 @@
 //! Where large bodies wait: a folder, memory where there is none, and what happens when there is no room.
 
 use crate::support::{Server, length_and_checksum, test_worker};
-use crate::tools::{asking, line_of, patient, server_behind};
+use crate::tools::{asking, line_of, server_behind};
 use std::process::Command;
 
 const MIB: usize = 1024 * 1024;
@@ -49,7 +49,7 @@ fn assert_refuses_only_what_does_not_fit(server: &mut Server, bytes: usize) {
 
 #[test]
 fn without_a_folder_bodies_wait_in_memory_up_to_a_bound() {
-    let mut server = patient(test_worker())
+    let mut server = Server::builder(test_worker())
         .args(["w:1", "--json", "--max-body=300m"])
         .env("TMPDIR", "/no/such/folder")
         .start();
@@ -64,7 +64,7 @@ fn without_a_folder_bodies_wait_in_memory_up_to_a_bound() {
 
 #[test]
 fn a_folder_that_cannot_be_written_to_is_no_folder() {
-    let server = patient(test_worker()).arg("w:1").env("TMPDIR", "/proc").start();
+    let server = Server::builder(test_worker()).arg("w:1").env("TMPDIR", "/proc").start();
     let large = body(MIB);
     assert_eq!(server.client().post("/sha", &large).text(), length_and_checksum(&large));
 }
@@ -109,8 +109,10 @@ fn assert_holds_back_and_cuts_nothing(server: &mut Server, folder_says: &[&str])
     assert_eq!(metric(server, "rip_refusals_total{reason=\"spool_full\"}"), 0.0);
     for said in folder_says {
         let lines = server.stderr_lines();
-        let reported: Vec<&String> = lines.iter().filter(|line| line.contains(said)).collect();
-        assert_eq!(reported.len(), 1, "'{said}' once: {lines:#?}");
+        let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+        // Once, and once more each time that there was room meanwhile.
+        let most = 1 + count("there is room for temporary files");
+        assert!((1..=most).contains(&count(said)), "'{said}' once: {lines:#?}");
     }
 }
 
@@ -128,7 +130,8 @@ fn a_full_disk_holds_workers_back_and_cuts_no_answer() {
 
 #[test]
 fn without_a_folder_workers_are_held_back_and_no_answer_is_cut() {
-    let mut server = patient(test_worker()).args(["w:5", "--json"]).env("TMPDIR", "/no/such/folder").start();
+    let mut server =
+        Server::builder(test_worker()).args(["w:5", "--json"]).env("TMPDIR", "/no/such/folder").start();
     let (no_folder, no_room) = (
         "the temporary folder '/no/such/folder' cannot be used: No such file or directory",
         "no room for temporary files in '/no/such/folder': the 64 MiB in memory",
@@ -138,7 +141,7 @@ fn without_a_folder_workers_are_held_back_and_no_answer_is_cut() {
 
 #[test]
 fn max_spool_bounds_what_waits_on_disk_for_all_together() {
-    let mut server = patient(test_worker()).args(["w:5", "--json", "--max-spool=1m"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:5", "--json", "--max-spool=1m"]).start();
     assert_eq!(metric(&server, "rip_spool_max_bytes"), MIB as f64);
     assert_holds_back_and_cuts_nothing(&mut server, &["--max-spool=1048576 bytes are used up"]);
     assert_refuses_only_what_does_not_fit(&mut server, 4 * MIB);
@@ -146,7 +149,7 @@ fn max_spool_bounds_what_waits_on_disk_for_all_together() {
 
 #[test]
 fn a_spool_bound_of_zero_leaves_small_ones_in_memory() {
-    let mut server = patient(test_worker()).args(["w:1", "--json", "--max-spool=0"]).start();
+    let mut server = Server::builder(test_worker()).args(["w:1", "--json", "--max-spool=0"]).start();
     let small = body(60_000);
     assert_eq!(server.client().post("/sha", &small).text(), length_and_checksum(&small));
     let mut large = asking(&server, "/bytes?n=20000000");
@@ -166,7 +169,7 @@ fn a_bound_on_file_sizes_refuses_the_request_that_does_not_fit_and_nothing_else(
 #[test]
 fn many_middling_bodies_at_once_do_not_fill_memory() {
     const BODIES: usize = 200;
-    let server = patient(test_worker()).args(["w:1"]).start();
+    let server = Server::builder(test_worker()).args(["w:1"]).start();
     let before_kib = server.rss_kib();
     let clients: Vec<_> = (0..BODIES)
         .map(|_| {
@@ -189,10 +192,11 @@ fn many_middling_bodies_at_once_do_not_fill_memory() {
 
 #[test]
 fn a_refusal_reaches_a_client_that_sends_everything_before_it_reads() {
-    const SENT: usize = 20 * MIB;
-    let server = patient(test_worker()).args(["w:1", "--max-body=1m"]).start();
+    // More than the buffers on the way hold.
+    const SENT: usize = 8 * MIB;
+    let server = Server::builder(test_worker()).args(["w:1", "--max-body=1m"]).start();
     let length = format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {SENT}\r\n\r\n");
-    let chunked = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1400000\r\n";
+    let chunked = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n800000\r\n";
     let no_host = "POST /a HTTP/1.1\r\nContent-Length: 20\r\n\r\n";
     let long = format!("POST /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(20_000));
     let all = body(SENT);

@@ -3,14 +3,13 @@
 
 #![allow(dead_code)]
 
+pub use crate::support::write_script;
 use crate::support::{Client, Response, Server, TEST_TIMEOUT, comes_true, test_worker, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,7 +17,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a server under load is started with, so that no stall of a slow machine looks like a loss.
-pub const PATIENT: [&str; 3] = ["--no-access-log", "--queue-timeout-ms=20000", "--read-timeout-ms=20000"];
+pub const PATIENT: [&str; 3] = ["--no-access-log", "--queue-timeout-ms=60000", "--read-timeout-ms=60000"];
 
 /// Clients that ask again and again. Whatever is not a whole 200 is a fault.
 pub struct Load {
@@ -175,6 +174,13 @@ pub fn workers(server: &Server) -> Vec<Worker> {
     workers
 }
 
+/// Waits until so many workers are at work.
+pub fn wait_for_busy(server: &mut Server, count: usize) {
+    server.wait_until(&format!("{count} at work"), |server| {
+        workers(server).iter().filter(|worker| worker.state == "busy").count() == count
+    });
+}
+
 /// Sends a message as a worker or a command does: `{"op":…}`.
 pub fn tell(server: &Server, message: &str) -> Response {
     server.control("POST", "/worker", message)
@@ -295,16 +301,6 @@ impl Gate {
         let text = fs::read_to_string(self.dir.path().join("starts")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).map(Duration::from_nanos).collect()
     }
-}
-
-/// Written by a process of its own: a descriptor open for writing, inherited by what another test starts meanwhile,
-/// would make `exec` fail with ETXTBSY.
-pub fn write_script(path: &Path, text: &str) {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", r#"cat > "$0" && chmod 755 "$0""#]).arg(path).stdin(Stdio::piped());
-    let mut shell = shell.spawn().expect("a shell can be started");
-    shell.stdin.take().expect("stdin is piped").write_all(text.as_bytes()).expect("the shell reads");
-    assert!(shell.wait().expect("a child can be waited for").success());
 }
 
 /// A server behind a script that ends in `exec <server> "$@"`, for what must be set before its start. The app's path

@@ -8,6 +8,7 @@
 pub mod cases;
 pub mod client;
 pub mod faults;
+pub mod hold;
 pub mod message;
 pub mod raw_worker;
 pub mod server;
@@ -16,17 +17,20 @@ pub mod wire;
 
 pub use client::Client;
 pub use faults::Faults;
+pub use hold::Hold;
 pub use message::{Head, Response};
 pub use nix::sys::signal::Signal;
 pub use raw_worker::{Answer, RawWorker, Reads, Then, WorkerRequest};
 pub use server::{Output, Server, ServerBuilder, run};
 pub use wire::{Broken, Trouble};
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long anything may take before a test gives up; long, since a machine may have much else to do.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -64,6 +68,17 @@ pub fn comes_true(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(LOOK_EVERY.min(left));
     }
+}
+
+/// Written by a process of its own: a descriptor open for writing, inherited by what another test starts meanwhile,
+/// would make `exec` fail with ETXTBSY.
+pub fn write_script(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    // Renamed over what is there, since that may be running.
+    shell.args(["-c", r#"cat > "$0.new" && chmod 755 "$0.new" && mv "$0.new" "$0""#]).arg(path);
+    let mut shell = shell.stdin(Stdio::piped()).spawn().expect("a shell can be started");
+    shell.stdin.take().expect("stdin is piped").write_all(text.as_bytes()).expect("the shell reads");
+    assert!(shell.wait().expect("a child can be waited for").success());
 }
 
 /// Bytes as characters: U+00XX is the byte XX.

@@ -3,12 +3,15 @@
 use super::client::Client;
 use super::message::Response;
 use super::{Signal, TEST_TIMEOUT};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,7 +20,17 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A reload waits for every worker's successor.
-const VERB_WITHIN: Duration = Duration::from_secs(60);
+const VERB_WITHIN: Duration = Duration::from_secs(120);
+
+/// No timeout ends anything on a machine that may be slow, unless the test sets it: a flag beats these.
+const PATIENT: [&str; 6] = [
+    "RIP_QUEUE_TIMEOUT_MS",
+    "RIP_READ_TIMEOUT_MS",
+    "RIP_CLIENT_TIMEOUT_MS",
+    "RIP_CONNECT_TIMEOUT_MS",
+    "RIP_BOOT_TIMEOUT_MS",
+    "RIP_DRAIN_TIMEOUT_MS",
+];
 
 /// What a server is started with.
 #[derive(Debug)]
@@ -129,6 +142,9 @@ impl ServerBuilder {
         }
         // Last, since everything behind `--` is the app's command.
         command.args(&self.arguments);
+        for name in PATIENT {
+            command.env(name, TEST_TIMEOUT.as_millis().to_string());
+        }
         for (name, value) in &self.environment {
             match value {
                 Some(value) => command.env(name, value),
@@ -223,9 +239,10 @@ impl Server {
     /// Waits until `condition` holds; what the server said on stderr is printed if it does not.
     pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&mut Server) -> bool) {
         let holds = super::comes_true(TEST_TIMEOUT, || condition(self));
+        let end = if self.has_exited() { format!(" (its server: {:?})", self.exit) } else { String::new() };
         assert!(
             holds,
-            "waited {} s in vain: {what}\nstderr:\n{}",
+            "waited {} s in vain: {what}{end}\nstderr:\n{}",
             TEST_TIMEOUT.as_secs(),
             self.stderr_text()
         );
@@ -310,6 +327,18 @@ impl Server {
     pub fn wait_for_workers(&mut self, count: u64) {
         self.wait_until(&format!("{count} workers"), |server| {
             server.get("/status").json()["workers"] == count
+        });
+    }
+
+    /// Waits until as many workers serve as before, so many of which have taken the place of others. A count alone may be
+    /// that of a moment before the deaths were known.
+    pub fn wait_for_successors(&mut self, before: &[i32], deaths: usize) {
+        self.wait_until(&format!("{deaths} successors among {} workers", before.len()), |server| {
+            let details = server.details();
+            let workers = details["workerList"].as_array().expect("a list of workers");
+            let serve = workers.iter().all(|worker| worker["state"] == "idle" || worker["state"] == "busy");
+            let is_new = |worker: &&serde_json::Value| !before.iter().any(|pid| worker["pid"] == *pid);
+            serve && workers.len() == before.len() && workers.iter().filter(is_new).count() == deaths
         });
     }
 
@@ -435,27 +464,73 @@ fn command(program: &Path, dir: &Path) -> Command {
     command
 }
 
-/// The lines of a pipe, collected by a thread.
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+/// The lines of a pipe. A thread takes them out, so that nothing stops who writes them.
+#[derive(Debug, Clone)]
+struct Lines(Arc<Mutex<Collected>>);
+
+#[derive(Debug)]
+struct Collected {
+    /// `None` behind its end.
+    pipe: Option<File>,
+    lines: Vec<String>,
+    /// Of a line whose end has not come.
+    begun: Vec<u8>,
+}
 
 impl Lines {
-    fn collect(pipe: impl Read + Send + 'static) -> Lines {
-        let lines = Lines::default();
-        let collected = lines.clone();
+    fn collect(pipe: impl Into<OwnedFd>) -> Lines {
+        let pipe = File::from(pipe.into());
+        // Only this end of it: who writes waits as ever.
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe has flags");
+        let looks = pipe.try_clone().expect("a descriptor");
+        let collected = Collected { pipe: Some(pipe), lines: Vec::new(), begun: Vec::new() };
+        let lines = Lines(Arc::new(Mutex::new(collected)));
+        let collected = lines.0.clone();
         std::thread::spawn(move || {
-            let mut pipe = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while pipe.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
-                collected.0.lock().expect("no panic holds the lock").push(text);
-                line.clear();
+            let mut is_open = true;
+            while is_open {
+                let _ = poll(&mut [PollFd::new(looks.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+                is_open = collected.lock().expect("no panic holds the lock").take();
             }
         });
         lines
     }
 
+    /// All that has been written by now, whether or not the thread has got to it.
     fn all(&self) -> Vec<String> {
-        self.0.lock().expect("no panic holds the lock").clone()
+        let mut collected = self.0.lock().expect("no panic holds the lock");
+        collected.take();
+        collected.lines.clone()
+    }
+}
+
+impl Collected {
+    /// Takes what is there. `false`: there will be no more.
+    fn take(&mut self) -> bool {
+        let mut bytes = [0; 16 * 1024];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut bytes) {
+                Ok(count @ 1..) => self.split(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    self.pipe = None;
+                    if !self.begun.is_empty() {
+                        self.split(b"\n");
+                    }
+                }
+            }
+        }
+        self.pipe.is_some()
+    }
+
+    fn split(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(piece);
+            if let Some(line) = self.begun.strip_suffix(b"\n") {
+                self.lines.push(String::from_utf8_lossy(line).into_owned());
+                self.begun.clear();
+            }
+        }
     }
 }

@@ -114,27 +114,10 @@ impl Gate {
     }
 }
 
-/// A server on a machine that may be slow: no timeout ends anything unless the test sets it. A flag beats these.
-pub fn patient(app: impl Into<PathBuf>) -> ServerBuilder {
-    with_patience(Server::builder(app))
-}
-
-/// The same for a server that starts no workers.
-pub fn patient_without_workers(words: &[&str]) -> Server {
-    // Never run, but an app has to be there.
-    patient("/bin/true").arg("w:0").args(words).start()
-}
-
-fn with_patience(builder: ServerBuilder) -> ServerBuilder {
-    ["QUEUE", "READ", "CLIENT", "CONNECT", "BOOT", "DRAIN"]
-        .iter()
-        .fold(builder, |builder, name| builder.env(&format!("RIP_{name}_TIMEOUT_MS"), "60000"))
-}
-
 /// A server behind a line of shell, in which `"$@"` is the server's command; it must end in `exec`, so that the
 /// server's pid is the child's.
 pub fn server_behind(shell: &str, app: impl Into<PathBuf>) -> ServerBuilder {
-    with_patience(Server::carried_by(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/shell")))
+    Server::carried_by(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/shell"))
         .env("TEST_SHELL", shell)
         .env("TEST_PROGRAM", crate::support::server_program())
         .arg(app.into())

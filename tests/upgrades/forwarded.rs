@@ -1,7 +1,7 @@
 //! What workers are told about the client, and by whom.
 
 use crate::support::{Answer, Client, Head, RawWorker, Server};
-use crate::tools::{line_of, patient, patient_without_workers};
+use crate::tools::line_of;
 use std::time::SystemTime;
 
 /// What a client, or a proxy before it, may claim.
@@ -10,7 +10,7 @@ const CLAIMS: &str = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\nX-
      X-Request-Id: theirs-1\r\nX-Request-Start: t=1\r\n";
 
 fn server(words: &[&str]) -> (Server, RawWorker) {
-    let server = patient_without_workers(words);
+    let server = Server::without_workers(words);
     let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
     (server, worker)
 }
@@ -120,7 +120,8 @@ fn an_ipv4_address_in_ipv6_clothes_counts_as_ipv4() {
     for (trust, chain) in
         [("127.0.0.0/8", "6.6.6.6, 7.7.7.7, 127.0.0.1"), ("::/0", "127.0.0.1"), ("::1", "127.0.0.1")]
     {
-        let server = patient("/bin/true").args(["w:0", "--trust-proxy", trust]).http("[::]:0").start();
+        let server =
+            Server::builder("/bin/true").args(["w:0", "--trust-proxy", trust]).http("[::]:0").start();
         let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
         let mut client = Client::connect(([127, 0, 0, 1], server.address().port()).into());
         assert_eq!(values(&seen(&mut client, &worker, CLAIMS), "x-forwarded-for"), [chain], "{trust}");
@@ -134,8 +135,11 @@ fn a_unix_peer_counts_as_loopback() {
     {
         let dir = tempfile::Builder::new().prefix("rip").tempdir().expect("a temporary folder");
         let path = dir.path().join("front.sock");
-        let server =
-            patient("/bin/true").arg("w:0").args(words).http(&format!("unix:{}", path.display())).start();
+        let server = Server::builder("/bin/true")
+            .arg("w:0")
+            .args(words)
+            .http(&format!("unix:{}", path.display()))
+            .start();
         let worker = RawWorker::join(&server, 1, |_| Answer::ok(""));
         let head = seen(&mut Client::connect_unix(&path), &worker, CLAIMS);
         assert_eq!(values(&head, "x-forwarded-for"), [chain]);

@@ -1,6 +1,6 @@
 //! Listeners whose peers are proxies that say first who has connected to them (`http:<port>,proxy`).
 
-use crate::support::{Answer, Client, RawWorker, Server, ServerBuilder, test_worker};
+use crate::support::{Answer, Client, RawWorker, Server, ServerBuilder, TEST_TIMEOUT, test_worker};
 use crate::tools::line_of;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 fn builder(trust: &str) -> ServerBuilder {
-    let builder = Server::builder("/bin/true").args(["w:0", "--json", "--client-timeout-ms=600"]);
+    let builder = Server::builder("/bin/true").args(["w:0", "--json"]);
     builder.http("127.0.0.1:0,proxy").arg(format!("--trust-proxy={trust}"))
 }
 
@@ -99,21 +99,21 @@ fn a_connection_without_its_header_is_closed_without_an_answer_and_with_a_line()
 
 #[test]
 fn a_header_that_does_not_come_in_time_is_not_waited_for() {
-    let (mut server, _worker) = server("loopback");
+    let mut server = builder("loopback").arg("--client-timeout-ms=600").start();
     let started = Instant::now();
     let mut silent = server.client();
     let mut slow = server.client();
     slow.send("PROXY TCP4");
-    assert!(
-        silent.is_closed_within(Duration::from_secs(10)) && slow.is_closed_within(Duration::from_secs(10))
-    );
+    assert!(silent.is_closed_within(TEST_TIMEOUT) && slow.is_closed_within(TEST_TIMEOUT));
     assert!(started.elapsed() >= Duration::from_millis(550), "{:?}", started.elapsed());
     server.wait_until("the line", |server| {
         server.stderr_text().contains("it has sent no PROXY protocol header in time")
     });
     // Who only looks whether somebody listens is no news.
+    let said = server.stderr_lines();
     drop(server.client());
-    assert_eq!(server.stderr_text().matches("is closed:").count(), 1, "{}", server.stderr_text());
+    server.wait_until("it is gone", |server| server.details()["clients"] == 0);
+    assert_eq!(server.stderr_lines(), said);
 }
 
 #[test]
@@ -128,15 +128,13 @@ fn whoever_is_not_named_may_not_say_who_has_connected() {
 
 #[test]
 fn a_stop_does_not_wait_for_headers() {
-    let builder = Server::builder("/bin/true").args(["w:0", "--client-timeout-ms=60000"]);
+    let builder = Server::builder("/bin/true").args(["w:0", "--client-timeout-ms=600000"]);
     let builder = builder.http("127.0.0.1:0,proxy").arg("--trust-proxy=loopback");
     let mut server = builder.start();
     let client = server.client();
     server.wait_until("it is connected", |server| server.details()["clients"] == 1);
-    let started = Instant::now();
     server.signal(crate::support::Signal::SIGTERM);
     assert_eq!(server.wait_exit(), 0);
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     drop(client);
 }
 

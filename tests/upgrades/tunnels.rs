@@ -2,9 +2,7 @@
 
 use crate::support::wire::Wire;
 use crate::support::{Client, Head, Server, Signal, TEST_TIMEOUT, Trouble};
-use crate::tools::{
-    access_lines, asking, join_with_connection, line_of, lines_of, patient_without_workers, wait_for_load,
-};
+use crate::tools::{access_lines, asking, join_with_connection, line_of, lines_of, wait_for_load};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -49,7 +47,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn an_upgrade_is_passed_on_and_its_answer_passed_back() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let tunnels = tunnel_worker(&server, "");
     let mut client = server.client();
     client.send(UPGRADE);
@@ -68,7 +66,7 @@ fn an_upgrade_is_passed_on_and_its_answer_passed_back() {
 #[test]
 fn a_tunnel_passes_raw_bytes_both_ways_at_once() {
     const BYTES: usize = 3_000_000;
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     for count in [1, 2, 255, 4096, 100_000] {
@@ -91,7 +89,7 @@ fn a_tunnel_passes_raw_bytes_both_ways_at_once() {
 
 #[test]
 fn bytes_behind_the_heads_go_along() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let tunnels = tunnel_worker(&server, "a greeting");
     let mut client = server.client();
     client.send(format!("{UPGRADE}early bytes"));
@@ -109,7 +107,7 @@ fn bytes_behind_the_heads_go_along() {
 
 #[test]
 fn the_clients_end_is_passed_on_and_the_worker_may_still_speak() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     client.send("the last words");
@@ -124,7 +122,7 @@ fn the_clients_end_is_passed_on_and_the_worker_may_still_speak() {
 
 #[test]
 fn the_workers_end_is_passed_on_and_the_client_may_still_speak() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     worker.write(b"the last words").expect("the server takes it");
@@ -140,7 +138,7 @@ fn the_workers_end_is_passed_on_and_the_client_may_still_speak() {
 #[test]
 fn all_bytes_come_before_the_workers_end() {
     const BYTES: usize = 20_000_000;
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     let writer = std::thread::spawn(move || worker.write(&noise(BYTES)).expect("the server takes it"));
@@ -153,7 +151,7 @@ fn all_bytes_come_before_the_workers_end() {
 
 #[test]
 fn a_tunnel_holds_its_worker_and_is_logged_at_its_end() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     let mut waiting = asking(&server, "/waiting");
@@ -175,7 +173,7 @@ fn a_tunnel_holds_its_worker_and_is_logged_at_its_end() {
 
 #[test]
 fn a_client_that_breaks_away_frees_the_worker() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let tunnels = tunnel_worker(&server, "");
     let (client, mut worker) = tunnel(&server, &tunnels);
     client.reset();
@@ -186,7 +184,7 @@ fn a_client_that_breaks_away_frees_the_worker() {
 
 #[test]
 fn a_closed_tunnel_frees_its_worker_when_that_has_ended_and_says_that_it_is_idle() {
-    let mut server = patient_without_workers(&["--json"]);
+    let mut server = Server::without_workers(&["--json"]);
     let (sender, ends) = mpsc::channel();
     crate::tools::join_askable(&server, 1, move |mut wire: Wire, head: Head| {
         if head.start_line.starts_with("GET /tunnel ") {
@@ -219,7 +217,7 @@ fn a_closed_tunnel_frees_its_worker_when_that_has_ended_and_says_that_it_is_idle
 #[test]
 fn a_tunnel_outlives_the_read_timeout_but_not_the_idle_timeout() {
     const TIMEOUT: Duration = Duration::from_millis(2500);
-    let mut server = patient_without_workers(&["--read-timeout-ms=700", "--idle-timeout-ms=2500", "--json"]);
+    let mut server = Server::without_workers(&["--read-timeout-ms=700", "--idle-timeout-ms=2500", "--json"]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     let begun = Instant::now();
@@ -246,7 +244,7 @@ fn a_tunnel_outlives_the_read_timeout_but_not_the_idle_timeout() {
 #[test]
 fn a_tunnel_goes_on_in_a_drain_and_is_cut_at_its_deadline() {
     const DRAIN: Duration = Duration::from_millis(3000);
-    let mut server = patient_without_workers(&["--drain-timeout-ms=3000", "--json"]);
+    let mut server = Server::without_workers(&["--drain-timeout-ms=3000", "--json"]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     let context = Instant::now();
@@ -266,7 +264,7 @@ fn a_tunnel_goes_on_in_a_drain_and_is_cut_at_its_deadline() {
 #[test]
 fn a_reader_that_does_not_read_does_not_fill_memory_in_a_tunnel() {
     const BYTES: usize = 30_000_000;
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let tunnels = tunnel_worker(&server, "");
     let (mut client, mut worker) = tunnel(&server, &tunnels);
     let before_kib = server.rss_kib();
@@ -286,7 +284,7 @@ fn a_reader_that_does_not_read_does_not_fill_memory_in_a_tunnel() {
 
 #[test]
 fn an_upgrade_that_is_refused_leaves_an_ordinary_connection() {
-    let server = patient_without_workers(&[]);
+    let server = Server::without_workers(&[]);
     let _tunnels = tunnel_worker(&server, "");
     let mut client = server.client();
     client.send(UPGRADE.replace("/tunnel", "/elsewhere"));

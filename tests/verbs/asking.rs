@@ -6,18 +6,20 @@ use super::*;
 fn a_second_stop_joins_the_wait() {
     let mut server = Server::with_test_worker(&["w:1"]);
     server.wait_for_workers(1);
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=900", "", b"");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     server.wait_until("it is at work", |server| is_busy(server));
     let stops: Vec<Output> = std::thread::scope(|scope| {
         let stops = [0, 1, 2].map(|_| scope.spawn(|| server.verb(["stop"])));
+        wait_until("all have asked", || server.stderr_text().matches("waits for the end").count() == 2);
+        hold.let_go();
         stops.into_iter().map(|stop| stop.join().expect("no panic")).collect()
     });
     for stop in stops {
         assert_eq!((stop.code, stop.stdout.as_str()), (0, "test-worker: stopped\n"), "{stop:?}");
     }
     assert!(!is_alive(server.pid()), "they return when it is gone");
-    assert_eq!(client.read_response().text(), "slept");
+    assert_eq!(client.read_response().text(), "held");
     assert_eq!(server.wait_exit(), 0);
 }
 
@@ -25,16 +27,18 @@ fn a_second_stop_joins_the_wait() {
 fn a_stop_and_a_signal_are_no_second_signal() {
     let mut server = Server::with_test_worker(&["w:1"]);
     server.wait_for_workers(1);
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=700", "", b"");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     server.wait_until("it is at work", |server| is_busy(server));
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| server.verb(["--stop"]));
         wait_until("it stops", || server.stderr_text().contains("stopping"));
         server.signal(Signal::SIGTERM);
+        wait_until("it has heard that", || server.stderr_text().contains("stopping already"));
+        hold.let_go();
         assert_eq!(stop.join().expect("no panic").code, 0);
     });
-    assert_eq!(client.read_response().text(), "slept");
+    assert_eq!(client.read_response().text(), "held");
     assert_eq!(server.wait_exit(), 0);
 }
 
@@ -88,8 +92,7 @@ fn verbs_of_root_are_obeyed_and_its_joins_are_not() {
     let dir = folder();
     chown(dir.path(), Some(STRANGER), Some(STRANGER)).expect("root may");
     let app = dir.path().join("app");
-    fs::write(&app, format!("#!/bin/sh\nexec {}\n", test_worker().display())).expect("a script");
-    fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&app, &format!("#!/bin/sh\nexec {}\n", test_worker().display()));
     let mut command = serve(&app, dir.path(), &[]);
     command.uid(STRANGER).gid(STRANGER).current_dir(dir.path());
     let mut server = ByHand::start(command);

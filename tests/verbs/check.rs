@@ -2,11 +2,10 @@
 
 use super::{ByHand, files, folder, program, serve, sockets};
 use crate::support::server::output;
-use crate::support::{Client, Output, test_worker, wait_until};
+use crate::support::{Client, Output, test_worker, wait_until, write_script};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,8 +27,7 @@ fn checked(app: &Path, dir: &Path, words: &[&str]) -> Output {
 
 fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&path, &format!("#!/bin/sh\n{text}\n"));
     path
 }
 

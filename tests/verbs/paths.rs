@@ -7,8 +7,7 @@ fn write_release(dir: &Path, name: &str) {
     fs::create_dir_all(dir.join(name)).expect("a folder");
     let index = dir.join(name).join("index");
     let text = format!("#!/bin/sh\nTEST_RELEASE={name} exec {}\n", test_worker().display());
-    fs::write(&index, text).expect("a script");
-    fs::set_permissions(&index, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&index, &text);
 }
 
 #[test]
@@ -67,8 +66,7 @@ fn a_start_inside_a_link_is_of_the_link() {
 fn advice_about_length_says_what_is_long_and_helps() {
     let dir = folder();
     let long = dir.path().join("a".repeat(110));
-    fs::write(&long, format!("#!/bin/sh\nexec {}\n", test_worker().display())).expect("a script");
-    fs::set_permissions(&long, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&long, &format!("#!/bin/sh\nexec {}\n", test_worker().display()));
     let refused = output(serve(&long, dir.path(), &[]));
     says(&refused, 2, &["the name is what is long", "--socket-prefix=app"]);
     let _server = ByHand::start(serve(&long, dir.path(), &["--socket-prefix=app"]));

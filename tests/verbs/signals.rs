@@ -36,11 +36,13 @@ fn signals_of_no_meaning_end_nothing_and_are_logged() {
 fn sigquit_drains() {
     let mut server = Server::with_test_worker(&["w:1"]);
     server.wait_for_workers(1);
-    let mut client = server.client();
-    client.send_request("GET", "/sleep?ms=300", "", b"");
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
     server.wait_until("it is at work", |server| is_busy(server));
     server.signal(Signal::SIGQUIT);
-    assert_eq!(client.read_response().text(), "slept");
+    server.wait_until("it stops", |server| server.stderr_text().contains("stopping"));
+    hold.let_go();
+    assert_eq!(client.read_response().text(), "held");
     assert_eq!(server.wait_exit(), 0);
 }
 
@@ -49,8 +51,7 @@ fn what_was_ignored_at_the_start_stays_ignored() {
     let dir = folder();
     let wrapper = dir.path().join("nohup");
     let text = format!("#!/bin/sh\ntrap '' HUP INT\nexec {} \"$@\"\n", server_program().display());
-    fs::write(&wrapper, text).expect("a script");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&wrapper, &text);
     let server = Server::carried_by(wrapper).arg(test_worker()).args(["w:1", "--hot-reload=module"]);
     let mut server = server.start();
     server.wait_for_workers(1);
@@ -69,8 +70,7 @@ fn children_are_heard_of_though_sigchld_was_ignored_at_the_start() {
     let dir = folder();
     let wrapper = dir.path().join("deaf");
     let text = format!("#!/bin/bash\ntrap '' CHLD\nexec {} \"$@\"\n", server_program().display());
-    fs::write(&wrapper, text).expect("a script");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&wrapper, &text);
     let mut server = Server::carried_by(wrapper).arg(test_worker()).arg("w:1").start();
     server.wait_for_workers(1);
     let first = server.worker_pids()[0];

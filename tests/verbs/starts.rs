@@ -79,8 +79,7 @@ fn of_many_starts_at_once_one_serves() {
     wait_until("five are refused", || {
         starts.iter_mut().filter_map(|child| is_running(child).then_some(())).count() == 1
     });
-    let served = output(verb("status", &app, dir.path()));
-    assert_eq!(served.code, 0, "{served:?}");
+    wait_until("it serves", || output(verb("status", &app, dir.path())).code == 0);
     assert_eq!(output(verb("stop", &app, dir.path())).code, 0);
     wait_until("the last has ended", || !starts.iter_mut().any(&mut is_running));
     assert_eq!(files(&dir.path().join("s")), [""; 0]);
@@ -116,8 +115,7 @@ fn a_unix_socket_of_another_user_is_not_taken_over() {
     let _live = UnixListener::bind(&at).expect("a socket");
     fs::set_permissions(&at, fs::Permissions::from_mode(0o600)).expect("it is ours");
     let app = dir.path().join("app");
-    fs::write(&app, "#!/bin/sh\nexec sleep 100\n").expect("a script");
-    fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).expect("executable");
+    write_script(&app, "#!/bin/sh\nexec sleep 100\n");
     let mut command = program();
     command.arg(&app).arg("w:1").arg(format!("http:unix:{}", at.display())).arg(sockets(&own));
     command.uid(STRANGER).gid(STRANGER).current_dir("/");

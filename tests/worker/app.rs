@@ -2,6 +2,7 @@
 //! the environment:
 //!
 //! - `TEST_BOOT_MS`: so long its workers take before they serve;
+//! - `TEST_BOOT_UNTIL`: until that file is there, they do not;
 //! - `TEST_BOOT_FAIL=1`, or the file that `TEST_BOOT_FAIL_FILE` names exists: its workers fail at the start;
 //! - `TEST_RAW`: its workers speak the protocol by hand (`raw.rs`);
 //! - `TEST_SEVERAL`: its handler takes several requests at once;
@@ -16,6 +17,7 @@ mod raw;
 use rip_server::{Error, IntoResponse, Request, Response};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,11 +52,14 @@ fn boot() -> Result<(), String> {
     if let Some(time) = variable("TEST_BOOT_MS").parse().ok().map(Duration::from_millis) {
         std::thread::sleep(time);
     }
+    if let Some(file) = std::env::var_os("TEST_BOOT_UNTIL") {
+        wait_for(file.as_ref());
+    }
     if variable("TEST_BOOT_FAIL") == "1" {
         return Err("test-worker: told to fail at its start".into());
     }
     let file = variable("TEST_BOOT_FAIL_FILE");
-    if !file.is_empty() && std::path::Path::new(&file).exists() {
+    if !file.is_empty() && Path::new(&file).exists() {
         return Err(format!("test-worker: cannot start while {file} exists"));
     }
     Ok(())
@@ -67,6 +72,12 @@ fn variable(name: &str) -> String {
 /// A number in the query.
 fn number(request: &Request<'_>, name: &str, default: u64) -> u64 {
     request.parameter(name).and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn wait_for(file: &Path) {
+    while !file.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn size(request: &Request<'_>, name: &str) -> usize {
@@ -82,6 +93,11 @@ fn answer(request: &mut Request<'_>) -> Response {
             std::thread::sleep(Duration::from_millis(number(request, "ms", 0)));
             Response::text("slept")
         }
+        // At work until a file is there.
+        "/hold" => {
+            wait_for(request.parameter("until").unwrap_or_default().as_ref());
+            Response::text("held")
+        }
         "/echo" => echo(request),
         "/sha" => Response::text(length_and_checksum(request)),
         "/bytes" => {
@@ -94,7 +110,10 @@ fn answer(request: &mut Request<'_>) -> Response {
             Response::new(200).with_stream(move |out| write_pieces(out, count))
         }
         "/chunks" => chunks(number(request, "n", 1), Duration::from_millis(number(request, "ms", 0))),
-        "/events" => events(number(request, "n", u64::MAX), Duration::from_millis(number(request, "ms", 20))),
+        "/events" => {
+            let gap = Duration::from_millis(number(request, "ms", 20));
+            events(number(request, "n", u64::MAX), gap, request.parameter("until").map(PathBuf::from))
+        }
         "/die" => die(),
         "/die-after-head" => Response::new(200).with_stream(|out| {
             out.write_all(b"the last words")?;
@@ -182,10 +201,11 @@ fn chunks(count: u64, gap: Duration) -> Response {
     })
 }
 
-/// An event stream: `data: 0`, `data: 1`, …
-fn events(count: u64, gap: Duration) -> Response {
+/// An event stream: `data: 0`, `data: 1`, … It ends after so many, or when that file is there.
+fn events(count: u64, gap: Duration, until: Option<PathBuf>) -> Response {
+    let is_over = move || until.as_ref().is_some_and(|file| file.exists());
     Response::new(200).with_header("Content-Type", "text/event-stream").with_stream(move |out| {
-        for index in 0..count {
+        for index in (0..count).take_while(|_| !is_over()) {
             out.write_all(format!("data: {index}\n\n").as_bytes())?;
             std::thread::sleep(gap);
         }
