@@ -16,7 +16,7 @@ use std::time::Duration;
 
 impl Reactor {
     /// What `GET /status` answers to anybody: the status code and a line of JSON.
-    pub(super) fn status_summary(&self) -> (u16, String) {
+    pub(crate) fn status_summary(&self) -> (u16, String) {
         let (status, value) = self.summary();
         // In an order that people read; serde_json sorts the keys.
         let fields: Vec<String> = ["status", "app", "workers", "ports", "uptime"]
@@ -65,7 +65,7 @@ impl Reactor {
     }
 
     /// What the control socket tells: everything.
-    pub(super) fn status_details(&self) -> Value {
+    pub(crate) fn status_details(&self) -> Value {
         let (_, mut value) = self.summary();
         let workers = self.supervisor.keys_by_slot();
         let places: HashMap<WorkerKey, usize> =
@@ -167,7 +167,7 @@ impl Reactor {
     }
 
     /// Prometheus' text.
-    pub(super) fn metrics_text(&self) -> String {
+    pub(crate) fn metrics_text(&self) -> String {
         let states = ["idle", "busy", "booting", "reserve", "leaving", "stuck"];
         let state_of = |worker: &WorkerKey| self.supervisor.state_of(*worker, self.balancer.is_idle(*worker));
         let workers = self.supervisor.keys();

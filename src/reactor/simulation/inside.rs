@@ -215,6 +215,7 @@ impl World {
     pub(crate) fn check_rest(&self) {
         self.check_status();
         self.check_operators_rest();
+        self.check_told();
         let reactor = &self.reactor;
         reactor.balancer.check_rest(reactor.io.now());
         for (at, client) in self.clients.iter().enumerate() {

@@ -40,6 +40,7 @@ mod reasons;
 mod script;
 mod shadow;
 mod templates;
+mod told;
 pub(crate) mod wire;
 mod world;
 

@@ -23,7 +23,10 @@ impl Supervisor {
             let worker = *worker;
             let Some(entry) = self.get(worker) else { return false };
             let has_joined = match self.phase_of(worker) {
-                Some(phase) => matches!(phase, Phase::Serving { .. }),
+                // One in reserve that is the only one of its release has requests all the time.
+                Some(phase) => {
+                    matches!(phase, Phase::Serving { .. } | Phase::Reserve { is_serving: true, .. })
+                }
                 None => entry.has_joined(),
             };
             has_joined && !entry.is_dead() && !entry.is_stuck
