@@ -24,7 +24,7 @@ fn an_executable_that_speaks_the_protocol_serves() {
 
 fn cgi(arguments: &[&str]) -> (Fixture, Server) {
     let fixture = Fixture::copy_of(&NOTHING, "tests/apps/cgi").expect("a shell is everywhere");
-    let mut server = fixture.server(None).arg("w:1").args(arguments).start();
+    let mut server = fixture.server(None).with_own_timeouts().arg("w:1").args(arguments).start();
     server.wait_for_workers(1);
     (fixture, server)
 }

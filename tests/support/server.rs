@@ -42,6 +42,8 @@ pub struct ServerBuilder {
     environment: Vec<(String, Option<OsString>)>,
     /// A listening socket that it is given, as by systemd.
     given: Option<OwnedFd>,
+    /// Its variables have nothing of [`PATIENT`].
+    has_own_timeouts: bool,
 }
 
 /// A running server; ended with SIGKILL when it is dropped.
@@ -98,6 +100,12 @@ impl ServerBuilder {
         self
     }
 
+    /// With its default timeouts, where a test looks at all of its variables.
+    pub fn with_own_timeouts(mut self) -> Self {
+        self.has_own_timeouts = true;
+        self
+    }
+
     /// Starts it as systemd does, with a listening socket as its descriptor 3 and no word about where to listen.
     pub fn given(mut self, socket: impl Into<OwnedFd>) -> Self {
         self.given = Some(socket.into());
@@ -142,7 +150,7 @@ impl ServerBuilder {
         }
         // Last, since everything behind `--` is the app's command.
         command.args(&self.arguments);
-        for name in PATIENT {
+        for name in PATIENT.into_iter().filter(|_| !self.has_own_timeouts) {
             command.env(name, TEST_TIMEOUT.as_millis().to_string());
         }
         for (name, value) in &self.environment {
@@ -197,6 +205,7 @@ impl Server {
             arguments: Vec::new(),
             environment: Vec::new(),
             given: None,
+            has_own_timeouts: false,
         }
     }
 
