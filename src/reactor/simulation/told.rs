@@ -49,7 +49,8 @@ impl World {
     }
 
     fn check_worker_list(&self, status: &Value, metrics: &str) {
-        let (reactor, now) = (&self.reactor, self.now);
+        // The clock of the last tick: the simulator's may have moved on.
+        let (reactor, now) = (&self.reactor, self.reactor.io.now());
         let list = status["workerList"].as_array().expect("a list");
         let workers = reactor.supervisor.workers();
         let own = workers.iter().filter(|(_, entry)| !entry.is_template()).count();
@@ -128,7 +129,8 @@ impl World {
         assert_eq!(serving == 0, matches!(health, "starting" | "degraded"), "{health} with {serving}");
         if health == "hung" {
             let is_old = |exchange: &Exchange| {
-                exchange.client.is_none() && self.now - exchange.assigned >= Duration::from_millis(500)
+                exchange.client.is_none()
+                    && self.reactor.io.now() - exchange.assigned >= Duration::from_millis(500)
             };
             assert_eq!(idle, 0, "hung, and somebody is idle");
             let mut exchanges = self.reactor.backend.upstreams().filter_map(|(_, entry)| entry.exchange());
