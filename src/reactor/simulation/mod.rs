@@ -163,9 +163,9 @@ fn judge_actions(seed: u64, actions: Vec<Action>, replay: &str) -> Option<String
     ))
 }
 
-/// About 50 seconds on two cores: `cargo test` has four minutes.
+/// Less than a minute on two cores: `cargo test` has four minutes.
 #[cfg(test)]
-const DEFAULT_HISTORIES: u64 = 4000;
+const DEFAULT_HISTORIES: u64 = 3000;
 
 #[test]
 fn every_history_of_the_whole_server_keeps_its_word() {
