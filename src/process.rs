@@ -1,10 +1,16 @@
-//! Processes: starting (by the [`spawner`]), signalling, reaping. The only room with `unsafe`: forks, what a signal
+//! Processes: starting (by the [`spawner`]), signalling, reaping. The only file with `unsafe`: forks, what a signal
 //! does, and system calls that no library wraps.
 
+#[forbid(unsafe_code)]
+mod guard;
+#[forbid(unsafe_code)]
 mod line;
+#[forbid(unsafe_code)]
 mod spawner;
+#[forbid(unsafe_code)]
 mod usage;
 
+pub(crate) use guard::{GuardLine, guard, start_guard};
 pub(crate) use line::{Line, Said};
 pub(crate) use spawner::{Answer, Begun, Spawner};
 pub(crate) use usage::{max_descriptors, open_descriptors, own_cpu, proportional_bytes, resident_bytes};
@@ -136,18 +142,70 @@ pub(crate) fn inherited_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// One message of a socket, and the descriptor that came with it. Nothing: the other end is closed.
 pub(crate) fn receive(socket: BorrowedFd<'_>, message: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let (bytes, mut descriptors) = receive_all(socket, message, MsgFlags::MSG_DONTWAIT)?;
+    Ok((bytes, descriptors.pop()))
+}
+
+/// One message, and the descriptors that came with it, three at most.
+fn receive_all(
+    socket: BorrowedFd<'_>,
+    message: &mut [u8],
+    flags: MsgFlags,
+) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut words = [io::IoSliceMut::new(message)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut words, Some(&mut space), flags)?;
-    let mut descriptor = None;
+    let mut descriptors = Vec::new();
     for control in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             // SAFETY: the kernel has just made them for this process.
-            descriptor = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
+            descriptors.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    Ok((received.bytes, descriptor))
+    Ok((received.bytes, descriptors))
+}
+
+/// A fork whose child does nothing but [`spawner`]'s work, and never returns. That it allocates is fine: libc's own fork
+/// leaves the allocator in order, whatever other threads did.
+fn fork_spawner() -> nix::Result<ForkResult> {
+    // SAFETY: the child calls nothing of the server's.
+    unsafe { fork() }
+}
+
+/// A fork whose child is this process's sibling: the server's child. `None`: this is the child.
+fn clone_sibling() -> nix::Result<Option<Pid>> {
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    let none: libc::c_long = 0;
+    // SAFETY: a plain fork of a process with one thread: no memory is shared, and the stack is a copy of this one.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => Ok(Some(Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?))),
+    }
+}
+
+/// Ends this process, which is a copy of another one, without what that has to do at its end.
+fn exit_copy(code: i32) -> ! {
+    // SAFETY: nothing is read or written any more.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes what a fork has brought along: listening sockets, clients, everything.
+fn close_all_but(kept: RawFd) {
+    let ranges = [(3, kept - 1), (kept + 1, RawFd::MAX)];
+    for (from, to) in ranges.into_iter().filter(|(from, to)| from <= to) {
+        // SAFETY: whoever owned them does not live in this process.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        if result != 0 {
+            // Before Linux 5.9.
+            let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+            for fd in from..=to.min(RawFd::try_from(most).unwrap_or(RawFd::MAX)) {
+                // SAFETY: as above.
+                unsafe { libc::close(fd) };
+            }
+        }
+    }
 }
 
 /// Starts the server that is to follow this one: the program at this one's own path, which may be a new one, with the same
@@ -243,8 +301,13 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
 
 /// Children's ends are told, even if whoever started this process did not want to hear of its own.
 pub(crate) fn watch_children() {
+    let _ = reset(Signal::SIGCHLD);
+}
+
+/// A signal does again what it does by default.
+fn reset(number: Signal) -> nix::Result<()> {
     // SAFETY: no handler is installed.
-    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    unsafe { signal(number, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Orphans below this process become its children, wherever they come from: so it sees what a worker leaves behind.
@@ -354,43 +417,6 @@ pub(crate) fn own_path() -> PathBuf {
         Some(path) if path.is_file() => path,
         Some(path) => std::env::current_exe().unwrap_or(path),
         None => std::env::current_exe().unwrap_or(first),
-    }
-}
-
-/// A line to the guard of a CGI worker: the process that ends what a script has left when its worker is killed. (The
-/// kernel ends the script itself then, but not what that has started.)
-#[derive(Debug, Clone)]
-pub(crate) struct GuardLine(std::sync::Arc<OwnedFd>);
-
-impl GuardLine {
-    /// There is no script for now.
-    pub(crate) fn forget(&self) {
-        // A guard that has gone guards nothing.
-        let _ = nix::unistd::write(&*self.0, &0_i32.to_ne_bytes());
-    }
-}
-
-/// Starts the guard: this program again, with that word. It ends when the last handle of its line is closed.
-///
-/// # Errors
-/// The kernel's refusal.
-pub(crate) fn start_guard(argument: &str) -> io::Result<GuardLine> {
-    let (reader, writer) = io::pipe()?;
-    // A group of its own, since that of its worker is ended with it.
-    Command::new(own_path()).arg(argument).stdin(reader).process_group(0).spawn()?;
-    Ok(GuardLine(std::sync::Arc::new(writer.into())))
-}
-
-/// What a guard does: it hears of each script's process group, and ends the last one when its line is cut.
-pub(crate) fn guard() {
-    // It has to outlive its worker, whoever is told to end.
-    let _ = SigSet::all().thread_block();
-    let mut last = [0; 4];
-    let mut stdin = io::stdin().lock();
-    while io::Read::read_exact(&mut stdin, &mut last).is_ok() {}
-    // Nothing after `forget`; -1 and 0 would be everybody, and the guard's own group.
-    if let number @ 2.. = i32::from_ne_bytes(last) {
-        let _ = killpg(Pid::from_raw(number), Signal::SIGKILL);
     }
 }
 

@@ -11,23 +11,22 @@
 //!     ▲────────────started, failed────────┘
 //! ```
 
-use super::{DescriptorLimit, Launch};
-use nix::cmsg_space;
+use super::{
+    DescriptorLimit, Launch, clone_sibling, close_all_but, exit_copy, fork_spawner, receive_all, reset,
+};
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, send,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
 };
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid, setpgid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid, setpgid};
 use std::collections::VecDeque;
 use std::ffi::{CString, OsStr, OsString};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -110,13 +109,10 @@ impl Spawner {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let server = getpid();
-        // SAFETY: the child calls nothing of the server's, and never returns. That it allocates is fine: libc's own
-        // fork leaves the allocator in order, whatever other threads did.
-        match unsafe { fork() }? {
+        match fork_spawner()? {
             ForkResult::Child => {
                 let _ = run(&far, server, self.limit);
-                // SAFETY: ends this process, without what the server has to do at its end.
-                unsafe { libc::_exit(0) }
+                exit_copy(0)
             }
             ForkResult::Parent { child } => {
                 let fd = near.as_raw_fd();
@@ -273,23 +269,10 @@ fn run(socket: &OwnedFd, server: Pid, limit: DescriptorLimit) -> nix::Result<()>
     let inherited: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let mut message = vec![0; MAX_MESSAGE_BYTES];
     loop {
-        let mut space = cmsg_space!([RawFd; 3]);
-        let (length, pipes) = {
-            let mut words = [IoSliceMut::new(&mut message)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            let received = match recvmsg::<()>(socket.as_raw_fd(), &mut words, Some(&mut space), flags) {
-                Ok(received) => received,
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error),
-            };
-            let mut pipes = Vec::new();
-            for control in received.cmsgs()? {
-                if let ControlMessageOwned::ScmRights(fds) = control {
-                    // SAFETY: the kernel has just made them for this process.
-                    pipes.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                }
-            }
-            (received.bytes, pipes)
+        let (length, pipes) = match receive_all(socket.as_fd(), &mut message, MsgFlags::empty()) {
+            Ok(received) => received,
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
         };
         if length == 0 {
             return Ok(());
@@ -299,25 +282,12 @@ fn run(socket: &OwnedFd, server: Pid, limit: DescriptorLimit) -> nix::Result<()>
             Ok(None) => {
                 let error = become_program(socket.as_fd(), &order, &pipes, server, limit);
                 tell(socket.as_fd(), Answer::NotRun { id: order.id, error });
-                // SAFETY: ends this process, which is a copy of the spawner.
-                unsafe { libc::_exit(127) }
+                exit_copy(127)
             }
             // Said by the child as well, and before it runs; but it may not have come so far.
             Ok(Some(pid)) => tell(socket.as_fd(), Answer::Started { id: order.id, pid }),
             Err(error) => tell(socket.as_fd(), Answer::Failed { id: order.id, error }),
         }
-    }
-}
-
-/// A fork whose child is this process's sibling: the server's child. `None`: this is the child.
-fn clone_sibling() -> nix::Result<Option<Pid>> {
-    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
-    let none: libc::c_long = 0;
-    // SAFETY: a plain fork of a process with one thread: no memory is shared, and the stack is a copy of this one.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
-    match Errno::result(pid)? {
-        0 => Ok(None),
-        pid => Ok(Some(Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?))),
     }
 }
 
@@ -350,8 +320,7 @@ fn become_program(
         nix::unistd::chdir(Path::new(OsStr::from_bytes(order.dir.as_bytes())))?;
         setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
         // The one signal that Rust's own start has ignored.
-        // SAFETY: no handler is installed.
-        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+        reset(Signal::SIGPIPE)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     };
     match prepare() {
@@ -361,23 +330,6 @@ fn become_program(
             Ok(never) => match never {},
         },
         Err(error) => error,
-    }
-}
-
-/// Closes what a fork has brought along: listening sockets, clients, everything.
-fn close_all_but(kept: RawFd) {
-    let ranges = [(3, kept - 1), (kept + 1, RawFd::MAX)];
-    for (from, to) in ranges.into_iter().filter(|(from, to)| from <= to) {
-        // SAFETY: whoever owned them does not live in this process.
-        let result = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
-        if result != 0 {
-            // Before Linux 5.9.
-            let (most, _) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-            for fd in from..=to.min(RawFd::try_from(most).unwrap_or(RawFd::MAX)) {
-                // SAFETY: as above.
-                unsafe { libc::close(fd) };
-            }
-        }
     }
 }
 
