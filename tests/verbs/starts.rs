@@ -1,6 +1,7 @@
 //! Starts that hurt nobody: beside a server, at once, where another's socket lies.
 
 use super::*;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 fn python_app(dir: &Path) -> Option<PathBuf> {
     let has_python = Command::new("python3").arg("--version").output().is_ok();
@@ -93,8 +94,14 @@ fn a_start_waits_for_one_that_is_about_to_end() {
     let path = dir.path().join("s/rip_server2_test-worker.lock");
     let file = fs::File::create(&path).expect("a lock file");
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).expect("nobody has it");
+    let looks = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    looks.add_watch(&path, AddWatchFlags::IN_OPEN).expect("the file is there");
     let ends = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let mut count = 0;
+        wait_until("the start has found it locked, and looks again", || {
+            count += looks.read_events().map_or(0, |events| events.len());
+            count > 1
+        });
         drop(lock);
     });
     let server = ByHand::start(serve(&test_worker(), dir.path(), &[]));

@@ -20,7 +20,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -74,8 +74,13 @@ fn number(request: &Request<'_>, name: &str, default: u64) -> u64 {
     request.parameter(name).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+/// A test that has not made the file by then has failed.
+const WAIT_FOR_AT_MOST: Duration = Duration::from_secs(300);
+
 fn wait_for(file: &Path) {
+    let deadline = Instant::now() + WAIT_FOR_AT_MOST;
     while !file.exists() {
+        assert!(Instant::now() < deadline, "waited in vain for {}", file.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -38,7 +38,7 @@ fn answer(request: &mut Request<'_>) -> Response {
         "pieces" => Response::new(200).with_stream(move |out| pieces(&dir, out)),
         "wait" => {
             touch(&dir, "started");
-            wait_for(&dir);
+            super::wait_for(&dir.join("go"));
             touch(&dir, "ended");
             Response::text("done")
         }
@@ -48,7 +48,7 @@ fn answer(request: &mut Request<'_>) -> Response {
         "fail" => fail(&kind),
         "break" => Response::new(200).with_stream(move |out| {
             out.write_all(b"first\n")?;
-            wait_for(&dir);
+            super::wait_for(&dir.join("go"));
             if kind == "error" { Err(io::Error::other("told to fail")) } else { fail(&kind) }
         }),
         "fields" => fields(request),
@@ -60,12 +60,6 @@ fn answer(request: &mut Request<'_>) -> Response {
 
 fn touch(dir: &Path, name: &str) {
     std::fs::write(dir.join(name), "").expect("the test's folder");
-}
-
-fn wait_for(dir: &Path) {
-    while !dir.join("go").exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn ticks(dir: &Path, out: &mut dyn Write) -> io::Result<()> {
