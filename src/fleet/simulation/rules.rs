@@ -397,13 +397,7 @@ fn one_that_joins_after_all_mends_a_fleet_that_has_given_up() {
 fn status_tells_when_each_empty_slot_is_tried_next() {
     let mut world = serving(2);
     for _ in 0..20 {
-        for key in world.alive.keys().copied().collect::<Vec<_>>() {
-            world.alive.get_mut(&key).expect("it is alive").has_served = false;
-            world.exit(key);
-        }
-        world.now = world.fleet.next_deadline().expect("somebody is tried again");
-        world.fleet.tick(world.now);
-        world.obey();
+        world.fail_all();
     }
     for key in world.alive.keys().copied().collect::<Vec<_>>() {
         world.exit(key);

@@ -354,19 +354,26 @@ fn who_has_served_is_started_again_at_once_and_who_has_not_waits() {
     );
 }
 
+impl World {
+    /// All workers end before they have served, and time goes on to the next start.
+    pub(super) fn fail_all(&mut self) {
+        for key in self.alive.keys().copied().collect::<Vec<_>>() {
+            self.alive.get_mut(&key).expect("it is alive").has_served = false;
+            self.exit(key);
+        }
+        self.now = self.fleet.next_deadline().expect("somebody is tried again");
+        self.fleet.tick(self.now);
+        self.obey();
+    }
+}
+
 #[test]
 fn while_nobody_serves_one_slot_is_tried_every_second() {
     let mut world = serving(2);
     let mut starts = Vec::new();
     // Long in vain: both wait for half a minute by now.
     for _ in 0..40 {
-        for key in world.alive.keys().copied().collect::<Vec<_>>() {
-            world.alive.get_mut(&key).expect("it is alive").has_served = false;
-            world.exit(key);
-        }
-        world.now = world.fleet.next_deadline().expect("somebody is tried again");
-        world.fleet.tick(world.now);
-        world.obey();
+        world.fail_all();
         starts.push(world.now);
     }
     let waits = starts[20..].windows(2).map(|pair| pair[1] - pair[0]);
