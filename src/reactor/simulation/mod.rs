@@ -54,8 +54,8 @@ use world::World;
 const STEPS: usize = 40;
 /// Of a history that a fuzzer has chosen; longer ones take long and show little more.
 const MAX_CHOSEN_STEPS: usize = 120;
-/// A failing history is played so often, at most, on the search for a shorter one.
-const MAX_TRIES: usize = 3000;
+/// A failing history is played so often, at most, on the search for a shorter one; `RIP_TRIES` says otherwise.
+const MAX_TRIES: u64 = 3000;
 
 thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
@@ -109,11 +109,12 @@ fn kind(failure: &str) -> String {
 
 /// The same failure in as few actions as can be found: chunks are left out, then single actions.
 fn shrink(seed: u64, first: &str, mut actions: Vec<Action>) -> Vec<Action> {
+    let max_tries = number("RIP_TRIES").unwrap_or(MAX_TRIES);
     let mut tries = 0;
     let mut chunk = actions.len().div_ceil(2);
-    while chunk > 0 && tries < MAX_TRIES {
+    while chunk > 0 && tries < max_tries {
         let (mut from, before) = (0, actions.len());
-        while from < actions.len() && tries < MAX_TRIES {
+        while from < actions.len() && tries < max_tries {
             let to = (from + chunk).min(actions.len());
             let shorter = [&actions[..from], &actions[to..]].concat();
             tries += 1;
@@ -128,6 +129,10 @@ fn shrink(seed: u64, first: &str, mut actions: Vec<Action>) -> Vec<Action> {
         chunk = if is_worth_it { 1 } else { chunk / 2 };
     }
     actions
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 /// A panic that is caught here says nothing.
@@ -169,17 +174,23 @@ const DEFAULT_HISTORIES: u64 = 3000;
 
 #[test]
 fn every_history_of_the_whole_server_keeps_its_word() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     let seeds = match number("RIP_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("RIP_SIMULATIONS").unwrap_or(DEFAULT_HISTORIES),
     };
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let has_failed = Arc::new(AtomicBool::new(false));
     let share = |thread: u64| {
-        let seeds = seeds.clone();
+        let (seeds, has_failed) = (seeds.clone(), has_failed.clone());
         move || {
             keep_quiet();
-            seeds.filter(|seed| seed % threads == thread).find_map(judge)
+            let mut seeds =
+                seeds.filter(|seed| seed % threads == thread).take_while(|_| !has_failed.load(Relaxed));
+            let report = seeds.find_map(judge);
+            has_failed.fetch_or(report.is_some(), Relaxed);
+            report
         }
     };
     let players: Vec<_> = (0..threads).map(|thread| std::thread::spawn(share(thread))).collect();
