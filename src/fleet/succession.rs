@@ -149,14 +149,14 @@ impl Fleet {
         if self.waits_for_template() {
             return;
         }
-        let is_due = |slot: &Slot| {
-            slot.is_serving()
-                && matches!(slot.succession(), Succession::Wanted { not_before, .. } if not_before <= now)
-        };
-        let Some(index) = self.slots.iter().position(is_due) else {
-            return;
-        };
-        if let Succession::Wanted { why, .. } = self.slots[index].succession() {
+        let due = self.slots.iter().enumerate().filter_map(|(index, slot)| match slot.succession() {
+            Succession::Wanted { why, not_before } if slot.is_serving() && not_before <= now => {
+                Some((index, why, not_before))
+            }
+            _ => None,
+        });
+        // Who has waited longest: else the last slot would wait for all others, again and again.
+        if let Some((index, why, _)) = due.min_by_key(|(_, _, not_before)| *not_before) {
             self.replacing = Some(index);
             self.start_successor(index, why, Release::Good, now);
         }

@@ -325,6 +325,25 @@ fn a_draining_predecessor_blocks_no_cycle() {
 }
 
 #[test]
+fn of_several_that_are_to_be_replaced_who_has_waited_longest_is_the_next() {
+    let mut world = serving(3);
+    let old: Vec<usize> = world.alive.keys().copied().collect();
+    let order = [old[1], old[2], old[0]];
+    for worker in order {
+        world.fleet.retire(WorkerKey(worker), RetireReason::Requests, world.now);
+        world.now += Duration::from_millis(1);
+    }
+    for worker in order {
+        world.obey();
+        assert_eq!(world.alive[&worker].life, Life::Admitted);
+        let successor = world.pick(|life| life == Life::Booting).expect("one successor at a time");
+        world.join_as(successor, true);
+        world.obey();
+        assert_eq!(world.alive[&worker].life, Life::Withdrawn, "{worker} of {order:?}");
+    }
+}
+
+#[test]
 fn a_new_worker_that_ends_before_it_has_served_stops_the_roll() {
     let mut world = serving(2);
     world.rolls_asked = true;
