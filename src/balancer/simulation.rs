@@ -160,7 +160,8 @@ fn play(seed: u64) -> u64 {
             }
             _ => {
                 // To the edge of a deadline, or a little on.
-                now = match balancer.next_deadline() {
+                let deadlines = [balancer.next_deadline(), balancer.stream_deadline(now)];
+                now = match deadlines.into_iter().flatten().min() {
                     Some(deadline) if !is_overload && next(2) == 0 => deadline,
                     Some(_) if is_overload => now + Duration::from_millis(next(10) as u64),
                     _ => now + Duration::from_millis(next(40) as u64),

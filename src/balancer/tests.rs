@@ -276,6 +276,35 @@ fn a_request_for_a_stream_waits_for_the_one_worker_with_room_and_others_pass_it(
 }
 
 #[test]
+fn a_stream_waits_a_tenth_of_a_second_for_a_worker_that_has_fewer_and_opens_one() {
+    let now = Instant::now();
+    let mut balancer = Balancer::new(8, Duration::from_secs(1), QueueRule::Adaptive);
+    let capacity = Capacity { places: 1, streams: Some(100) };
+    let deadline = balancer.deadline(now);
+    let ask = |balancer: &mut Balancer, client: usize| {
+        balancer.submit(ClientKey(client), Wish::Stream, deadline, now)
+    };
+    balancer.join(A, capacity, None, now);
+    assert_eq!(ask(&mut balancer, 0), Decision::Assign { worker: A });
+    balancer.join(B, capacity, None, now);
+    for client in 1..=6 {
+        assert_eq!(ask(&mut balancer, client), Decision::Assign { worker: B }, "{client}");
+        assert_eq!(balancer.begin_stream(B, Wish::Stream, now), Some(NextStep::Idle));
+    }
+    assert_eq!(ask(&mut balancer, 7), Decision::Enqueue, "it has five more than the other");
+    let until = now + Duration::from_millis(100);
+    assert_eq!(balancer.stream_deadline(now), Some(until));
+    let before = until - Duration::from_nanos(1);
+    assert_eq!((balancer.stream_deadline(before), balancer.next_stream(before)), (Some(until), None));
+    assert_eq!(
+        balancer.stream_deadline(until),
+        None,
+        "a deadline that has passed would come again and again"
+    );
+    assert_eq!(balancer.next_stream(until), Some((B, ClientKey(7))));
+}
+
+#[test]
 #[should_panic(expected = "released without work")]
 fn an_answer_that_ends_twice_is_a_bug_that_is_told() {
     let now = Instant::now();

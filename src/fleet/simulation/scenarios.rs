@@ -266,6 +266,19 @@ fn streams_are_told_of_a_reload_when_all_successors_have_joined_one_worker_after
         counts.push(((world.now - since).as_millis(), count_told(&world, &old)));
     }
     assert_eq!(counts, [(0, 1), (333, 2), (666, 3)], "milliseconds, and how many know");
+    assert!(old.iter().all(|worker| !world.alive[worker].is_cut), "they have the drain timeout from then on");
+}
+
+#[test]
+fn streams_are_told_at_their_rolls_end_also_when_one_of_the_old_workers_has_gone_by_then() {
+    let (mut world, old) = roll_beside_streams(2);
+    world.exit(old[0]);
+    world.obey();
+    assert_eq!(count_told(&world, &old), 0, "the last successor boots");
+    let successor = world.pick(|life| life == Life::Booting).expect("the last one");
+    world.join_as(successor, true);
+    world.obey();
+    assert_eq!(count_told(&world, &old), 1);
 }
 
 #[test]
