@@ -26,7 +26,7 @@ pub(crate) enum NoConnection {
 }
 
 impl NoConnection {
-    fn of(error: &io::Error) -> Self {
+    pub(super) fn of(error: &io::Error) -> Self {
         match error.kind() {
             // A full backlog says so (puma/puma#1449).
             ErrorKind::WouldBlock | ErrorKind::Interrupted => NoConnection::Later,

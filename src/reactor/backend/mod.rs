@@ -8,6 +8,8 @@ mod receiving;
 #[cfg(any(test, fuzzing))]
 mod seen;
 mod sending;
+#[cfg(test)]
+mod tests;
 mod tunnels;
 mod upstreams;
 

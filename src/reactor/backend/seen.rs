@@ -11,6 +11,11 @@ impl Backend {
         self.upstreams.iter()
     }
 
+    #[cfg(test)]
+    pub(crate) fn next_deadline_of_sweep(&self) -> Option<std::time::Instant> {
+        self.upstreams.next_sweep()
+    }
+
     pub(crate) fn deadlines(&self) -> &Deadlines<UpstreamDeadline> {
         &self.deadlines
     }

@@ -33,6 +33,17 @@ pub(super) struct Acceptor {
     closes: Option<Instant>,
 }
 
+#[cfg(test)]
+impl Acceptor {
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short_of_descriptors
+    }
+
+    pub(super) fn add(&mut self, listener: Listener) {
+        self.listeners.push(listener);
+    }
+}
+
 impl Acceptor {
     pub(super) fn new(listeners: Vec<Listener>, kept_descriptors: u64) -> Self {
         Acceptor {

@@ -8,6 +8,8 @@ pub(crate) mod phase;
 mod reading;
 #[cfg(any(test, fuzzing))]
 mod seen;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use answering::Flushed;
 pub(crate) use files::FileTurn;

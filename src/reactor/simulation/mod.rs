@@ -37,6 +37,8 @@ mod peers;
 pub(crate) mod process;
 mod reader;
 mod reasons;
+#[cfg(test)]
+pub(crate) mod rooms;
 mod script;
 mod shadow;
 mod templates;

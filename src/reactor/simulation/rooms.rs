@@ -1,0 +1,64 @@
+//! What single rooms of the reactor need in their unit tests: settings, io with a clock that is moved by hand, requests.
+//! Their sockets are [`super::wire`]'s.
+
+use super::process;
+use crate::config::{self, Command, Config};
+use crate::conn::Request;
+use crate::http::RequestHead;
+use crate::http::forward::{ForwardedTrust, Origin};
+use crate::http::request::header_buffer;
+use crate::reactor::crossing::Job;
+use crate::reactor::io::Io;
+use crate::reactor::io::spool::Spool;
+use mio::Poll;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Of a server that is its own app, unless the words say otherwise.
+pub(crate) fn config(words: &str) -> Rc<Config> {
+    let is_app = !words.contains(" -- ");
+    match config::read(words.split_whitespace().map(Into::into).collect(), &|_| None, is_app) {
+        Ok(Command::Serve(config)) => Rc::from(config),
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+pub(in crate::reactor) fn io() -> Io {
+    let poll = Poll::new().expect("epoll");
+    Io::new(poll, process::raise_descriptor_limit(), std::env::temp_dir(), 1 << 20)
+}
+
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// Moves the clock on.
+pub(in crate::reactor) fn pass(io: &mut Io, time: Duration) -> Instant {
+    let now = io.now() + time;
+    io.move_clock_to(now);
+    now
+}
+
+/// A request with such a first line and such fields, whose head has no end yet.
+pub(in crate::reactor) fn request(line: &str, fields: &str, io: &Io) -> Request {
+    let text = format!("{line}\r\nHost: a\r\n{fields}\r\n");
+    let mut buffer = header_buffer();
+    let head = RequestHead::parse(text.as_bytes(), &mut buffer).expect("a head");
+    let origin =
+        Origin { address: "192.0.2.7", trust: ForwardedTrust::Ignored, fresh_id: b"fresh", start_us: b"1" };
+    Request::new(&head, Vec::new(), origin, io.now())
+}
+
+/// A job with such a body.
+pub(in crate::reactor) fn job(line: &str, body: &[u8], io: &Io) -> Job {
+    let fields = match body {
+        [] => String::new(),
+        body => format!("Content-Length: {}\r\n", body.len()),
+    };
+    let mut request = request(line, &fields, io);
+    request.seal(body.len() as u64);
+    let mut spool = Spool::new(io.spools());
+    spool.push_all(body);
+    let now = io.now();
+    Job { request, body: spool, submitted: now, deadline: now, tries: 1, is_client_asked: false }
+}
