@@ -58,4 +58,23 @@ mod tests {
         }
         assert_eq!(buffers.bytes, 0);
     }
+
+    #[test]
+    fn a_buffer_is_made_for_a_usual_head_and_kept_up_to_4_kib_each_and_4_mib_together() {
+        let mut buffers = Buffers::default();
+        let buffer = buffers.take();
+        assert!(buffer.is_empty() && buffer.capacity() >= 512);
+        buffers.give_back(Vec::new());
+        assert!(buffers.kept.is_empty(), "nothing is worth keeping");
+        for count in 1..=1024 {
+            buffers.give_back(Vec::with_capacity(4096));
+            assert_eq!((buffers.kept.len(), buffers.bytes), (count, 4096 * count));
+        }
+        buffers.give_back(Vec::with_capacity(1));
+        assert_eq!(buffers.bytes, 4 * 1024 * 1024, "that many, and none beyond");
+        for left in (0..1024).rev() {
+            assert!(buffers.take().capacity() >= 4096);
+            assert_eq!((buffers.kept.len(), buffers.bytes), (left, 4096 * left));
+        }
+    }
 }

@@ -455,3 +455,6 @@ pub(crate) fn owner_of_port(port: u16) -> Option<u32> {
         descriptors.any(holds).then_some(pid)
     })
 }
+
+#[cfg(test)]
+mod tests;

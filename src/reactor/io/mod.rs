@@ -181,3 +181,84 @@ impl Io {
         self.ready.contains(target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io() -> Io {
+        let limit = DescriptorLimit { soft: 256, hard: 4096 };
+        Io::new(Poll::new().expect("epoll"), limit, std::env::temp_dir(), 12_345)
+    }
+
+    #[test]
+    fn all_rooms_see_one_time() {
+        let mut io = io();
+        let start = io.started();
+        assert_eq!((io.now(), io.uptime(), io.descriptors()), (start, Duration::ZERO, 4096));
+        let now = start + Duration::from_millis(1500);
+        io.move_clock_to(now);
+        assert_eq!((io.now(), io.uptime(), io.started()), (now, Duration::from_millis(1500), start));
+        let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(io.unix().as_secs()));
+        assert_eq!(io.date_line(), format!("Date: {date}\r\n").as_bytes());
+        let us = io.unix().as_micros().to_string();
+        let first = io.stamp();
+        assert_eq!((first.fresh_id.len(), first.start_us), (16, us.as_bytes()));
+        let first_id = first.fresh_id.to_vec();
+        assert_ne!(io.stamp().fresh_id, first_id);
+
+        let (mut io, earlier) = (self::io(), Instant::now());
+        let before = io.now();
+        let passed = io.read_clock();
+        assert!(io.now() >= earlier && io.now() == before + passed);
+    }
+
+    #[test]
+    fn buffers_are_lent_and_come_back() {
+        let mut io = io();
+        let scratch = io.take_scratch();
+        assert_eq!(scratch.len(), crate::reactor::limits::READ_BYTES);
+        io.give_scratch_back(scratch);
+        assert_eq!(io.take_scratch().len(), crate::reactor::limits::READ_BYTES);
+
+        let mut prefix = io.take_prefix();
+        prefix.extend_from_slice(b"HTTP/1.1 200 OK");
+        let room_bytes = prefix.capacity();
+        io.give_prefix_back(prefix);
+        let prefix = io.take_prefix();
+        assert!(prefix.is_empty() && prefix.capacity() == room_bytes, "used again, and empty");
+
+        let mut head = io.take_buffer();
+        assert!(head.is_empty() && head.capacity() > 0);
+        head.reserve_exact(3000);
+        io.give_back(head);
+        assert!(io.take_buffer().capacity() >= 3000);
+        assert_eq!(io.spools().spooled().max_disk_bytes, 12_345);
+    }
+
+    #[test]
+    fn whoever_has_more_to_do_is_told_once() {
+        let mut io = io();
+        assert!(!io.has_ready());
+        io.go_on_with(Target::Signals);
+        assert!(io.has_ready() && io.is_ready(&Target::Signals) && !io.is_ready(&Target::Stdout));
+        let ready = io.take_ready();
+        assert_eq!((ready.as_slice(), io.has_ready()), ([Target::Signals].as_slice(), false));
+        io.give_ready_back(ready);
+        io.go_on_with(Target::Stdout);
+        assert_eq!(io.take_ready(), [Target::Stdout]);
+        assert!(io.take_ready().capacity() > 0);
+    }
+
+    #[test]
+    fn the_poll_tells_of_what_is_registered() {
+        let mut io = io();
+        let (mut near, mut far) = mio::net::UnixStream::pair().expect("a pair");
+        let token = Target::Stderr.token();
+        io.registry().register(&mut near, token, mio::Interest::READABLE).expect("registered");
+        std::io::Write::write_all(&mut far, b"x").expect("written");
+        let mut events = Events::with_capacity(4);
+        io.wait(&mut events, Some(Duration::from_secs(10))).expect("polled");
+        assert_eq!(events.iter().map(|event| event.token()).collect::<Vec<_>>(), [token]);
+    }
+}

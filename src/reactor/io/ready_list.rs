@@ -57,4 +57,17 @@ mod tests {
         ready.give_back(taken);
         assert!(ready.is_empty() && ready.take().is_empty());
     }
+
+    #[test]
+    fn whoever_is_pushed_while_the_list_is_worked_on_is_in_the_next_one() {
+        let mut ready = ReadyList::default();
+        let (client, worker) = (Target::Client(ClientKey(1)), Target::Upstream(UpstreamKey(2)));
+        ready.push(client);
+        let taken = ready.take();
+        ready.push(worker);
+        assert!(!ready.is_empty() && ready.contains(&worker) && !ready.contains(&client));
+        ready.give_back(taken);
+        assert_eq!(ready.take(), [worker]);
+        assert!(ready.take().capacity() > 0, "the two lists are used in turns");
+    }
 }

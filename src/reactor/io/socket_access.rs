@@ -79,3 +79,59 @@ fn find_group(group: &str) -> Result<Gid, String> {
         Ok(None) | Err(_) => Err(format!("--socket-group: there is no group '{group}'; {number}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::reactor::io::unix_socket::listen_at;
+
+    fn config(flags: &[&str]) -> Config {
+        let line = ["w:1", "http:unix:/nonexistent/socket"].iter().chain(flags).map(Into::into).collect();
+        match config::read(line, &|_| None, true) {
+            Ok(Command::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn access_is_what_the_flags_say_and_a_group_may_connect_unless_they_say_otherwise() {
+        let find = |flags: &[&str]| SocketAccess::find(&config(flags));
+        let access =
+            |mode, group: Option<u32>| Ok(Some(SocketAccess { mode, group: group.map(Gid::from_raw) }));
+        assert_eq!(find(&[]), Ok(None));
+        assert_eq!(find(&["--socket-mode=600"]), access(0o600, None));
+        assert_eq!(find(&["--socket-group=33"]), access(0o660, Some(33)));
+        assert_eq!(find(&["--socket-mode=666", "--socket-group=33"]), access(0o666, Some(33)));
+        if let Ok(Some(root)) = Group::from_name("root") {
+            assert_eq!(find(&["--socket-group=root"]), access(0o660, Some(root.gid.as_raw())));
+        }
+        let error = find(&["--socket-group=no-such-group"]).expect_err("there is none");
+        assert_eq!(
+            error,
+            "--socket-group: there is no group 'no-such-group'; a number, as in --socket-group=33, would do"
+        );
+    }
+
+    #[test]
+    fn a_socket_is_closed_to_others_until_it_is_opened() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("socket");
+        let own_group = nix::unistd::getegid();
+        let access = SocketAccess { mode: 0o642, group: Some(own_group) };
+        let _listener = listen_at(&path, Some(access), 5).expect("a socket");
+        assert_eq!(mode(&path), 0o642);
+
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+        use std::os::fd::AsRawFd;
+        let path = dir.path().join("closed");
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+        let fd = SocketAccess::close(fd).expect("closed");
+        bind(fd.as_raw_fd(), &UnixAddr::new(&path).expect("an address")).expect("bound");
+        assert_eq!(mode(&path) & !0o600, 0);
+    }
+}

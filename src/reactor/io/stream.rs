@@ -172,3 +172,130 @@ impl Source for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::simulation::wire::{Kind, Wire};
+    use mio::{Events, Poll};
+    use nix::sys::socket::getsockopt;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    /// A stream of this server's, and the plain one at its other end.
+    fn pair() -> (Stream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let near = Stream::connect(listener.local_addr().expect("its address")).expect("connected");
+        (near, listener.accept().expect("somebody").0)
+    }
+
+    fn ask_until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            assert!(std::time::Instant::now() < deadline, "it does not come");
+            std::thread::yield_now();
+        }
+    }
+
+    fn received(stream: &mut Stream, bytes: &mut [u8]) -> Transfer {
+        ask_until(|| Some(stream.receive(bytes)).filter(|transfer| *transfer != Transfer::Later))
+    }
+
+    #[test]
+    fn results_of_calls_are_told_apart() {
+        let mut results = vec![Ok(5), Err(io::ErrorKind::Interrupted.into())];
+        assert_eq!(attempt(|| results.pop().expect("one more try")), Transfer::Bytes(5));
+        assert_eq!(attempt(|| Ok(0)), Transfer::End);
+        assert_eq!(attempt(|| Err(io::ErrorKind::WouldBlock.into())), Transfer::Later);
+        assert_eq!(attempt(|| Err(io::ErrorKind::ConnectionReset.into())), Transfer::Gone);
+    }
+
+    #[test]
+    fn bytes_go_both_ways_over_tcp_and_parts_go_in_one_call() {
+        let (mut near, mut far) = pair();
+        assert!(matches!(near.is_connected(), Ok(true)));
+        assert!(getsockopt(&near, sockopt::TcpNoDelay).expect("an option"));
+        assert_eq!(near.receive(&mut [0; 9]), Transfer::Later);
+        let parts = [IoSlice::new(b"one "), IoSlice::new(b"two")];
+        assert_eq!(near.send(&parts), Transfer::Bytes(7));
+        assert_eq!(near.send(&[IoSlice::new(b"!")]), Transfer::Bytes(1));
+        assert_eq!(near.write(b"?").expect("written"), 1);
+        let mut bytes = [0; 9];
+        far.read_exact(&mut bytes).expect("all of it");
+        assert_eq!(&bytes, b"one two!?");
+        far.write_all(b"answer").expect("written");
+        let mut bytes = [0; 9];
+        assert_eq!(received(&mut near, &mut bytes), Transfer::Bytes(6));
+        assert_eq!(&bytes[..6], b"answer");
+        near.shutdown_write();
+        assert_eq!(far.read(&mut [0; 9]).expect("an end"), 0);
+        far.write_all(b"still").expect("it is a half-close");
+        assert_eq!(received(&mut near, &mut [0; 9]), Transfer::Bytes(5));
+        drop(far);
+        assert_eq!(received(&mut near, &mut [0; 9]), Transfer::End);
+    }
+
+    #[test]
+    fn parts_go_in_one_call_over_a_unix_socket() {
+        let wire = Wire::new(Kind::Unix, 100);
+        let mut stream = Stream::Unix(UnixStream::of(wire.clone()));
+        assert_eq!(stream.send(&[IoSlice::new(b"one "), IoSlice::new(b"two")]), Transfer::Bytes(7));
+        assert_eq!(wire.borrow().written, b"one two");
+    }
+
+    #[test]
+    fn a_close_after_a_reset_was_asked_for_is_one() {
+        let (near, mut far) = pair();
+        near.reset_on_close();
+        drop(near);
+        assert_eq!(far.read(&mut [0; 9]).map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn only_a_unix_socket_tells_that_its_peer_has_closed() {
+        assert!(!pair().0.tells_hang_up());
+        let wire = |kind| Stream::Unix(UnixStream::of(Wire::new(kind, 1)));
+        assert!(wire(Kind::Unix).tells_hang_up() && !wire(Kind::Tcp).tells_hang_up());
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_or_under_way_is_no_connection() {
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a port");
+        let refused = Stream::connect(address).and_then(|stream| {
+            let answer = ask_until(|| Some(stream.is_connected()).filter(|is| !matches!(is, Ok(false))));
+            answer.map(drop)
+        });
+        assert_eq!(refused.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionRefused));
+        let socket = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Inet,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_NONBLOCK,
+            None,
+        );
+        let stream = Stream::Tcp(TcpStream::from_std(socket.expect("a socket").into()));
+        assert!(matches!(stream.is_connected(), Ok(false)), "not yet");
+    }
+
+    #[test]
+    fn events_come_for_what_is_watched_while_it_is() {
+        let (mut near, mut far) = pair();
+        let mut poll = Poll::new().expect("epoll");
+        let registry = poll.registry().try_clone().expect("another handle");
+        let mut events = Events::with_capacity(4);
+        let mut told = |within_ms| {
+            poll.poll(&mut events, Some(Duration::from_millis(within_ms))).expect("polled");
+            events.iter().map(|event| (event.token(), event.is_readable())).collect::<Vec<_>>()
+        };
+        registry.register(&mut near, Token(5), Interest::WRITABLE).expect("registered");
+        assert_eq!(told(10_000), [(Token(5), false)]);
+        registry.reregister(&mut near, Token(6), Interest::READABLE).expect("registered");
+        far.write_all(b"x").expect("written");
+        assert_eq!(told(10_000), [(Token(6), true)]);
+        registry.deregister(&mut near).expect("no more");
+        far.write_all(b"x").expect("written");
+        assert_eq!(told(0), []);
+    }
+}

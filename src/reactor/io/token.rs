@@ -84,7 +84,7 @@ impl Target {
             Target::Predecessor => (13, 0),
             Target::PageListener(index) => (14, index),
         };
-        Token(key << KIND_BITS | kind)
+        Token((key << KIND_BITS) + kind)
     }
 
     pub(crate) fn of(token: Token) -> Option<Target> {
@@ -113,11 +113,66 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mio::{Events, Interest, Poll};
+    use std::collections::HashSet;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
 
     #[test]
-    fn tokens_lead_back_to_their_targets() {
-        for target in [Target::Client(ClientKey(123_456)), Target::Upstream(UpstreamKey(0)), Target::Stderr] {
-            assert_eq!(Target::of(target.token()), Some(target));
+    fn tokens_lead_back_to_their_targets_and_no_two_are_alike() {
+        let mut tokens = HashSet::new();
+        for key in [0, 1, 15, 16, 123_456] {
+            let keyed = [
+                Target::Listener(key),
+                Target::Client(ClientKey(key)),
+                Target::Upstream(UpstreamKey(key)),
+                Target::ControlListener(key),
+                Target::Control(key),
+                Target::Pipe(key),
+                Target::MetricsListener(key),
+                Target::PageListener(key),
+            ];
+            for target in keyed {
+                assert_eq!(Target::of(target.token()), Some(target));
+                assert!(tokens.insert(target.token()), "{target:?}");
+            }
         }
+        for target in [
+            Target::Signals,
+            Target::Stdout,
+            Target::Stderr,
+            Target::Watch,
+            Target::Spawner,
+            Target::Successor,
+            Target::Predecessor,
+        ] {
+            assert_eq!(Target::of(target.token()), Some(target));
+            assert!(tokens.insert(target.token()), "{target:?}");
+        }
+        assert_eq!(Target::of(Token(15)), None);
+    }
+
+    #[test]
+    fn an_event_tells_whose_it_is_and_what_has_happened() {
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        near.set_nonblocking(true).expect("an option");
+        let mut near = mio::net::UnixStream::from_std(near);
+        let mut poll = Poll::new().expect("epoll");
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut near, Target::Control(9).token(), interests).expect("registered");
+        let mut events = Events::with_capacity(4);
+        let mut told = || {
+            poll.poll(&mut events, Some(Duration::from_secs(10))).expect("polled");
+            events.iter().map(decode_event).collect::<Vec<_>>()
+        };
+        let writable = Readiness { is_writable: true, ..Readiness::default() };
+        assert_eq!(told(), [Some((Target::Control(9), writable))]);
+        far.write_all(b"x").expect("written");
+        let both = Readiness { is_writable: true, ..Readiness::READABLE };
+        assert_eq!(told(), [Some((Target::Control(9), both))]);
+        drop(far);
+        let closed = Readiness { is_read_closed: true, is_write_closed: true, ..both };
+        assert_eq!(told(), [Some((Target::Control(9), closed))]);
     }
 }

@@ -114,3 +114,70 @@ pub(super) fn file_id(path: &Path) -> Option<FileId> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    fn complaint(path: &Path) -> String {
+        let error = listen_at(path, None, 5).expect_err("somebody's");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        error.to_string()
+    }
+
+    #[test]
+    fn what_is_no_stale_socket_stays_and_is_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "text").expect("a file");
+        std::fs::create_dir(at("folder")).expect("a folder");
+        std::os::unix::fs::symlink("/nowhere", at("link")).expect("a link");
+        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let _live = UnixListener::bind(at("live")).expect("a socket");
+        let _datagrams = UnixDatagram::bind(at("datagrams")).expect("a socket");
+        for (name, expected) in [
+            ("file", "is a plain file, not a socket"),
+            ("folder", "is a folder, not a socket"),
+            ("link", "is a symlink, not a socket"),
+            ("pipe", "is a device or a pipe, not a socket"),
+            ("live", "is in use"),
+            ("datagrams", "is in use"),
+        ] {
+            let before = file_id(&at(name));
+            assert_eq!(complaint(&at(name)), expected);
+            assert_eq!(file_id(&at(name)), before, "{name}");
+        }
+        assert_eq!(Found::Closed { owner: 7 }.to_string(), "is in use, a socket of user 7");
+    }
+
+    #[test]
+    fn a_free_path_and_a_stale_socket_are_taken_and_listened_on() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // In the longer one no other name of the server's own fits beside it.
+        let mut long = dir.path().join("x".repeat(MAX_PATH_BYTES - 4 - dir.path().as_os_str().len()));
+        std::fs::create_dir(&long).expect("a folder");
+        long.push("ab");
+        assert_eq!(long.as_os_str().as_bytes().len(), MAX_PATH_BYTES);
+        for path in [dir.path().join("socket"), long] {
+            assert_eq!(file_id(&path), None);
+            let first = listen_at(&path, None, 5).expect("free");
+            drop(UnixStream::connect(&path).expect("it listens"));
+            let old = file_id(&path);
+            assert_eq!(complaint(&path), "is in use");
+            // Its inode is not used again while it has another name.
+            let kept = dir.path().join("kept");
+            let _ = std::fs::remove_file(&kept);
+            std::fs::hard_link(&path, &kept).expect("another name");
+            drop(first);
+            let again = listen_at(&path, None, 5).expect("nobody listens on that one");
+            assert_ne!(file_id(&path), old);
+            drop(UnixStream::connect(&path).expect("it listens"));
+            let flags = nix::fcntl::fcntl(&again, nix::fcntl::FcntlArg::F_GETFD).expect("its flags");
+            assert_eq!(flags, nix::libc::FD_CLOEXEC);
+            let flags = nix::fcntl::fcntl(&again, nix::fcntl::FcntlArg::F_GETFL).expect("its flags");
+            assert!(nix::fcntl::OFlag::from_bits_truncate(flags).contains(nix::fcntl::OFlag::O_NONBLOCK));
+        }
+    }
+}

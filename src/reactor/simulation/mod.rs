@@ -46,6 +46,8 @@ mod told;
 pub(crate) mod wire;
 mod world;
 
+#[cfg(test)]
+pub(crate) use actions::Random;
 use actions::{Action, chosen, history};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};

@@ -182,14 +182,7 @@ impl SpoolBudget {
     /// The end of a tick: files are closed, trouble is told, and the next tick may make files again.
     pub(crate) fn end_tick(&self, now: Instant) {
         self.files_left.set(MAX_FILES_PER_TICK);
-        for _ in 0..MAX_FILES_PER_TICK {
-            let Some(segment) = self.leaving.borrow_mut().pop_front() else { break };
-            let is_small = segment.bytes <= SMALL_BYTES;
-            self.close(segment);
-            if !is_small {
-                break;
-            }
-        }
+        self.close_leaving(MAX_FILES_PER_TICK);
         let folder = crate::paths::shown(&self.folder);
         match self.folder_trouble.borrow_mut().tell(now) {
             Some(Notice::Trouble(error)) => log::warn!(
@@ -275,6 +268,18 @@ impl SpoolBudget {
         self.leaving.borrow_mut().push_back(segment);
     }
 
+    /// Closes so many small ones at most, or up to a large one.
+    fn close_leaving(&self, most_files: usize) {
+        for _ in 0..most_files {
+            let Some(segment) = self.leaving.borrow_mut().pop_front() else { return };
+            let is_small = segment.bytes <= SMALL_BYTES;
+            self.close(segment);
+            if !is_small {
+                return;
+            }
+        }
+    }
+
     fn close(&self, segment: Segment) {
         let held = if segment.is_memfd { &self.memfd_bytes } else { &self.disk_bytes };
         held.set(held.get() - segment.bytes);
@@ -299,25 +304,4 @@ fn lacks_descriptors(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trouble_is_told_once_and_again_after_it_was_well_for_a_while() {
-        let mut trouble = Trouble::default();
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        assert_eq!(trouble.tell(at(0)), None);
-        trouble.meet(|| "full".to_owned());
-        trouble.meet(|| "fuller".to_owned());
-        assert_eq!(trouble.tell(at(0)), Some(Notice::Trouble("full".to_owned())));
-        trouble.meet(|| "full".to_owned());
-        assert_eq!(trouble.tell(at(5)), None, "it was told");
-        trouble.has_gone_well = true;
-        assert_eq!(trouble.tell(at(14)), None, "a moment of room is no recovery");
-        trouble.has_gone_well = true;
-        assert_eq!(trouble.tell(at(15)), Some(Notice::IsWell));
-        trouble.meet(|| "full again".to_owned());
-        assert_eq!(trouble.tell(at(16)), Some(Notice::Trouble("full again".to_owned())));
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Spools, against what was written to them.
 
+mod histories;
+
 use super::*;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
