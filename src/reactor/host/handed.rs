@@ -70,3 +70,58 @@ impl Handed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Abilities, Sender};
+    use std::fs::File;
+
+    fn offer(at: &str) -> SocketOffer {
+        SocketOffer { service: "http".into(), at: at.into(), is_given: false, has_file: false }
+    }
+
+    #[test]
+    fn everything_up_to_the_beginning_is_taken_in() {
+        let (old, new) = Line::pair().expect("a pair");
+        let file = File::open("/dev/null").expect("a file");
+        let abilities = Abilities { drains: true, streams: false, concurrency: 2 };
+        let sender = Sender { instance: None, worker_id: 3 };
+        let join = Join { sender, pid: 42, socket: "/s".into(), version: 7, abilities };
+        let worker = Message::Worker { join: join.clone(), process: Some(42) };
+        let said = std::thread::spawn(move || {
+            for (message, has_descriptor) in [
+                (Message::Socket(offer("one")), true),
+                (Message::Socket(offer("without its socket")), false),
+                (Message::Socket(offer("two")), true),
+                (Message::Lock, true),
+                (worker, false),
+                (Message::Go, false),
+                (Message::Begin { serving: 3, size: 4, generation: 9 }, false),
+                (Message::Go, false),
+            ] {
+                old.say(&message, has_descriptor.then(|| file.as_fd())).expect("said");
+            }
+            old
+        });
+        let mut handed = Handed::receive(new).expect("all of it");
+        let _old = said.join().expect("it has said all");
+        let offers: Vec<&str> = handed.sockets.iter().map(|(offer, _)| offer.at.as_str()).collect();
+        assert_eq!(offers, ["one", "two"]);
+        assert!(handed.lock.is_some());
+        assert_eq!(handed.workers, [(join, Some(42))]);
+        assert_eq!((handed.begin.serving, handed.begin.size, handed.begin.generation), (3, 4, 9));
+        assert!(
+            matches!(handed.line.hear(), Heard::Message(Some(Message::Go), None)),
+            "what is behind it waits"
+        );
+    }
+
+    #[test]
+    fn a_server_that_goes_before_it_has_said_all_hands_nothing_over() {
+        let (old, new) = Line::pair().expect("a pair");
+        old.say(&Message::Lock, None).expect("said");
+        drop(old);
+        assert_eq!(Handed::receive(new).map(drop), Err("the server before this one has gone".into()));
+    }
+}

@@ -89,3 +89,56 @@ impl AsFd for Line {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn messages_come_whole_and_in_order_until_the_other_end_closes() {
+        let (one, mut other) = Line::pair().expect("a pair");
+        assert!(matches!(other.hear(), Heard::Nothing), "it does not wait");
+        one.say(&Message::Ready, None).expect("said");
+        one.try_clone().expect("another handle").say(&Message::Go, None).expect("said");
+        assert!(matches!(other.hear(), Heard::Message(Some(Message::Ready), None)));
+        assert!(matches!(other.hear(), Heard::Message(Some(Message::Go), None)));
+        nix::unistd::write(&one, b"what is that?").expect("written");
+        assert!(matches!(other.hear(), Heard::Message(None, None)));
+        let flags = nix::fcntl::fcntl(&one, nix::fcntl::FcntlArg::F_GETFD).expect("its flags");
+        assert_eq!(flags, nix::libc::FD_CLOEXEC);
+        drop(one);
+        assert!(matches!(other.hear(), Heard::End));
+        assert!(other.say(&Message::Go, None).is_err(), "nobody is there");
+    }
+
+    #[test]
+    fn a_descriptor_goes_beside_its_message() {
+        let (one, mut other) = Line::pair().expect("a pair");
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        one.say(&Message::Lock, Some(near.as_fd())).expect("said");
+        drop(near);
+        let Heard::Message(Some(Message::Lock), Some(fd)) = other.hear() else { panic!("it has one") };
+        std::io::Write::write_all(&mut File::from(fd), b"the same").expect("written");
+        let mut text = String::new();
+        far.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "the same");
+    }
+
+    #[test]
+    fn a_message_may_have_192_kib() {
+        let (one, mut other) = Line::pair().expect("a pair");
+        let of = |reason: String| Message::Failed { reason };
+        let most = 192 * 1024 - of(String::new()).to_json().len();
+        let too_long = one.say(&of("x".repeat(most + 1)), None).map_err(|error| error.raw_os_error());
+        assert_eq!(too_long, Err(Some(Errno::EMSGSIZE as i32)));
+        let longest = of("x".repeat(most));
+        // Where the kernel takes so much at once, as it does by default.
+        if one.say(&longest, None).is_ok() {
+            let Heard::Message(heard, None) = other.hear() else { panic!("it was said") };
+            assert!(heard == Some(longest), "the whole of it");
+        }
+    }
+}

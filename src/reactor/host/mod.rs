@@ -126,3 +126,102 @@ impl Successor {
         process::kill_one(self.pid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handover::IncomingStep;
+    use line::Heard;
+    use nix::sys::signal::{SigSet, Signal};
+    use nix::sys::signalfd::SfdFlags;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    fn host(predecessor: Option<Predecessor>, now: Instant) -> Host {
+        let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).expect("a signalfd");
+        Host::new(signals, Notifier::kept(Duration::from_secs(3), now), predecessor)
+    }
+
+    fn successor(pid: i32, now: Instant) -> (Successor, Line) {
+        let (line, other) = Line::pair().expect("a pair");
+        let machine = Outgoing::begin(Duration::from_secs(10), now);
+        (Successor::new(Pid::from_raw(pid), line, machine), other)
+    }
+
+    #[test]
+    fn a_server_alone_waits_for_nobody() {
+        let host = host(None, Instant::now());
+        assert!(!host.is_upgrading() && !host.has_open_successor());
+        assert!(!host.is_clearing_up() && !host.is_waiting());
+        assert_eq!(host.next_deadline(), None);
+    }
+
+    #[test]
+    fn an_upgrade_is_open_until_one_server_goes_on() {
+        let now = Instant::now();
+        let mut host = host(None, now);
+        host.successor = Some(successor(1, now).0);
+        assert!(host.is_upgrading() && host.has_open_successor() && host.is_clearing_up());
+        assert!(!host.is_waiting());
+        assert_eq!(
+            host.next_deadline(),
+            host.successor.as_ref().expect("it is there").machine.next_deadline()
+        );
+        let successor = host.successor.as_mut().expect("it is there");
+        successor.machine.fail("no".into());
+        assert!(!host.is_upgrading() && !host.has_open_successor());
+        assert!(host.is_clearing_up(), "what it leaves is still there");
+        host.successor.as_mut().expect("it is there").has_taken_over = true;
+        assert!(!host.is_clearing_up());
+    }
+
+    #[test]
+    fn a_successor_waits_until_it_takes_over() {
+        let (line, _other) = Line::pair().expect("a pair");
+        let machine = Incoming::new(1);
+        let before = Predecessor { line, machine, begin: Begin::default(), clients: 0, workers: 0 };
+        let mut host = host(Some(before), Instant::now());
+        assert!(host.is_waiting() && host.is_upgrading() && !host.has_open_successor());
+        let machine = &mut host.predecessor.as_mut().expect("it is there").machine;
+        machine.note_serving(1);
+        assert_eq!(machine.on_message(&Message::Go), Some(IncomingStep::TakeOver));
+        assert!(!host.is_waiting() && !host.is_upgrading());
+    }
+
+    #[test]
+    fn a_successor_is_told_once_a_second_how_far_this_server_is() {
+        let now = Instant::now();
+        let (mut successor, mut other) = successor(1, now);
+        successor.report(&Message::Released, now);
+        assert!(matches!(other.hear(), Heard::Message(Some(Message::Released), None)));
+        let mut host = host(None, now);
+        successor.machine.fail("no".into());
+        host.successor = Some(successor);
+        assert_eq!(host.next_deadline(), Some(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_successor_is_asked_for_a_reload_by_one_signal_and_ended_by_another() {
+        let sleeper = || Command::new("sleep").arg("1000").spawn().expect("a process");
+        let ended_by = |mut child: Child| child.wait().expect("its end").signal();
+        let signals: [(fn(&Successor), Signal); 2] =
+            [(Successor::ask_for_reload, Signal::SIGHUP), (Successor::kill, Signal::SIGKILL)];
+        for (tell, signal) in signals {
+            let child = sleeper();
+            tell(&successor(child.id() as i32, Instant::now()).0);
+            assert_eq!(ended_by(child), Some(signal as i32));
+        }
+    }
+
+    #[test]
+    fn the_pid_file_is_written_where_one_is_asked_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("pid");
+        let mut host = host(None, Instant::now());
+        assert_eq!(host.write_pid_file(None), Ok(()));
+        assert_eq!(host.write_pid_file(Some(&path)), Ok(()));
+        assert!(path.exists());
+        drop(host);
+        assert!(!path.exists());
+    }
+}

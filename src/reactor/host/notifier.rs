@@ -257,42 +257,4 @@ fn monotonic_us() -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STARTING: ServiceState =
-        ServiceState { is_ready: false, is_rolling: false, is_stopping: false, serving: 0, of: 2 };
-
-    #[test]
-    fn each_turning_point_is_told_once() {
-        let begin = Instant::now();
-        let mut notifier = Notifier::kept(Duration::from_secs(5), begin);
-        let mut told = |state: ServiceState, seconds: u64| {
-            notifier.note(state, begin + Duration::from_secs(seconds));
-            notifier.note(state, begin + Duration::from_secs(seconds));
-            notifier.take_kept().join(" ").replace('\n', " ")
-        };
-        let serving = ServiceState { is_ready: true, serving: 2, ..STARTING };
-        let rolling = ServiceState { is_rolling: true, ..serving };
-        assert_eq!(told(STARTING, 0), "STATUS=starting");
-        assert_eq!(
-            told(ServiceState { is_ready: true, serving: 1, ..STARTING }, 1),
-            "READY=1 STATUS=1 of 2 workers serve WATCHDOG=1"
-        );
-        assert_eq!(told(serving, 2), "STATUS=2 of 2 workers serve");
-        let reloading = told(rolling, 3);
-        assert!(reloading.starts_with("RELOADING=1 MONOTONIC_USEC="), "{reloading}");
-        assert_eq!(told(serving, 4), "READY=1");
-        assert_eq!(told(serving, 6), "WATCHDOG=1");
-        assert_eq!(told(ServiceState { is_stopping: true, ..serving }, 7), "STOPPING=1 STATUS=stopping");
-        assert_eq!(told(ServiceState { is_stopping: true, serving: 1, ..serving }, 8), "");
-    }
-
-    #[test]
-    fn a_stop_before_the_first_join_is_told_without_a_readiness() {
-        let mut notifier = Notifier::kept(Duration::from_secs(5), Instant::now());
-        notifier.note(STARTING, Instant::now());
-        notifier.note(ServiceState { is_stopping: true, ..STARTING }, Instant::now());
-        assert_eq!(notifier.take_kept()[..2], ["STATUS=starting", "STOPPING=1\nSTATUS=stopping"]);
-    }
-}
+mod tests;

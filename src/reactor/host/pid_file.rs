@@ -42,3 +42,34 @@ impl Drop for PidFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_the_pid_while_it_is_this_servers() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("pid");
+        std::fs::write(&path, "1\n").expect("an old one");
+        let file = PidFile::write(&path).expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), format!("{}\n", std::process::id()));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing is left beside it");
+        drop(file);
+        assert!(!path.exists());
+
+        let file = PidFile::write(&path).expect("written");
+        std::fs::write(&path, "1\n").expect("the next server's");
+        drop(file);
+        assert!(path.exists(), "it is another's by now");
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_named() {
+        let complaint = PidFile::write(Path::new("/nonexistent/pid")).map(drop).expect_err("no folder");
+        assert_eq!(
+            complaint,
+            "--pid-file='/nonexistent/pid' cannot be written: No such file or directory (os error 2); another path would do"
+        );
+    }
+}
