@@ -209,3 +209,6 @@ pub(super) fn check_lengths(names: &Names) -> Result<(), StartError> {
         shown(&longest)
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,13 +204,13 @@ mod tests {
     fn a_successor_is_asked_for_a_reload_by_one_signal_and_ended_by_another() {
         let sleeper = || Command::new("sleep").arg("1000").spawn().expect("a process");
         let ended_by = |mut child: Child| child.wait().expect("its end").signal();
-        let signals: [(fn(&Successor), Signal); 2] =
-            [(Successor::ask_for_reload, Signal::SIGHUP), (Successor::kill, Signal::SIGKILL)];
-        for (tell, signal) in signals {
-            let child = sleeper();
-            tell(&successor(child.id() as i32, Instant::now()).0);
-            assert_eq!(ended_by(child), Some(signal as i32));
-        }
+        let of = |child: &Child| successor(child.id() as i32, Instant::now()).0;
+        let child = sleeper();
+        of(&child).ask_for_reload();
+        assert_eq!(ended_by(child), Some(Signal::SIGHUP as i32));
+        let child = sleeper();
+        of(&child).kill();
+        assert_eq!(ended_by(child), Some(Signal::SIGKILL as i32));
     }
 
     #[test]

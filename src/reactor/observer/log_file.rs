@@ -66,3 +66,68 @@ fn complaint(path: &Path, error: &io::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        LogFile::open(path).map(drop).expect_err("it cannot be opened")
+    }
+
+    #[test]
+    fn lines_are_appended_and_a_file_that_was_moved_away_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, old) = (dir.path().join("log"), dir.path().join("old"));
+        std::fs::write(&path, "before\n").expect("written");
+        let mut file = LogFile::open(&path).expect("opened");
+        assert_eq!(file.name(), format!("'{}'", path.display()));
+        file.output.push(b"one\n");
+        file.output.flush();
+        std::fs::rename(&path, &old).expect("moved");
+        file.reopen().expect("opened");
+        file.output.push(b"two\n");
+        file.output.flush();
+        let text = |path| std::fs::read_to_string(path).expect("it is there");
+        assert_eq!((text(&old).as_str(), text(&path).as_str()), ("before\none\n", "two\n"));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_told_with_what_would_do() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let shown = dir.path().display();
+        let path = dir.path().join("none/log");
+        let expected = format!("there is no folder '{shown}/none'; mkdir -p {shown}/none would do");
+        assert!(refusal(&path).ends_with(&expected), "{}", refusal(&path));
+        assert!(refusal(&path).starts_with(&format!("--log-file: '{shown}/none/log' cannot be opened: ")));
+        let expected = format!("it is a folder; a file in it would do, as {shown}/access.log");
+        assert!(refusal(dir.path()).ends_with(&expected), "{}", refusal(dir.path()));
+        std::fs::write(dir.path().join("file"), "").expect("written");
+        let expected = format!("'{shown}/file' is no folder");
+        assert!(refusal(&dir.path().join("file/log")).ends_with(&expected));
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert!(refusal(&pipe).ends_with("it is a pipe that nobody reads, or a socket; a file would do"));
+        let complaint = |code| complaint(&path, &io::Error::from_raw_os_error(code));
+        let user = nix::unistd::geteuid();
+        assert_eq!(
+            complaint(libc::EACCES),
+            format!("user {user} may not write there; a file or a folder of that user would do")
+        );
+        assert_eq!(
+            (complaint(libc::ENOSPC).as_str(), complaint(libc::EDQUOT).as_str()),
+            ("the disk is full", "the disk is full")
+        );
+        assert!(complaint(libc::EIO).contains("error"), "the kernel's own words");
+    }
+
+    #[test]
+    fn a_file_is_opened_without_waiting_and_for_this_process_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = open(&dir.path().join("log")).expect("opened");
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let flags = OFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GETFL).expect("its flags"));
+        assert!(flags.contains(OFlag::O_NONBLOCK | OFlag::O_APPEND));
+        assert_eq!(fcntl(&file, FcntlArg::F_GETFD).expect("its flags"), libc::FD_CLOEXEC);
+    }
+}

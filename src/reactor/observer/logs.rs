@@ -229,3 +229,6 @@ impl Logs {
         self.stdout.all_dropped_lines() + file + self.stderr.all_dropped_lines()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -270,3 +270,6 @@ impl Observer {
         self.metrics.worker_boot_failures += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

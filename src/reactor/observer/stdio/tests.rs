@@ -10,6 +10,14 @@ fn pipe() -> (File, Output) {
     (File::from(reader), Output::to(File::from(writer)))
 }
 
+impl Output {
+    /// One that may be another's as well, and its reader.
+    pub(in crate::reactor::observer) fn shared() -> (OwnedFd, Self) {
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        (reader, Output::through(Way::Shared(writer)))
+    }
+}
+
 /// What is there to be read by now.
 fn heard(reader: &mut impl Read) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), [0; 65536]);
@@ -149,8 +157,7 @@ fn a_line_that_was_begun_in_one_file_has_no_rest_in_the_next() {
 
 #[test]
 fn an_output_that_is_shared_is_asked_before_each_small_write_and_looked_at_by_the_clock() {
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-    let mut output = Output::through(Way::Shared(writer));
+    let (reader, mut output) = Output::shared();
     // More than a pipe holds: a write that blocks would never return.
     let all = lines(10_000);
     output.push(&all);
@@ -170,4 +177,78 @@ fn what_is_closed_from_the_start_wants_nothing() {
     output.flush();
     assert!(output.is_quiet() && output.news().is_none());
     assert_eq!(output.all_dropped_lines(), 0);
+}
+
+#[test]
+fn an_event_tells_of_room_where_that_can_be_watched() {
+    let mut poll = mio::Poll::new().expect("epoll");
+    let mut events = mio::Events::with_capacity(4);
+    let (_reader, embedded) = pipe();
+    let (near, _far) = UnixStream::pair().expect("a pair");
+    for (number, output) in [embedded, Output::new(near.into(), 1)].iter().enumerate() {
+        output.register(poll.registry(), Token(number));
+        poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).expect("polled");
+        let told: Vec<_> = events.iter().map(|event| (event.token(), event.is_writable())).collect();
+        assert_eq!(told, [(Token(number), true)]);
+    }
+    let (_reader, shared) = Output::shared();
+    shared.register(poll.registry(), Token(2));
+    poll.poll(&mut events, Some(std::time::Duration::ZERO)).expect("polled");
+    assert!(events.is_empty(), "a shared one is asked");
+}
+
+#[test]
+fn only_want_of_room_may_pass() {
+    let (_reader, pipe) = pipe();
+    for code in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::ENOMEM, libc::ENOBUFS] {
+        assert!(pipe.may_recover(&io::Error::from_raw_os_error(code)), "{code}");
+    }
+    let broken = io::Error::from_raw_os_error(libc::EIO);
+    assert!(!pipe.may_recover(&broken));
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = Output::to(File::create(dir.path().join("log")).expect("a file"));
+    assert!(file.may_recover(&broken), "a disk is mounted anew");
+}
+
+#[test]
+fn the_rest_of_a_line_that_was_begun_waits_for_room() {
+    let (_reader, mut output) = pipe();
+    output.is_in_line = true;
+    output.push(b"end\none\ntwo\n");
+    output.lose(io::Error::from_raw_os_error(libc::ENOSPC));
+    assert_eq!((output.waiting.as_slice(), output.all_dropped_lines()), (b"end\n".as_slice(), 2));
+    assert!(matches!(output.news(), Some(News::Failing(_))));
+    output.lose(io::Error::from_raw_os_error(libc::ENOSPC));
+    assert!(output.news().is_none(), "it was told");
+    output.is_in_line = false;
+    output.lose(io::Error::from_raw_os_error(libc::ENOSPC));
+    assert_eq!((output.waiting.len(), output.all_dropped_lines()), (0, 3));
+}
+
+#[test]
+fn what_is_for_a_reader_that_has_gone_is_counted_and_nothing_of_it_waits() {
+    let (_reader, mut output) = pipe();
+    output.way = Way::Gone;
+    output.push(b"one\n");
+    assert_eq!((output.waiting.len(), output.all_dropped_lines()), (0, 1));
+    output.waiting.extend_from_slice(b"two\n");
+    output.flush();
+    assert!(output.waiting.is_empty());
+    output.push(&lines(MAX_WAITING_BYTES / 18 + 1));
+    assert_eq!(output.all_dropped_lines(), 2 + (MAX_WAITING_BYTES / 18) as u64);
+}
+
+#[test]
+fn memory_of_a_usual_size_is_kept_for_the_next_lines() {
+    let (_reader, mut output) = pipe();
+    let dir = tempfile::tempdir().expect("a folder");
+    output.go_on_in(File::create(dir.path().join("log")).expect("a file"));
+    output.waiting.reserve_exact(128 * 1024);
+    output.push(b"one\n");
+    output.flush();
+    assert_eq!(output.waiting.capacity(), 128 * 1024);
+    output.waiting.reserve_exact(128 * 1024 + 1);
+    output.push(b"one\n");
+    output.flush();
+    assert_eq!(output.waiting.capacity(), 0);
 }
