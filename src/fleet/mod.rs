@@ -25,6 +25,8 @@ mod succession;
 mod template;
 mod trial;
 
+#[cfg(test)]
+pub(crate) use canary::Tally;
 pub(crate) use canary::TrialOutcome;
 pub(crate) use roll::RollEnd;
 pub(crate) use slot::{Ending, Member, Phase, RetireReason};

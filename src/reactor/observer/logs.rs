@@ -97,6 +97,18 @@ impl Logs {
         Logs { access, lines: Vec::new(), lines_due: None, is_json: true, stdout, file: None, stderr }
     }
 
+    /// With files for both outputs.
+    #[cfg(test)]
+    pub(crate) fn in_files([stdout, stderr]: [std::fs::File; 2]) -> Self {
+        Logs {
+            access: None,
+            is_json: false,
+            stdout: Output::to(stdout),
+            stderr: Output::to(stderr),
+            ..Logs::kept()
+        }
+    }
+
     #[cfg(any(test, fuzzing))]
     pub(crate) fn take_lines(&mut self) -> Vec<u8> {
         self.lines_due = None;

@@ -205,6 +205,11 @@ impl Observer {
         self.logs.dropped_lines()
     }
 
+    #[cfg(test)]
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     #[cfg(any(test, fuzzing))]
     pub(super) fn take_lines(&mut self) -> Vec<u8> {
         self.logs.take_lines()

@@ -37,6 +37,8 @@ pub(crate) struct Table {
     pub failing_spawns: u8,
     /// Without `/proc` nothing tells whether a process is on its way out.
     pub tells_little: bool,
+    /// What each process weighs.
+    pub resident_bytes: Option<u64>,
     next_pid: i32,
 }
 
@@ -209,5 +211,5 @@ pub(crate) fn proportional_bytes(pid: Pid) -> Option<u64> {
 }
 
 pub(crate) fn resident_bytes(_: Pid) -> Option<u64> {
-    None
+    table(|table| table.resident_bytes)
 }

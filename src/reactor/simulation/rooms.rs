@@ -11,15 +11,23 @@ use crate::reactor::crossing::Job;
 use crate::reactor::io::Io;
 use crate::reactor::io::spool::Spool;
 use mio::Poll;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Of a server that is its own app, unless the words say otherwise.
+/// Of a server that is its own app, unless the words say otherwise. `NAME=value` among them is a variable.
 pub(crate) fn config(words: &str) -> Rc<Config> {
     let is_app = !words.contains(" -- ");
-    match config::read(words.split_whitespace().map(Into::into).collect(), &|_| None, is_app) {
+    let (variables, words): (Vec<&str>, Vec<&str>) = words
+        .split_whitespace()
+        .partition(|word| word.contains('=') && word.starts_with(|letter: char| letter.is_ascii_uppercase()));
+    let environment = |name: &str| {
+        let mut pairs = variables.iter().filter_map(|variable| variable.split_once('='));
+        pairs.find(|(other, _)| *other == name).map(|(_, value)| value.to_owned())
+    };
+    match config::read(words.iter().map(Into::into).collect(), &environment, is_app) {
         Ok(Command::Serve(config)) => Rc::from(config),
-        other => panic!("{words}: {other:?}"),
+        other => panic!("{words:?}: {other:?}"),
     }
 }
 
@@ -61,4 +69,40 @@ pub(in crate::reactor) fn job(line: &str, body: &[u8], io: &Io) -> Job {
     spool.push_all(body);
     let now = io.now();
     Job { request, body: spool, submitted: now, deadline: now, tries: 1, is_client_asked: false }
+}
+
+thread_local! {
+    /// What is logged in this thread, where somebody keeps it.
+    static LOG: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+struct Keeper;
+
+impl log::Log for Keeper {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        LOG.with_borrow(Option::is_some)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LOG.with_borrow_mut(|log| {
+            if let Some(log) = log {
+                log.push_str(&format!("{} {}\n", record.level(), record.args()));
+            }
+        });
+    }
+
+    fn flush(&self) {}
+}
+
+/// Keeps what this thread logs from now on, for [`logged`].
+pub(crate) fn keep_log() {
+    if log::set_logger(&Keeper).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+    LOG.set(Some(String::new()));
+}
+
+/// What this thread has logged since this was asked last: `WARN …`, a line each.
+pub(crate) fn logged() -> String {
+    LOG.replace(Some(String::new())).unwrap_or_default()
 }

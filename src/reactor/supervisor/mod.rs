@@ -12,6 +12,8 @@ mod seen;
 pub(super) mod signals;
 mod telling;
 mod templates;
+#[cfg(test)]
+mod tests;
 mod watch;
 pub(super) mod worker;
 

@@ -59,6 +59,13 @@ impl Outputs {
     }
 }
 
+#[cfg(test)]
+impl Outputs {
+    pub(super) fn keys(&self) -> Vec<usize> {
+        self.pipes.iter().map(|(key, _)| key).collect()
+    }
+}
+
 impl Supervisor {
     /// Watches what a process prints on its two outputs.
     pub(super) fn add_outputs(&mut self, worker: WorkerKey, outputs: [OwnedFd; 2], io: &Io) {

@@ -70,7 +70,7 @@ impl Supervisor {
         self.use_watch(watch);
     }
 
-    fn use_watch(&mut self, watch: Result<Option<Watch>, Limit>) {
+    pub(super) fn use_watch(&mut self, watch: Result<Option<Watch>, Limit>) {
         match watch {
             Ok(watch) => self.renewal.watch = watch,
             Err(limit) => {
