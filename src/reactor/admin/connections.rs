@@ -483,3 +483,6 @@ impl Admin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

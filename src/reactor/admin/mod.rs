@@ -126,3 +126,63 @@ impl Admin {
         self.deadlines.armed(key).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use mio::{Events, Poll};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    fn admin(metrics: Vec<Listener>, page: Vec<Listener>) -> Admin {
+        let line = ["w:1", "http:0", "page:0", "--page-host=server.example"].map(Into::into);
+        match config::read(line.into(), &|_| None, true) {
+            Ok(Command::Serve(config)) => Admin::new(Vec::new(), metrics, page, Rc::new(*config)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn bind() -> Listener {
+        Listener::bind_loopback(0).expect("a port")
+    }
+
+    #[test]
+    fn listeners_are_watched_from_the_beginning_to_the_end() {
+        let mut admin = admin(vec![bind()], vec![bind(), bind()]);
+        assert_eq!((admin.metrics_listeners().len(), admin.page_listeners().len()), (1, 2));
+        assert_eq!(admin.handed_listeners().count(), 3);
+        assert!(
+            admin.page_hosts().allow(b"server.example:8080") && !admin.page_hosts().allow(b"other.example")
+        );
+        assert_eq!((admin.control_listeners(), admin.connections()), (0, 0));
+        admin.add_listener(bind());
+        assert_eq!(admin.control_listeners(), 1);
+
+        let mut poll = Poll::new().expect("epoll");
+        let mut events = Events::with_capacity(4);
+        admin.begin_listening(poll.registry()).expect("watched");
+        // Others hold them as well, and so they live on.
+        let page: Vec<Listener> = admin
+            .page_listeners()
+            .iter()
+            .map(|listener| {
+                let fd = listener.descriptor().try_clone_to_owned().expect("another handle");
+                Listener::adopt(fd, crate::reactor::io::listen::Holders::Shared).expect("adopted")
+            })
+            .collect();
+        let ports = [&admin.metrics_listeners()[0], &admin.page_listeners()[1]].map(Listener::port);
+        let targets = [Target::MetricsListener(0), Target::PageListener(1)];
+        for (port, target) in ports.into_iter().zip(targets) {
+            let _client = TcpStream::connect(("127.0.0.1", port.expect("a port"))).expect("connected");
+            poll.poll(&mut events, Some(Duration::from_secs(10))).expect("polled");
+            assert_eq!(events.iter().map(|event| event.token()).collect::<Vec<_>>(), [target.token()]);
+        }
+        admin.stop_listening(poll.registry());
+        assert_eq!(admin.handed_listeners().count(), 0);
+        let port = page[0].port().expect("a port");
+        let _client = TcpStream::connect(("127.0.0.1", port)).expect("it lives on");
+        poll.poll(&mut events, Some(Duration::ZERO)).expect("polled");
+        assert!(events.is_empty(), "the next server's");
+    }
+}

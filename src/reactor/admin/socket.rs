@@ -121,3 +121,148 @@ fn already_running(
     };
     format!("'{app}' is served already{pid}; {stop} would end that")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::reactor::source::StartError;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+
+    fn names(dir: &Path) -> Names {
+        let dir = format!("--socket-dir={}", dir.display());
+        let line = ["w:1", "http:0", &dir].map(Into::into);
+        match config::read(line.into(), &|_| None, true) {
+            Ok(Command::Serve(config)) => Names::new(&config.place, "shop"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn source(path: &str) -> Source {
+        Source::Path { path: path.into(), wanted: crate::app::Wanted::Entry }
+    }
+
+    fn text_of<T>(result: Result<T, StartError>) -> String {
+        match result {
+            Ok(_) => panic!("it was made"),
+            Err(StartError::Trouble(text) | StartError::Usage(text)) => text,
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
+    /// Answers so many questions with that body, or breaks off.
+    fn server(path: PathBuf, questions: usize, body: Option<&'static str>) -> std::thread::JoinHandle<()> {
+        let listener = UnixListener::bind(path).expect("a socket");
+        std::thread::spawn(move || {
+            let mut left = questions;
+            while left > 0 {
+                let (mut stream, _) = listener.accept().expect("somebody");
+                let read = stream.read(&mut [0; 1000]);
+                // Whoever looks whether it is alive says nothing.
+                if !matches!(read, Ok(1..)) {
+                    continue;
+                }
+                left -= 1;
+                if let Some(body) = body {
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                    stream.write_all(format!("{head}{body}").as_bytes()).expect("said");
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn a_control_socket_is_for_this_user_alone_and_goes_with_its_server() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let names = names(dir.path());
+        let poll = mio::Poll::new().expect("epoll");
+        let shared = bind(&names, &source("/srv/shop"), poll.registry()).expect("free");
+        assert_eq!(mode(&names.control), 0o600);
+        let own = bind_own(&names, "5e55", poll.registry()).expect("free");
+        assert_eq!(mode(&names.own_control("5e55")), 0o600);
+        drop((shared, own));
+        assert!(!names.control.exists() && !names.own_control("5e55").exists());
+    }
+
+    #[test]
+    fn the_next_server_s_socket_takes_the_place_of_the_one_before() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let names = names(dir.path());
+        let poll = mio::Poll::new().expect("epoll");
+        std::fs::write(&names.control, "").expect("the old one");
+        let taken = take_over(&names, poll.registry()).expect("taken over");
+        assert_eq!(mode(&names.control), 0o600);
+        assert_eq!(taken.address(), format!("unix:{}", names.control.display()));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing beside it");
+        let nowhere = self::names(Path::new("/nonexistent"));
+        let complaint = take_over(&nowhere, poll.registry()).map(drop).expect_err("no folder");
+        assert!(complaint.starts_with("the control socket '/nonexistent/."), "{complaint}");
+        let complaint = text_of(bind(&nowhere, &source("/srv/shop"), poll.registry()));
+        assert!(complaint.contains("cannot be made: No such file"), "{complaint}");
+        assert!(text_of(bind_own(&nowhere, "5e55", poll.registry())).contains("cannot be made"));
+    }
+
+    #[test]
+    fn a_live_server_of_that_name_is_named_with_what_would_end_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let names = names(dir.path());
+        let poll = mio::Poll::new().expect("epoll");
+        let mut complaint = |path: &str, body: Option<&'static str>, questions: usize| {
+            let server = server(names.control.clone(), questions, body);
+            let complaint = text_of(bind(&names, &source(path), poll.registry()));
+            server.join().expect("it has answered");
+            std::fs::remove_file(&names.control).expect("removed");
+            complaint
+        };
+        let flags = &names.flags;
+        let status = r#"{"pid":42,"path":"/srv/shop"}"#;
+        assert_eq!(
+            complaint("/srv/shop", Some(status), 1),
+            format!("'shop' is served already (pid 42); rip-server stop /srv/shop{flags} would end that")
+        );
+        assert_eq!(
+            complaint("/srv/other", Some(status), 1),
+            "another app 'shop' is served already, from '/srv/shop' (pid 42); --variant=<name> tells the two apart"
+        );
+        let socket = names.control.display();
+        let silent = format!(
+            "'shop' is served already, by a server that does not answer on '{socket}'; --variant=<name> would start another one beside it"
+        );
+        assert_eq!(complaint("/srv/shop", Some("no JSON"), 1), silent);
+        assert_eq!(complaint("/srv/shop", None, 3), silent, "what breaks off is looked at again");
+    }
+
+    #[test]
+    fn a_program_with_the_server_inside_is_stopped_by_its_own_verb() {
+        let names = names(Path::new("/run/shop"));
+        let source = Source::Embedded { program: "/srv/shop".into(), dir: "/srv".into() };
+        let body = r#"{"path":"/srv/shop"}"#.to_owned();
+        let answer = crate::client::Answer { status: 200, body };
+        let flags = &names.flags;
+        assert_eq!(
+            already_running(&names, &source, Some(answer), None),
+            format!("'shop' is served already; /srv/shop stop{flags} would end that")
+        );
+        let complaint = already_running(&names, &source, None, Some(7));
+        assert!(complaint.starts_with("'shop' is served already, by a server (pid 7) that does not answer"));
+    }
+
+    #[test]
+    fn a_name_that_is_held_is_complained_of() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let names = names(dir.path());
+        let lock = take_name(&names, &source("/srv/shop")).expect("free");
+        assert!(lock.descriptor().is_some());
+        let server = server(names.control.clone(), 1, Some(r#"{"pid":42,"path":"/srv/shop"}"#));
+        let complaint = text_of(take_name(&names, &source("/srv/shop")));
+        assert!(complaint.starts_with("'shop' is served already (pid 42)"), "{complaint}");
+        server.join().expect("it has answered");
+        let complaint = text_of(take_name(&self::names(Path::new("/nonexistent")), &source("/srv/shop")));
+        assert!(complaint.contains("cannot be locked: No such file"), "{complaint}");
+    }
+}

@@ -155,6 +155,6 @@ impl Admin {
 }
 
 /// Where descriptors are few, operators' connections have no more than a share of them.
-fn share_of_descriptors(share: u64, most: usize, io: &Io) -> usize {
+pub(super) fn share_of_descriptors(share: u64, most: usize, io: &Io) -> usize {
     usize::try_from(io.descriptors() / share).map_or(most, |bound| bound.clamp(2, most))
 }
