@@ -212,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let names = names(dir.path());
         let poll = mio::Poll::new().expect("epoll");
-        let mut complaint = |path: &str, body: Option<&'static str>, questions: usize| {
+        let complaint = |path: &str, body: Option<&'static str>, questions: usize| {
             let server = server(names.control.clone(), questions, body);
             let complaint = text_of(bind(&names, &source(path), poll.registry()));
             server.join().expect("it has answered");
