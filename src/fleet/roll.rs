@@ -77,7 +77,7 @@ pub(super) struct Roll {
     joined: Vec<WorkerKey>,
     /// Predecessors that are not gone yet.
     leaving: Vec<WorkerKey>,
-    /// Another reload came: start over when the slot at hand is done.
+    /// Another reload came: start over when the slot at hand is done, or has failed.
     pub(super) starts_over: bool,
     /// And so that one's first successor.
     pub(super) next_canary: Option<CanaryPlan>,
@@ -213,8 +213,14 @@ impl Fleet {
         }
     }
 
+    /// Ends the roll. One that another reload has overtaken starts over instead: that one's code is not tried yet.
     pub(super) fn end_roll(&mut self, end: RollEnd) {
-        if self.roll.take().is_some() {
+        if let Some(roll) = self.roll.as_mut().filter(|roll| roll.starts_over && end != RollEnd::Stopping) {
+            if let RollStage::Judging { .. } = roll.stage {
+                roll.stage = RollStage::Replacing { current: None };
+                roll.trial = None;
+            }
+        } else if self.roll.take().is_some() {
             self.end_roll_template();
             self.actions.push_back(Action::RollEnded(end));
         }

@@ -280,10 +280,17 @@ impl Fleet {
         }
         if self.replacing == Some(index) && !had_joined {
             self.replacing = None;
-            self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|member| member.worker) });
+            // A roll may have begun since, whose turn has not come.
+            if self.roll.as_ref().is_some_and(|roll| roll.is_at(index)) {
+                self.end_roll(RollEnd::Failed { slot: index, worker: who.map(|member| member.worker) });
+            }
         }
         let is_hopeless = |slot: &Slot| slot.backoff.failures() >= HOPELESS_FAILURES;
-        let has_hope = self.ever_joined || self.plan.keep_trying || !self.slots.iter().all(is_hopeless);
+        let has_newer_code = self.roll.as_ref().is_some_and(|roll| roll.starts_over);
+        let has_hope = self.ever_joined
+            || self.plan.keep_trying
+            || has_newer_code
+            || !self.slots.iter().all(is_hopeless);
         if !has_hope && self.stage == Stage::Running {
             self.stage = Stage::GivenUp;
             self.actions.push_back(Action::GiveUp);

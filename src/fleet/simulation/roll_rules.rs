@@ -218,6 +218,74 @@ fn a_reload_during_a_roll_starts_over_with_the_newest_code_and_is_adopted_once()
 }
 
 #[test]
+fn a_reload_during_one_that_fails_is_tried_all_the_same() {
+    let mut world = serving(2);
+    world.reload(None);
+    let broken = world.booting().expect("a successor");
+    world.reload(None);
+    world.exit(broken);
+    world.obey();
+    assert_eq!((world.roll_end, world.fleet.is_rolling()), (None, true), "that was not the newest");
+    for _ in 0..20 {
+        if world.fleet.is_rolling() {
+            world.roll_on();
+        }
+    }
+    assert_eq!(world.roll_end, Some(RollEnd::Done { replaced: 2 }));
+}
+
+#[test]
+fn a_reload_goes_on_when_an_earlier_successor_does_not_join() {
+    let mut world = serving(1);
+    let old = world.pick(|_| true).expect("one");
+    world.fleet.retire(WorkerKey(old), RetireReason::Memory, world.now);
+    world.obey();
+    let successor = world.booting().expect("a successor");
+    world.reload(None);
+    world.exit(old);
+    world.exit(successor);
+    world.obey();
+    assert!(world.roll_end.is_none() && world.booting().is_some(), "{:?}", world.roll_end);
+    world.roll_on();
+    assert_eq!(world.roll_end, Some(RollEnd::Done { replaced: 1 }));
+}
+
+#[test]
+fn a_reload_during_a_trial_that_fails_is_tried_all_the_same() {
+    let (mut world, _, canary) = on_trial(2, true, PLAN);
+    world.reload(None);
+    world.exit(canary);
+    world.obey();
+    assert_eq!((world.roll_end, world.fleet.is_judging()), (None, false), "that was not the newest");
+    for _ in 0..20 {
+        if world.fleet.is_rolling() {
+            world.roll_on();
+        }
+    }
+    assert_eq!(world.roll_end, Some(RollEnd::Done { replaced: 2 }));
+}
+
+#[test]
+fn newer_code_is_hope_where_all_starts_have_failed() {
+    let mut world = serving(1);
+    world.begin_anew(world.plan);
+    let first = world.booting().expect("the first start");
+    world.exit(first);
+    world.obey();
+    world.reload(None);
+    let second = world.booting().expect("its turn comes whatever its wait");
+    world.reload(None);
+    // As if it had been tried beside a template that loads.
+    for _ in 0..2 {
+        world.fleet.slots[0].backoff.fail();
+    }
+    world.exit(second);
+    world.obey();
+    assert!(!world.has_given_up);
+    assert!(world.booting().is_some(), "the newer code is tried");
+}
+
+#[test]
 fn a_roll_lasts_until_all_it_has_replaced_are_gone() {
     let mut world = serving(2);
     world.reload(None);
