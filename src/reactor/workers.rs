@@ -37,6 +37,7 @@ impl Reactor {
                     self.admit(worker, None);
                 }
                 Action::EndTrial => self.balancer.end_trial(),
+                Action::Readmit { worker } if self.supervisor.is_withheld_at_once(worker) => {}
                 Action::Readmit { worker } => {
                     let capacity = self.supervisor.capacity(worker);
                     let next = self.balancer.readmit(worker, capacity, self.io.now());

@@ -34,7 +34,7 @@ pub(super) struct Renewal {
 /// Workers with the old code get nothing.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
-    /// Who was started before has the old code.
+    /// Whose start was asked for before may have the old code: its process may be there for longer than is known.
     changed_at: Instant,
     /// By then the new code has come, or the old one goes on.
     until: Instant,
@@ -220,7 +220,10 @@ impl Supervisor {
             entry.origin.is_own() && entry.has_joined() && !entry.is_dead() && !entry.is_withheld
         };
         self.get(worker).is_some_and(is_fit)
-            && matches!(self.phase_of(worker), Some(fleet::Phase::Serving { .. }))
+            && matches!(
+                self.phase_of(worker),
+                Some(fleet::Phase::Serving { .. } | fleet::Phase::Reserve { is_serving: true, .. })
+            )
             // Its answer may end by now, but it is on its way out.
             && !self.fleet.is_stuck(worker)
     }
@@ -230,7 +233,7 @@ impl Supervisor {
         if self.renewal.hold.take().is_none() {
             return Vec::new();
         }
-        let is_newest = |entry: &Worker| Some(entry.process.started) >= self.renewal.good_since;
+        let is_newest = |entry: &Worker| Some(entry.process.asked) >= self.renewal.good_since;
         let all = self.workers.iter().filter(|(_, entry)| entry.has_joined() && !entry.is_dead());
         let has_newest = all.clone().any(|(_, entry)| is_newest(entry));
         let withheld = all.filter(|(_, entry)| entry.is_withheld && (is_newest(entry) || !has_newest));
@@ -245,12 +248,12 @@ impl Supervisor {
         self.may_serve(worker) && self.is_ending(worker) != Some(true)
     }
 
-    /// A worker has joined: whether it has the old code, and is withheld like all others that have.
+    /// A worker has joined, or is back: whether it has the old code, and is withheld like all others that have.
     pub(crate) fn is_withheld_at_once(&mut self, worker: WorkerKey) -> bool {
         self.renewal.failure = None;
         let Some(hold) = self.renewal.hold else { return false };
         let Some(entry) = self.workers.get_mut(worker.0) else { return false };
-        entry.is_withheld = entry.process.started < hold.changed_at && entry.origin.is_own();
+        entry.is_withheld = entry.process.asked < hold.changed_at && entry.origin.is_own();
         if !entry.is_withheld {
             self.renewal.good_since = Some(hold.changed_at);
         }
