@@ -2,9 +2,11 @@
 //! the bytes that a fuzzer makes up. An operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;
+use super::script::UNTIL_CLOSE;
 use super::templates::Deed;
 use crate::fleet::Resize;
 use crate::process::Exit;
+use crate::reactor::limits::TICK_BYTES;
 use nix::sys::signal::Signal;
 
 /// Where a history gets its choices from.
@@ -155,6 +157,16 @@ pub(crate) enum Action {
         is_late: bool,
         death: Death,
     },
+    /// All that have nothing in hand end in one moment, and a client sends in the same one.
+    EndIdle {
+        client: usize,
+        death: Death,
+    },
+    /// It says that it is busy, or closes its connection, and the client of that request resets a tick later.
+    Desert {
+        worker: usize,
+        is_busy: bool,
+    },
     /// One that was told to end does so.
     Obey {
         worker: usize,
@@ -172,9 +184,9 @@ pub(crate) enum Action {
         template: usize,
         deed: Deed,
     },
-    /// Somebody asks for a rolling restart and follows it.
     /// A source of the app changes, and requests wait for the new code.
     Edit,
+    /// Somebody asks for a rolling restart and follows it.
     Reload {
         capacity: usize,
     },
@@ -324,7 +336,9 @@ fn next(random: &mut impl Choose, is_calm: bool) -> Action {
         77 => Leave { client, has_read_all: random.chance(2) },
         78..=79 => Template { template: worker, deed: Deed::Forks },
         114..=115 => Template { template: worker, deed: Deed::Loads },
-        116..=119 => {
+        118 => Desert { worker, is_busy: random.chance(2) },
+        119 => EndIdle { client, death: Death::draw(random) },
+        116..=117 => {
             let deeds =
                 [Deed::Refuses, Deed::ForksAndDies, Deed::CannotFork, Deed::Dies, Deed::Forks, Deed::Loads];
             Template { template: worker, deed: deeds[random.below(6)] }
@@ -365,6 +379,8 @@ fn next(random: &mut impl Choose, is_calm: bool) -> Action {
         97 if random.chance(3) => Stop,
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
         _ => {
+            // More of what only the connection's end ends than a tick reads.
+            let size = if style == UNTIL_CLOSE { size + 2 * TICK_BYTES } else { size };
             let bytes = random.below(size + 200);
             let dies = random.chance(2).then(|| Death::draw(random));
             Break { worker, style, size, bytes, is_at_once: random.chance(2), dies }

@@ -19,13 +19,13 @@ impl World {
         process::table(|table| table.failing_spawns = 0);
         for _ in 0..MAX_ROUNDS {
             if self.reactor.exit.is_some() || self.is_quiet() {
-                return;
+                return self.check_newest_code();
             }
             self.be_kind();
             self.remaining();
             // Before the clock moves on: with an age, there is always a next deadline.
             if self.is_quiet() {
-                return;
+                return self.check_newest_code();
             }
             if let Some(due) = self.next_moment().filter(|_| !self.has_kindness_left()) {
                 self.now = self.now.max(due);

@@ -132,6 +132,8 @@ impl World {
                     self.reaps_in = if is_late { 3 } else { 1 };
                 }
             }
+            Action::EndIdle { client, death } => self.end_idle(client, death.exit()),
+            Action::Desert { worker, is_busy } => self.desert(worker, is_busy),
             Action::Obey { worker } => {
                 if let Some(worker) = self.pick_worker(worker, Worker::may_go) {
                     self.end_process(worker, Exit::Code(0));
@@ -159,7 +161,7 @@ impl World {
                 self.has_failing_spawns = true;
                 process::table(|table| table.failing_spawns = count);
             }
-            Action::Edit => self.reactor.renew(false),
+            Action::Edit => self.edit(),
             Action::Reload { capacity } => self.ask_for_reload(capacity),
             Action::Pages { is_scraper, count, capacity } => self.ask_for_pages(is_scraper, count, capacity),
             Action::ViewPage { capacity } => self.look_at_page(capacity),
@@ -220,7 +222,7 @@ impl World {
         }
     }
 
-    fn pick_worker(&self, number: usize, fits: impl Fn(&Worker) -> bool) -> Option<usize> {
+    pub(super) fn pick_worker(&self, number: usize, fits: impl Fn(&Worker) -> bool) -> Option<usize> {
         pick(number, self.workers.len(), |at| fits(&self.workers[at]))
     }
 
@@ -466,7 +468,7 @@ impl World {
 }
 
 /// The `number`th of those that fit, counted round and round.
-fn pick(number: usize, of: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+pub(super) fn pick(number: usize, of: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     let fit: Vec<usize> = (0..of).filter(|&at| fits(at)).collect();
     (!fit.is_empty()).then(|| fit[number % fit.len()])
 }

@@ -10,8 +10,9 @@
 //! - `wire`, `process`, `order` stand where the reactor has sockets, processes and the balancer;
 //! - `actions` makes histories; `script` writes requests and answers, `flaws` has what is wrong with some of them, and
 //!   `reader` reads them;
-//! - `world` has the clients, the workers and the clock; `life` is what these do, each over a `line`; `operators` ask for
-//!   metrics, status and reloads, and look at the page;
+//! - `world` has the clients, the workers and the clock; `life` is what these do, each over a `line`, and
+//!   `moments` what several do at once; `operators` ask for metrics, status and reloads, and look at the page; `edits`
+//!   are of the app;
 //! - `oracle` records what was sent; `shadow` checks what clients and workers see, `reasons` what
 //!   the log says of it, and `inside` the state of the reactor;
 //! - `ends` brings each history to its end.
@@ -23,12 +24,14 @@
 
 mod actions;
 pub(crate) mod disk;
+mod edits;
 mod ends;
 mod flaws;
 mod fleet;
 mod inside;
 mod life;
 mod line;
+mod moments;
 mod notes;
 mod operators;
 mod oracle;

@@ -67,6 +67,11 @@ pub(crate) fn table<R>(look: impl FnOnce(&mut Table) -> R) -> R {
 impl Table {
     pub(crate) fn new_pid(&mut self) -> i32 {
         self.next_pid += 1;
+        self.last_pid()
+    }
+
+    /// Of the newest process.
+    pub(crate) fn last_pid(&self) -> i32 {
         1_000_000 + self.next_pid
     }
 

@@ -20,10 +20,16 @@ impl World {
             "read_timeout" => tag.tries.is_empty() || tag.pause(self.now) >= config.read_timeout,
             "client_timeout" => tag.first_sent.is_some_and(|first| self.now >= first + config.client_timeout),
             "stopping" => !is_running || (tag.was_parted && self.had_its_drain(tag.first_tried)),
-            "worker_died" => tag.was_died_on || self.oracle.has_little_room || knows_little,
+            "worker_died" => {
+                // Once the workers are told to end, nobody is left for one that was given to a dead one.
+                let has_nobody = !is_running && tag.tries.is_empty();
+                tag.was_died_on || has_nobody || self.oracle.has_little_room || knows_little
+            }
             "answer_cut" => {
                 let is_unheard = self.oracle.has_closed_idle && tag.tries.last() != Some(&Try::Heard);
-                tag.was_closed_on || self.oracle.has_little_room || is_unheard
+                // Of what no runtime takes, a close without a word says so.
+                let is_not_taken = tag.planned.method == "BREW" && tag.tries.last() == Some(&Try::NoResponse);
+                (tag.was_closed_on || self.oracle.has_little_room || is_unheard) && !is_not_taken
             }
             "client_gone" => {
                 let wire = client.wire.borrow();
@@ -105,7 +111,8 @@ impl World {
     pub(super) fn check_linger(&self, at: usize) {
         let client = &self.clients[at];
         let wire = client.wire.borrow();
-        let has_more = client.can_send_more() && !wire.peer_has_ended && !wire.is_reset;
+        let has_more = client.can_send_more() || !wire.to_server.is_empty();
+        let has_more = has_more && !wire.peer_has_ended && !wire.is_reset;
         let was_refused = client.requests.iter().any(|request| {
             let line = self.oracle.tags[request.tag].line.as_ref();
             line.is_some_and(|line| request.flaw.is_some_and(|flaw| flaw.reason == line.reason))

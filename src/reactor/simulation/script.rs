@@ -231,6 +231,10 @@ pub(crate) struct Answer {
 
 /// The way to answer with server-sent events.
 pub(crate) const EVENT_STREAM: usize = 17;
+/// With a body that only the connection's end ends.
+pub(crate) const UNTIL_CLOSE: usize = 9;
+/// Not at all: another worker is to be asked.
+pub(crate) const BUSY: usize = 12;
 
 /// An answer in one of [`super::actions::STYLES`] ways to the request `tag`. `number` is the answer's own.
 pub(crate) fn compose(style: usize, size: usize, number: usize, context: &Planned) -> Answer {
@@ -258,7 +262,7 @@ pub(crate) fn compose(style: usize, size: usize, number: usize, context: &Planne
             }
             Answer { bytes, head_bytes, ..sound }
         }
-        9 => {
+        UNTIL_CLOSE => {
             let bytes = head("200 OK", "Connection: close\r\n");
             let head_bytes = bytes.len();
             let bytes = [bytes, shown(&body)].concat();
@@ -275,7 +279,7 @@ pub(crate) fn compose(style: usize, size: usize, number: usize, context: &Planne
             let head_bytes = bytes.len();
             Answer { bytes: [bytes, shown(&body)].concat(), head_bytes, ..sound }
         }
-        12 | 19 => {
+        BUSY | 19 => {
             let bytes = head("503 Busy", "Rip-Worker-Busy: 1\r\nContent-Length: 4\r\n");
             let head_bytes = bytes.len();
             let bytes = [bytes, shown(b"busy")].concat();

@@ -72,6 +72,7 @@ impl World {
         self.check_deadlines();
         self.check_operators();
         self.check_starts();
+        self.note_rolls();
     }
 
     fn look_at_workers(&mut self) {
@@ -133,6 +134,7 @@ impl World {
         let clock = self.clock();
         for (tag, is_used, pid) in tried {
             tell(|| format!("  {clock}: worker {pid} gets request {tag}"));
+            self.check_code(tag, pid);
             self.oracle.tried(tag, is_used, now);
         }
     }

@@ -2,6 +2,7 @@
 //! loop; [`super::shadow`] watches.
 
 use super::actions::Random;
+use super::edits::Edit;
 use super::notes::Notes;
 use super::operators::Operator;
 use super::oracle::Oracle;
@@ -51,6 +52,10 @@ pub(crate) struct World {
     pub accepted_at_stop: Option<usize>,
     /// What clients do is told in a later tick.
     pub hears_clients_later: bool,
+    /// What workers do is told in a later tick.
+    pub hears_workers_later: bool,
+    /// The last one.
+    pub edit: Option<Edit>,
     /// Draws what new workers are like.
     pub manners: Random,
     /// Some starts have failed.
@@ -121,6 +126,8 @@ impl World {
             notes: Notes::default(),
             accepted_at_stop: None,
             hears_clients_later: false,
+            hears_workers_later: false,
+            edit: None,
             manners: random,
             has_failing_spawns: false,
             reaps_in: 0,
@@ -148,7 +155,8 @@ impl World {
         self.note_departures();
         self.note_activity();
         let mut events: Vec<(u64, Target, Readiness)> = Vec::new();
-        let lines = self.workers.iter().flat_map(|worker| &worker.lines).map(|line| &line.wire);
+        let heard = self.workers.iter().filter(|_| !self.hears_workers_later);
+        let lines = heard.flat_map(|worker| &worker.lines).map(|line| &line.wire);
         let heard = self.clients.iter().filter(|_| !self.hears_clients_later);
         let clients = heard.map(|client| &client.wire);
         let operators = self.operators.iter().map(|operator| &operator.wire);
