@@ -150,4 +150,56 @@ mod tests {
         let v6 = " 0: 00000000000000000000000001000000:1F90 0:0 0A 0:0 00:0 0  5  0 2 1 0 100\n";
         assert_eq!(uid_in(v6, loopback(8080, true)), Some(5));
     }
+
+    #[test]
+    fn two_servers_begin_at_different_places_of_the_whole_range() {
+        let span = u64::from(u16::MAX - FIRST_PORT) + 1;
+        for (seed, last) in [(0, FIRST_PORT), (1, FIRST_PORT + 1), (span - 1, u16::MAX), (span, FIRST_PORT)] {
+            assert_eq!(Ports::new(seed).last, last, "{seed}");
+        }
+    }
+
+    #[test]
+    fn ports_go_round_past_the_taken_ones_as_a_plain_walk_does() {
+        let ephemeral = 20_000..=50_000;
+        let is_free = |port: u16| !port.is_multiple_of(3);
+        let all: Vec<u16> =
+            (FIRST_PORT..=u16::MAX).filter(|port| is_free(*port) && !ephemeral.contains(port)).collect();
+        let mut ports = Ports { ephemeral, last: u16::MAX };
+        for port in all.iter().chain(&all) {
+            assert_eq!(ports.take_if(is_free), Ok(*port));
+        }
+    }
+
+    #[test]
+    fn the_kernels_range_is_two_numbers() {
+        assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
+        for text in ["", "1", "1 x", "x 1", "70000 1"] {
+            assert_eq!(parse_range(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_nobody_listens_on_is_free() {
+        // Another process may take one in between.
+        let is_left_free = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+            let address = listener.local_addr().expect("its address");
+            drop(listener);
+            is_free(address.port()) && listener_uid(address).is_none()
+        };
+        assert!((0..20).any(|_| is_left_free()));
+    }
+
+    #[test]
+    fn of_two_listeners_the_one_on_that_very_address_counts() {
+        let any = " 0: 00000000:1F90 0:0 0A 0:0 00:0 0  33  0 2 1 0 100\n";
+        let own = " 1: 0100007F:1F90 0:0 0A 0:0 00:0 0  1000  0 2 1 0 100\n";
+        let other = " 2: 0200007F:1F90 0:0 0A 0:0 00:0 0  7  0 2 1 0 100\n";
+        for table in [format!("{any}{own}{other}"), format!("{other}{own}{any}")] {
+            assert_eq!(uid_in(&table, loopback(8080, false)), Some(1000));
+        }
+        assert_eq!(uid_in(other, loopback(8080, false)), None);
+        assert_eq!(uid_in(&format!("{other}{any}"), loopback(8080, false)), Some(33));
+    }
 }

@@ -158,3 +158,25 @@ fn what_a_client_has_taken_is_forgotten_file_by_file() {
     room.frontend.forget_taken(NOBODY);
     assert_eq!(wire.borrow().written, LARGE);
 }
+
+#[test]
+fn so_much_is_read_of_a_client_as_its_spool_has_room_for() {
+    let mut room = Room::new();
+    let (head, _) = room.arrive();
+    let (body, wire) = room.arrive();
+    assert!(
+        room.hear(body, &wire, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\nhello").is_none()
+    );
+    let (tunnel, _) = room.assign();
+    room.frontend.upgrade(tunnel, UPSTREAM);
+    let read = |room: &Room, client: ClientKey| {
+        super::super::files::readable_bytes(&room.frontend.clients[client.0], room.io.spools())
+    };
+    for client in [head, body, tunnel] {
+        assert_eq!(read(&room, client), usize::MAX);
+    }
+    use_up_tick(&mut room);
+    assert_eq!(read(&room, head), 16 * 1024, "a small request needs no file");
+    assert_eq!(read(&room, body), 512 - 5);
+    assert_eq!(read(&room, tunnel), usize::MAX);
+}

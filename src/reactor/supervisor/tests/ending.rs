@@ -137,6 +137,7 @@ fn a_crash_is_a_failure_and_a_clean_end_by_itself_is_none() {
         room.end(worker, exit);
         let deaths = room.observer.failures().deaths();
         assert_eq!(deaths.as_array().map(Vec::len), Some(usize::from(is_kept)), "{exit}");
+        assert!(!room.supervisor.has_failure(), "its start was none");
     }
 }
 

@@ -330,3 +330,16 @@ fn last_words_are_the_last_lines_in_short() {
     assert_eq!(entry.said.last_words.back().map(String::len), Some(500));
     assert_eq!(entry.said.last_words.len(), 24);
 }
+
+#[test]
+fn a_command_has_joined_when_it_answers_on_its_own_port() {
+    let mut room = Room::new("w:1 / -- /bin/sh {port}");
+    let worker = room.started()[0];
+    let address = room.supervisor.endpoint(worker).and_then(Endpoint::address).expect("a port");
+    let _listener = std::net::TcpListener::bind(address).expect("it listens");
+    assert_eq!(room.supervisor.stranger_on_port(worker), None, "it is ours");
+    let now = room.io.now();
+    room.supervisor.probe_answered(worker, now);
+    room.perform();
+    assert!(!room.supervisor.is_booting(worker) && room.signals().is_empty());
+}

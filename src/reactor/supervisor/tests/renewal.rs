@@ -125,7 +125,7 @@ fn what_cannot_be_watched_is_told_once() {
     room.supervisor.use_watch(Err(limit));
     assert!(!room.supervisor.waits_for_edits());
     let told = logged();
-    assert!(told.contains("go unseen: more than 4096 folders are not watched"), "{told}");
+    assert!(told.contains("go unseen: more than 100 folders are not watched"), "{told}");
     room.supervisor.use_watch(Err(limit));
     assert!(logged().is_empty());
     room.supervisor.start_watch(&room.io);
@@ -176,6 +176,19 @@ fn who_has_the_newest_code_goes_on_and_who_is_older_does_not() {
     room.end(successor, Exit::Code(1));
     let left = room.supervisor.end_hold();
     assert!(left.contains(&second) && !left.contains(&successor), "there is nobody else: {left:?} {first:?}");
+}
+
+#[test]
+fn a_worker_that_was_started_at_the_change_has_the_new_code() {
+    let (mut room, ..) = watched();
+    let before = room.io.now();
+    room.reload();
+    let successor = room.started()[0];
+    room.supervisor.hold(before);
+    room.join(successor);
+    assert!(!room.supervisor.is_withheld_at_once(successor));
+    room.supervisor.hold(before + ms(1));
+    assert!(room.supervisor.is_withheld_at_once(successor), "a moment too early");
 }
 
 #[test]

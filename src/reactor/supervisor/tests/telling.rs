@@ -76,6 +76,11 @@ fn workers_are_told_slot_by_slot_and_the_oldest_first() {
     room.reload();
     let successor = room.started()[0];
     assert_eq!(room.supervisor.keys_by_slot(), [first, successor, second]);
+    for worker in [first, successor, second] {
+        let details = room.supervisor.details(worker, true, None, room.io.now());
+        assert_eq!(details["generation"], room.join_of(worker).version);
+    }
+    assert!(room.join_of(successor).version > room.join_of(first).version);
     let program = room.dir.path().join("app/.venv/bin/python3");
     assert_eq!(room.supervisor.program(), program.to_str());
     room.come(0, "/outside.sock", true);

@@ -233,4 +233,112 @@ const from = 'db.json'
         let modules = json_modules(text);
         assert_eq!(modules, ["./data.json", "./setup", "../a.json", "./b", "alias.json"]);
     }
+
+    /// Random edits and looks, against a plain list of what was touched.
+    #[test]
+    fn edits_are_acted_on_when_a_plain_list_says_so() {
+        let start = Instant::now();
+        let (mut changes, mut now) = (Changes::default(), start);
+        let mut touched: Vec<(Instant, PathBuf)> = Vec::new();
+        let mut draws = 4711u64;
+        let mut draw = |bound: u64| {
+            draws = draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (draws >> 33) % bound
+        };
+        let mut taken = 0;
+        for _ in 0..5000 {
+            now += ms(draw(45));
+            if draw(4) > 0 {
+                let path = PathBuf::from(format!("{}.js", draw(6)));
+                changes.touch(path.clone(), now);
+                touched.push((now, path));
+            }
+            let due = touched
+                .first()
+                .zip(touched.last())
+                .map(|((first, _), (last, _))| (*last + IDLE_FOR).min(*first + MAX_SETTLE));
+            let paths: BTreeSet<PathBuf> = touched.iter().map(|(_, path)| path.clone()).collect();
+            assert_eq!((changes.due(), changes.count()), (due, paths.len()));
+            let is_due = due.is_some_and(|due| due <= now);
+            assert_eq!(changes.take(now), is_due.then_some(paths));
+            if is_due {
+                touched.clear();
+                taken += 1;
+            }
+        }
+        assert!(taken > 100, "{taken} changes");
+    }
+
+    #[test]
+    fn of_very_many_files_so_many_are_remembered() {
+        let (mut changes, now) = (Changes::default(), Instant::now());
+        for number in 0..MAX_PATHS + 5 {
+            changes.touch(number.to_string().into(), now);
+        }
+        assert_eq!(changes.count(), MAX_PATHS);
+    }
+
+    /// The moments of replacements, in seconds, and whether each is told to be a loop.
+    fn loops(seconds: &[f64]) -> Vec<bool> {
+        let (mut changes, start) = (Changes::default(), Instant::now());
+        seconds.iter().map(|at| changes.replaced(start + Duration::from_secs_f64(*at))).collect()
+    }
+
+    #[test]
+    fn six_replacements_within_ten_seconds_are_a_loop() {
+        let none = [false; 5];
+        assert_eq!(loops(&[0.0, 2.0, 4.0, 6.0, 8.0, 9.99])[5..], [true]);
+        assert_eq!(loops(&[0.0, 2.0, 4.0, 6.0, 8.0, 10.0]), [&none[..], &[false]].concat());
+        assert_eq!(loops(&[0.0, 1.0, 2.0, 3.0, 4.0]), none, "five");
+        // The last six count: slow ones before them do not.
+        assert_eq!(loops(&[0.0, 8.0, 10.0, 12.0, 14.0, 16.0, 17.9])[5..], [false, true]);
+        // A pause of more than half a minute begins anew.
+        assert_eq!(loops(&[0.0, 1.0, 2.0, 3.0, 4.0, 34.1, 34.2, 34.3])[5..], [false, false, false]);
+    }
+
+    #[test]
+    fn the_wait_of_a_loop_doubles_up_to_eight_seconds_and_ends_after_half_a_minute() {
+        let (mut changes, start) = (Changes::default(), Instant::now());
+        let mut now = start;
+        for _ in 0..5 {
+            assert!(!changes.replaced(now));
+        }
+        assert!(!changes.is_slowed(now) && changes.replaced(now));
+        for wait in [1, 2, 4, 8, 8, 8] {
+            let until = now + Duration::from_secs(wait);
+            assert!(changes.is_slowed(now) && changes.is_slowed(until - ms(1)) && !changes.is_slowed(until));
+            changes.touch("a.js".into(), now);
+            assert_eq!(changes.due(), Some(until));
+            assert!(changes.take(until).is_some());
+            now = until;
+            assert!(!changes.replaced(now), "it was told");
+        }
+        let over = now + LOOP_OVER;
+        assert!(!changes.replaced(over) && changes.is_slowed(over), "not over yet");
+        let over = over + LOOP_OVER + ms(1);
+        assert!(!changes.replaced(over) && !changes.is_slowed(over));
+    }
+
+    #[test]
+    fn strings_that_are_no_modules_or_have_no_end_are_passed_over() {
+        for (text, modules) in [
+            (&b"import 'a.json'"[..], &["a.json"][..]),
+            (b"import'./a'", &["./a"]),
+            (b"from \"./a.json", &[]),
+            (b"x = 'it\nimport './a.json'", &["./a.json"]),
+            (b"import './a.mjs'; import './b.json'", &["./b.json"]),
+            (b"import './a.b/c'", &["./a.b/c"]),
+            (b"require('./a')require('./b')", &["./a", "./b"]),
+            (b"'./a.json'", &[]),
+            (b"('./a.json')", &[]),
+            (b"load('./a.json')", &[]),
+            (b"import '\xff.json'; import './b'", &["./b"]),
+            (b"import 'x/y.json'", &["y.json"]),
+            (b"import 'express'", &[]),
+            (b"import ''", &[]),
+            (b"", &[]),
+        ] {
+            assert_eq!(json_modules(text), modules, "{}", text.escape_ascii());
+        }
+    }
 }

@@ -154,4 +154,93 @@ mod tests {
             assert_eq!(contents.import_json(&dir.path().join(name)), counts, "{name}");
         }
     }
+
+    fn write(path: &Path, bytes: &[u8]) {
+        std::fs::write(path, bytes).expect("written");
+    }
+
+    fn set_modified(path: &Path, seconds: u64) {
+        let file = File::options().write(true).open(path).expect("a file");
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
+            .expect("it is ours");
+    }
+
+    #[test]
+    fn of_a_large_file_size_time_and_inode_have_to_do() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (small, large) = (dir.path().join("small.js"), dir.path().join("large.js"));
+        write(&small, &vec![b'x'; 1 << 20]);
+        write(&large, &vec![b'x'; (1 << 20) + 1]);
+        let mut contents = Contents::default();
+        for file in [&small, &large] {
+            set_modified(file, 1000);
+            contents.scan(file);
+            assert!(!contents.differs(file));
+            set_modified(file, 2000);
+        }
+        assert!(!contents.differs(&small), "the same bytes");
+        assert!(contents.differs(&large), "written at another time");
+        contents.learn(&large);
+        assert!(!contents.differs(&large));
+        assert_eq!(contents.read_bytes, 1 << 20, "the large one was not read");
+        let copy = dir.path().join("copy.js");
+        std::fs::copy(&large, &copy).expect("copied");
+        set_modified(&copy, 2000);
+        std::fs::rename(&copy, &large).expect("renamed");
+        assert!(contents.differs(&large), "another file");
+    }
+
+    #[test]
+    fn the_first_look_reads_so_much_and_no_more() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a.js");
+        write(&file, b"one");
+        for (read_bytes, is_read) in [(MAX_SCAN_BYTES - 1, true), (MAX_SCAN_BYTES, false)] {
+            let mut contents = Contents { read_bytes, ..Contents::default() };
+            contents.scan(&file);
+            assert_eq!(matches!(contents.known[&file].content, Content::Hash(_)), is_read, "{read_bytes}");
+            assert!(!contents.differs(&file));
+            set_modified(&file, 3000 + u64::from(is_read));
+            assert_eq!(contents.differs(&file), !is_read);
+            contents.learn(&file);
+            assert!(
+                matches!(contents.known[&file].content, Content::Hash(_)),
+                "one that has changed is read"
+            );
+        }
+    }
+
+    #[test]
+    fn so_many_files_are_remembered_and_each_event_of_another_counts() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (known, new) = (dir.path().join("known.js"), dir.path().join("new.js"));
+        let mut contents = Contents::default();
+        for number in 0..MAX_FILES - 2 {
+            let content = Content::Hash(0);
+            contents.known.insert(number.to_string().into(), Known { content, json: Vec::new() });
+        }
+        let last = dir.path().join("last.js");
+        for file in [&known, &last, &new] {
+            write(file, b"one");
+            contents.learn(file);
+        }
+        assert_eq!(contents.paths().count(), MAX_FILES);
+        assert!(!contents.differs(&last) && contents.differs(&new));
+        write(&known, b"two");
+        assert!(contents.differs(&known));
+        contents.learn(&known);
+        assert!(!contents.differs(&known), "it goes on being known");
+    }
+
+    #[test]
+    fn a_folder_is_no_file_and_json_imports_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut contents = Contents::default();
+        contents.scan(dir.path());
+        assert_eq!(contents.paths().count(), 0);
+        let json = dir.path().join("a.json");
+        write(&json, b"{\"import './b.json'\": \"import './b.json'\"}\nimport './b.json'");
+        contents.scan(&json);
+        assert!(!contents.import_json(&dir.path().join("b.json")));
+    }
 }

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use std::fmt;
 
 /// The most folders that are watched: each takes kernel memory, and sources seldom lie in more.
-pub(super) const MAX_FOLDERS: usize = 4096;
+pub(super) const MAX_FOLDERS: usize = if cfg!(test) { 100 } else { 4096 };
 
 /// Why changes go unseen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,11 @@ mod tests {
         ] {
             assert!(limit.to_string().contains(words), "{limit}");
         }
+        let told = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").ok();
+        assert_eq!(setting("max_user_watches"), told.and_then(|text| text.trim().parse().ok()));
+        assert_eq!(setting("no_such_setting"), None);
+        assert_eq!(Limit::of_init(Errno::ENOMEM), Limit::Kernel(Errno::ENOMEM));
+        assert_eq!(Limit::of_add(Errno::EMFILE), Limit::Kernel(Errno::EMFILE));
         assert!(matches!(Limit::of_init(Errno::EMFILE), Limit::Instances { .. }));
         assert!(matches!(Limit::of_add(Errno::ENOSPC), Limit::Watches { .. }));
     }
