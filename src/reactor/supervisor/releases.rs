@@ -133,6 +133,7 @@ mod tests {
         assert_eq!(runs(&releases, Release::New), ("two".into(), variable("2")));
         releases.end();
         assert_eq!(runs(&releases, Release::Good), ("one".into(), variable("1")));
+        assert_eq!(runs(&releases, Release::New), ("one".into(), variable("1")));
         write("A=1\nB");
         releases.begin(look(dir.path(), "two"));
         assert!(releases.found(Release::New).is_err_and(|reason| reason.contains("line 2")));

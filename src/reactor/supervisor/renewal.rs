@@ -216,10 +216,7 @@ impl Supervisor {
 
     /// Whether a worker has joined and is not on its way out.
     fn may_serve(&self, worker: WorkerKey) -> bool {
-        let is_fit = |entry: &Worker| {
-            entry.origin.is_own() && entry.has_joined() && !entry.is_dead() && !entry.is_withheld
-        };
-        self.get(worker).is_some_and(is_fit)
+        self.get(worker).is_some_and(|entry| !entry.is_dead() && !entry.is_withheld)
             && matches!(
                 self.phase_of(worker),
                 Some(fleet::Phase::Serving { .. } | fleet::Phase::Reserve { is_serving: true, .. })

@@ -42,3 +42,30 @@ pub(crate) fn open() -> nix::Result<SignalFd> {
     taken.remove(Signal::SIGXFSZ);
     SignalFd::with_flags(&taken, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+    use nix::sys::signal::raise;
+
+    /// Signals go to the thread that raises them.
+    #[test]
+    fn signals_are_read_and_end_nothing() {
+        let signals = open().expect("a signalfd");
+        let flags = fcntl(&signals, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate).expect("its flags");
+        let kept = fcntl(&signals, FcntlArg::F_GETFD).map(FdFlag::from_bits_truncate).expect("its flags");
+        assert!(flags.contains(OFlag::O_NONBLOCK) && kept.contains(FdFlag::FD_CLOEXEC));
+        assert!(signals.read_signal().expect("it is ours").is_none());
+        raise(Signal::SIGXFSZ).expect("it is blocked");
+        raise(Signal::SIGUSR1).expect("it is blocked");
+        let told = signals.read_signal().expect("it is ours").expect("a signal");
+        assert_eq!(told.ssi_signo, Signal::SIGUSR1 as u32, "an error of the write, not a signal");
+        assert!(signals.read_signal().expect("it is ours").is_none());
+        let blocked = SigSet::thread_get_mask().expect("this thread's");
+        for signal in LEFT_ALONE {
+            assert!(!blocked.contains(signal), "{signal}");
+        }
+        assert!(blocked.contains(Signal::SIGTERM) && blocked.contains(Signal::SIGXFSZ));
+    }
+}

@@ -375,3 +375,22 @@ fn a_look_at_unneeded_connections_comes_a_minute_after_there_are_several() {
     assert_eq!(room.backend.place(first), None);
     assert_eq!(room.backend.next_deadline(), None, "nothing is left to look at");
 }
+
+#[test]
+fn unneeded_connections_are_looked_for_while_any_worker_has_several() {
+    let mut room = Room::new();
+    let now = room.io.now();
+    for worker in [WORKER, OTHER] {
+        let both = [room.begin(worker, "GET /1 HTTP/1.1", b""), room.begin(worker, "GET /2 HTTP/1.1", b"")];
+        for upstream in both {
+            assert_eq!(room.send(upstream), Sent::Fine);
+            room.backend.end_exchange(upstream, true);
+            room.backend.release_upstream(upstream, now);
+        }
+    }
+    assert!(room.backend.next_deadline_of_sweep().is_some());
+    room.backend.remove(OTHER);
+    assert!(room.backend.next_deadline_of_sweep().is_some(), "the first one has several");
+    room.backend.remove(WORKER);
+    assert!(room.backend.next_deadline_of_sweep().is_none());
+}

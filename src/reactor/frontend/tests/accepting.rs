@@ -200,3 +200,35 @@ fn a_socket_that_somebody_else_holds_is_left_to_them() {
     room.frontend.begin_closing(&room.io);
     assert!(room.frontend.closes_now(now), "there is nothing to wait for");
 }
+
+#[test]
+fn the_kernel_tells_of_whoever_connects_once_it_is_listened_for() {
+    let mut room = Room::new();
+    room.frontend.stop_listening();
+    room.frontend.acceptor.add(Listener::bind_loopback(0).expect("a port"));
+    let port = room.frontend.listeners()[0].port().expect("a port");
+    room.frontend.begin_listening(room.io.registry()).expect("it is watched");
+    let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let mut events = mio::Events::with_capacity(4);
+    room.io.wait(&mut events, Some(Duration::from_secs(10))).expect("epoll");
+    let told: Vec<_> = events.iter().filter_map(|event| Target::of(event.token())).collect();
+    assert_eq!(told, [Target::Listener(0)]);
+    let Some(Accepted::Peer(_, Peer::Ip(address))) = room.frontend.accept(0) else { panic!("nobody") };
+    assert!(address.is_loopback());
+}
+
+#[test]
+fn handshakes_from_elsewhere_have_more_time_than_those_of_this_machine() {
+    let close = |listener: Listener| {
+        let mut room = Room::new();
+        room.frontend.stop_listening();
+        room.frontend.acceptor.add(listener);
+        room.frontend.begin_closing(&room.io);
+        room.frontend.next_deadline().expect("they are to be closed") - room.io.now()
+    };
+    let everywhere = crate::config::Listen::Tcp { address: Some(IpAddr::from([0, 0, 0, 0])), port: 0 };
+    let there = close(Listener::bind(&everywhere, None).expect("a port"));
+    let here = close(Listener::bind_loopback(0).expect("a port"));
+    // Who may not turn newcomers away waits for nobody.
+    assert!([(ms(100), ms(5)), (ms(0), ms(0))].contains(&(there, here)), "{there:?} {here:?}");
+}

@@ -124,6 +124,20 @@ fn a_body_without_room_is_refused() {
 }
 
 #[test]
+fn a_body_that_has_just_found_its_room_goes_on() {
+    let mut room = Room::new();
+    let (client, wire) = room.arrive();
+    assert!(room.hear(client, &wire, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n").is_none());
+    use_up_tick(&mut room);
+    room.frontend.clients[client.0].body.push(&LARGE).expect("it waits in memory");
+    wire.borrow_mut().send(b"x");
+    assert!(room.read(client).is_none() && room.frontend.waits_for_file(client));
+    room.io.spools().end_tick(room.io.now());
+    assert_eq!(room.frontend.next_for_file(&room.io), Some(FileTurn::Body(client)), "however full it is");
+    assert!(!room.frontend.clients[client.0].body.has_tail());
+}
+
+#[test]
 fn without_descriptors_files_are_looked_for_again_after_a_while() {
     let mut room = Room::new();
     assert!(!room.frontend.lacks_files(&room.io));
@@ -151,12 +165,20 @@ fn what_a_client_has_taken_is_forgotten_file_by_file() {
     let mut room = Room::new();
     let (client, wire) = room.assign();
     wire.borrow_mut().set_capacity(0);
-    room.frontend.deliver(client, [&LARGE, b"", b""]);
-    wire.borrow_mut().set_capacity(usize::MAX);
-    while !matches!(room.frontend.flush(client, &mut room.io), Flushed::All) {}
+    // As much as one file holds, and the beginning of another.
+    room.frontend.deliver(client, [&vec![b'x'; 1 << 20], b"", b""]);
+    room.io.spools().end_tick(room.io.now());
+    room.frontend.deliver(client, [b"behind", b"", b""]);
+    assert_eq!(room.io.spools().files(), 2);
+    set_room(&wire, (1 << 20) + 1);
+    while !matches!(room.frontend.flush(client, &mut room.io), Flushed::Nothing) {}
+    assert!(!room.io.spools().has_leaving_files());
     room.frontend.forget_taken(client);
     room.frontend.forget_taken(NOBODY);
-    assert_eq!(wire.borrow().written, LARGE);
+    assert!(room.io.spools().has_leaving_files(), "the first one is read to its end");
+    set_room(&wire, usize::MAX >> 1);
+    while !matches!(room.frontend.flush(client, &mut room.io), Flushed::All) {}
+    assert!(wire.borrow().written.ends_with(b"xbehind"));
 }
 
 #[test]

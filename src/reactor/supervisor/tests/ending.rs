@@ -241,3 +241,24 @@ fn the_fleet_is_gone_when_nobody_is_left_and_nobody_will_come() {
     room.end(worker, Exit::Signal(Signal::SIGTERM));
     assert!(room.supervisor.is_gone());
 }
+
+#[test]
+fn a_worker_that_is_killed_behind_its_sigterm_has_not_failed_to_boot() {
+    let (mut room, worker, _) = Room::serving("");
+    let pid = room.pid(worker);
+    let now = room.io.now();
+    room.supervisor.fleet_mut().stop(now + ms(5000), now);
+    room.perform();
+    room.supervisor.fleet_mut().idle(worker, now);
+    room.perform();
+    room.signals();
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        room.pass(ms(1000));
+        told.extend(room.signals());
+    }
+    assert!(told.contains(&(pid, true)), "it has had its time: {told:?}");
+    room.end(worker, Exit::Signal(Signal::SIGKILL));
+    assert_eq!((room.metric("crashes"), room.metric("boot failures")), (0, 0));
+    assert!(!room.supervisor.has_failure());
+}

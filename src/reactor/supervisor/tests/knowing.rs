@@ -101,8 +101,9 @@ fn a_worker_that_has_served_its_requests_is_replaced_once() {
         room.supervisor.has_answered(worker, now);
         room.supervisor.check_limits(worker, now);
         assert_eq!(room.entry(worker).counts.is_limit_reached, served >= limit, "{served} of {limit}");
+        room.perform();
+        assert_eq!(room.supervisor.launcher().starts(), usize::from(served >= limit), "{served} of {limit}");
     }
-    room.perform();
     assert_eq!(room.supervisor.launcher().starts(), 1, "its successor");
     room.supervisor.check_limits(NOBODY, now);
 }

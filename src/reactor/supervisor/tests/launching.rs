@@ -138,6 +138,31 @@ fn the_first_version_of_the_protocol_names_no_instance() {
 }
 
 #[test]
+fn the_name_is_this_servers_until_it_is_handed_over() {
+    use crate::reactor::socket_dir::NameLock;
+    for (is_handed, is_taken) in [(false, false), (true, false), (true, true)] {
+        let mut room = Room::new("w:0");
+        let names = room.supervisor.launcher().names().clone();
+        let lock = NameLock::take(&names).expect("it is free");
+        let harnesses = Harnesses::at(room.dir.path().join("harness"), &[]);
+        let source = room.supervisor.launcher().source().clone();
+        let limit = room.supervisor.limit();
+        let launcher =
+            Launcher::new(source, None, names.clone(), harnesses, "here".into(), limit, Some(lock));
+        room.supervisor.launcher = launcher;
+        assert!(room.supervisor.launcher().lock().is_some());
+        if is_handed {
+            room.supervisor.launcher_mut().hand_over_name();
+        }
+        if is_taken {
+            room.supervisor.launcher_mut().take_over_name();
+        }
+        drop(room.supervisor);
+        assert_eq!(names.lock().exists(), is_handed && !is_taken, "{is_handed} {is_taken}");
+    }
+}
+
+#[test]
 fn each_command_gets_a_port_of_its_own() {
     let mut room = Room::new("w:2 / -- /bin/sh {port}");
     let workers = room.started();

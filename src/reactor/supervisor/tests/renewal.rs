@@ -133,6 +133,19 @@ fn what_cannot_be_watched_is_told_once() {
 }
 
 #[test]
+fn folders_beyond_the_bound_go_unseen_and_that_is_told() {
+    let (mut room, ..) = Room::serving("--hot-reload=module");
+    for number in 0..100 {
+        std::fs::create_dir(room.dir.path().join("app").join(number.to_string())).expect("made");
+    }
+    room.supervisor.start_watch(&room.io);
+    assert!(logged().contains("go unseen: more than 100 folders"));
+    assert!(room.supervisor.waits_for_edits(), "the others are seen");
+    room.supervisor.start_watch(&room.io);
+    assert!(logged().is_empty(), "it sees the same app");
+}
+
+#[test]
 fn while_requests_wait_for_new_code_nobody_with_the_old_one_is_asked() {
     let (mut room, first, second) = watched();
     let external = room.come(7, "/outside.sock", true);

@@ -113,6 +113,27 @@ fn with_a_template_die_the_starts_that_it_has_not_named() {
 }
 
 #[test]
+fn what_a_template_has_said_is_forgotten_with_it() {
+    let mut room = Room::new("w:2 --fork=auto");
+    room.started();
+    room.say("ready");
+    let orders = room.orders();
+    process::table(|table| {
+        let line = &table.templates.last().expect("a template").line;
+        for (order, pid) in orders.iter().zip([2_000_001, 2_000_002]) {
+            let text = format!("forked {order} {pid}");
+            send(line.as_raw_fd(), text.as_bytes(), MsgFlags::MSG_NOSIGNAL).expect("it is said");
+        }
+    });
+    let first = room.supervisor.next_started(&room.io, &mut room.observer).expect("the first one");
+    assert_eq!(room.pid(first), 2_000_001);
+    let (template, _) = room.template();
+    room.end(template, Exit::Code(1));
+    assert_eq!(room.supervisor.next_started(&room.io, &mut room.observer), None);
+    assert!(logged().contains("worker 1: cannot be started: its template has died"));
+}
+
+#[test]
 fn a_template_that_is_not_needed_before_it_is_there_is_killed_when_it_is() {
     let mut room = Room::new("w:1 --fork=auto");
     let now = room.io.now();
@@ -194,6 +215,26 @@ fn a_template_of_new_code_that_fails_ends_the_roll_with_a_sentence() {
     room.supervisor.worker_is_gone(template, Exit::Code(127), &room.io, &mut room.observer);
     assert!(logged().contains(&format!("cannot be started: '{program}': no such file")));
     assert_eq!(room.metric("start failures"), 1);
+}
+
+#[test]
+fn with_the_spawner_a_template_of_new_code_fails_that_is_not_there() {
+    let mut room = Room::new("w:1 --fork=auto");
+    room.started();
+    room.say("ready");
+    let order = room.orders()[0].clone();
+    let worker = room.say(&format!("forked {order} 2000001"))[0];
+    room.join(worker);
+    room.reload();
+    assert_eq!(room.supervisor.launcher().templates(), 2);
+    process::table(|table| {
+        table.answers.clear();
+        table.answers.push_back(crate::process::Answer::SpawnerDied);
+    });
+    room.started();
+    assert_eq!(room.supervisor.launcher().templates(), 1, "the old one");
+    let why = room.rolls[0].clone().expect_err("a failure");
+    assert!(why.contains("the process that starts workers has died"), "{why}");
 }
 
 #[test]
