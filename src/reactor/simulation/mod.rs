@@ -15,7 +15,8 @@
 //!   are of the app;
 //! - `oracle` records what was sent; `shadow` checks what clients and workers see, `reasons` what
 //!   the log says of it, and `inside` the state of the reactor;
-//! - `ends` brings each history to its end.
+//! - `ends` brings each history to its end;
+//! - `rooms` has what unit tests of a single room need beside such sockets and processes.
 //!
 //! In some histories the listener is shared with another process; a stop then leaves its backlog alone.
 //!

@@ -379,3 +379,22 @@ fn a_read_says_whether_more_may_be_there() {
     wire.borrow_mut().reset();
     assert_eq!(read(&mut room, &mut budget), Some((Received::Gone, true)));
 }
+
+#[test]
+fn a_head_that_comes_in_pieces_is_read_whole() {
+    let mut room = Room::new();
+    let (upstream, wire) = room.ask("GET / HTTP/1.1", b"");
+    let piece = room.hear(upstream, &wire, "HTTP/1.1 204 None\r\nX-Y");
+    assert_eq!((piece.status, piece.outcome), (None, Outcome::Going));
+    let piece = room.hear(upstream, &wire, ": z\r\n\r\n");
+    assert_eq!((piece.status, piece.outcome), (Some(204), Outcome::Ended { reusable: true }));
+}
+
+#[test]
+#[should_panic(expected = "an exchange: no way from Probing to Serving")]
+fn a_question_does_not_become_a_request() {
+    let mut room = Room::new();
+    let upstream = room.backend.next_upstream_of(OTHER).expect("its first");
+    room.backend.begin_probe(upstream, &mut room.io);
+    room.backend.exchange_mut(upstream).expect("a question").enter(Stage::Serving);
+}

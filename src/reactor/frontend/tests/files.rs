@@ -33,6 +33,7 @@ fn who_waits_for_a_file_gets_one_in_the_next_tick_first_come_first_served() {
     let second = waits_for_file(&mut room);
     assert!(room.frontend.waits_for_file(first) && room.frontend.waits_for_file(second));
     assert!(room.frontend.has_work());
+    assert!(!room.frontend.lacks_files(&room.io), "there will be descriptors");
     let now = room.io.now();
     assert!(room.frontend.may_look_for_files(now));
     assert_eq!(room.frontend.next_for_file(&room.io), None, "the tick is over");
@@ -201,4 +202,8 @@ fn so_much_is_read_of_a_client_as_its_spool_has_room_for() {
     assert_eq!(read(&room, head), 16 * 1024, "a small request needs no file");
     assert_eq!(read(&room, body), 512 - 5);
     assert_eq!(read(&room, tunnel), usize::MAX);
+    room.frontend.clients[body.0].body.push(&LARGE).expect("it waits in memory");
+    room.io.spools().end_tick(room.io.now());
+    assert_eq!(read(&room, body), 0, "it has to have a file first");
+    assert_eq!(read(&room, head), usize::MAX);
 }

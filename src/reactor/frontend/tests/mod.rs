@@ -334,3 +334,9 @@ fn at_a_stop_idle_clients_get_a_moment() {
     room.frontend.disarm(idle);
     assert_eq!(room.armed(idle), None);
 }
+
+#[test]
+#[should_panic(expected = "a client: no way from Closed to Reading")]
+fn nobody_comes_back_from_the_end() {
+    Phase::Closed.enter(Phase::Reading);
+}

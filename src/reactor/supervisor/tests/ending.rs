@@ -127,6 +127,7 @@ fn who_ends_before_it_has_joined_has_failed_to_boot() {
     room.end(worker, Exit::Code(0));
     assert_eq!(room.metric("boot failures"), 1);
     assert!(room.supervisor.has_failure());
+    assert!(logged().contains("exit code 0 after 0 ms, before it had joined"));
     assert_eq!(room.observer.failures().deaths()[0]["exit"], "exit code 0");
 }
 

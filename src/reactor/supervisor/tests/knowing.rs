@@ -41,8 +41,13 @@ fn a_worker_takes_as_much_as_it_says_and_is_asked_to() {
     let command = room.started()[0];
     assert_eq!(room.supervisor.capacity(command), Capacity { places: 4, streams: None });
     assert!(room.supervisor.is_command(command));
+    let now = room.io.now();
+    let connects = room.supervisor.admit(command, &mut room.observer, now);
+    assert_eq!(connects, Some(false), "only with a request");
     assert!(!room.supervisor.may_be_told(command, false) && room.supervisor.may_be_told(command, true));
-    let (room, worker, _) = Room::serving("");
+    let (mut room, worker, _) = Room::serving("");
+    assert_eq!(room.supervisor.admit(worker, &mut room.observer, now), Some(true));
+    assert_eq!(room.supervisor.admit(NOBODY, &mut room.observer, now), None);
     assert!(room.supervisor.may_be_told(worker, false) && !room.supervisor.may_be_told(NOBODY, true));
 }
 

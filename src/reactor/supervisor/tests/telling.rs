@@ -237,3 +237,24 @@ fn a_trial_that_failed_says_how() {
     let errors = TrialFailure::Errors { own: tally(3, 4), others: tally(1, 50) };
     assert_eq!(told(&mut room, errors), on_trial("failed at 3 of 4 requests, and the old ones at 1 of 50"));
 }
+
+#[test]
+fn what_a_roll_brought_is_the_release_when_all_have_it_and_forgotten_when_it_failed() {
+    let (mut room, first, second) = Room::serving("");
+    let entry = room.dir.path().join("app/app.py");
+    std::fs::write(&entry, "app = another\n").expect("written");
+    room.reload();
+    assert!(room.supervisor.release().1, "the old one is served");
+    for old in [first, second] {
+        let successor = room.started()[0];
+        room.join(successor);
+        room.end(old, Exit::Code(0));
+    }
+    assert_eq!(room.rolls, [Ok(2)]);
+    assert!(!room.supervisor.release().1);
+    std::fs::remove_file(&entry).expect("removed");
+    room.reload();
+    assert!(room.rolls[1].is_err());
+    let releases = room.supervisor.launcher.releases();
+    assert!(releases.app(crate::fleet::Release::New).is_ok(), "as before");
+}

@@ -163,6 +163,26 @@ fn a_template_that_cannot_be_started_is_told() {
     assert!(told.contains("the template cannot be started: "), "{told}");
     assert_eq!((room.metric("start failures"), room.supervisor.launcher().templates()), (1, 0));
     assert!(room.supervisor.history.last_spawn_error.is_some());
+    assert!(room.supervisor.launcher.templates.doomed.is_empty(), "it will not be there");
+}
+
+#[test]
+fn answers_about_other_starts_are_none_of_a_templates() {
+    use crate::process::Answer;
+    let answer = |answer| process::table(|table| table.answers.push_back(answer));
+    let mut room = Room::new("w:1 --fork=auto");
+    process::table(|table| table.answers.clear());
+    answer(Answer::Failed { id: 99, error: nix::errno::Errno::EAGAIN });
+    answer(Answer::Started { id: 99, pid: Pid::from_raw(2_000_001) });
+    assert_eq!(room.started(), []);
+    assert_eq!((room.metric("start failures"), room.supervisor.workers().len()), (0, 0));
+    let now = room.io.now();
+    room.supervisor.fleet_mut().stop(now + ms(100), now);
+    room.perform();
+    assert_eq!(room.supervisor.launcher().starts(), 1, "it is ended as soon as it is there");
+    answer(Answer::Failed { id: 1, error: nix::errno::Errno::EAGAIN });
+    assert_eq!(room.started(), []);
+    assert!(room.supervisor.launcher().starts() == 0 && room.supervisor.is_gone());
 }
 
 #[test]
