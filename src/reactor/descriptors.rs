@@ -92,4 +92,51 @@ mod tests {
             assert_eq!((after.soft, after.hard, fitting), (soft, before.hard, streams), "{before:?}");
         }
     }
+
+    fn config(line: &str) -> Config {
+        match crate::config::read(line.split(' ').map(Into::into).collect(), &|_| None, true) {
+            Ok(crate::config::Command::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_server_needs_descriptors_for_itself_its_listeners_and_its_workers() {
+        // 20 of its own, 8 for a start, and 3 for each worker and for one successor.
+        for (line, workers, expected) in [
+            ("w:4 http:127.0.0.1:0", 4, 20 + 8 + 15 + 1),
+            ("w:4 http:127.0.0.1:0", 0, 20 + 8 + 3 + 1),
+            ("w:4 http:127.0.0.1:0 --log-file=/l", 4, 20 + 8 + 15 + 1 + 2),
+            ("w:4 http:localhost:0 metrics:127.0.0.1:0", 4, 20 + 8 + 15 + 2 + 1),
+            ("w:4 http:127.0.0.1:0 page:127.0.0.1:0", 4, 20 + 8 + 15 + 2),
+        ] {
+            assert_eq!(needed(&config(line), workers), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn spare_ones_are_kept_up_to_half_of_what_is_left() {
+        let config = config("w:4 http:127.0.0.1:0");
+        // 44 are needed; 36 spare ones, and 3 for each worker.
+        for (has, expected) in [(1000, 44 + 48), (140, 44 + 48), (138, 44 + 47), (100, 44 + 28), (40, 44)] {
+            assert_eq!(kept(&config, 4, has), expected, "{has}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_leaves_too_few_for_clients_is_refused_with_one_that_would_do() {
+        let few = config("w:4 http:127.0.0.1:0");
+        assert_eq!(shortage(&few, 4, 60), None);
+        assert_eq!(
+            shortage(&few, 4, 59).as_deref(),
+            Some(
+                "this process may have 59 descriptors, and with w:4 it needs 60: ulimit -n 60 (systemd: LimitNOFILE=60), or fewer workers would do"
+            )
+        );
+        let one = shortage(&few, 1, 1).expect("too few");
+        assert!(one.ends_with("ulimit -n 51 (systemd: LimitNOFILE=51) would do"), "{one}");
+        let limit = |hard| DescriptorLimit { soft: 10, hard };
+        assert!(check(&few, limit(60)).is_ok());
+        assert!(matches!(check(&few, limit(59)), Err(StartError::Trouble(_))));
+    }
 }

@@ -55,3 +55,28 @@ pub(super) fn loopback(port: u16, is_ipv6: bool) -> SocketAddr {
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_listens_at_a_path_or_on_a_port_in_one_of_two_families() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("socket");
+        std::fs::write(&path, "").expect("a file");
+        let mut unix = Endpoint::Unix(path.clone());
+        unix.try_other_address();
+        assert_eq!((unix.path(), unix.address()), (Some(path.as_path()), None));
+        unix.remove_file();
+        assert!(!path.exists());
+
+        let mut port = Endpoint::Loopback { port: 80, is_ipv6: false };
+        let address = |port: &Endpoint| port.address().expect("it has one").to_string();
+        assert_eq!((port.path(), address(&port).as_str()), (None, "127.0.0.1:80"));
+        port.try_other_address();
+        assert_eq!(address(&port), "[::1]:80");
+        port.try_other_address();
+        assert_eq!(address(&port), "127.0.0.1:80");
+    }
+}

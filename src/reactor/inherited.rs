@@ -106,3 +106,86 @@ fn cannot_be_used(service: Service, at: &Listen, error: &io::Error) -> StartErro
     let token = service.token();
     StartError::Usage(format!("{at} {what}; a listening stream socket would do, or {token}:<port>"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::net::TcpListener;
+    use std::os::fd::IntoRawFd;
+
+    fn listener() -> OwnedFd {
+        TcpListener::bind("127.0.0.1:0").expect("a port").into()
+    }
+
+    fn offer(service: &str, at: &str, is_given: bool) -> SocketOffer {
+        SocketOffer { service: service.into(), at: at.into(), is_given, has_file: false }
+    }
+
+    const AT: Listen = Listen::Localhost { port: 0 };
+
+    #[test]
+    fn a_socket_is_found_by_its_service_and_its_place_once() {
+        let mut inherited = Inherited::handed_over(vec![
+            (offer("http", "a", false), listener()),
+            (offer("metrics", "a", true), listener()),
+            (offer("page", "b", true), listener()),
+            (offer("dance", "a", true), listener()),
+        ]);
+        assert_eq!(inherited.sockets.len(), 3, "no service has that name");
+        assert!(inherited.listener(Service::Http, &AT, "b").is_none());
+        let mut take = |service, place| {
+            let taken = inherited.listener(service, &AT, place);
+            taken.map(|listener| listener.map_err(|error| error.to_string()).expect("a listener"))
+        };
+        let http = take(Service::Http, "a").expect("it is there");
+        assert!(http.is_shared() && !http.is_given(), "the server before this one lets go of it");
+        assert!(take(Service::Http, "a").is_none());
+        assert!(take(Service::Metrics, "a").expect("it is there").is_given());
+        assert!(take(Service::Page, "b").expect("it is there").is_given());
+    }
+
+    fn config(fd: i32) -> Config {
+        let line = ["w:1".to_owned(), format!("http:fd:{fd}")].map(Into::into);
+        match crate::config::read(line.into(), &|_| None, true) {
+            Ok(crate::config::Command::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_descriptor_of_the_command_line_is_taken_if_it_is_a_listening_socket() {
+        let complaint = |result: Result<Listener, StartError>| match result {
+            Err(StartError::Usage(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let fd = listener().into_raw_fd();
+        let mut inherited = Inherited::take(&config(fd)).expect("it is open");
+        let (at, place) = (Listen::Descriptor(fd), format!("descriptor {fd}"));
+        let taken = inherited.listener(Service::Http, &at, &place).expect("it is there");
+        assert!(taken.expect("a listener").is_given());
+
+        let fd = File::open("/dev/null").expect("a file").into_raw_fd();
+        let mut inherited = Inherited::take(&config(fd)).expect("it is open");
+        let (at, place) = (Listen::Descriptor(fd), format!("descriptor {fd}"));
+        let taken = inherited.listener(Service::Http, &at, &place).expect("it is there");
+        let expected =
+            format!("descriptor {fd} is no socket; a listening stream socket would do, or http:<port>");
+        assert_eq!(complaint(taken), expected);
+
+        let closed = Inherited::take(&config(1_000_000)).map(drop).expect_err("it is not open");
+        assert_eq!(
+            closed.to_string(),
+            "descriptor 1000000 is not open; a listening stream socket would do, or http:<port>"
+        );
+        let other = cannot_be_used(Service::Page, &AT, &Errno::ENOMEM.into()).to_string();
+        assert!(
+            other.starts_with("localhost port 0 cannot be used: ") && other.ends_with("page:<port>"),
+            "{other}"
+        );
+        assert_eq!(
+            [Service::Http, Service::Metrics, Service::Page].map(Service::token),
+            ["http", "metrics", "page"]
+        );
+    }
+}

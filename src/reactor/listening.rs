@@ -109,3 +109,132 @@ fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
     };
     StartError::Trouble(format!("{at} {what_to_do}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+    use std::os::unix::net::UnixListener;
+
+    fn config(line: &str) -> Config {
+        match config::read(line.split(' ').map(Into::into).collect(), &|_| None, true) {
+            Ok(Command::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn listen(line: &str) -> Result<Vec<Listener>, String> {
+        let result = listen_on(Service::Http, &config(line), None, &mut Inherited::default());
+        result.map_err(|error| error.to_string())
+    }
+
+    fn has_ipv6() -> bool {
+        TcpListener::bind("[::1]:0").is_ok()
+    }
+
+    #[test]
+    fn each_place_is_listened_on_and_remembered() {
+        let line = "w:1 http:127.0.0.1:0,proxy http:localhost:0 --trust-proxy=loopback";
+        let listeners = listen(line).expect("ports");
+        let places: Vec<&str> = listeners.iter().map(Listener::place).collect();
+        let all = ["127.0.0.1 port 0", "localhost port 0", "localhost port 0, IPv6"];
+        assert_eq!(places, all[..if has_ipv6() { 3 } else { 2 }]);
+        let headers: Vec<bool> = listeners.iter().map(Listener::has_proxy_header).collect();
+        assert_eq!(headers, [true, false, false][..places.len()]);
+        let ports: Vec<_> = listeners[1..].iter().map(Listener::port).collect();
+        assert!(ports.iter().all(|port| port.is_some_and(|port| port > 0) && *port == ports[0]), "{ports:?}");
+        for (service, line) in [
+            (Service::Metrics, "w:1 http:0 metrics:127.0.0.1:0"),
+            (Service::Page, "w:1 http:0 page:127.0.0.1:0"),
+        ] {
+            let listeners =
+                listen_on(service, &config(line), None, &mut Inherited::default()).expect("a port");
+            assert_eq!((listeners.len(), listeners[0].place()), (1, "127.0.0.1 port 0"));
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_in_use_is_told_with_its_owner_and_one_that_is_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = taken.local_addr().expect("its address").port();
+        let pid = std::process::id();
+        let complaint = |text: &str| listen(&format!("w:1 http:{text}")).map(drop).expect_err("in use");
+        assert_eq!(
+            complaint(&format!("127.0.0.1:{port}")),
+            format!(
+                "127.0.0.1 port {port} is in use by pid {pid}; http:127.0.0.1:0 would do, and takes one that is free"
+            )
+        );
+        let localhost = complaint(&format!("localhost:{port}"));
+        assert!(localhost.ends_with("http:localhost:0 would do, and takes one that is free"), "{localhost}");
+        let in_use = || io::Error::from(io::ErrorKind::AddrInUse);
+        let of = |at: &Listen| cannot_listen("page", at, &in_use()).to_string();
+        let v6 = of(&Listen::Tcp { address: Some(Ipv6Addr::LOCALHOST.into()), port });
+        assert!(v6.ends_with("page:[::1]:0 would do, and takes one that is free"), "{v6}");
+        let all = of(&Listen::Tcp { address: None, port });
+        assert!(all.ends_with("page:0 would do, and takes one that is free"), "{all}");
+        // Nobody listens there.
+        drop(taken);
+        let free = of(&Listen::Tcp { address: Some(Ipv4Addr::LOCALHOST.into()), port });
+        assert!(free.contains("is in use; page:127.0.0.1:0"), "{free}");
+    }
+
+    #[test]
+    fn localhost_is_one_port_in_both_families_or_none() {
+        if !has_ipv6() {
+            return;
+        }
+        let taken = TcpListener::bind("[::1]:0").expect("a port");
+        let port = taken.local_addr().expect("its address").port();
+        let complaint = bind_localhost(port).map(drop).map_err(|error| error.kind());
+        assert_eq!(complaint, Err(io::ErrorKind::AddrInUse));
+        assert_eq!(bind_localhost(0).map(|both| both.len()).expect("a free one"), 2);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_listened_on_is_told_with_what_would_do() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("socket");
+        let shown = path.display();
+        let complaint = || listen(&format!("w:1 http:unix:{}", path.display())).map(drop).expect_err("taken");
+        let _taken = UnixListener::bind(&path).expect("a socket");
+        assert_eq!(complaint(), format!("'{shown}' is in use; another path would do"));
+        let fits = dir.path().join("x".repeat(MAX_PATH_BYTES - 1 - dir.path().as_os_str().len()));
+        assert!(listen(&format!("w:1 http:unix:{}", fits.display())).is_ok());
+        let error = io::Error::from(io::ErrorKind::InvalidInput);
+        let long = cannot_listen("http", &Listen::Unix("x".repeat(MAX_PATH_BYTES + 1).into()), &error);
+        assert!(
+            long.to_string()
+                .ends_with("is too long for a Unix socket (107 bytes fit); a shorter path would do")
+        );
+        let nowhere = listen("w:1 http:unix:/nonexistent/socket").map(drop).expect_err("no folder");
+        assert!(nowhere.contains("cannot be listened on: No such file"), "{nowhere}");
+    }
+
+    #[test]
+    fn a_port_that_needs_a_right_is_told_with_one_that_does_not() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let of = |port| cannot_listen("http", &Listen::Tcp { address: None, port }, &denied).to_string();
+        for (port, other) in [(80, 8080), (443, 8443), (1023, 8023)] {
+            assert_eq!(
+                of(port),
+                format!("port {port} needs a right that this user lacks (below 1024); http:{other} would do")
+            );
+        }
+        assert!(of(1024).contains("cannot be listened on"));
+    }
+
+    #[test]
+    fn a_socket_that_was_given_is_not_bound_again() {
+        let given = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = given.local_addr().expect("its address").to_string();
+        let at = "127.0.0.1 port 0".to_owned();
+        let offer =
+            crate::handover::SocketOffer { service: "http".into(), at, is_given: false, has_file: false };
+        let mut inherited = Inherited::handed_over(vec![(offer, given.into())]);
+        let config = config("w:1 http:127.0.0.1:0");
+        let listeners = listen_on(Service::Http, &config, None, &mut inherited).expect("it is there");
+        assert_eq!((listeners.len(), listeners[0].address()), (1, address));
+    }
+}

@@ -213,3 +213,14 @@ fn shown(job: &Job) -> String {
     let path = &path[..path.len().min(MAX_SHOWN_BYTES)];
     format!("{} {}", job.request.method().escape_ascii(), path.escape_ascii())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_the_first_line_of_a_head() {
+        assert_eq!(first_line(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"), b"GET / HTTP/1.1\r");
+        assert_eq!(first_line(b""), b"");
+    }
+}

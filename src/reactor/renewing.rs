@@ -134,3 +134,15 @@ fn html(text: &str) -> String {
         "<!doctype html>\n<meta charset=\"utf-8\">\n<title>The app does not start</title>\n<pre style=\"white-space: pre-wrap\">{safe}</pre>\n"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_shown_in_a_page_as_it_is() {
+        let page = html("a < b && c > d\n");
+        assert!(page.ends_with("pre-wrap\">a &lt; b &amp;&amp; c &gt; d\n</pre>\n"), "{page}");
+        assert!(page.starts_with("<!doctype html>\n"));
+    }
+}

@@ -19,7 +19,7 @@ impl Reactor {
         }
     }
 
-    fn take_signal(&mut self, number: u32) {
+    pub(super) fn take_signal(&mut self, number: u32) {
         let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
         match signal {
             Some(Signal::SIGCHLD) => self.supervisor.note_ended_children(),

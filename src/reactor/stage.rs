@@ -29,3 +29,16 @@ impl Stage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_ends_by_the_clock() {
+        let until = Instant::now();
+        assert_eq!(Stage::Draining { signalled: None, until }.deadline(), Some(until));
+        assert_eq!(Stage::Leaving { signalled: None, until }.deadline(), Some(until));
+        assert_eq!((Stage::Running.deadline(), Stage::Ending { signalled: None }.deadline()), (None, None));
+    }
+}

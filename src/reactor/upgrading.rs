@@ -31,7 +31,7 @@ impl Reactor {
         begun.map_err(|error| format!("the new server cannot be started: {error}"))
     }
 
-    fn why_no_upgrade(&self) -> Option<String> {
+    pub(super) fn why_no_upgrade(&self) -> Option<String> {
         let environment = |name: &str| std::env::var(name).ok();
         let why_not = if self.is_stopping() {
             "the server is stopping"
@@ -67,7 +67,7 @@ impl Reactor {
     }
 
     /// All that the new server needs lies on the line before it is started.
-    fn offer_everything(&mut self, line: &Line) -> io::Result<()> {
+    pub(super) fn offer_everything(&mut self, line: &Line) -> io::Result<()> {
         let http = self.frontend.listeners().iter().map(|listener| (Service::Http, listener));
         let metrics = self.admin.metrics_listeners().iter().map(|listener| (Service::Metrics, listener));
         let page = self.admin.page_listeners().iter().map(|listener| (Service::Page, listener));
@@ -370,5 +370,24 @@ fn is_started_by_systemd(environment: &dyn Fn(&str) -> Option<String>) -> bool {
         Some(pid) => pid == std::process::id().to_string(),
         // Before systemd 248.
         None => environment("INVOCATION_ID").is_some() && nix::unistd::getppid().as_raw() == 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_names_the_process_that_it_has_started() {
+        let own = std::process::id().to_string();
+        let with = |name: &'static str, value: &str| {
+            let value = value.to_owned();
+            move |asked: &str| (asked == name).then(|| value.clone())
+        };
+        assert!(is_started_by_systemd(&with("SYSTEMD_EXEC_PID", &own)));
+        assert!(!is_started_by_systemd(&with("SYSTEMD_EXEC_PID", "1")), "that of its parent");
+        assert!(!is_started_by_systemd(&|_| None));
+        let is_child_of_one = nix::unistd::getppid().as_raw() == 1;
+        assert_eq!(is_started_by_systemd(&with("INVOCATION_ID", "5e55")), is_child_of_one);
     }
 }

@@ -43,6 +43,8 @@ mod reader;
 mod reasons;
 #[cfg(test)]
 pub(crate) mod rooms;
+#[cfg(test)]
+mod scenes;
 mod script;
 mod shadow;
 mod templates;

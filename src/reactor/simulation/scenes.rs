@@ -1,0 +1,513 @@
+//! Single scenes of the whole server: what signals, operators and the servers before and after this one bring about.
+
+use super::rooms::{keep_log, logged, ms};
+use super::wire::{Kind, Shared, Wire};
+use super::world::World;
+use crate::config::{Config, HotReload};
+use crate::control::Message as ControlMessage;
+use crate::handover::{Incoming, Message, Outgoing};
+use crate::reactor::admin::connections::ControlPeer;
+use crate::reactor::host::handed::Begin;
+use crate::reactor::host::line::{Heard, Line};
+use crate::reactor::host::{Predecessor, Successor};
+use crate::reactor::stage::Stage;
+use crate::reactor::stopping::StopCause;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command};
+use std::rc::Rc;
+use std::time::Duration;
+
+const OWN: ControlPeer = ControlPeer::Process { pid: 1 };
+
+/// The first world whose settings are such, with nobody else at its socket and one worker that serves.
+fn world_where(is_such: impl Fn(&Config) -> bool) -> World {
+    let fits = |world: &World| {
+        let config = &world.reactor.config;
+        let is_plain = config.command.is_none() && config.workers.min == 1 && !world.door.borrow().is_shared;
+        is_plain && is_such(config) && world.reactor.supervisor.fleet().serving() == 1
+    };
+    (0..2000).map(World::new).find(fits).expect("one in a dozen is like that")
+}
+
+fn world() -> World {
+    world_where(|config| config.workers.max == 1 && config.drain_timeout == ms(1700))
+}
+
+impl World {
+    fn signal(&mut self, signal: Signal) {
+        self.reactor.take_signal(signal as u32);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.reactor.io.move_clock_to(self.now);
+    }
+
+    /// Somebody asks that; the connection, when the server has nothing left to do.
+    fn ask(&mut self, peer: ControlPeer, text: &str) -> Shared {
+        let wire = Wire::new(Kind::Unix, 1 << 20);
+        self.watch_operator(wire.clone(), peer);
+        wire.borrow_mut().send(text.as_bytes());
+        self.controls.push(wire.clone());
+        self.remaining();
+        wire
+    }
+
+    fn order(&mut self, message: &ControlMessage) -> Shared {
+        let body = message.to_json();
+        let length = body.len();
+        self.ask(OWN, &format!("POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}"))
+    }
+}
+
+fn said(wire: &Shared) -> String {
+    String::from_utf8_lossy(&wire.borrow_mut().take(usize::MAX)).into_owned()
+}
+
+fn status(wire: &Shared) -> String {
+    said(wire).split(' ').nth(1).unwrap_or("nothing").to_owned()
+}
+
+#[test]
+fn a_first_signal_drains_and_a_second_one_ends_but_not_its_echo() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut world = world();
+        keep_log();
+        world.signal(signal);
+        assert!(matches!(world.reactor.stage, Stage::Draining { .. } | Stage::Leaving { .. }));
+        assert!(logged().contains(&format!("{signal}: stopping; 0 at work, 0 waiting")));
+        world.pass(ms(19));
+        world.signal(signal);
+        assert_eq!(world.reactor.exit, None, "the same one, to the process and to its group");
+        world.pass(ms(1));
+        world.signal(signal);
+        assert_eq!(world.reactor.exit, Some(1));
+        assert!(logged().contains(&format!("{signal} once more: ending at once")));
+    }
+}
+
+#[test]
+fn a_command_and_a_signal_are_two_and_only_the_second_signal_ends() {
+    let mut world = world();
+    keep_log();
+    world.reactor.begin_stop(StopCause::Command);
+    assert!(logged().contains("asked by a command: stopping"));
+    world.pass(ms(100));
+    world.reactor.begin_stop(StopCause::Command);
+    assert!(logged().contains("asked by a command once more: waits for the end"));
+    world.signal(Signal::SIGTERM);
+    assert!(logged().contains("SIGTERM: stopping already; a second signal would end at once"));
+    assert_eq!(world.reactor.exit, None);
+    world.pass(ms(100));
+    world.signal(Signal::SIGINT);
+    assert_eq!(world.reactor.exit, Some(1));
+}
+
+#[test]
+fn a_hang_up_reloads_or_stops_or_does_nothing_by_the_settings() {
+    let with = |hot_reload| {
+        let mut world = world();
+        let mut config = super::rooms::config("w:1 http:0");
+        Rc::get_mut(&mut config).expect("nobody else has it").hot_reload = hot_reload;
+        world.reactor.config = config;
+        world
+    };
+    let mut world = with(HotReload::None);
+    keep_log();
+    world.signal(Signal::SIGHUP);
+    assert!(logged().contains("SIGHUP: nothing to do (--hot-reload=process would reload)"));
+    assert!(!world.reactor.supervisor.fleet().is_rolling() && !world.reactor.is_stopping());
+
+    let mut world = with(HotReload::Process);
+    world.signal(Signal::SIGHUP);
+    assert!(world.reactor.supervisor.fleet().is_rolling() && !world.reactor.is_stopping());
+
+    let mut world = with(HotReload::Module);
+    world.signal(Signal::SIGHUP);
+    assert!(world.reactor.is_stopping(), "the terminal is gone");
+
+    let mut world = with(HotReload::Process);
+    let (_far, _child) = world.begin_succession();
+    world.signal(Signal::SIGHUP);
+    assert!(world.reactor.host.owes_reload && !world.reactor.supervisor.fleet().is_rolling());
+    world.reactor.abort_upgrade();
+    assert!(!world.reactor.host.owes_reload && world.reactor.supervisor.fleet().is_rolling());
+}
+
+#[test]
+fn the_fleet_is_made_larger_and_smaller_by_signals() {
+    let mut world = world();
+    keep_log();
+    let size = |world: &World| {
+        let fleet = world.reactor.supervisor.fleet();
+        (fleet.min_workers(), fleet.max_workers())
+    };
+    world.signal(Signal::SIGTTIN);
+    assert_eq!(size(&world), (2, 2));
+    assert!(logged().contains("SIGTTIN: w:2 until the next start"));
+    world.signal(Signal::SIGTTOU);
+    assert_eq!(size(&world), (1, 1));
+    world.signal(Signal::SIGTTOU);
+    assert_eq!(size(&world), (1, 1));
+    assert!(logged().contains("SIGTTOU: nothing to do (one worker is the fewest)"));
+    world.signal(Signal::SIGTERM);
+    world.signal(Signal::SIGTTIN);
+    assert!(logged().contains("SIGTTIN: nothing to do (the server is stopping)"));
+    let mut config = super::rooms::config("w:1 http:0");
+    Rc::get_mut(&mut config).expect("nobody else has it").workers.max = 0;
+    world.reactor.config = config;
+    world.signal(Signal::SIGTTOU);
+    assert!(logged().contains("SIGTTOU: nothing to do (w:0 starts no workers)"));
+
+    let mut world = world_where(|config| config.workers.max == 2);
+    world.signal(Signal::SIGTTIN);
+    assert!(logged().contains("SIGTTIN: w:2..3 until the next start"));
+}
+
+#[test]
+fn other_signals_say_that_there_is_nothing_to_do() {
+    let mut world = world();
+    keep_log();
+    world.signal(Signal::SIGUSR1);
+    assert!(logged().contains("SIGUSR1: nothing to do (a --log-file would be opened anew)"));
+    world.signal(Signal::SIGWINCH);
+    assert!(logged().contains("SIGWINCH: nothing to do"));
+    world.reactor.take_signal(999);
+    assert!(logged().contains("signal 999: nothing to do"));
+    assert!(!world.reactor.supervisor.has_ended_children());
+    world.signal(Signal::SIGCHLD);
+    assert!(world.reactor.supervisor.has_ended_children());
+}
+
+#[test]
+fn an_upgrade_is_refused_with_the_reason() {
+    let mut world = world();
+    keep_log();
+    if std::process::id() != 1 && std::env::var_os("INVOCATION_ID").is_none() {
+        assert_eq!(world.reactor.why_no_upgrade(), None);
+    }
+    let refused = |world: &mut World, why: &str| {
+        let refusal = world.reactor.begin_upgrade().expect_err("not now");
+        assert!(refusal.starts_with(why), "{refusal}");
+        world.signal(Signal::SIGUSR2);
+        assert!(logged().contains(&format!("SIGUSR2: no upgrade: {why}")));
+    };
+    let (_far, mut child) = world.begin_succession();
+    refused(&mut world, "an upgrade is under way");
+    world.reactor.host.successor = None;
+    child.kill().and_then(|()| child.wait()).expect("its end");
+    let _far = world.begin_following(false);
+    refused(&mut world, "an upgrade is under way");
+    let _far = world.begin_following(true);
+    refused(&mut world, "the server before this one still finishes its requests");
+    world.reactor.host.predecessor = None;
+    world.reactor.supervisor.fleet_mut().reload(None, world.now);
+    refused(&mut world, "a reload is under way");
+    world.signal(Signal::SIGTERM);
+    refused(&mut world, "the server is stopping");
+}
+
+/// The old server's side.
+impl World {
+    /// A new server is started, which is a process that sleeps.
+    fn begin_succession(&mut self) -> (Line, Child) {
+        let child = Command::new("sleep").arg("1000").spawn().expect("a process");
+        let (near, far) = Line::pair().expect("a pair");
+        let machine = Outgoing::begin(ms(1000), self.now);
+        let pid = Pid::from_raw(child.id().cast_signed());
+        self.reactor.host.successor = Some(Successor::new(pid, near, machine));
+        (far, child)
+    }
+
+    /// The new server says that.
+    fn hears(&mut self, far: &Line, message: Message) {
+        far.say(&message, None).expect("said");
+        self.reactor.on_successor();
+    }
+}
+
+/// The next thing that was said to it.
+fn next(far: &mut Line) -> Option<Message> {
+    match far.hear() {
+        Heard::Message(message, _) => message,
+        Heard::Nothing | Heard::End => None,
+    }
+}
+
+fn ended_by(child: &mut Child) -> Option<i32> {
+    child.wait().expect("its end").signal()
+}
+
+#[test]
+fn a_new_server_is_offered_all_that_it_needs() {
+    let mut world = world();
+    let (near, mut far) = Line::pair().expect("a pair");
+    world.reactor.frontend.listeners_mut()[0].remember_place("port 0".into());
+    world.reactor.offer_everything(&near).expect("said");
+    let Heard::Message(Some(Message::Socket(offer)), Some(_)) = far.hear() else { panic!("a socket") };
+    assert_eq!((offer.service.as_str(), offer.at.as_str(), offer.is_given), ("http", "port 0", false));
+    assert_eq!(next(&mut far), Some(Message::Lock));
+    let generation = world.reactor.supervisor.fleet().generation();
+    assert_eq!(next(&mut far), Some(Message::Begin { serving: 1, size: 1, generation }));
+    assert_eq!(next(&mut far), None);
+}
+
+#[test]
+fn a_new_server_that_is_ready_is_told_to_serve_and_this_one_drains_behind_that() {
+    let mut world = world();
+    let (mut far, mut child) = world.begin_succession();
+    let pid = child.id();
+    let follower = world.ask(OWN, "GET /server HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(said(&follower).ends_with("ok"));
+    // What only a server that serves may say.
+    world.hears(&far, Message::Stop);
+    world.hears(&far, Message::End);
+    assert!(world.reactor.exit.is_none() && !world.reactor.is_stopping());
+    world.hears(&far, Message::Named { instance: "5e55".into() });
+    assert_eq!(world.reactor.host.successor.as_ref().and_then(|it| it.instance.as_deref()), Some("5e55"));
+    world.hears(&far, Message::Serving { now: 1, of: 1 });
+    world.reactor.host.notifier.take_kept();
+    world.hears(&far, Message::Ready);
+    assert_eq!(next(&mut far), Some(Message::Go));
+    assert_eq!(world.reactor.host.notifier.take_kept(), [format!("MAINPID={pid}")]);
+    assert!(!world.reactor.is_stopping());
+    world.reactor.host.owes_reload = true;
+    world.hears(&far, Message::Taken);
+    assert!(
+        world.reactor.is_stopping()
+            && world.reactor.host.successor.as_ref().is_some_and(|it| it.has_taken_over)
+    );
+    assert!(world.reactor.frontend.listeners().iter().all(|listener| listener.is_given()));
+    assert_eq!(next(&mut far), Some(Message::Released));
+    let Some(Message::Report { clients: 0, workers: 1, metrics }) = next(&mut far) else {
+        panic!("a report")
+    };
+    assert!(metrics.contains("rip_"));
+    assert_eq!(ended_by(&mut child), Some(Signal::SIGHUP as i32), "the reload that it owed");
+    // A report a second.
+    world.reactor.expire_upgrade();
+    assert_eq!(next(&mut far), None);
+    world.pass(ms(1000));
+    world.reactor.expire_upgrade();
+    assert!(matches!(next(&mut far), Some(Message::Report { .. })));
+    world.hears(&far, Message::End);
+    assert_eq!(world.reactor.exit, Some(0), "the new one ends at once, and this one with it");
+}
+
+#[test]
+fn a_new_server_that_stops_takes_this_one_with_it() {
+    let mut world = world();
+    keep_log();
+    let (far, mut child) = world.begin_succession();
+    world.hears(&far, Message::Ready);
+    world.hears(&far, Message::Taken);
+    logged();
+    world.hears(&far, Message::Stop);
+    assert!(logged().contains("asked by a command once more"));
+    child.kill().and_then(|()| child.wait()).expect("its end");
+}
+
+#[test]
+fn a_new_server_that_fails_is_killed_and_this_one_goes_on() {
+    let fail: [fn(&mut World, Line); 4] = [
+        |world, far| world.hears(&far, Message::Failed { reason: "no room".into() }),
+        // It has closed its end, and lives.
+        |world, far| {
+            drop(far);
+            world.reactor.on_successor();
+        },
+        |world, _far| {
+            world.pass(ms(6000));
+            world.reactor.expire_upgrade();
+        },
+        |world, _far| world.reactor.abort_upgrade(),
+    ];
+    for fail in fail {
+        let mut world = world();
+        keep_log();
+        let (far, mut child) = world.begin_succession();
+        world.reactor.expire_upgrade();
+        assert!(world.reactor.host.is_upgrading(), "it has time");
+        fail(&mut world, far);
+        assert!(logged().contains("upgrade failed, and this server goes on"));
+        assert!(!world.reactor.host.is_upgrading() && world.reactor.host.is_clearing_up());
+        assert!(!world.reactor.is_stopping());
+        assert_eq!(ended_by(&mut child), Some(Signal::SIGKILL as i32));
+    }
+}
+
+#[test]
+fn systemd_hears_that_this_server_goes_on_where_it_had_heard_of_another() {
+    let mut world = world();
+    let (far, mut child) = world.begin_succession();
+    world.hears(&far, Message::Ready);
+    world.reactor.host.notifier.take_kept();
+    world.hears(&far, Message::Failed { reason: "no name".into() });
+    assert_eq!(world.reactor.host.notifier.take_kept(), [format!("MAINPID={}", std::process::id())]);
+    ended_by(&mut child);
+}
+
+#[test]
+fn a_new_server_that_ends_is_reaped() {
+    let mut world = world();
+    keep_log();
+    let (_far, mut child) = world.begin_succession();
+    world.reactor.reap_successor();
+    assert!(world.reactor.host.successor.is_some(), "it lives");
+    child.kill().expect("killed");
+    while world.reactor.host.successor.is_some() {
+        world.reactor.reap_successor();
+        std::thread::yield_now();
+    }
+    assert!(logged().contains("before it was ready; its own words are in the log"));
+}
+
+/// The new server's side.
+impl World {
+    /// This server follows another one, whose end of the line is given back.
+    fn begin_following(&mut self, is_serving: bool) -> Line {
+        let (near, far) = Line::pair().expect("a pair");
+        let mut machine = Incoming::new(1);
+        if is_serving {
+            machine.note_serving(1);
+            machine.on_message(&Message::Go);
+        }
+        let begin = Begin::default();
+        self.reactor.host.predecessor =
+            Some(Predecessor { line: near, machine, begin, clients: 0, workers: 0 });
+        far
+    }
+}
+
+#[test]
+fn a_server_that_follows_says_how_many_workers_serve_and_fails_where_it_cannot_take_over() {
+    let mut world = world();
+    keep_log();
+    let mut far = world.begin_following(false);
+    world.reactor.note_readiness();
+    assert_eq!(next(&mut far), Some(Message::Serving { now: 1, of: 1 }));
+    assert_eq!(next(&mut far), Some(Message::Ready));
+    far.say(
+        &Message::Report {
+            clients: 3,
+            workers: 2,
+            metrics: "# TYPE rip_retries_total counter\nrip_retries_total 5\n".into(),
+        },
+        None,
+    )
+    .expect("said");
+    world.reactor.on_predecessor();
+    assert_eq!(world.reactor.host.predecessor_details(), serde_json::json!({"clients": 3, "workers": 2}));
+    assert!(world.reactor.metrics_text().contains("rip_retries_total 5\n"), "what it has counted goes on");
+    // Its folder is none.
+    far.say(&Message::Go, None).expect("said");
+    world.reactor.on_predecessor();
+    let Some(Message::Failed { reason }) = next(&mut far) else { panic!("it cannot take over") };
+    assert!(reason.contains("cannot be made"), "{reason}");
+    assert_eq!(world.reactor.exit, Some(1));
+}
+
+#[test]
+fn the_end_of_the_server_before_is_that_of_one_that_waits_and_no_matter_to_one_that_serves() {
+    let mut world = world();
+    keep_log();
+    drop(world.begin_following(true));
+    assert_eq!(world.reactor.host.predecessor_details()["clients"], 0);
+    world.reactor.on_predecessor();
+    assert!(world.reactor.host.predecessor.is_none() && world.reactor.exit.is_none());
+    assert!(logged().contains("upgrade: the server before this one has ended"));
+    assert_eq!(world.reactor.host.predecessor_details(), serde_json::Value::Null);
+    drop(world.begin_following(false));
+    world.reactor.on_predecessor();
+    assert_eq!(world.reactor.exit, Some(1));
+    assert!(logged().contains("upgrade: the server before this one has gone"));
+}
+
+#[test]
+fn a_stop_takes_the_server_before_with_it() {
+    let mut world = world();
+    let mut far = world.begin_following(true);
+    world.signal(Signal::SIGTERM);
+    assert_eq!(next(&mut far), Some(Message::Stop));
+    world.reactor.end_now(1);
+    assert_eq!(next(&mut far), Some(Message::End));
+    let mut world = self::world();
+    let mut far = world.begin_following(false);
+    world.reactor.end_now(1);
+    assert_eq!(next(&mut far), None, "that one goes on");
+}
+
+#[test]
+fn who_may_ask_what_is_told_by_the_status_of_the_answer() {
+    let peers = [OWN, ControlPeer::Root, ControlPeer::Stranger, ControlPeer::Scraper, ControlPeer::Viewer];
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    let quit = r#"{"op":"quit","workerId":77}"#;
+    for (request, expected) in [
+        (get("/server"), ["200", "200", "403", "404", "421"]),
+        (get("/metrics"), ["200", "200", "403", "200", "404"]),
+        (get("/status"), ["200", "200", "403", "404", "421"]),
+        (get("/"), ["404", "404", "403", "404", "200"]),
+        (post("/control", "what?"), ["400", "400", "403", "404", "404"]),
+        (post("/worker", quit), ["400", "403", "403", "404", "404"]),
+        (post("/other", "{}"), ["404", "404", "403", "404", "404"]),
+    ] {
+        let mut world = world();
+        let heard = peers.map(|peer| status(&world.ask(peer, &request)));
+        assert_eq!(heard, expected, "{request}");
+    }
+}
+
+#[test]
+fn operators_orders_are_followed_or_refused_with_the_reason() {
+    let mut world = world();
+    let (_far, mut child) = world.begin_succession();
+    let answer = said(&world.order(&ControlMessage::Reload(None)));
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("brings new workers"), "{answer}");
+    let answer = said(&world.order(&ControlMessage::Upgrade));
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("an upgrade is under way"), "{answer}");
+    child.kill().and_then(|()| child.wait()).expect("its end");
+    world.reactor.host.successor = None;
+
+    let follower = world.order(&ControlMessage::Reload(None));
+    assert!(world.reactor.supervisor.fleet().is_rolling());
+    assert!(said(&follower).starts_with("HTTP/1.1 200 "));
+    let stopper = world.order(&ControlMessage::Stop);
+    assert!(said(&stopper).ends_with("{\"ok\":true}\n") && !stopper.borrow().is_server_gone);
+    assert!(world.reactor.is_stopping());
+}
+
+#[test]
+fn the_summary_and_the_details_tell_how_the_server_stands() {
+    let mut world = world();
+    let (code, line) = world.reactor.status_summary();
+    assert_eq!(code, 200);
+    assert!(
+        line.starts_with("{\"status\":\"healthy\",\"app\":\"app\",\"workers\":1,\"ports\":{\"http\":null}"),
+        "{line}"
+    );
+    world.pass(ms(3000));
+    let details = world.reactor.status_details();
+    for (name, value) in [
+        ("workers", serde_json::json!(1)),
+        ("clients", serde_json::json!(0)),
+        ("uptime", serde_json::json!((world.now - world.reactor.io.started()).as_secs())),
+        ("needed", serde_json::json!({"workers": 0, "of": 1})),
+        ("upgrading", serde_json::json!(false)),
+        ("quarantine", serde_json::json!([])),
+        ("viewers", serde_json::json!(0)),
+    ] {
+        assert_eq!(details[name], value, "{name}");
+    }
+    let worker = &details["workerList"][0];
+    assert_eq!((&worker["atWork"], &worker["streams"], &worker["stack"]), (&0.into(), &0.into(), &0.into()));
+    let metrics = world.reactor.metrics_text();
+    for line in ["rip_workers{state=\"idle\"} 1", "rip_workers{state=\"busy\"} 0", "rip_workers_needed 0"] {
+        assert!(metrics.lines().any(|other| other == line), "{line} in {metrics}");
+    }
+}
