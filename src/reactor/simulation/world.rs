@@ -74,6 +74,21 @@ impl World {
             table.tells_little = random.chance(8);
         });
         let config = random_config(&mut random);
+        World::of(config, seed, random)
+    }
+
+    /// One with the settings that these words name, for a single scene.
+    #[cfg(test)]
+    pub(crate) fn with(words: &str, seed: u64) -> Self {
+        wire::forget_all();
+        disk::begin();
+        process::table(|table| *table = process::Table::default());
+        let config = Rc::into_inner(super::rooms::config(words)).expect("nobody else has it");
+        World::of(config, seed, Random::new(seed))
+    }
+
+    /// One with these settings.
+    fn of(config: Config, seed: u64, mut random: Random) -> Self {
         let names = Names::new(&config.place, "app");
         let is_shared = Random::new(seed ^ 0xd0_0d).chance(4);
         let door = Rc::new(RefCell::new(Door { is_shared, ..Door::default() }));
