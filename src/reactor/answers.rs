@@ -216,3 +216,26 @@ impl Reactor {
 pub(super) fn must_reset(answer: &Answer, version: Version) -> bool {
     version == Version::Http10 || answer.downstream == Framing::UntilClose
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_needs_a_reset_where_a_close_would_be_its_end() {
+        let of = |downstream| {
+            let mut answer = Answer::local(200, "text/plain", true);
+            answer.downstream = downstream;
+            answer
+        };
+        for (downstream, version, expected) in [
+            (Framing::UntilClose, Version::Http11, true),
+            (Framing::UntilClose, Version::Http10, true),
+            (Framing::Length(5), Version::Http10, true),
+            (Framing::Length(5), Version::Http11, false),
+            (Framing::Chunked, Version::Http11, false),
+        ] {
+            assert_eq!(must_reset(&of(downstream), version), expected, "{downstream:?} {version:?}");
+        }
+    }
+}

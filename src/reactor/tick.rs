@@ -160,7 +160,7 @@ impl Reactor {
 
     /// How long `poll` may sleep. Counted from the tick's one look at the clock: a deadline can be late by the time
     /// that one tick takes.
-    fn poll_timeout(&self) -> Option<Duration> {
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
         let has_ready = self.supervisor.has_ended_children() || self.io.has_ready() || self.admin.has_ready();
         let has_files_to_close = self.io.spools().has_leaving_files();
         if has_ready || has_files_to_close || self.frontend.has_work() || self.has_to_tell_failure() {

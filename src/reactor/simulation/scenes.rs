@@ -1,5 +1,6 @@
 //! Single scenes of the whole server: what signals, operators and the servers before and after this one bring about.
 
+mod endings;
 mod requests;
 
 use super::rooms::{keep_log, logged, ms};

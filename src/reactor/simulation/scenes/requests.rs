@@ -10,33 +10,36 @@ use crate::reactor::simulation::world::World;
 use crate::reactor::stopping::StopCause;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A world whose clients and workers do only what they are told here.
-struct Scene {
-    world: World,
+pub(super) struct Scene {
+    pub(super) world: World,
     clients: Vec<Shared>,
     /// Connections to workers, in the order of their making.
-    lines: Vec<Shared>,
+    pub(super) lines: Vec<Shared>,
+    /// Where workers listen that came by themselves.
+    sockets: Vec<PathBuf>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Scene::of("w:1 --quarantine=off")
     }
 
-    fn of(words: &str) -> Self {
+    pub(super) fn of(words: &str) -> Self {
         keep_log();
         let world = world_of(words);
         let lines = world.workers.iter().flat_map(|worker| &worker.lines).map(|line| line.wire.clone());
         let lines = lines.filter(|wire| !wire.borrow().is_server_gone).collect();
-        Scene { world, clients: Vec::new(), lines }
+        Scene { world, clients: Vec::new(), lines, sockets: Vec::new() }
     }
 
     /// A client connects and sends that.
-    fn send(&mut self, text: &str) -> Shared {
+    pub(super) fn send(&mut self, text: &str) -> Shared {
         let client = Wire::new(Kind::Tcp, 1 << 20);
         self.world.door.borrow_mut().waiting.push_back(client.clone());
         client.borrow_mut().send(text.as_bytes());
@@ -48,26 +51,26 @@ impl Scene {
     }
 
     /// What is not tried twice.
-    fn post(&mut self, path: &str, body: &str) -> Shared {
+    pub(super) fn post(&mut self, path: &str, body: &str) -> Shared {
         let length = body.len();
         self.send(&format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}"))
     }
 
-    fn get(&mut self, path: &str) -> Shared {
+    pub(super) fn get(&mut self, path: &str) -> Shared {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"))
     }
 
-    fn tick(&mut self, events: &[(Target, Readiness)]) {
+    pub(super) fn tick(&mut self, events: &[(Target, Readiness)]) {
         self.world.reactor.io.move_clock_to(self.world.now);
         self.world.reactor.tick(events);
         self.world.meet_new_workers();
-        for worker in &self.world.workers {
-            self.lines.extend(wire::accept_at(&worker.socket));
+        for socket in self.world.workers.iter().map(|worker| &worker.socket).chain(&self.sockets) {
+            self.lines.extend(wire::accept_at(socket));
         }
     }
 
     /// Ticks until nothing is left to do at this moment.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         for _ in 0..300 {
             let told = self.clients.iter().chain(&self.lines).filter_map(|wire| wire.borrow_mut().tell());
             let events: Vec<_> =
@@ -86,7 +89,7 @@ impl Scene {
     }
 
     /// Time passes, and what is due is done.
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         let until = self.world.now + Duration::from_millis(ms);
         while let Some(due) = self.world.reactor.next_deadline().filter(|due| *due <= until) {
             self.world.now = self.world.now.max(due);
@@ -97,17 +100,17 @@ impl Scene {
     }
 
     /// What the worker has been sent over its last connection.
-    fn asked(&self) -> String {
+    pub(super) fn asked(&self) -> String {
         self.lines.last().map(said).unwrap_or_default()
     }
 
-    fn answer(&mut self, text: &str) {
+    pub(super) fn answer(&mut self, text: &str) {
         self.lines.last().expect("a connection").borrow_mut().send(text.as_bytes());
         self.run();
     }
 
     /// The worker closes its last connection.
-    fn hang_up(&mut self) {
+    pub(super) fn hang_up(&mut self) {
         let line = self.lines.last().expect("a connection").clone();
         line.borrow_mut().take(usize::MAX);
         line.borrow_mut().close();
@@ -115,7 +118,7 @@ impl Scene {
     }
 
     /// The worker's process ends, and with it all of its connections.
-    fn die(&mut self, exit: Exit) -> i32 {
+    pub(super) fn die(&mut self, exit: Exit) -> i32 {
         let worker = self.world.workers.last().expect("a worker");
         let pid = worker.pid;
         wire::leave(&worker.socket);
@@ -129,9 +132,26 @@ impl Scene {
         pid
     }
 
+    /// The worker's process is on its way out, which the server has not heard yet.
+    pub(super) fn is_ending(&mut self, exit: Exit) {
+        let pid = self.world.workers.last().expect("a worker").pid;
+        process::table(|table| table.end(pid, exit));
+    }
+
+    /// Somebody listens there, for connections of the server's.
+    pub(super) fn listen(&mut self, path: &str) {
+        wire::listen_at(Path::new(path));
+        self.sockets.push(path.into());
+    }
+
     /// The worker that was started last is ready.
-    fn join(&mut self) {
+    pub(super) fn join(&mut self) {
         self.pass(1100);
+        self.join_now();
+    }
+
+    /// The same, where it was started at once.
+    pub(super) fn join_now(&mut self) {
         let last = self.world.workers.len() - 1;
         self.world.join(last);
         let control = self.world.controls.last().expect("its join").clone();
@@ -140,7 +160,7 @@ impl Scene {
     }
 
     /// The access lines since this was asked last.
-    fn lines_of_log(&mut self) -> Vec<Value> {
+    pub(super) fn lines_of_log(&mut self) -> Vec<Value> {
         let text = self.world.reactor.observer.take_lines();
         text.split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
