@@ -230,6 +230,15 @@ fn no_worker_outlives_the_server() {
 }
 
 #[test]
+fn a_template_that_is_not_there_yet_is_somebody() {
+    let mut room = Room::new("w:1 --fork=auto");
+    let now = room.io.now();
+    room.supervisor.fleet_mut().stop(now + ms(100), now);
+    assert!(room.supervisor.fleet().is_gone() && room.supervisor.launcher().starts() == 0);
+    assert!(!room.supervisor.is_gone(), "it is still to be ended");
+}
+
+#[test]
 fn the_fleet_is_gone_when_nobody_is_left_and_nobody_will_come() {
     let mut room = Room::new("w:1 --fork=never");
     assert!(!room.supervisor.is_gone());

@@ -120,8 +120,7 @@ fn what_a_template_has_said_is_forgotten_with_it() {
     let orders = room.orders();
     process::table(|table| {
         let line = &table.templates.last().expect("a template").line;
-        for (order, pid) in orders.iter().zip([2_000_001, 2_000_002]) {
-            let text = format!("forked {order} {pid}");
+        for text in [format!("forked {} 2000001", orders[0]), "refused a thread runs".to_owned()] {
             send(line.as_raw_fd(), text.as_bytes(), MsgFlags::MSG_NOSIGNAL).expect("it is said");
         }
     });
@@ -130,7 +129,9 @@ fn what_a_template_has_said_is_forgotten_with_it() {
     let (template, _) = room.template();
     room.end(template, Exit::Code(1));
     assert_eq!(room.supervisor.next_started(&room.io, &mut room.observer), None);
-    assert!(logged().contains("worker 1: cannot be started: its template has died"));
+    let told = logged();
+    assert!(told.contains("worker 1: cannot be started: its template has died"), "{told}");
+    assert!(!told.contains("a thread runs"), "{told}");
 }
 
 #[test]

@@ -333,6 +333,7 @@ const from = 'db.json'
             (b"('./a.json')", &[]),
             (b"load('./a.json')", &[]),
             (b"import '\xff.json'; import './b'", &["./b"]),
+            (b"import './from'.json'", &["./from"]),
             (b"import './from'; import './b.json'", &["./from", "./b.json"]),
             (b"import 'x/y.json'", &["y.json"]),
             (b"import 'express'", &[]),
