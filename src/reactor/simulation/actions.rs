@@ -2,7 +2,6 @@
 //! the bytes that a fuzzer makes up. An operand is taken modulo what exists, so that any part of a history can be played.
 
 use super::disk::Disk;
-use super::script::UNTIL_CLOSE;
 use super::templates::Deed;
 use crate::fleet::Resize;
 use crate::process::Exit;
@@ -160,6 +159,12 @@ pub(crate) enum Action {
     /// All that have nothing in hand end in one moment, and a client sends in the same one.
     EndIdle {
         client: usize,
+        death: Death,
+    },
+    /// It says so much of an answer that only the connection's end ends, and dies at once: a tick does not read all of it.
+    Overrun {
+        worker: usize,
+        bytes: usize,
         death: Death,
     },
     /// It says that it is busy, or closes its connection, and the client of that request resets a tick later.
@@ -335,10 +340,11 @@ fn next(random: &mut impl Choose, is_calm: bool) -> Action {
         76 => HalfClose { client },
         77 => Leave { client, has_read_all: random.chance(2) },
         78..=79 => Template { template: worker, deed: Deed::Forks },
-        114..=115 => Template { template: worker, deed: Deed::Loads },
+        114 => Template { template: worker, deed: Deed::Loads },
+        117 => Overrun { worker, bytes: random.below(4 * TICK_BYTES), death: Death::draw(random) },
         118 => Desert { worker, is_busy: random.chance(2) },
         119 => EndIdle { client, death: Death::draw(random) },
-        116..=117 => {
+        115..=116 => {
             let deeds =
                 [Deed::Refuses, Deed::ForksAndDies, Deed::CannotFork, Deed::Dies, Deed::Forks, Deed::Loads];
             Template { template: worker, deed: deeds[random.below(6)] }
@@ -379,8 +385,6 @@ fn next(random: &mut impl Choose, is_calm: bool) -> Action {
         97 if random.chance(3) => Stop,
         97..=99 => Sleep { ms: [700, 2500, 11_000][random.below(3)] },
         _ => {
-            // More of what only the connection's end ends than a tick reads.
-            let size = if style == UNTIL_CLOSE { size + 2 * TICK_BYTES } else { size };
             let bytes = random.below(size + 200);
             let dies = random.chance(2).then(|| Death::draw(random));
             Break { worker, style, size, bytes, is_at_once: random.chance(2), dies }

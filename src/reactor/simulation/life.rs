@@ -133,6 +133,7 @@ impl World {
                 }
             }
             Action::EndIdle { client, death } => self.end_idle(client, death.exit()),
+            Action::Overrun { worker, bytes, death } => self.overrun(worker, bytes, death.exit()),
             Action::Desert { worker, is_busy } => self.desert(worker, is_busy),
             Action::Obey { worker } => {
                 if let Some(worker) = self.pick_worker(worker, Worker::may_go) {

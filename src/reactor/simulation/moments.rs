@@ -3,9 +3,10 @@
 use super::life::pick;
 use super::line::Hand;
 use super::peers::{Life, Worker};
-use super::script::BUSY;
+use super::script::{BUSY, UNTIL_CLOSE};
 use super::world::World;
 use crate::process::Exit;
+use crate::reactor::limits::TICK_BYTES;
 
 /// So many ticks go by until the server hears of ends that it may have seen on the connections before.
 const TICKS_TO_REAP: usize = 3;
@@ -32,10 +33,34 @@ impl World {
         self.hears_workers_later = false;
     }
 
+    /// A worker says so much of an answer that only the connection's end ends, and dies: its end may be told before the
+    /// server has read all of that.
+    pub(crate) fn overrun(&mut self, number: usize, bytes: usize, exit: Exit) {
+        if let Some(worker) = self.one_asked(number) {
+            self.answer(worker, UNTIL_CLOSE, 4 * TICK_BYTES);
+            self.say(worker, bytes);
+            self.end_process(worker, exit);
+            self.reaps_soon();
+        }
+    }
+
+    /// A worker that looks at a request without an answer; where there is none, a client sends one first.
+    fn one_asked(&mut self, number: usize) -> Option<usize> {
+        let can_send = |at: usize| self.clients[at].can_send();
+        if !self.workers.iter().any(Worker::is_asked)
+            && let Some(client) = pick(number, self.clients.len(), can_send)
+        {
+            self.send(client, usize::MAX);
+            self.tick(0);
+        }
+        let worker = self.pick_worker(number, Worker::is_asked)?;
+        self.workers[worker].look_at(number, Hand::is_asked);
+        Some(worker)
+    }
+
     /// A worker gives no answer to a request, and its client resets the connection when the server has heard of that.
     pub(crate) fn desert(&mut self, number: usize, is_busy: bool) {
-        let Some(worker) = self.pick_worker(number, Worker::is_asked) else { return };
-        self.workers[worker].look_at(number, Hand::is_asked);
+        let Some(worker) = self.one_asked(number) else { return };
         let Some(tag) = self.workers[worker].hand().map(|hand| hand.tag) else { return };
         if is_busy {
             self.answer(worker, BUSY, 0);

@@ -100,6 +100,8 @@ impl World {
             let at = fit[number % fit.len()];
             let template = &mut table.templates[at];
             tell(|| format!("  template {} {deed:?}", template.pid));
+            // A start that it was asked for may have failed with it.
+            self.has_failing_spawns |= matches!(deed, Deed::ForksAndDies | Deed::CannotFork | Deed::Dies);
             match deed {
                 Deed::Loads => {
                     template.is_ready = true;
