@@ -282,7 +282,7 @@ impl Reactor {
 }
 
 /// The limit of descriptors for workers. Streams that do not fit lower their bound.
-fn fit_streams(config: &mut Config, limit: DescriptorLimit) -> DescriptorLimit {
+pub(super) fn fit_streams(config: &mut Config, limit: DescriptorLimit) -> DescriptorLimit {
     let (limit, fitting) = descriptors::for_streams(config.max_streams, config.concurrency, limit);
     if fitting < config.max_streams {
         log::warn!(

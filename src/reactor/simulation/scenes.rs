@@ -1,6 +1,7 @@
 //! Single scenes of the whole server: what signals, operators and the servers before and after this one bring about.
 
 mod endings;
+mod renewals;
 mod requests;
 
 use super::rooms::{keep_log, logged, ms};
