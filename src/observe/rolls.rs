@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 const MAX_ROLLS: usize = 10;
 /// Of the reason why one failed: it may have a stack trace, which is in the log.
 const MAX_ERROR_CHARS: usize = 1000;
+/// What one says that another reload has overtaken.
+const OVERTAKEN: &str = "another reload came, and began anew with the newest code";
 
 /// The newest is at the front.
 #[derive(Debug, Default)]
@@ -31,7 +33,11 @@ struct End {
 }
 
 impl Rolls {
+    /// One that is still under way is overtaken by it.
     pub(crate) fn begin(&mut self, now: Instant, unix: Duration) {
+        if self.is_under_way() {
+            self.end(&Err(OVERTAKEN.to_owned()), now, unix);
+        }
         self.0.truncate(MAX_ROLLS - 1);
         self.0.push_front(Roll { at: unix, began: now, replaced: 0, of: 0, end: None });
     }
@@ -43,7 +49,7 @@ impl Rolls {
     }
 
     pub(crate) fn end(&mut self, result: &Result<usize, String>, now: Instant, unix: Duration) {
-        if self.0.front().is_none_or(|roll| roll.end.is_some()) {
+        if !self.is_under_way() {
             // It has failed before it began.
             self.begin(now, unix);
         }
@@ -51,6 +57,10 @@ impl Rolls {
             let error = result.as_ref().err().map(|error| error.chars().take(MAX_ERROR_CHARS).collect());
             roll.end = Some(End { lasted: now.saturating_duration_since(roll.began), error });
         }
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.0.front().is_some_and(|roll| roll.end.is_none())
     }
 
     pub(crate) fn to_json(&self, now: Instant) -> Value {
@@ -96,6 +106,12 @@ mod tests {
             (&rows[0]["seconds"], rows[0]["error"].as_str().map(str::len)),
             (&json!(0.0), Some(MAX_ERROR_CHARS))
         );
+        rolls.begin(now + Duration::from_secs(10), unix);
+        rolls.begin(now + Duration::from_secs(14), unix);
+        let rows = rolls.to_json(now + Duration::from_secs(60));
+        assert_eq!((&rows[0]["ok"], &rows[1]["ok"]), (&Value::Null, &json!(false)), "overtaken");
+        assert_eq!((&rows[1]["seconds"], &rows[1]["error"]), (&json!(4.0), &json!(OVERTAKEN)));
+        rolls.end(&Ok(4), now, unix);
         for _ in 0..100 {
             rolls.begin(now, unix);
             rolls.end(&Ok(4), now, unix);
