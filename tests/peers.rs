@@ -303,9 +303,7 @@ while True:
 
 /// The command above as an app, in a folder; nothing where there is no Python.
 fn command_app(test: &str) -> Option<tempfile::TempDir> {
-    let has_python =
-        ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|dir| Path::new(dir).join("python3").exists());
-    if !has_python {
+    if !load::has_program("python3") {
         crate::support::skip::skip(test, "there is no python3");
         return None;
     }

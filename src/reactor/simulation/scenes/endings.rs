@@ -145,16 +145,44 @@ fn a_server_that_ends_cuts_its_tunnels() {
     assert_eq!(scene.lines_of_log().len(), 1);
 }
 
-#[test]
-fn workers_that_come_by_themselves_serve_until_they_quit() {
-    let mut scene = Scene::of("w:0");
-    let join = |number: u64| Join {
+/// What a worker says that comes by itself.
+fn join(number: u64, streams: bool) -> Join {
+    Join {
         sender: Sender { instance: None, worker_id: number },
         pid: 7,
         socket: format!("/nonexistent/worker-{number}"),
         version: 1,
-        abilities: Abilities { drains: true, streams: false, concurrency: 1 },
-    };
+        abilities: Abilities { drains: true, streams, concurrency: 1 },
+    }
+}
+
+#[test]
+fn a_stream_holds_a_worker_that_can_only_do_one_thing_and_no_other() {
+    for streams in [false, true] {
+        let mut scene = Scene::of("w:0");
+        let join = join(1, streams);
+        scene.listen(&join.socket);
+        scene.world.reactor.add_external(1, &join, 7);
+        let stream = scene.send("GET /events HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n");
+        assert!(scene.asked().starts_with("GET /events "));
+        scene.answer(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        assert!(said(&stream).starts_with("HTTP/1.1 200 "));
+        let details = scene.world.reactor.status_details();
+        let state = if streams { "idle" } else { "busy" };
+        assert_eq!(details["workerList"][0]["state"], state, "{details}");
+        let client = scene.get("/one");
+        assert_eq!(scene.lines.iter().any(|line| said(line).starts_with("GET /one ")), streams);
+        scene.answer(OK);
+        assert_eq!(said(&client).starts_with("HTTP/1.1 200 "), streams);
+    }
+}
+
+#[test]
+fn workers_that_come_by_themselves_serve_until_they_quit() {
+    let mut scene = Scene::of("w:0");
+    let join = |number| join(number, false);
     for number in [1, 2] {
         let join = join(number);
         scene.listen(&join.socket);
