@@ -13,7 +13,9 @@ mod usage;
 pub(crate) use guard::{GuardLine, guard, start_guard};
 pub(crate) use line::{Line, Said};
 pub(crate) use spawner::{Answer, Begun, Spawner};
-pub(crate) use usage::{max_descriptors, open_descriptors, own_cpu, proportional_bytes, resident_bytes};
+pub(crate) use usage::{
+    max_descriptors, open_descriptors, own_cpu, proportional_bytes, resident_bytes, tells_memory,
+};
 
 use nix::errno::Errno;
 use nix::libc;

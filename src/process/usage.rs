@@ -13,6 +13,11 @@ pub(crate) fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * u64::try_from(page_bytes).ok()?)
 }
 
+/// Whether the memory of processes can be read here: of one that has just ended there is nothing to read.
+pub(crate) fn tells_memory() -> bool {
+    resident_bytes(Pid::this()).is_some()
+}
+
 /// A process's share of memory in bytes: what it has alone, and its part of what it shares with others. The kernel walks
 /// through all of its pages for that, which takes milliseconds.
 pub(crate) fn proportional_bytes(pid: Pid) -> Option<u64> {

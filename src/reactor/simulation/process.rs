@@ -35,9 +35,9 @@ pub(crate) struct Table {
     /// A template has said something, or died, which is to be told.
     pub has_said: bool,
     pub failing_spawns: u8,
-    /// Without `/proc` nothing tells whether a process is on its way out.
+    /// Without `/proc` nothing tells whether a process is on its way out, or what one weighs.
     pub tells_little: bool,
-    /// What each process weighs.
+    /// What each process weighs; one that has just ended: nothing that could be read.
     pub resident_bytes: Option<u64>,
     next_pid: i32,
 }
@@ -213,6 +213,10 @@ pub(crate) fn is_ending(pid: Pid) -> Option<bool> {
 /// Some tell it, and some do not.
 pub(crate) fn proportional_bytes(pid: Pid) -> Option<u64> {
     (pid.as_raw() % 3 > 0).then_some(1 << 20)
+}
+
+pub(crate) fn tells_memory() -> bool {
+    table(|table| !table.tells_little)
 }
 
 pub(crate) fn resident_bytes(_: Pid) -> Option<u64> {

@@ -350,6 +350,7 @@ impl Supervisor {
                     self.fleet.retire(worker, RetireReason::Memory, now);
                 }
             }
+            None if process::tells_memory() => {}
             None => {
                 log::warn!("--max-memory is not in force: /proc does not tell the memory of a process here");
                 self.max_memory_bytes = 0;

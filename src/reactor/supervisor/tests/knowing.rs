@@ -114,6 +114,17 @@ fn a_worker_that_has_served_its_requests_is_replaced_once() {
 }
 
 #[test]
+fn a_worker_that_has_just_ended_does_not_end_the_bound_of_the_others() {
+    let (mut room, worker, other) = Room::serving("--max-memory=64M");
+    let now = room.io.now();
+    room.supervisor.check_limits(worker, now);
+    process::table(|table| table.resident_bytes = Some(65 << 20));
+    room.supervisor.check_limits(other, now + ms(1000));
+    room.perform();
+    assert_eq!(room.supervisor.launcher().starts(), 1, "its successor");
+}
+
+#[test]
 fn a_worker_that_is_too_heavy_is_replaced() {
     let (mut room, worker, other) = Room::serving("--max-memory=64M");
     let (pid, now) = (room.pid(worker), room.io.now());
@@ -138,6 +149,9 @@ fn a_worker_that_is_too_heavy_is_replaced() {
     process::table(|table| table.resident_bytes = None);
     assert_eq!(room.supervisor.resident_bytes(worker), Some((64 << 20) + 1), "as last looked at");
     room.supervisor.check_limits(other, now + ms(1000));
+    assert!(!logged().contains("--max-memory"), "that one has just ended");
+    process::table(|table| table.tells_little = true);
+    room.supervisor.check_limits(other, now + ms(2000));
     assert!(logged().contains("--max-memory is not in force"));
     weighs(1 << 40);
     room.supervisor.check_limits(other, now + ms(5000));
