@@ -299,7 +299,8 @@ loaded = open("loaded.txt", "w")
 kept = []
 def later(main):
     main.join()
-    while not os.path.exists("go"):
+    deadline = time.monotonic() + 60
+    while not os.path.exists("go") and time.monotonic() < deadline:
         time.sleep(0.005)
     kept[0].write("thread ")
 def application(environ, start_response):

@@ -89,7 +89,8 @@ impl Office {
         self.admin.connections.slab[key].phase
     }
 
-    fn sleep(&mut self, ms: u64) {
+    /// Moves the made-up clock.
+    fn pass(&mut self, ms: u64) {
         self.io.move_clock_to(self.io.now() + Duration::from_millis(ms));
     }
 
@@ -216,7 +217,7 @@ fn each_wait_has_its_deadline() {
     office.tell(&wire);
     let receive = Some((ControlDeadline::Receive, Duration::from_millis(900)));
     assert_eq!(office.armed(key), receive);
-    office.sleep(100);
+    office.pass(100);
     wire.borrow_mut().send(&ASK[20..30]);
     office.tell(&wire);
     let later = Some((ControlDeadline::Receive, Duration::from_millis(800)));
@@ -225,7 +226,7 @@ fn each_wait_has_its_deadline() {
     office.tell(&wire);
     let take = Some((ControlDeadline::Take, seconds(3)));
     assert_eq!((office.armed(key), office.phase(key)), (take, Phase::Answering(Then::Keep)));
-    office.sleep(1000);
+    office.pass(1000);
     office.admin.flush(key, &office.io);
     assert_eq!(office.armed(key), Some((ControlDeadline::Take, seconds(2))), "nothing was taken");
     wire.borrow_mut().take(5);
@@ -240,11 +241,11 @@ fn each_wait_has_its_deadline() {
     // Each byte of a body gets its time.
     wire.borrow_mut().send(b"POST /control HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n");
     office.tell(&wire);
-    office.sleep(500);
+    office.pass(500);
     wire.borrow_mut().send(b"{");
     office.tell(&wire);
     assert_eq!(office.armed(key), receive);
-    office.sleep(900);
+    office.pass(900);
     assert_eq!(office.admin.expire(office.io.now()), Some((key, ControlDeadline::Receive)));
     assert_eq!(office.admin.expire(office.io.now()), None);
 }

@@ -85,10 +85,10 @@ fn control_connections_are_accepted_up_to_a_bound_and_idle_ones_make_room() {
     assert_eq!((office.admin.connections(), door.borrow().waiting.len()), (3, 2));
     assert!(office.admin.connections.is_full);
     assert_eq!(office.admin.connections.slab[0].peer, ControlPeer::Stranger, "nobody tells whose it is");
-    office.sleep(99);
+    office.pass(99);
     accept(&mut office, 0);
     assert_eq!(door.borrow().waiting.len(), 2);
-    office.sleep(1);
+    office.pass(1);
     accept(&mut office, 0);
     assert_eq!(door.borrow().waiting.len(), 0);
     assert_eq!(office.phase(0), Phase::Closed, "the oldest");

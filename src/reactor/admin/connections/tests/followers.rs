@@ -28,7 +28,7 @@ fn followers_hear_of_each_step_that_they_have_room_for_and_of_the_end() {
     assert!(said(&upgrade_wire).ends_with("\r\n\r\n{\"of\":4,\"serving\":2}\n"));
     assert_eq!(said(&roll_wire), "");
 
-    office.sleep(1000);
+    office.pass(1000);
     office.admin.tell_roll_progress(2, 4, &office.io);
     assert_eq!(office.armed(slow.key), Some((ControlDeadline::Take, seconds(2))), "it has taken nothing");
     let slow_out =
@@ -122,7 +122,7 @@ fn viewers_get_an_event_a_second_and_no_more_than_one_waits_for_each() {
     office.admin.send_event(quick, "data: 1\n\n", 7, &office.io);
     assert_eq!(said(&quick_wire), "head\r\n\r\ndata: 1\n\n");
     assert_eq!(office.admin.ready_viewers(), [(quick, 7)]);
-    office.sleep(500);
+    office.pass(500);
     office.admin.flush(slow, &office.io);
     assert_eq!(office.armed(slow), Some((ControlDeadline::View, STALLED_AFTER - Duration::from_millis(500))));
     slow_wire.borrow_mut().take(1);
