@@ -13,6 +13,15 @@ impl World {
         self.obey();
     }
 
+    /// All successors join, one after the other.
+    fn roll_to_its_end(&mut self) {
+        for _ in 0..20 {
+            if self.fleet.is_rolling() {
+                self.roll_on();
+            }
+        }
+    }
+
     /// Who boots joins, and where nobody does, one that drains ends. A worker of the new release that has joined.
     fn roll_on(&mut self) -> Option<usize> {
         let before = self.progress.0;
@@ -208,11 +217,7 @@ fn a_reload_during_a_roll_starts_over_with_the_newest_code_and_is_adopted_once()
     world.reload(None);
     world.roll_on();
     assert!(world.has_next_release && world.fleet.is_rolling(), "that was not the newest");
-    for _ in 0..20 {
-        if world.fleet.is_rolling() {
-            world.roll_on();
-        }
-    }
+    world.roll_to_its_end();
     assert!(!world.has_next_release);
     assert_eq!((world.roll_end, world.progress), (Some(RollEnd::Done { replaced: 2 }), (2, 2)));
 }
@@ -226,11 +231,7 @@ fn a_reload_during_one_that_fails_is_tried_all_the_same() {
     world.exit(broken);
     world.obey();
     assert_eq!((world.roll_end, world.fleet.is_rolling()), (None, true), "that was not the newest");
-    for _ in 0..20 {
-        if world.fleet.is_rolling() {
-            world.roll_on();
-        }
-    }
+    world.roll_to_its_end();
     assert_eq!(world.roll_end, Some(RollEnd::Done { replaced: 2 }));
 }
 
@@ -257,11 +258,7 @@ fn a_reload_during_a_trial_that_fails_is_tried_all_the_same() {
     world.exit(canary);
     world.obey();
     assert_eq!((world.roll_end, world.fleet.is_judging()), (None, false), "that was not the newest");
-    for _ in 0..20 {
-        if world.fleet.is_rolling() {
-            world.roll_on();
-        }
-    }
+    world.roll_to_its_end();
     assert_eq!(world.roll_end, Some(RollEnd::Done { replaced: 2 }));
 }
 

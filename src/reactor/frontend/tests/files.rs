@@ -25,6 +25,15 @@ fn use_up_tick(room: &mut Room) {
     assert!(room.io.spools().is_tick_over());
 }
 
+/// A client whose body has to have a file: this tick's file is another's.
+fn sends_large_body(room: &mut Room) -> (ClientKey, Shared) {
+    let (client, wire) = room.arrive();
+    assert!(room.hear(client, &wire, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n").is_none());
+    use_up_tick(room);
+    room.frontend.clients[client.0].body.push(&LARGE).expect("it waits in memory");
+    (client, wire)
+}
+
 #[test]
 fn who_waits_for_a_file_gets_one_in_the_next_tick_first_come_first_served() {
     let mut room = Room::new();
@@ -101,10 +110,7 @@ fn a_body_that_needs_a_file_is_not_read_before_there_is_one() {
 #[test]
 fn a_body_without_room_is_refused() {
     let mut room = Room::new();
-    let (client, wire) = room.arrive();
-    assert!(room.hear(client, &wire, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n").is_none());
-    use_up_tick(&mut room);
-    room.frontend.clients[client.0].body.push(&LARGE).expect("it waits in memory");
+    let (client, wire) = sends_large_body(&mut room);
     assert!(room.frontend.clients[client.0].body.has_tail());
     wire.borrow_mut().send(b"x");
     assert!(room.read(client).is_none() && room.frontend.waits_for_file(client));
@@ -127,10 +133,7 @@ fn a_body_without_room_is_refused() {
 #[test]
 fn a_body_that_has_just_found_its_room_goes_on() {
     let mut room = Room::new();
-    let (client, wire) = room.arrive();
-    assert!(room.hear(client, &wire, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n").is_none());
-    use_up_tick(&mut room);
-    room.frontend.clients[client.0].body.push(&LARGE).expect("it waits in memory");
+    let (client, wire) = sends_large_body(&mut room);
     wire.borrow_mut().send(b"x");
     assert!(room.read(client).is_none() && room.frontend.waits_for_file(client));
     room.io.spools().end_tick(room.io.now());
