@@ -16,11 +16,12 @@
 //! - `oracle` records what was sent; `shadow` checks what clients and workers see, `reasons` what
 //!   the log says of it, and `inside` the state of the reactor;
 //! - `ends` brings each history to its end;
+//! - `scenes` are single histories, step by step, each of which shows one rule;
 //! - `rooms` has what unit tests of a single room need beside such sockets and processes.
 //!
 //! In some histories the listener is shared with another process; a stop then leaves its backlog alone.
 //!
-//! What only a kernel shows is not here: accepting beyond the descriptors' bound, signals as such, the workers'
+//! What only a kernel shows is not in the seeded histories: accepting beyond the descriptors' bound, signals as such, the workers'
 //! output, how changed sources are noticed, workers from outside (`w:0`).
 
 mod actions;
