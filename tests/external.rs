@@ -76,6 +76,33 @@ fn a_worker_that_quits_with_a_request_in_hand_is_forgotten_when_that_has_ended()
 }
 
 #[test]
+fn a_worker_that_takes_no_more_connections_ends_what_it_has_at_work() {
+    let mut server = Server::without_workers(&["c:2", "--queue-timeout-ms=100"]);
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let worker = RawWorker::join(&server, 3, move |_| {
+        let _ = gone.lock().expect("no panic").recv();
+        Answer::ok("here")
+    });
+    let socket = server.dir().join("raw3.sock");
+    let join = format!(
+        r#"{{"op":"join","workerId":3,"pid":1,"socket":"{}","version":1,"concurrency":2}}"#,
+        socket.display()
+    );
+    assert_eq!(server.control("POST", "/worker", &join).status, 200);
+    let mut slow = server.client();
+    slow.send_request("GET", "/slow", "", b"");
+    server.wait_until("it is at work", |_| worker.request_count() == 1);
+    std::fs::remove_file(socket).expect("its socket");
+    assert_eq!(server.get("/other").status, 504, "nobody else is there");
+    go.send(()).expect("it waits");
+    assert_eq!(slow.read_response().text(), "here");
+    server.wait_until("it is forgotten", |server| {
+        server.details()["workerList"].as_array().map(Vec::len) == Some(0)
+    });
+}
+
+#[test]
 fn a_pid_of_another_namespace_is_no_proof_of_death() {
     // A process that has ended and is not reaped: as a pid of ours it would be a dead one's.
     let mut ended = std::process::Command::new("true").spawn().expect("a process");

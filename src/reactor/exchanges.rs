@@ -4,7 +4,7 @@ use super::backend::exchange::{Exchange, Stage};
 use super::backend::{NoConnection, Piece, Sent, UpstreamDeadline};
 use super::crossing::{Delivery, Finished, Job, Received, Then, Times};
 use super::io::token::Readiness;
-use super::limits::{COOLDOWN, TICK_BYTES};
+use super::limits::{COOLDOWN, LAST_BYTES, TICK_BYTES};
 use super::tick::Reactor;
 use crate::balancer::{Failure, Wish};
 use crate::conn::worker::{End, Outcome};
@@ -98,8 +98,18 @@ impl Reactor {
     }
 
     pub(super) fn read_upstream(&mut self, upstream: UpstreamKey) {
+        self.read_at_most(TICK_BYTES, upstream);
+    }
+
+    /// A worker's process has ended: all that it has written is read at once, since nobody looks at its connections
+    /// any more.
+    pub(super) fn read_rest(&mut self, upstream: UpstreamKey) {
+        self.backend.worker_has_ended(upstream);
+        self.read_at_most(LAST_BYTES, upstream);
+    }
+
+    fn read_at_most(&mut self, mut budget: usize, upstream: UpstreamKey) {
         let mut scratch = self.io.take_scratch();
-        let mut budget = TICK_BYTES;
         while let Some((received, is_drained)) =
             self.backend.receive(upstream, &mut scratch, &mut budget, &mut self.io)
         {

@@ -30,7 +30,7 @@ impl Reactor {
         log::warn!("{}: refuses connections; it is replaced", self.supervisor.label(worker));
         match self.supervisor.origin(worker) {
             Some(Origin::Slot { .. }) => self.supervisor.give_up_on(worker, self.io.now()),
-            Some(Origin::Outside { .. }) => self.forget_worker(worker),
+            Some(Origin::Outside { .. }) => self.forget_when_over(worker),
             Some(Origin::Template { .. }) | None => {}
         }
     }
@@ -43,22 +43,34 @@ impl Reactor {
                 self.balancer.withdraw(worker);
             }
             // Of its end nobody will tell.
-            Some(Origin::Outside { .. }) => self.forget_worker(worker),
+            Some(Origin::Outside { .. }) => {
+                self.supervisor.note_gone(worker);
+                self.balancer.remove(worker);
+                self.forget_when_over(worker);
+            }
             Some(Origin::Template { .. }) | None => {}
+        }
+    }
+
+    /// A worker from outside that gets nothing more is forgotten with the last answer that it still has at work: its other
+    /// connections may go on, or hold whole answers.
+    pub(super) fn forget_when_over(&mut self, worker: WorkerKey) {
+        if self.backend.exchanges_of(worker).next().is_none() {
+            self.forget_worker(worker);
         }
     }
 
     /// Takes a worker that came from outside out of everything.
     pub(super) fn forget_worker(&mut self, worker: WorkerKey) {
+        if !self.supervisor.forget(worker) {
+            return;
+        }
         self.balancer.remove(worker);
         for upstream in self.backend.upstreams_of(worker) {
             self.backend.close(upstream);
             self.backend.disarm(upstream);
         }
         log::info!("{}: gone", self.supervisor.label(worker));
-        if !self.supervisor.forget(worker) {
-            return;
-        }
         for upstream in self.backend.upstreams_of(worker) {
             let exchange = self.backend.take_exchange(upstream).filter(|exchange| !exchange.is_question());
             if let Some(exchange) = exchange {

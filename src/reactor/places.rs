@@ -20,7 +20,9 @@ impl Reactor {
         if self.supervisor.is_dead(worker) {
             // Nobody else is to meet it.
             self.balancer.remove(worker);
-            if self.backend.exchanges_of(worker).next().is_none() {
+            if self.supervisor.is_external(worker) {
+                self.forget_when_over(worker);
+            } else if self.backend.exchanges_of(worker).next().is_none() {
                 self.supervisor.fleet_mut().idle(worker, now);
             }
             return;

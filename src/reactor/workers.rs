@@ -197,8 +197,7 @@ impl Reactor {
         let upstreams = self.backend.upstreams_of(worker);
         for &upstream in &upstreams {
             self.blame_for_death(worker, upstream);
-            self.backend.worker_has_ended(upstream);
-            self.read_upstream(upstream);
+            self.read_rest(upstream);
         }
         self.supervisor.finish_output(worker, &mut self.io, &mut self.observer);
         for upstream in upstreams {

@@ -2,7 +2,8 @@
 //! pool is whole again.
 
 use crate::support::{
-    Answer, Client, Hold, RawWorker, Server, TEST_TIMEOUT, Then, Trouble, is_alive, test_worker, wait_until,
+    Answer, Client, Hold, RawWorker, Server, Signal, TEST_TIMEOUT, Then, Trouble, is_alive, test_worker,
+    wait_until,
 };
 use crate::tools::{
     asking, kill_9, line_of, settled_lines, wait_for_busy_pid, wait_for_load, word_on_stderr,
@@ -265,6 +266,19 @@ fn an_answer_that_ends_with_its_worker_is_whole_only_if_that_has_exited_0() {
         assert!(!is_whole || bytes.ends_with(b"\r\n\r\nsome"), "{then}");
         assert_eq!(line["reason"], reason, "{then}: {line}");
     }
+}
+
+#[test]
+fn an_answer_that_a_process_has_left_behind_is_read_to_its_end() {
+    const BYTES: usize = 300_000;
+    let mut server = raw_worker("2", &["w:1"]);
+    let worker = server.worker_pids()[0];
+    let mut client = asking(&server, &format!("/left?bytes={BYTES}"));
+    wait_until("it has ended", || !is_alive(worker));
+    server.signal(Signal::SIGCONT);
+    let response = client.read_response();
+    assert_eq!((response.status, response.body.len()), (200, BYTES));
+    assert_eq!(line_of(&mut server, "/left")["reason"], Value::Null);
 }
 
 #[test]

@@ -5,12 +5,16 @@
 //! two probes and begins an answer without an end to the third. Asked by path:
 //!
 //! - `/open…?then=exit0|exit1|kill|close|hang`: an answer that ends with its connection, of which `some` is written;
+//! - `/left?bytes=N`: stops the server, leaves a whole answer of N bytes in the connection, and ends;
 //! - `/none?then=…`: the same without a byte of an answer; `/busy?then=…`: behind a busy answer;
 //! - `/leave?ms=N`: waits for the end of its connection, closes it at once, and is at work for N ms more;
 //! - `/told?ms=N`: at work for so long, or until the end of its connection; `/was-told`: how often it was that;
 //! - `/overlaps`: how often a request came while another was at work; `/asked`: how often it was asked whether it is idle;
 //! - anything else: its pid.
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::getppid;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
@@ -105,6 +109,14 @@ fn answer(mut stream: &UnixStream, reader: &mut BufReader<UnixStream>, target: &
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nsome");
             end(value);
             return false;
+        }
+        "/left" => {
+            let bytes: usize = value.parse().expect("a size");
+            setsockopt(stream, sockopt::SndBuf, &(2 * bytes)).expect("a larger buffer");
+            kill(getppid(), Signal::SIGSTOP).expect("a server");
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n");
+            stream.write_all(&[head.as_bytes(), &vec![b'x'; bytes]].concat()).expect("it fits");
+            std::process::exit(1);
         }
         "/busy" => {
             let _ = stream.write_all(BUSY);

@@ -98,6 +98,8 @@ pub(crate) enum Receiving {
     Open,
     /// The worker is not read while its client's spool is full.
     HeldBack,
+    /// The process has ended. What it has written before is read to its end, however much of it the client has taken.
+    Rest,
     /// A tunnel's worker has sent its last byte; passed on when the client has all of them.
     Ended,
 }
@@ -221,6 +223,11 @@ impl Exchange {
 
     pub(crate) fn is_held_back(&self) -> bool {
         self.receiving == Receiving::HeldBack
+    }
+
+    /// Its bytes may be read.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.receiving, Receiving::Open | Receiving::Rest)
     }
 
     /// The same once more, over a fresh connection.

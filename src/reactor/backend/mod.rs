@@ -27,7 +27,7 @@ use crate::conn::Request;
 use crate::conn::worker::{Answer, End};
 use crate::deadlines::Deadlines;
 use crate::keys::{ClientKey, UpstreamKey, WorkerKey};
-use exchange::{Exchange, Stage};
+use exchange::{Exchange, Receiving, Stage};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -257,8 +257,14 @@ impl Backend {
 
     /// A worker's process has ended: what it had written before is still to be read to its end.
     pub(crate) fn worker_has_ended(&mut self, upstream: UpstreamKey) {
-        if let Some(socket) = self.get_mut(upstream).and_then(|entry| entry.link.open_mut()) {
+        let Some(entry) = self.get_mut(upstream) else { return };
+        if let Some(socket) = entry.link.open_mut() {
             socket.is_closing = true;
+        }
+        if let Some(exchange) = &mut entry.exchange
+            && exchange.receiving != Receiving::Ended
+        {
+            exchange.receiving = Receiving::Rest;
         }
     }
 

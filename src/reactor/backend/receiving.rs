@@ -30,8 +30,8 @@ pub(crate) struct Piece {
 }
 
 impl Backend {
-    /// One read; `true`: the kernel has no more. `None`: nothing is there, or the worker is held back, or the tick's budget
-    /// is used up.
+    /// One read; `true`: the kernel has no more. `None`: nothing is there, or the worker is held back, or the budget is
+    /// used up.
     pub(crate) fn receive(
         &mut self,
         upstream: UpstreamKey,
@@ -40,7 +40,7 @@ impl Backend {
         io: &mut Io,
     ) -> Option<(Received, bool)> {
         let entry = self.get_mut(upstream)?;
-        if entry.exchange.as_ref().is_some_and(|exchange| exchange.receiving != Receiving::Open) {
+        if entry.exchange.as_ref().is_some_and(|exchange| !exchange.is_read()) {
             return None;
         }
         let socket = entry.link.open_mut()?;
@@ -104,7 +104,7 @@ impl Backend {
     /// The client has not taken all: whether the worker is held back.
     pub(crate) fn hold_back(&mut self, upstream: UpstreamKey, is_full: bool) {
         if let Some(exchange) = self.exchange_mut(upstream)
-            && exchange.receiving != Receiving::Ended
+            && matches!(exchange.receiving, Receiving::Open | Receiving::HeldBack)
         {
             exchange.receiving = if is_full { Receiving::HeldBack } else { Receiving::Open };
         }

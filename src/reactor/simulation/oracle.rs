@@ -146,6 +146,17 @@ impl Oracle {
         self.answers.iter().filter(is_its).any(|said| said.said_bytes >= said.answer.head_bytes)
     }
 
+    /// A worker has said all of an answer to this request. Where the connection's end ends it, a process that fails has
+    /// cut it.
+    pub(crate) fn is_whole(&self, tag: usize) -> bool {
+        self.answers.iter().filter(|said| said.tag == tag && said.is_all).any(
+            |Said { answer, died, .. }| {
+                let is_last = answer.is_sound && !answer.is_busy && !answer.is_tunnel;
+                is_last && (!answer.ends_with_connection || died.is_none_or(|exit| exit == Exit::Code(0)))
+            },
+        )
+    }
+
     /// `bytes` of an answer are said by now.
     pub(crate) fn said(&mut self, number: usize, bytes: usize, now: Instant) {
         if bytes == 0 {

@@ -23,13 +23,15 @@ impl World {
             "worker_died" => {
                 // Once the workers are told to end, nobody is left for one that was given to a dead one.
                 let has_nobody = !is_running && tag.tries.is_empty();
-                tag.was_died_on || has_nobody || self.oracle.has_little_room || knows_little
+                let has_died = tag.was_died_on && !self.oracle.is_whole(number);
+                has_died || has_nobody || self.oracle.has_little_room || knows_little
             }
             "answer_cut" => {
                 let is_unheard = self.oracle.has_closed_idle && tag.tries.last() != Some(&Try::Heard);
                 // Of what no runtime takes, a close without a word says so.
                 let is_not_taken = tag.planned.method == "BREW" && tag.tries.last() == Some(&Try::NoResponse);
-                (tag.was_closed_on || self.oracle.has_little_room || is_unheard) && !is_not_taken
+                let was_closed_on = tag.was_closed_on && !self.oracle.is_whole(number);
+                (was_closed_on || self.oracle.has_little_room || is_unheard) && !is_not_taken
             }
             "client_gone" => {
                 let wire = client.wire.borrow();

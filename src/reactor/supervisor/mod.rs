@@ -312,12 +312,19 @@ impl Supervisor {
         entry.has_joined()
     }
 
-    /// One that came by itself is gone.
-    pub(super) fn forget(&mut self, worker: WorkerKey) -> bool {
-        let Some(entry) = self.get_mut(worker) else { return false };
-        if entry.exit().is_none() {
+    /// A worker's process ends, or has ended, and it gets nothing more.
+    pub(super) fn note_gone(&mut self, worker: WorkerKey) {
+        if let Some(entry) = self.get_mut(worker).filter(|entry| entry.exit().is_none()) {
             entry.presence = Presence::Gone;
         }
+    }
+
+    /// One that came by itself is gone. `false`: that was known.
+    pub(super) fn forget(&mut self, worker: WorkerKey) -> bool {
+        if self.get(worker).is_none() || self.closed.contains(&worker) {
+            return false;
+        }
+        self.note_gone(worker);
         self.closed.push(worker);
         true
     }

@@ -28,14 +28,13 @@ impl Admin {
         observer: &mut Observer,
     ) -> Result<(), io::Error> {
         for _ in 0..MAX_PER_TICK {
-            if self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io)) {
-                let idle = self.connections.idle_control().filter(|key| self.has_been_idle(*key, io));
-                let Some(idle) = idle else {
-                    // Looked at again when one of them is closed, and each has a deadline.
-                    self.connections.is_full = true;
-                    return Ok(());
-                };
-                self.close(idle);
+            let is_at_bound = self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io));
+            let idle =
+                self.connections.idle_control().filter(|key| is_at_bound && self.has_been_idle(*key, io));
+            if is_at_bound && idle.is_none() {
+                // Looked at again when one of them is closed, and each has a deadline.
+                self.connections.is_full = true;
+                return Ok(());
             }
             let Some(listener) = self.listeners.get(index) else { return Ok(()) };
             let stream = match listener.accept() {
@@ -44,6 +43,9 @@ impl Admin {
                 Accepted::GoneAlready => continue,
                 Accepted::NotNow(error) => return Err(error),
             };
+            if let Some(idle) = idle {
+                self.close(idle);
+            }
             let own_user = nix::unistd::geteuid().as_raw();
             let peer = match getsockopt(&stream, sockopt::PeerCredentials) {
                 Ok(peer) if peer.uid() == own_user => ControlPeer::Process { pid: peer.pid() },

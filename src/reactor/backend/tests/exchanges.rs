@@ -341,6 +341,14 @@ fn a_worker_is_held_back_while_its_client_is_full() {
     room.backend.hold_back(upstream, true);
     room.backend.let_client_go(upstream, &mut room.io);
     assert!(!room.backend.is_held_back(upstream), "the rest is read and thrown away");
+    room.backend.hold_back(upstream, true);
+    room.backend.worker_has_ended(upstream);
+    room.backend.hold_back(upstream, true);
+    wire.borrow_mut().send(b"HTTP/1.1 200 OK\r\n");
+    assert!(
+        !room.backend.is_held_back(upstream) && room.read(upstream).is_some(),
+        "all that is left is read"
+    );
     room.backend.exchange_mut(upstream).expect("an exchange").receiving = Receiving::Ended;
     room.backend.hold_back(upstream, true);
     assert!(!room.backend.is_held_back(upstream), "nothing more comes");

@@ -94,6 +94,12 @@ fn control_connections_are_accepted_up_to_a_bound_and_idle_ones_make_room() {
     assert_eq!(office.phase(0), Phase::Closed, "the oldest");
     assert!(office.phase(3) == Phase::Reading && office.phase(4) == Phase::Reading, "the newest stay");
     assert!(!office.io.has_ready());
+    office.admin.remove_closed(&mut office.io);
+    let before = office.admin.connections();
+    office.pass(500);
+    accept(&mut office, 0);
+    office.admin.remove_closed(&mut office.io);
+    assert_eq!(office.admin.connections(), before, "nobody waits, so nobody makes room");
 }
 
 #[test]
