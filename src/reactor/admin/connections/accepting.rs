@@ -29,8 +29,8 @@ impl Admin {
     ) -> Result<(), io::Error> {
         for _ in 0..MAX_PER_TICK {
             let is_at_bound = self.connections.is_at_bound(share_of_descriptors(8, MAX_CONTROL, io));
-            let idle =
-                self.connections.idle_control().filter(|key| is_at_bound && self.has_been_idle(*key, io));
+            let idle = if is_at_bound { self.connections.idle_control() } else { None };
+            let idle = idle.filter(|key| self.has_been_idle(*key, io));
             if is_at_bound && idle.is_none() {
                 // Looked at again when one of them is closed, and each has a deadline.
                 self.connections.is_full = true;
