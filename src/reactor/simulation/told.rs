@@ -11,8 +11,7 @@ use std::time::Duration;
 impl World {
     /// At rest, now and then: each look takes longer than a tick.
     pub(crate) fn check_told(&self) {
-        let since_start = self.now - self.reactor.io.started();
-        if self.reactor.exit.is_some() || !since_start.as_millis().is_multiple_of(7) {
+        if self.reactor.exit.is_some() || !self.rests.is_multiple_of(7) {
             return;
         }
         let status = self.reactor.status_details();

@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub has_failing_spawns: bool,
     /// In so many ticks the server hears of children that have ended.
     pub reaps_in: usize,
+    /// How often it came to rest.
+    pub rests: usize,
 }
 
 impl World {
@@ -146,6 +148,7 @@ impl World {
             manners: random,
             has_failing_spawns: false,
             reaps_in: 0,
+            rests: 0,
         };
         world.meet_new_workers();
         // Most histories begin with an app that is there.
@@ -241,6 +244,7 @@ impl World {
                 return;
             }
             if self.is_at_rest() {
+                self.rests += 1;
                 return self.check_rest();
             }
             self.tick(0);
