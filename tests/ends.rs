@@ -13,7 +13,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Client, Hold, Response, Server, Signal, Trouble, is_alive, test_worker};
+use support::{
+    Answer, Client, Hold, RawWorker, Response, Server, Signal, Then, Trouble, is_alive, test_worker,
+};
 
 fn sleeping_app(dir: &Path) -> std::path::PathBuf {
     let app = dir.join("sleeper");
@@ -455,4 +457,41 @@ fn second_server_of_the_same_app_says_so_and_the_first_goes_on() {
     assert!(output.stderr.contains(&server.pid().to_string()), "{}", output.stderr);
     assert_eq!(server.get("/ping").text(), "pong");
     assert_eq!(server.verb(["stop"]).code, 0);
+}
+
+#[test]
+fn a_request_behind_an_answer_that_lasts_into_the_stop_is_served() {
+    // More than the second that idle connections get.
+    const PAUSES: usize = 60;
+    for is_pipelined in [true, false] {
+        let mut server = Server::without_workers(&[]);
+        let worker = RawWorker::join(&server, 1, |request| match request.target.as_str() {
+            "/long" => {
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n".to_vec();
+                let pauses = std::iter::repeat_n(Vec::new(), PAUSES);
+                Answer {
+                    writes: std::iter::once(head).chain(pauses).chain([b"long".to_vec()]).collect(),
+                    then: Then::Keep,
+                }
+            }
+            _ => Answer::ok("next"),
+        });
+        let mut client = server.client();
+        client.send_request("GET", "/long", "", b"");
+        if is_pipelined {
+            client.send_request("GET", "/next", "", b"");
+        }
+        let head = client.read_head();
+        assert_eq!(head.header("connection"), None, "another request may follow");
+        server.signal(Signal::SIGTERM);
+        server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+        assert_eq!(client.read_exactly(4), b"long");
+        if !is_pipelined {
+            client.send_request("GET", "/next", "", b"");
+        }
+        let response = client.read_response();
+        assert_eq!((response.status, response.text().as_str()), (200, "next"));
+        assert_eq!(server.wait_exit(), 0);
+        drop(worker);
+    }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::mpsc;
-use support::{Answer, RawWorker, Server};
+use support::{Answer, RawWorker, Server, Then, WorkerRequest};
 
 fn joined(server: &Server) -> u64 {
     server.get("/status").json()["workers"].as_u64().expect("a number")
@@ -75,31 +75,74 @@ fn a_worker_that_quits_with_a_request_in_hand_is_forgotten_when_that_has_ended()
     });
 }
 
-#[test]
-fn a_worker_that_takes_no_more_connections_ends_what_it_has_at_work() {
-    let mut server = Server::without_workers(&["c:2", "--queue-timeout-ms=100"]);
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
-    let worker = RawWorker::join(&server, 3, move |_| {
-        let _ = gone.lock().expect("no panic").recv();
-        Answer::ok("here")
-    });
+/// A worker that takes two requests at once.
+fn joined_for_two(
+    server: &Server,
+    answer: impl Fn(&WorkerRequest) -> Answer + Send + Sync + 'static,
+) -> RawWorker {
+    let worker = RawWorker::join(server, 3, answer);
     let socket = server.dir().join("raw3.sock");
     let join = format!(
         r#"{{"op":"join","workerId":3,"pid":1,"socket":"{}","version":1,"concurrency":2}}"#,
         socket.display()
     );
     assert_eq!(server.control("POST", "/worker", &join).status, 200);
-    let mut slow = server.client();
-    slow.send_request("GET", "/slow", "", b"");
-    server.wait_until("it is at work", |_| worker.request_count() == 1);
-    std::fs::remove_file(socket).expect("its socket");
-    assert_eq!(server.get("/other").status, 504, "nobody else is there");
-    go.send(()).expect("it waits");
-    assert_eq!(slow.read_response().text(), "here");
+    worker
+}
+
+fn wait_until_forgotten(server: &mut Server) {
     server.wait_until("it is forgotten", |server| {
         server.details()["workerList"].as_array().map(Vec::len) == Some(0)
     });
+}
+
+#[test]
+fn a_worker_that_takes_no_more_connections_ends_what_it_has_at_work() {
+    for is_answered in [true, false] {
+        let mut server = Server::without_workers(&["c:2", "--queue-timeout-ms=100"]);
+        let (go, gone) = mpsc::channel::<()>();
+        let gone = std::sync::Mutex::new(gone);
+        let worker = joined_for_two(&server, move |_| {
+            let _ = gone.lock().expect("no panic").recv();
+            Answer::ok("here")
+        });
+        let mut slow = server.client();
+        slow.send_request("POST", "/slow", "", b"");
+        server.wait_until("it is at work", |_| worker.request_count() == 1);
+        std::fs::remove_file(server.dir().join("raw3.sock")).expect("its socket");
+        assert_eq!(server.get("/other").status, 504, "nobody else is there");
+        if is_answered {
+            go.send(()).expect("it waits");
+            assert_eq!(slow.read_response().text(), "here");
+        } else {
+            drop(worker);
+            assert_eq!(slow.read_response().status, 502);
+        }
+        wait_until_forgotten(&mut server);
+    }
+}
+
+#[test]
+fn a_worker_that_is_stuck_in_one_request_ends_the_others() {
+    const WRITES: usize = 50;
+    let words = ["c:2", "--read-timeout-ms=300", "--drain-timeout-ms=300", "--queue-timeout-ms=100"];
+    let mut server = Server::without_workers(&words);
+    let worker = joined_for_two(&server, |request| match request.target.as_str() {
+        "/stuck" => Answer { writes: Vec::new(), then: Then::Hang },
+        _ => {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {WRITES}\r\n\r\n").into_bytes();
+            let writes = std::iter::once(head).chain((0..WRITES).map(|_| b"x".to_vec())).collect();
+            Answer { writes, then: Then::Keep }
+        }
+    });
+    let (mut stuck, mut long) = (server.client(), server.client());
+    stuck.send_request("GET", "/stuck", "", b"");
+    long.send_request("GET", "/long", "", b"");
+    assert_eq!(stuck.read_response().status, 504);
+    assert_eq!(long.read_response().body.len(), WRITES);
+    server.wait_until("that was told", |server| server.stderr_text().contains("stuck in GET /stuck"));
+    wait_until_forgotten(&mut server);
+    drop(worker);
 }
 
 #[test]

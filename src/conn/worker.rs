@@ -180,13 +180,13 @@ impl Worker {
         }
     }
 
-    /// The connection has ended. `is_reset`: by a reset or an error.
-    pub fn end(&mut self, is_reset: bool) -> End {
+    /// The connection has ended. `loses`: in a way that may have lost bytes.
+    pub fn end(&mut self, loses: bool) -> End {
         let end = match &self.state {
             State::Idle | State::Spent => End::Idle,
             State::Head { was_heard: false, .. } => End::NoResponse,
             State::Head { .. } => End::InHead,
-            State::Body { source: Source::UntilClose, downstream, .. } if !is_reset => {
+            State::Body { source: Source::UntilClose, downstream, .. } if !loses => {
                 End::Whole(if *downstream == Framing::Chunked { b"0\r\n\r\n" } else { b"" })
             }
             State::Body { .. } => End::InBody,

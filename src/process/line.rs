@@ -127,7 +127,8 @@ impl Line {
         let mut bytes = [0; MAX_MESSAGE_BYTES];
         for _ in 0..MAX_MESSAGES {
             match recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
-                Err(Errno::EINTR) => {}
+                // A reset is told once, and before what was said.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Ok(length @ 1..) => said.extend(Said::parse(&bytes[..length])),
                 // Its end is told by the kernel.
                 Ok(0) | Err(_) => break,

@@ -161,7 +161,8 @@ impl Spawner {
         let mut bytes = [0; ANSWER_BYTES];
         loop {
             match recv(socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
-                Err(Errno::EINTR) => {}
+                // A reset is told once, and before what was said: it had not read all that was asked of it.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(Errno::EAGAIN) => {
                     self.send_waiting();
                     return None;

@@ -260,7 +260,8 @@ impl Reactor {
 
     /// The connection to a worker has ended, by its doing.
     fn connection_ended(&mut self, upstream: UpstreamKey, is_reset: bool) {
-        let Some(end) = self.backend.end_connection(upstream, is_reset) else { return };
+        let loses = is_reset && self.backend.loses_by_a_reset(upstream);
+        let Some(end) = self.backend.end_connection(upstream, loses) else { return };
         if end == End::Tunnel && !is_reset {
             return self.tunnel_worker_ended(upstream);
         }
@@ -293,6 +294,11 @@ impl Reactor {
             UpstreamDeadline::Read | UpstreamDeadline::Idle if self.backend.is_held_back(upstream) => {
                 self.backend.arm(upstream, kind, self.io.now());
             }
+            UpstreamDeadline::Read | UpstreamDeadline::Idle if self.has_taken_more(upstream) => {
+                if self.backend.client_of(upstream).is_some() {
+                    self.backend.arm(upstream, kind, self.io.now());
+                }
+            }
             UpstreamDeadline::Read | UpstreamDeadline::Idle => self.answer_is_late(upstream),
             UpstreamDeadline::Stall => self.answer_does_not_end(upstream),
             UpstreamDeadline::Connect => self.send_request(upstream),
@@ -312,6 +318,16 @@ impl Reactor {
             }
             UpstreamDeadline::Probe => self.probe(upstream),
         }
+    }
+
+    /// Sends more of an exchange, if there is more. The kernel tells of room only when a part of its buffer is free;
+    /// whether the worker has taken something before that.
+    fn has_taken_more(&mut self, upstream: UpstreamKey) -> bool {
+        let unsent_bytes = self.backend.unsent_bytes(upstream);
+        if unsent_bytes > 0 {
+            self.send_request(upstream);
+        }
+        self.backend.unsent_bytes(upstream) < unsent_bytes
     }
 
     /// `worker 3 (pid 42)`

@@ -43,19 +43,22 @@ impl Reactor {
                 self.balancer.withdraw(worker);
             }
             // Of its end nobody will tell.
-            Some(Origin::Outside { .. }) => {
-                self.supervisor.note_gone(worker);
-                self.balancer.remove(worker);
-                self.forget_when_over(worker);
-            }
+            Some(Origin::Outside { .. }) => self.part_from_lost(worker),
             Some(Origin::Template { .. }) | None => {}
         }
     }
 
-    /// A worker from outside that gets nothing more is forgotten with the last answer that it still has at work: its other
+    /// A worker from outside that has ended, or is stuck, gets nothing more.
+    fn part_from_lost(&mut self, worker: WorkerKey) {
+        self.supervisor.note_gone(worker);
+        self.balancer.remove(worker);
+        self.forget_when_over(worker);
+    }
+
+    /// A worker from outside that gets nothing more is forgotten with the last answer that may still end: its other
     /// connections may go on, or hold whole answers.
     pub(super) fn forget_when_over(&mut self, worker: WorkerKey) {
-        if self.backend.exchanges_of(worker).next().is_none() {
+        if !self.backend.has_others_at_work(worker) {
             self.forget_worker(worker);
         }
     }
@@ -213,7 +216,7 @@ impl Reactor {
         log::error!("{}: stuck in {description}; it is replaced", self.label(upstream));
         match self.supervisor.origin(worker) {
             Some(Origin::Slot { .. }) => self.tell_fleet_of_stuck(worker),
-            Some(Origin::Outside { .. }) => self.forget_worker(worker),
+            Some(Origin::Outside { .. }) => self.part_from_lost(worker),
             Some(Origin::Template { .. }) | None => {}
         }
     }

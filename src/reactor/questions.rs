@@ -135,7 +135,12 @@ impl Reactor {
         let fate = self.supervisor.fate(worker);
         if self.backend.exchange(upstream).is_some() || self.supervisor.is_dead(worker) {
             // It has a second try in hand, or will be taken out in a moment.
-            return self.io.give_back(earlier.request.head);
+            self.io.give_back(earlier.request.head);
+            if self.supervisor.is_dead(worker) && self.supervisor.is_external(worker) {
+                // Of its end nobody will tell.
+                self.forget_when_over(worker);
+            }
+            return;
         }
         if self.backend.place(upstream) == Some(PlaceState::Left) {
             // It held nobody, so nobody waits for the end of its handler.

@@ -78,6 +78,9 @@ impl Reactor {
         if let Some(local) = request.local {
             return self.answer_locally(client, request, local);
         }
+        if self.has_dismissed_workers() {
+            return self.refuse(client, request, Reason::Stopping, Times::default(), None);
+        }
         self.read_watch();
         if self.has_failed_to_start() {
             return self.refuse_failed_start(client, request, Times::default());
@@ -208,22 +211,26 @@ impl Reactor {
                     self.frontend.part_if_idle(client, self.io.now());
                 }
             },
+            // The kernel tells of room only when a third of its buffer is free. What has left it before shows here.
             ClientDeadline::Take => {
-                self.frontend.reset_on_close(client);
-                self.client_gone(client);
+                if !self.flush_client(client) {
+                    self.frontend.reset_on_close(client);
+                    self.client_gone(client);
+                }
             }
         }
     }
 
-    /// Writes what waits for the client, now that there is room.
-    fn flush_client(&mut self, client: ClientKey) {
+    /// Writes what waits for the client. `false`: it takes nothing now.
+    fn flush_client(&mut self, client: ClientKey) -> bool {
         match self.frontend.flush(client, &mut self.io) {
             Flushed::All => self.client_has_taken_all(client),
             Flushed::Some => self.settle_answer(client),
-            Flushed::Nothing => {}
+            Flushed::Nothing => return false,
             Flushed::Gone => self.client_gone(client),
             Flushed::Lost => self.answer_is_lost(client),
         }
+        true
     }
 }
 
@@ -238,8 +245,12 @@ impl Reactor {
             Phase::Waiting { .. } | Phase::Assigned { .. } | Phase::Finishing { .. } if is_gone => {
                 self.client_gone(client);
             }
-            // Its last bytes may still be there to be read; but of a full tunnel nobody reads them.
-            Phase::Tunnel { .. } if is_gone && self.is_tunnel_full(client) => self.client_gone(client),
+            // Of a full tunnel nobody reads what a reset may have left; what a Unix peer has sent outlives it.
+            Phase::Tunnel { .. }
+                if is_gone && self.is_tunnel_full(client) && !self.frontend.is_local(client) =>
+            {
+                self.client_gone(client);
+            }
             Phase::Assigned { upstream } if self.backend.is_event_stream(*upstream) => {
                 // Should it be there after all, what it has must not look whole.
                 self.frontend.reset_on_close(client);

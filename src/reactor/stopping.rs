@@ -120,7 +120,8 @@ impl Reactor {
         match self.stage {
             Stage::Running => {}
             Stage::Draining { signalled, until } => {
-                if now < until && self.frontend.may_bring_requests() {
+                let is_awaited = self.frontend.may_bring_requests() || self.backend.keeps_clients();
+                if now < until && is_awaited {
                     return;
                 }
                 self.stage = Stage::Leaving { signalled, until };

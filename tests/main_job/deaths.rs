@@ -269,6 +269,36 @@ fn an_answer_that_ends_with_its_worker_is_whole_only_if_that_has_exited_0() {
 }
 
 #[test]
+fn an_answer_over_a_unix_socket_is_whole_though_its_worker_leaves_the_body_unread() {
+    let mut server = raw_worker("2", &["w:1"]);
+    let response = server.client().post("/open?then=close", &[b'b'; 300_000]);
+    assert_eq!((response.status, response.text().as_str()), (200, "some"));
+    assert_eq!(line_of(&mut server, "/open")["reason"], Value::Null);
+}
+
+#[test]
+fn an_answer_that_a_reset_has_cut_does_not_look_whole() {
+    const BYTES: usize = 3_000_000;
+    let program = test_worker();
+    let program = program.to_str().expect("a name");
+    let builder = Server::builder(std::path::Path::new("/")).env("TEST_RAW", "port").args(["w:2", "--json"]);
+    let mut server = builder.args(["--", program, "{port}"]).start();
+    server.wait_for_workers(2);
+    // Whether the kernel loses anything is a matter of moments.
+    for _ in 0..8 {
+        let mut client = server.client();
+        let head =
+            format!("POST /reset?bytes={BYTES} HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n");
+        client.send(head);
+        client.send(vec![b'b'; 5_000_000]);
+        match client.read_response_within(TEST_TIMEOUT) {
+            Ok(response) => assert_eq!(response.body.len(), BYTES, "it looks whole"),
+            Err(broken) => assert!(broken.response.body.len() <= BYTES),
+        }
+    }
+}
+
+#[test]
 fn an_answer_that_a_process_has_left_behind_is_read_to_its_end() {
     const BYTES: usize = 300_000;
     let mut server = raw_worker("2", &["w:1"]);

@@ -11,11 +11,16 @@
 //! - `/told?ms=N`: at work for so long, or until the end of its connection; `/was-told`: how often it was that;
 //! - `/overlaps`: how often a request came while another was at work; `/asked`: how often it was asked whether it is idle;
 //! - anything else: its pid.
+//!
+//! `TEST_RAW=port`: a command on the port that its first word says. It answers `/reset?bytes=N` with N bytes up to the
+//! connection's end, has the kernel reset that behind them, since the request's body is not read, and answers whatever else
+//! with 200.
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getppid;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -29,6 +34,9 @@ static CONTEXT: AtomicUsize = AtomicUsize::new(0);
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
 pub fn serve(version: &str) -> ExitCode {
+    if version == "port" {
+        return serve_port();
+    }
     let socket = std::env::var("SOCKET_PATH").expect("a worker's environment");
     let listener = UnixListener::bind(&socket).expect("a free path");
     if version != "command" {
@@ -36,6 +44,27 @@ pub fn serve(version: &str) -> ExitCode {
     }
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || converse(stream));
+    }
+    ExitCode::SUCCESS
+}
+
+fn serve_port() -> ExitCode {
+    let port = std::env::args().nth(1).and_then(|word| word.parse().ok()).expect("a port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    for mut stream in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            let mut reader = BufReader::with_capacity(1024, stream.try_clone().expect("a descriptor"));
+            let Some((target, _)) = read_request(&mut reader) else { return };
+            let bytes = target.strip_prefix("/reset?bytes=").map(|count| count.parse().expect("a size"));
+            let _ = match bytes {
+                Some(bytes) => {
+                    stream.write_all(&[&b"HTTP/1.1 200 OK\r\n\r\n"[..], &vec![b'x'; bytes]].concat())
+                }
+                None => {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                }
+            };
+        });
     }
     ExitCode::SUCCESS
 }

@@ -320,7 +320,7 @@ impl Admin {
                 connection.conn.has_ended = true;
                 self.feed(key, &mut [], io)
             }
-            Transfer::Gone => {
+            Transfer::Gone | Transfer::Reset => {
                 self.close(key);
                 None
             }
@@ -384,7 +384,7 @@ impl Admin {
             match attempt(|| connection.stream.write(&connection.out[taken_bytes..])) {
                 Transfer::Bytes(bytes) => taken_bytes += bytes,
                 Transfer::Later => break,
-                Transfer::End | Transfer::Gone => return self.close(key),
+                Transfer::End | Transfer::Gone | Transfer::Reset => return self.close(key),
             }
         }
         connection.out.drain(..taken_bytes);

@@ -115,8 +115,8 @@ impl Backend {
 
     /// The worker takes bytes, so it lives.
     pub(crate) fn note_progress(&mut self, upstream: UpstreamKey, now: Instant) {
-        if self.armed(upstream) == Some(UpstreamDeadline::Read) {
-            self.arm(upstream, UpstreamDeadline::Read, now);
+        if let Some(kind @ (UpstreamDeadline::Read | UpstreamDeadline::Idle)) = self.armed(upstream) {
+            self.arm(upstream, kind, now);
         }
     }
 

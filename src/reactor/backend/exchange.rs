@@ -270,6 +270,17 @@ impl Exchange {
         self.head_sent_bytes == self.job.request.head.len() && self.job.body.is_read()
     }
 
+    /// What is still to be sent, of the request and of a tunnel's bytes, while the way is open.
+    pub(super) fn unsent_bytes(&self) -> u64 {
+        match self.sending {
+            Sending::NotBegun | Sending::Ended => 0,
+            Sending::Open | Sending::Ending => {
+                let of_head = (self.job.request.head.len() - self.head_sent_bytes) as u64;
+                of_head + self.job.body.unread_bytes() + self.tunnel_out().map_or(0, Spool::unread_bytes)
+            }
+        }
+    }
+
     /// The worker has seen nothing of it.
     pub(crate) fn is_unsent(&self) -> bool {
         self.head_sent_bytes == 0

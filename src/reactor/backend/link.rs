@@ -23,6 +23,8 @@ pub(crate) struct Socket {
     pub(super) is_watched_for_room: bool,
     /// The worker sends no more, which is still to be read.
     pub(super) is_closing: bool,
+    /// A write has met a reset, which the kernel tells only once: what is read behind it looks like an orderly end.
+    pub(super) was_reset: bool,
 }
 
 /// A link without what it carries.
@@ -82,6 +84,6 @@ impl Link {
 impl Socket {
     /// Not watched for writing: a Unix socket that is watched for room reports each time that its peer reads.
     pub(super) fn new(stream: Stream) -> Self {
-        Socket { stream, is_watched_for_room: false, is_closing: false }
+        Socket { stream, is_watched_for_room: false, is_closing: false, was_reset: false }
     }
 }

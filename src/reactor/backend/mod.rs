@@ -157,6 +157,11 @@ impl Backend {
         self.get(upstream).is_some_and(Upstream::is_watched_for_room)
     }
 
+    /// What the worker has not taken of an exchange that is being sent.
+    pub(crate) fn unsent_bytes(&self, upstream: UpstreamKey) -> u64 {
+        self.exchange(upstream).map_or(0, Exchange::unsent_bytes)
+    }
+
     /// Sending has begun, and there is more to do without an event.
     pub(crate) fn has_more_to_send(&self, upstream: UpstreamKey) -> bool {
         let exchange = self.get(upstream).filter(|entry| !entry.is_watched_for_room());
@@ -167,6 +172,16 @@ impl Backend {
     pub(crate) fn tunnels(&self) -> usize {
         let is_one = |exchange: &Exchange| exchange.is_tunnel() && exchange.client.is_some();
         self.upstreams.iter().filter(|(_, entry)| entry.exchange.as_ref().is_some_and(is_one)).count()
+    }
+
+    /// Whether the head of an answer that is at work has told its client that another request may follow. A stream has
+    /// no end that could be waited for.
+    pub(crate) fn keeps_clients(&self) -> bool {
+        let keeps = |exchange: &Exchange| {
+            let is_told = exchange.answer.is_some_and(|answer| answer.keep_alive && !answer.may_idle);
+            exchange.client.is_some() && is_told && !exchange.is_tunnel()
+        };
+        self.upstreams.iter().any(|(_, entry)| entry.exchange.as_ref().is_some_and(keeps))
     }
 
     /// Workers of which an event stream or a tunnel holds a place.
@@ -276,9 +291,15 @@ impl Backend {
         }
     }
 
-    /// The connection has ended; how far its answer had come.
-    pub(crate) fn end_connection(&mut self, upstream: UpstreamKey, is_reset: bool) -> Option<End> {
-        self.get_mut(upstream).map(|entry| entry.conn.end(is_reset))
+    /// The connection has ended; how far its answer had come. `loses`: bytes of it may be lost.
+    pub(crate) fn end_connection(&mut self, upstream: UpstreamKey, loses: bool) -> Option<End> {
+        self.get_mut(upstream).map(|entry| entry.conn.end(loses))
+    }
+
+    /// Whether a reset takes away what its worker has sent before: over TCP it does.
+    pub(crate) fn loses_by_a_reset(&self, upstream: UpstreamKey) -> bool {
+        let socket = self.get(upstream).and_then(|entry| entry.link.open());
+        socket.is_none_or(|socket| socket.stream.loses_by_a_reset())
     }
 
     pub(crate) fn close(&mut self, upstream: UpstreamKey) {

@@ -54,8 +54,8 @@ impl Backend {
                 Some((Received::Bytes(bytes), bytes < scratch.len() && !socket.is_closing))
             }
             Transfer::Later => None,
-            Transfer::End => Some((Received::End, true)),
-            Transfer::Gone => Some((Received::Gone, true)),
+            Transfer::End if !socket.was_reset => Some((Received::End, true)),
+            Transfer::End | Transfer::Gone | Transfer::Reset => Some((Received::Gone, true)),
         }
     }
 

@@ -57,6 +57,10 @@ impl Backend {
                         break;
                     }
                     Err(Broken::Peer) => exchange.sending = Sending::Ended,
+                    Err(Broken::Reset) => {
+                        exchange.sending = Sending::Ended;
+                        socket.was_reset = true;
+                    }
                     Err(Broken::Spool) => {
                         exchange.sending = Sending::Ended;
                         trouble = Some(Reason::SpoolFull);
@@ -77,6 +81,10 @@ impl Backend {
                 Transfer::Later => is_full = true,
                 // Whatever it has answered is still to be read: a refusal may stand there.
                 Transfer::End | Transfer::Gone => exchange.sending = Sending::Ended,
+                Transfer::Reset => {
+                    exchange.sending = Sending::Ended;
+                    socket.was_reset = true;
+                }
             }
         }
         if !is_full
@@ -87,7 +95,7 @@ impl Backend {
                 Ok(Written::All) => out.clear(),
                 Ok(Written::PeerIsFull) => is_full = true,
                 Ok(Written::BudgetSpent) => io.go_on_with(Target::Upstream(upstream)),
-                Err(Broken::Peer | Broken::Spool) => exchange.sending = Sending::Ended,
+                Err(Broken::Peer | Broken::Reset | Broken::Spool) => exchange.sending = Sending::Ended,
             }
         }
         if exchange.sending == Sending::Ending

@@ -168,7 +168,7 @@ impl Frontend {
                 self.deadlines.arm(client.0, ClientDeadline::Take, io.now());
                 Flushed::Some
             }
-            Err(Broken::Peer) => Flushed::Gone,
+            Err(Broken::Peer | Broken::Reset) => Flushed::Gone,
             Err(Broken::Spool) => Flushed::Lost,
         }
     }

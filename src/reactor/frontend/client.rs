@@ -126,7 +126,7 @@ impl Client {
             match self.stream.send(&slices[..used]) {
                 Transfer::Bytes(bytes) => sent = bytes,
                 Transfer::Later => {}
-                Transfer::End | Transfer::Gone => return Delivery::Gone,
+                Transfer::End | Transfer::Gone | Transfer::Reset => return Delivery::Gone,
             }
             if sent == all {
                 return Delivery::Sent;

@@ -15,7 +15,7 @@ pub(crate) use answering::Flushed;
 pub(crate) use files::FileTurn;
 pub(crate) use reading::FromClient;
 
-use super::crossing::Job;
+use super::crossing::{Job, Then};
 use super::io::Io;
 use super::io::listen::Listener;
 use super::io::spool::Spool;
@@ -117,6 +117,11 @@ impl Frontend {
         self.clients.get(client.0).map(|entry| entry.peer)
     }
 
+    /// Its connection is a Unix socket's, which gives what was sent before its end.
+    pub(crate) fn is_local(&self, client: ClientKey) -> bool {
+        self.clients.get(client.0).is_some_and(|entry| !entry.stream.loses_by_a_reset())
+    }
+
     pub(crate) fn has_undelivered(&self, client: ClientKey) -> bool {
         self.clients.get(client.0).is_some_and(|entry| !entry.out.is_read())
     }
@@ -128,9 +133,12 @@ impl Frontend {
     /// Whether a worker may be asked once more: by a client that is there, or in the backlog.
     pub(crate) fn may_bring_requests(&self) -> bool {
         let may_ask = |(_, entry): (usize, &Client)| match entry.phase {
-            Phase::Reading | Phase::Dispatching | Phase::Waiting { .. } => true,
+            Phase::Reading
+            | Phase::Dispatching
+            | Phase::Waiting { .. }
+            | Phase::Finishing { then: Then::Keep, .. } => true,
             Phase::Assigned { .. }
-            | Phase::Finishing { .. }
+            | Phase::Finishing { then: Then::Close | Then::Cut { .. }, .. }
             | Phase::Tunnel { .. }
             | Phase::Lingering
             | Phase::Closed => false,

@@ -84,7 +84,7 @@ impl Frontend {
                 entry.conn.has_ended = true;
                 Some(Received::End)
             }
-            Transfer::Gone => Some(Received::Gone),
+            Transfer::Gone | Transfer::Reset => Some(Received::Gone),
         }
     }
 

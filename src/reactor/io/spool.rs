@@ -45,6 +45,8 @@ pub(crate) struct Full;
 pub(crate) enum Broken {
     /// The peer's end of the connection.
     Peer,
+    /// The same, by a reset.
+    Reset,
     /// The file does not give back what was written to it.
     Spool,
 }
@@ -351,6 +353,7 @@ impl Spool {
                     return Ok(Written::PeerIsFull);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(Broken::Reset),
                 Ok(0) | Err(_) if memory_is_read => {
                     if !self.copy_piece(stream)? {
                         return Ok(Written::PeerIsFull);
@@ -391,6 +394,7 @@ impl Spool {
             }
             Transfer::Later => Ok(false),
             Transfer::End | Transfer::Gone => Err(Broken::Peer),
+            Transfer::Reset => Err(Broken::Reset),
         }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Transfer {
     End,
     /// The connection is broken.
     Gone,
+    /// By a reset, which the kernel tells only once: a read behind it may look like an orderly end.
+    Reset,
 }
 
 /// Reads or writes, again if a signal came between, and classifies the result.
@@ -38,6 +40,7 @@ pub(crate) fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> Transfer {
             Ok(bytes) => Transfer::Bytes(bytes),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Transfer::Later,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Transfer::Reset,
             Err(_) => Transfer::Gone,
         };
     }
@@ -95,6 +98,17 @@ impl Stream {
             Stream::Unix(_) => true,
             #[cfg(any(test, fuzzing))]
             Stream::Unix(stream) => stream.tells_hang_up(),
+        }
+    }
+
+    /// Whether a reset takes away what the peer has sent before it.
+    pub(crate) fn loses_by_a_reset(&self) -> bool {
+        match self {
+            Stream::Tcp(_) => true,
+            #[cfg(not(any(test, fuzzing)))]
+            Stream::Unix(_) => false,
+            #[cfg(any(test, fuzzing))]
+            Stream::Unix(stream) => !stream.tells_hang_up(),
         }
     }
 
@@ -210,7 +224,8 @@ mod tests {
         assert_eq!(attempt(|| results.pop().expect("one more try")), Transfer::Bytes(5));
         assert_eq!(attempt(|| Ok(0)), Transfer::End);
         assert_eq!(attempt(|| Err(io::ErrorKind::WouldBlock.into())), Transfer::Later);
-        assert_eq!(attempt(|| Err(io::ErrorKind::ConnectionReset.into())), Transfer::Gone);
+        assert_eq!(attempt(|| Err(io::ErrorKind::ConnectionReset.into())), Transfer::Reset);
+        assert_eq!(attempt(|| Err(io::ErrorKind::BrokenPipe.into())), Transfer::Gone);
     }
 
     #[test]

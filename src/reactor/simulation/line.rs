@@ -11,7 +11,8 @@ use std::time::Instant;
 /// One connection to a worker.
 pub(crate) struct Line {
     pub wire: Shared,
-    /// So much of what was written was done with.
+    /// So much was written, and so much of it done with.
+    pub seen: usize,
     pub parsed: usize,
     pub hand: Option<Hand>,
     /// The last request that it had in hand, of whose answer bytes may be on their way.
@@ -35,7 +36,7 @@ pub(crate) struct Hand {
 
 impl Line {
     pub(crate) fn new(wire: Shared, now: Instant) -> Self {
-        Line { wire, parsed: 0, hand: None, last: None, touched: now }
+        Line { wire, seen: 0, parsed: 0, hand: None, last: None, touched: now }
     }
 
     /// The server's key for it.
@@ -56,7 +57,11 @@ impl Line {
         probe_answer: &impl Fn(Option<&[u8]>) -> &'static [u8],
     ) -> Vec<usize> {
         let mut fresh = Vec::new();
-        if self.hand.is_none() && self.wire.borrow().written.len() > self.parsed {
+        let written = self.wire.borrow().written.len();
+        if std::mem::replace(&mut self.seen, written) < written {
+            self.touched = now;
+        }
+        if self.hand.is_none() && written > self.parsed {
             self.touched = now;
             self.answer_probe(probe_answer);
         }

@@ -90,7 +90,7 @@ impl Supervisor {
                     }
                 }
                 Transfer::Later => break,
-                Transfer::End | Transfer::Gone => {
+                Transfer::End | Transfer::Gone | Transfer::Reset => {
                     self.close_pipe(key, io, observer);
                     break;
                 }

@@ -394,3 +394,54 @@ fn a_client_that_leaves_the_queue_is_logged_and_no_worker_hears_of_it() {
     scene.answer(OK);
     assert_eq!(scene.asked(), "");
 }
+
+/// Takes a part of what the server has written, which the kernel does not tell: its buffer is still two thirds full.
+fn take_quietly(wire: &Shared, bytes: usize) {
+    let mut wire = wire.borrow_mut();
+    let bytes = bytes.min(wire.from_server.len());
+    wire.from_server.drain(..bytes);
+}
+
+#[test]
+fn a_client_that_takes_less_than_the_kernel_tells_of_is_waited_for() {
+    let mut scene = Scene::new();
+    let client = scene.get("/one");
+    client.borrow_mut().set_capacity(100);
+    scene.answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{}", "x".repeat(400)));
+    while client.borrow().written.len() < 400 && !client.borrow().is_server_gone {
+        take_quietly(&client, 30);
+        scene.pass(3000);
+    }
+    assert!(!client.borrow().is_server_gone, "it takes 30 bytes in 3 seconds");
+    // One that takes nothing at all.
+    let idle = scene.get("/two");
+    idle.borrow_mut().set_capacity(100);
+    scene.answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{}", "x".repeat(400)));
+    scene.pass(2999);
+    assert!(!idle.borrow().is_server_gone);
+    scene.pass(1);
+    assert!(idle.borrow().is_server_gone && idle.borrow().server_resets);
+}
+
+#[test]
+fn a_worker_that_takes_less_than_the_kernel_tells_of_is_waited_for() {
+    let mut scene = Scene::new();
+    scene.get("/one");
+    scene.answer(OK);
+    let line = scene.lines.last().expect("a connection").clone();
+    line.borrow_mut().take(usize::MAX);
+    line.borrow_mut().set_capacity(100);
+    let client = scene.post("/two", &format!("{}end", "b".repeat(400)));
+    while !line.borrow().written.ends_with(b"end") && client.borrow().written.is_empty() {
+        take_quietly(&line, 40);
+        scene.pass(500);
+    }
+    scene.answer(OK);
+    assert_eq!(code(&client), "200", "its worker takes 40 bytes in half a second");
+    // One that takes nothing at all.
+    let client = scene.post("/three", &"b".repeat(400));
+    scene.pass(499);
+    assert_eq!(said(&client), "");
+    scene.pass(1);
+    assert_eq!(code(&client), "504");
+}
