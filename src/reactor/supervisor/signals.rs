@@ -66,6 +66,9 @@ mod tests {
         for signal in LEFT_ALONE {
             assert!(!blocked.contains(signal), "{signal}");
         }
-        assert!(blocked.contains(Signal::SIGTERM) && blocked.contains(Signal::SIGXFSZ));
+        for signal in [Signal::SIGTERM, Signal::SIGXFSZ] {
+            // Whoever starts the tests may have them ignored.
+            assert!(blocked.contains(signal) || process::is_ignored(signal), "{signal}");
+        }
     }
 }
