@@ -186,7 +186,7 @@ impl Reactor {
             self.on_exit(worker, exit);
             self.supervisor.end_group(worker, self.io.now());
         }
-        self.supervisor.reap_others();
+        self.supervisor.reap_others(&mut self.io, &mut self.observer);
     }
 
     fn on_exit(&mut self, worker: WorkerKey, exit: Exit) {

@@ -237,3 +237,30 @@ fn what_takes_no_notice_of_sigterm_is_killed_a_second_later() {
     assert_eq!(server.wait_exit(), 0);
     wait_for_the_end_of_all(dir.path());
 }
+
+#[test]
+fn what_a_wrapper_s_child_says_at_its_end_is_heard() {
+    const LINES: usize = 300;
+    let dir = tempfile::tempdir().expect("a folder");
+    // More than once is written, so that a pipe without a reader would break it off.
+    let child = format!(
+        r#"import signal
+def end(*_):
+  for step in range({LINES}): os.write(1,b"closing\n")
+  os.write(2,b"closed\n"); os._exit(0)
+signal.signal(signal.SIGTERM,end)"#
+    );
+    let Some(mut server) = with_wrappers(dir.path(), &child) else { return };
+    assert_eq!(server.verb(["reload"]).code, 0);
+    server.signal(support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), 0);
+    // Of two that were replaced and two that were stopped, under the names of their workers.
+    for worker in 0..2 {
+        let is_one = |line: &&String| **line == format!("[worker {worker}] closing");
+        server.wait_until("all that they have said", |server| {
+            let count = server.stdout_lines().iter().filter(is_one).count();
+            count == 2 * LINES
+                && server.stderr_text().matches(&format!("[worker {worker}] closed\n")).count() == 2
+        });
+    }
+}

@@ -1,10 +1,14 @@
 //! Nobody reads what the server writes, or nobody can any more: it serves on, and what is dropped is counted.
 
-use crate::support::{Client, TEST_TIMEOUT, comes_true, server_program, test_worker, wait_until};
+use crate::support::{
+    Client, TEST_TIMEOUT, comes_true, server_program, test_worker, wait_until, write_script,
+};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::{PipeReader, PipeWriter, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
@@ -12,6 +16,8 @@ use tempfile::TempDir;
 const PATH_BYTES: usize = 12_000;
 /// What the server holds for a reader that does not read is 1 MiB, and a pipe's buffer is 64 KiB.
 const REQUESTS: usize = 200;
+/// Less than the server holds, and far more than a pipe does.
+const LAST_LINES: usize = 10_000;
 
 /// A server whose stdout is a pipe of the test's own. Killed when it is dropped.
 struct Piped {
@@ -25,12 +31,30 @@ struct Piped {
 impl Piped {
     fn start() -> Piped {
         let dir = tempfile::Builder::new().prefix("rip").tempdir().expect("a temporary folder");
+        Piped::of(&test_worker(), &["--json"], dir)
+    }
+
+    /// Its worker prints [`LAST_LINES`] lines when it is told to end, which is when this returns.
+    fn ending_with_many_lines() -> Piped {
+        let dir = tempfile::Builder::new().prefix("rip").tempdir().expect("a temporary folder");
+        let app = dir.path().join("prints");
+        let last = format!("yes 'a last line of the worker' | head -n {LAST_LINES}");
+        let text =
+            format!("#!/bin/sh\ntrap \"kill \\$!; {last}; exit\" TERM\nsleep 1000 &\necho ready >&2\nwait\n");
+        write_script(&app, &text);
+        let server = Piped::of(&app, &[], dir);
+        wait_until("the worker is ready", || server.stderr().contains("] ready\n"));
+        kill(Pid::from_raw(server.child.id() as i32), Signal::SIGTERM).expect("it lives");
+        server
+    }
+
+    fn of(app: &Path, words: &[&str], dir: TempDir) -> Piped {
         let (stdout, writer) = std::io::pipe().expect("a pipe");
         let stderr = std::fs::File::create(dir.path().join("stderr")).expect("a file");
         let mut command = Command::new(server_program());
         command.env_clear().env("NODE_ENV", "production").env("RIP_QUEUE_TIMEOUT_MS", "60000");
-        command.arg(test_worker());
-        command.args(["w:1", "http:127.0.0.1:0", "--json", "--socket-dir"]).arg(dir.path().join("s"));
+        command.arg(app).args(words);
+        command.args(["w:1", "http:127.0.0.1:0", "--socket-dir"]).arg(dir.path().join("s"));
         command.stdin(Stdio::null()).stdout(writer.try_clone().expect("a second handle")).stderr(stderr);
         let child = command.spawn().expect("the server can be started");
         Piped { child, dir, stdout, shared: writer }
@@ -62,6 +86,12 @@ impl Piped {
             assert_eq!(client.get(&target).status, 404);
         }
         assert_eq!(client.get("/ping").text(), "pong");
+    }
+
+    /// Nobody else holds the end that writes, so that whoever reads sees the end.
+    fn let_go_of_writer(&mut self) {
+        let (_, other) = std::io::pipe().expect("a pipe");
+        drop(std::mem::replace(&mut self.shared, other));
     }
 
     fn control_socket(&self) -> PathBuf {
@@ -119,8 +149,7 @@ fn a_pipe_that_nobody_reads_stops_nobody_and_dropped_lines_are_counted() {
     drop(client);
     wait_until("the server's end", || server.child.try_wait().is_ok_and(|exit| exit.is_some()));
     // All writers have to be gone for the reader to see the end.
-    let (_, writer) = std::io::pipe().expect("a pipe");
-    drop(std::mem::replace(&mut server.shared, writer));
+    server.let_go_of_writer();
     assert_eq!(counted.join().expect("every line parses") + reported, REQUESTS + 2);
 }
 
@@ -172,4 +201,32 @@ fn a_full_disk_under_the_log_stops_nobody() {
         "{}",
         server.dropped_lines()
     );
+}
+
+#[test]
+fn what_still_waits_at_the_end_is_written_while_somebody_reads() {
+    let mut server = Piped::ending_with_many_lines();
+    server.let_go_of_writer();
+    // All that it has printed waits in the server, but for what the pipe holds.
+    wait_until("the last word", || server.stderr().contains("rip-server: stopped\n"));
+    let mut text = String::new();
+    server.stdout.read_to_string(&mut text).expect("it is read to its end");
+    let lines = text.lines().filter(|line| line.ends_with("a last line of the worker")).count();
+    assert_eq!(lines, LAST_LINES, "{}", server.stderr());
+    assert!(!server.stderr().contains("dropped"), "{}", server.stderr());
+    assert!(server.child.wait().is_ok_and(|exit| exit.success()));
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_holds_up_no_end_and_the_count_of_what_was_dropped_is_told() {
+    let mut server = Piped::ending_with_many_lines();
+    wait_until("the server's end", || server.child.try_wait().is_ok_and(|exit| exit.is_some()));
+    server.let_go_of_writer();
+    let mut text = Vec::new();
+    server.stdout.read_to_end(&mut text).expect("it is read to its end");
+    let announced = text.starts_with(b"rip-server: ") as usize;
+    let written = text.iter().filter(|byte| **byte == b'\n').count() - announced;
+    let stderr = server.stderr();
+    let told = format!("rip-server: warn: {} lines for stdout were dropped\n", LAST_LINES - written);
+    assert!(stderr.ends_with(&told) && stderr.matches("dropped").count() == 1, "{told}{stderr}");
 }

@@ -1,7 +1,7 @@
 //! Everything that is written: access lines, the server's own words, and what the workers print.
 
 use super::log_file::LogFile;
-use super::stdio::{News, Output};
+use super::stdio::{News, Output, wait_for_room};
 use crate::deadlines::earliest;
 use crate::observe::access::{AccessLog, Record};
 use crate::reactor::io::token::Target;
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const LOG_DELAY: Duration = Duration::from_millis(50);
 /// Or until there are so many bytes of them.
 const LOG_BYTES: usize = 64 * 1024;
+/// What still waits at the server's end may be read for so long, by all outputs together. Whoever reads takes 1 MiB in
+/// far less; whoever does not read must not hold up the end, for which a supervisor waits.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The server's own words on their way to stderr. `log` wants a logger that could be called from any thread, hence
 /// the mutex; there is only one.
@@ -222,24 +225,67 @@ impl Logs {
                 News::Gone(error) => {
                     format!("{name} has no reader any more ({error}); what is for it is dropped from now on")
                 }
-                News::Dropped(count) => format!("{count} lines for {name} were dropped"),
+                News::Dropped(count) => dropped(count, &name),
             };
-            self.stderr.push(format!("rip-server: warn: {line}\n").as_bytes());
+            self.stderr.push(warning(&line).as_bytes());
         }
         self.stderr.flush();
     }
 
-    /// The last lines, at the end.
+    /// The last lines, at the end: nobody looks for room any more, so it is waited for here.
     pub(crate) fn finish(&mut self) {
+        self.finish_within(LAST_LINES);
+    }
+
+    fn finish_within(&mut self, bound: Duration) {
+        let begun = Instant::now();
         let lines = std::mem::take(&mut self.lines);
         self.main().push(&lines);
-        self.flush(Instant::now());
+        self.flush(begun);
+        loop {
+            let remaining = bound.saturating_sub(begun.elapsed());
+            let outputs =
+                [&self.stdout, &self.stderr].into_iter().chain(self.file.iter().map(|file| &file.output));
+            if remaining.is_zero() || !wait_for_room(outputs, remaining) {
+                break;
+            }
+            self.has_room();
+        }
+        self.give_up();
+    }
+
+    /// What has found no room is dropped, and stderr says how many lines that makes, where it has any.
+    fn give_up(&mut self) {
+        let is_in_line = self.stderr.is_in_line();
+        let of_file = self.file.as_mut().map(|file| (file.output.give_up(), file.name()));
+        let of_outputs =
+            [(self.stdout.give_up(), "stdout".to_owned()), (self.stderr.give_up(), "stderr".to_owned())];
+        let mut words = String::new();
+        for (count, name) in of_outputs.into_iter().chain(of_file).filter(|(count, _)| *count > 0) {
+            words.push_str(&warning(&dropped(count, &name)));
+        }
+        if !words.is_empty() && is_in_line {
+            // They do not continue a line that was cut.
+            words.insert(0, '\n');
+        }
+        self.stderr.push(words.as_bytes());
+        self.stderr.has_room();
+        self.stderr.flush();
     }
 
     pub(crate) fn dropped_lines(&self) -> u64 {
         let file = self.file.as_ref().map_or(0, |file| file.output.all_dropped_lines());
         self.stdout.all_dropped_lines() + file + self.stderr.all_dropped_lines()
     }
+}
+
+fn dropped(count: u64, name: &str) -> String {
+    format!("{count} lines for {name} were dropped")
+}
+
+/// A word of the server's own that does not come by its log.
+fn warning(what: &str) -> String {
+    format!("rip-server: warn: {what}\n")
 }
 
 #[cfg(test)]

@@ -6,13 +6,15 @@
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::time::Duration;
 
 /// What waits for a reader that does not read; beyond it, lines are dropped and counted.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
@@ -196,6 +198,32 @@ impl Output {
         }
     }
 
+    /// What to ask for room: something waits for a reader, who may come to it. A file has room, or fails at once.
+    fn full(&self) -> Option<BorrowedFd<'_>> {
+        if self.waiting.is_empty() || !matches!(self.health, Health::Well) {
+            return None;
+        }
+        match &self.way {
+            Way::Embedded(file) => Some(file.as_fd()),
+            Way::Socket(fd) | Way::Shared(fd) => Some(fd.as_fd()),
+            Way::File(_) | Way::Gone | Way::Closed => None,
+        }
+    }
+
+    /// Nothing is written any more: what waits is dropped. How many lines were, as far as nobody has been told.
+    pub(super) fn give_up(&mut self) -> u64 {
+        let lost = std::mem::take(&mut self.waiting);
+        self.count_dropped(&lost);
+        let dropped = std::mem::take(&mut self.dropped_lines);
+        // That all of its lines are dropped was said when its reader went.
+        if matches!(self.way, Way::Gone) { 0 } else { dropped }
+    }
+
+    /// A line was begun, and its rest may never come.
+    pub(super) fn is_in_line(&self) -> bool {
+        self.is_in_line
+    }
+
     /// Writes what can be written without waiting.
     pub(super) fn flush(&mut self) {
         while !self.waiting.is_empty() && !self.is_full {
@@ -263,6 +291,17 @@ impl Output {
             self.health = Health::Failing(error);
         }
     }
+}
+
+/// Waits until one of these outputs that want room has some, for so long at most. `false`: none of them wants any, or
+/// nobody made room in that time.
+pub(super) fn wait_for_room<'a>(outputs: impl Iterator<Item = &'a Output>, at_most: Duration) -> bool {
+    let mut full: Vec<_> =
+        outputs.filter_map(Output::full).map(|fd| PollFd::new(fd, PollFlags::POLLOUT)).collect();
+    // Below a millisecond the kernel would not wait at all.
+    let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::ZERO);
+    // A signal is no room, but then it is asked again.
+    !full.is_empty() && matches!(poll(&mut full, timeout), Ok(1..) | Err(Errno::EINTR))
 }
 
 fn write_if_ready(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {

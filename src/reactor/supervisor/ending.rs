@@ -61,6 +61,8 @@ impl Supervisor {
     /// SIGKILL for what workers have left, and whose time is up.
     pub(crate) fn expire_groups(&mut self, now: Instant) {
         self.groups.expire(now);
+        // The outputs of those that were given up are closed with the next look at the children.
+        self.has_ended_children |= self.groups.has_let_go();
     }
 
     /// Nobody is left, and nobody will come.
@@ -107,8 +109,11 @@ impl Supervisor {
     }
 
     /// Takes in everybody else who has ended.
-    pub(crate) fn reap_others(&mut self) {
+    pub(crate) fn reap_others(&mut self, io: &mut Io, observer: &mut Observer) {
         self.groups.look();
+        for leader in self.groups.take_let_go() {
+            self.finish_group_output(leader, io, observer);
+        }
         // One that nobody knows may be a worker whose start has not been told.
         while let Some((pid, exit)) = process::any_exit().filter(|_| self.launcher.starts() == 0) {
             let is_worker = |(_, entry): (usize, &Worker)| entry.process.pid == pid && entry.is_own_child();

@@ -40,16 +40,19 @@ impl Step {
 #[derive(Debug)]
 pub(super) struct Groups {
     groups: Vec<Group>,
+    /// Leaders that were let go, and whose groups' outputs are still to be closed.
+    let_go: Vec<Pid>,
     /// Orphans become ours, so that it can be asked whether somebody lives in a group. Else everybody is supposed to.
     sees_orphans: bool,
 }
 
 impl Groups {
     pub(super) fn new(sees_orphans: bool) -> Self {
-        Groups { groups: Vec::new(), sees_orphans }
+        Groups { groups: Vec::new(), let_go: Vec::new(), sees_orphans }
     }
 
-    fn lives(&self, leader: Pid) -> bool {
+    /// Whether somebody is left in the group of a leader that has ended, or may be.
+    pub(super) fn lives(&self, leader: Pid) -> bool {
         !self.sees_orphans || process::group_lives(leader)
     }
 
@@ -61,17 +64,19 @@ impl Groups {
             self.groups.push(Group { leader, step: Step::Terminated { kill_at: now + KILL_AFTER } });
         } else {
             process::release(leader);
+            self.let_go.push(leader);
         }
         is_left && self.sees_orphans
     }
 
     /// Children have ended: lets go of the groups in which nobody is left.
     pub(super) fn look(&mut self) {
-        let sees_orphans = self.sees_orphans;
-        self.groups.retain(|group| {
-            let is_left = !sees_orphans || process::group_lives(group.leader);
+        let Groups { groups, let_go, sees_orphans } = self;
+        groups.retain(|group| {
+            let is_left = !*sees_orphans || process::group_lives(group.leader);
             if !is_left {
                 process::release(group.leader);
+                let_go.push(group.leader);
             }
             is_left
         });
@@ -83,7 +88,8 @@ impl Groups {
 
     /// SIGKILL for those whose time is up.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.groups.retain_mut(|group| match group.step {
+        let Groups { groups, let_go, .. } = self;
+        groups.retain_mut(|group| match group.step {
             Step::Terminated { kill_at } if kill_at <= now => {
                 process::kill_group(group.leader);
                 group.step = Step::Killed { forget_at: now + FORGET_AFTER };
@@ -91,6 +97,7 @@ impl Groups {
             }
             Step::Killed { forget_at } if forget_at <= now => {
                 process::release(group.leader);
+                let_go.push(group.leader);
                 false
             }
             Step::Terminated { .. } | Step::Killed { .. } => true,
@@ -102,6 +109,15 @@ impl Groups {
         for group in self.groups.drain(..) {
             process::kill_group(group.leader);
         }
+    }
+
+    /// The leaders that were let go since this was asked last.
+    pub(super) fn take_let_go(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.let_go)
+    }
+
+    pub(super) fn has_let_go(&self) -> bool {
+        !self.let_go.is_empty()
     }
 
     pub(super) fn holds(&self, pid: Pid) -> bool {

@@ -10,6 +10,7 @@ use crate::reactor::io::token::Target;
 use crate::reactor::observer::Observer;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use nix::unistd::Pid;
 use slab::Slab;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,11 +27,20 @@ pub(super) struct Outputs {
     pub(super) folds: Folds,
 }
 
+/// Whose words they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    Worker(WorkerKey),
+    /// Whoever a worker that has ended has left in its process group, which has that leader. The worker's own key may
+    /// be another's by now.
+    Group(Pid),
+}
+
 /// One of a worker's two outputs.
 #[derive(Debug)]
 pub(super) struct Pipe {
     fd: OwnedFd,
-    worker: WorkerKey,
+    speaker: Speaker,
     label: String,
     is_stderr: bool,
     partial: Vec<u8>,
@@ -38,7 +48,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     fn new(fd: OwnedFd, worker: WorkerKey, label: String, is_stderr: bool) -> Self {
-        Pipe { fd, worker, label, is_stderr, partial: Vec::new() }
+        Pipe { fd, speaker: Speaker::Worker(worker), label, is_stderr, partial: Vec::new() }
     }
 
     /// Watches it; non-blocking on our side only, since the two ends of a pipe are two descriptions.
@@ -56,6 +66,10 @@ impl Outputs {
             log::warn!("{}: its output cannot be watched: {error}", self.pipes[key].label);
             self.pipes.remove(key);
         }
+    }
+
+    fn of(&self, speaker: Speaker) -> Vec<usize> {
+        self.pipes.iter().filter(|(_, pipe)| pipe.speaker == speaker).map(|(key, _)| key).collect()
     }
 }
 
@@ -99,11 +113,27 @@ impl Supervisor {
         io.give_scratch_back(scratch);
     }
 
-    /// A worker has ended: what it has printed is read, and its outputs are closed.
+    /// A worker has ended: what it has printed is read, and its outputs are closed; unless somebody is left in its
+    /// process group, who is told to end, and may have something to say to that.
     pub(crate) fn finish_output(&mut self, worker: WorkerKey, io: &mut Io, observer: &mut Observer) {
-        let pipes = self.outputs.pipes.iter().filter(|(_, pipe)| pipe.worker == worker);
-        let pipes: Vec<usize> = pipes.map(|(key, _)| key).collect();
-        for key in pipes {
+        let leader = self.get(worker).map(|entry| entry.process.pid);
+        let left = leader.filter(|leader| self.groups.lives(*leader));
+        for key in self.outputs.of(Speaker::Worker(worker)) {
+            self.read_pipe(key, io, observer);
+            let Some(leader) = left else {
+                self.close_pipe(key, io, observer);
+                continue;
+            };
+            self.take_rest(key, io, observer);
+            if let Some(pipe) = self.outputs.pipes.get_mut(key) {
+                pipe.speaker = Speaker::Group(leader);
+            }
+        }
+    }
+
+    /// Nobody is left in the process group of a worker that has ended, or nobody is waited for any longer.
+    pub(super) fn finish_group_output(&mut self, leader: Pid, io: &mut Io, observer: &mut Observer) {
+        for key in self.outputs.of(Speaker::Group(leader)) {
             self.read_pipe(key, io, observer);
             self.close_pipe(key, io, observer);
         }
@@ -133,7 +163,9 @@ impl Supervisor {
     fn take_line(&mut self, key: usize, line: &[u8], io: &Io, observer: &mut Observer) {
         let Some(pipe) = self.outputs.pipes.get(key) else { return };
         let mut is_repeated = false;
-        if let Some(entry) = self.workers.get_mut(pipe.worker.0) {
+        if let Speaker::Worker(worker) = pipe.speaker
+            && let Some(entry) = self.workers.get_mut(worker.0)
+        {
             if pipe.is_stderr {
                 entry.remember(line);
             }
@@ -147,8 +179,14 @@ impl Supervisor {
         }
     }
 
-    /// Ends a worker's output; an unfinished line is a line.
+    /// Ends a worker's output.
     fn close_pipe(&mut self, key: usize, io: &Io, observer: &mut Observer) {
+        self.take_rest(key, io, observer);
+        self.outputs.pipes.try_remove(key);
+    }
+
+    /// An unfinished line is a line.
+    fn take_rest(&mut self, key: usize, io: &Io, observer: &mut Observer) {
         let Some(pipe) = self.outputs.pipes.get_mut(key) else {
             return;
         };
@@ -156,6 +194,5 @@ impl Supervisor {
         if !remaining.is_empty() {
             self.take_line(key, &remaining, io, observer);
         }
-        self.outputs.pipes.try_remove(key);
     }
 }

@@ -114,6 +114,87 @@ fn the_last_lines_are_written_at_the_end() {
     assert!(heard(&out).contains("GET /page"));
 }
 
+/// More than a pipe holds.
+const MANY: usize = 10_000;
+
+fn many_lines() -> Vec<u8> {
+    b"a line of sixteen\n".repeat(MANY)
+}
+
+#[test]
+fn at_the_end_room_is_waited_for_while_somebody_reads() {
+    let (mut logs, out, err) = logs(false);
+    logs.announce(&many_lines());
+    logs.stderr.push(&many_lines());
+    let readers = [out, err].map(|reader| {
+        std::thread::spawn(move || {
+            let mut all = Vec::new();
+            loop {
+                let mut ready = [nix::poll::PollFd::new(reader.as_fd(), nix::poll::PollFlags::POLLIN)];
+                nix::poll::poll(&mut ready, 60_000_u16).expect("polled");
+                let mut piece = [0; 4096];
+                match (&reader).read(&mut piece).expect("there is something, or the end") {
+                    0 => return String::from_utf8(all).expect("text"),
+                    bytes => all.extend_from_slice(&piece[..bytes]),
+                }
+            }
+        })
+    });
+    // Longer than any machine needs: the end comes with the last line.
+    logs.finish_within(60_000 * MS);
+    assert_eq!(logs.dropped_lines(), 0);
+    drop(logs);
+    for text in readers.map(|reader| reader.join().expect("it reads")) {
+        assert_eq!(text.lines().filter(|line| *line == "a line of sixteen").count(), MANY);
+    }
+}
+
+#[test]
+fn at_the_end_what_nobody_reads_within_the_bound_is_dropped_and_told_once() {
+    let (mut logs, out, err) = logs(false);
+    let begun = Instant::now();
+    logs.announce(&many_lines());
+    logs.finish_within(20 * MS);
+    // The kernel waits for whole milliseconds.
+    assert!(begun.elapsed() >= 19 * MS, "it was waited for");
+    let lines = heard(&out).matches('\n').count();
+    let dropped = MANY - lines;
+    let expected = format!("rip-server: warn: {dropped} lines for stdout were dropped\n");
+    let text = heard(&err);
+    assert!(text.ends_with(&expected) && text.matches("lines for stdout").count() == 1, "{text}");
+    assert_eq!(logs.dropped_lines(), dropped as u64);
+}
+
+#[test]
+fn at_the_end_a_count_does_not_continue_a_line_that_was_cut() {
+    let (mut logs, _out, err) = logs(false);
+    logs.stderr.push(&many_lines());
+    logs.write();
+    // The pipe ends within a line, and is read too late.
+    let cut = heard(&err);
+    logs.give_up();
+    assert!(!cut.ends_with('\n'));
+    let dropped = MANY - cut.matches('\n').count();
+    assert_eq!(heard(&err), format!("\nrip-server: warn: {dropped} lines for stderr were dropped\n"));
+}
+
+#[test]
+fn at_the_end_nobody_waits_for_what_fails_or_has_no_reader() {
+    let Ok(full) = File::options().write(true).open("/dev/full") else { return };
+    let (mut logs, out, err) = logs(false);
+    drop(out);
+    logs.announce(b"it serves\n");
+    logs.file = Some(LogFile::open(Path::new("/dev/null")).expect("a file"));
+    logs.file.as_mut().expect("it is there").output = Output::to(full);
+    logs.worker_line(b"printed", false, "1");
+    let begun = Instant::now();
+    logs.finish_within(60_000 * MS);
+    assert!(begun.elapsed() < 30_000 * MS);
+    let text = heard(&err);
+    assert!(text.contains("stdout has no reader any more") && !text.contains("lines for stdout"), "{text}");
+    assert!(text.ends_with("rip-server: warn: 1 lines for '/dev/null' were dropped\n"), "{text}");
+}
+
 #[test]
 fn a_log_file_has_what_stdout_would_have_but_for_the_line_at_the_start() {
     let (mut logs, out, err) = logs(false);

@@ -171,14 +171,14 @@ fn ended_children_are_looked_for_when_the_kernel_says_so() {
     assert!(!room.supervisor.has_ended_children());
     room.supervisor.note_exit(first, Exit::Code(1));
     assert_eq!(room.supervisor.ended_workers(), [], "once");
-    room.supervisor.reap_others();
+    room.reap_others();
     assert!(!room.supervisor.has_ended_children(), "it is known");
     let pid = room.pid(second);
     process::table(|table| {
         table.ended.clear();
         table.end(pid, Exit::Code(1));
     });
-    room.supervisor.reap_others();
+    room.reap_others();
     assert!(room.supervisor.has_ended_children(), "it has ended a moment ago");
 }
 
@@ -187,16 +187,16 @@ fn orphans_are_reaped_but_not_before_starts_are_told() {
     let (mut room, worker, _) = Room::serving("");
     let ended = || process::table(|table| table.ended.len());
     process::table(|table| table.ended.push_back((5, Exit::Code(0))));
-    room.supervisor.reap_others();
+    room.reap_others();
     assert_eq!(ended(), 0);
     assert!(logged().contains("reaped the orphan 5: exit code 0"));
     room.reload();
     assert_eq!(room.supervisor.launcher().starts(), 1);
     process::table(|table| table.ended.push_back((5, Exit::Code(0))));
-    room.supervisor.reap_others();
+    room.reap_others();
     assert_eq!(ended(), 1, "it may be a worker whose start has not been told");
     room.started();
-    room.supervisor.reap_others();
+    room.reap_others();
     assert_eq!(ended(), 0);
 
     let pid = room.pid(worker);
@@ -204,13 +204,13 @@ fn orphans_are_reaped_but_not_before_starts_are_told() {
     process::table(|table| table.children.push(child));
     room.end(worker, Exit::Code(0));
     process::table(|table| table.ended.push_back((5, Exit::Code(0))));
-    room.supervisor.reap_others();
+    room.reap_others();
     assert_eq!(ended(), 2, "the leader of a group stands before it");
     let now = room.io.now();
     assert!(!room.supervisor.is_gone());
     room.supervisor.expire_groups(now + ms(1000));
     room.supervisor.expire_groups(now + ms(2000));
-    room.supervisor.reap_others();
+    room.reap_others();
     assert_eq!(ended(), 0);
 }
 

@@ -168,8 +168,12 @@ impl Room {
             self.supervisor.worker_is_gone(worker, exit, &self.io, &mut self.observer);
             self.supervisor.end_group(worker, now);
         }
-        self.supervisor.reap_others();
+        self.reap_others();
         self.perform();
+    }
+
+    fn reap_others(&mut self) {
+        self.supervisor.reap_others(&mut self.io, &mut self.observer);
     }
 
     fn remove_closed(&mut self) -> Vec<WorkerKey> {

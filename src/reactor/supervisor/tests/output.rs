@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::reactor::io::token::Target;
+use crate::reactor::simulation::process::Offspring;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -71,6 +72,54 @@ fn lines_are_passed_on_when_they_are_whole() {
     assert_eq!(room.passed_on().1, "the end\n");
     assert!(room.supervisor.outputs.keys().is_empty());
     room.supervisor.read_pipe(0, &mut room.io, &mut room.observer);
+}
+
+/// It ends, and leaves a child that takes no notice of SIGTERM.
+fn leave_a_child(room: &mut Room, worker: WorkerKey) {
+    let child = Offspring { group: room.pid(worker), is_told: false, is_unresponsive: true };
+    process::table(|table| table.children.push(child));
+    room.end(worker, Exit::Signal(Signal::SIGTERM));
+}
+
+#[test]
+fn what_a_worker_has_left_in_its_group_is_heard_until_nobody_is_left() {
+    let (mut room, worker, mut stdout, mut stderr) = with_outputs();
+    room.join(worker);
+    let now = room.io.now();
+    room.supervisor.has_answered(worker, now);
+    stdout.write_all(b"its last word").expect("written");
+    leave_a_child(&mut room, worker);
+    assert_eq!(room.passed_on().0, "its last word\n", "an unfinished line is a line");
+    // Its successor has its key.
+    assert_eq!(room.remove_closed(), [worker]);
+    let next = room.started()[0];
+    assert_eq!(next, worker);
+    stdout.write_all(b"closing\nthe data").expect("written");
+    stderr.write_all(b"a warning\n").expect("written");
+    assert_eq!(room.read_pipes(), ("closing\n".into(), "a warning\n".into()));
+    assert!(room.entry(next).said.last_words.is_empty(), "the successor has said nothing");
+    room.reap_others();
+    assert_eq!(room.supervisor.outputs.keys().len(), 2, "somebody is left");
+    stdout.write_all(b"base").expect("written");
+    process::table(|table| table.children.clear());
+    room.reap_others();
+    assert_eq!(room.passed_on().0, "the database\n");
+    assert!(room.supervisor.outputs.keys().is_empty() && room.supervisor.groups.is_empty());
+}
+
+#[test]
+fn who_is_waited_for_no_longer_is_heard_no_longer() {
+    let (mut room, worker, mut stdout, _stderr) = with_outputs();
+    leave_a_child(&mut room, worker);
+    let now = room.io.now();
+    room.supervisor.expire_groups(now + ms(1000));
+    assert!(!room.supervisor.has_ended_children());
+    stdout.write_all(b"the end\n").expect("written");
+    room.supervisor.expire_groups(now + ms(2000));
+    assert!(room.supervisor.has_ended_children(), "so that its outputs are closed in this tick");
+    room.reap();
+    assert_eq!(room.passed_on().0, "the end\n");
+    assert!(room.supervisor.outputs.keys().is_empty() && !room.supervisor.has_ended_children());
 }
 
 #[test]
