@@ -280,7 +280,10 @@ impl Logs {
 }
 
 fn dropped(count: u64, name: &str) -> String {
-    format!("{count} lines for {name} were dropped")
+    match count {
+        1 => format!("1 line for {name} was dropped"),
+        _ => format!("{count} lines for {name} were dropped"),
+    }
 }
 
 /// A word of the server's own that does not come by its log.

@@ -192,7 +192,7 @@ fn at_the_end_nobody_waits_for_what_fails_or_has_no_reader() {
     assert!(begun.elapsed() < 30_000 * MS);
     let text = heard(&err);
     assert!(text.contains("stdout has no reader any more") && !text.contains("lines for stdout"), "{text}");
-    assert!(text.ends_with("rip-server: warn: 1 lines for '/dev/null' were dropped\n"), "{text}");
+    assert!(text.ends_with("rip-server: warn: 1 line for '/dev/null' was dropped\n"), "{text}");
 }
 
 #[test]
