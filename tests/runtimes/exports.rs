@@ -1,7 +1,7 @@
 //! What a JavaScript entry may export, and what a handler may count on.
 
 use super::fixture::{Fixture, Needs, bun, node};
-use super::support::{Client, Server};
+use super::support::{Client, Server, TEST_TIMEOUT, comes_true};
 
 /// An app of one file, in production.
 fn start(needs: &Needs, entry: &str, text: &str, arguments: &[&str]) -> Option<(Fixture, Server)> {
@@ -443,4 +443,67 @@ fn an_answer_that_its_handler_destroys_frees_its_worker_under_bun() {
 #[test]
 fn an_answer_that_its_handler_destroys_frees_its_worker_under_node() {
     a_destroyed_answer_frees_its_worker(&node(&[]), &["/socket-end", "/socket-destroy"]);
+}
+
+/// Ways to leave a body half-read, each with its status. `raw-body` and `co-body` do what `halt` does, and a pipe whose
+/// writer fails is unpiped.
+const HALF_READ: &str = "import { createWriteStream } from 'node:fs'
+import { pipeline, Writable } from 'node:stream'
+const full = () => new Writable({ write: (chunk, encoding, done) => done(new Error('full')) })
+const ways = {
+  halt: (req, end) => req.once('data', () => { req.unpipe(); req.pause(); end() }),
+  late: (req, end) => req.once('data', () => { req.pause(); setTimeout(end, 5) }),
+  paused: (req, end) => req.on('data', () => { req.pause(); end() }),
+  readable: (req, end) => req.on('readable', () => { req.read(10); end() }),
+  pipe: (req, end) => { req.pipe(createWriteStream('/nowhere/at/all').on('error', end)) },
+  pipeline: (req, end) => { pipeline(req, full(), end) },
+  stop: async (req, end) => { for await (const piece of req) break; end() },
+  destroy: (req, end) => req.once('data', () => { end(); req.destroy() }),
+  destroyLater: (req, end, res) => req.once('data', () => { res.on('finish', () => req.destroy()); end() }),
+  goOn: (req, end) => { end(); req.on('data', () => {}) },
+}
+process.on('exit', () => console.log('ended in order'))
+export default (req, res) => {
+  const way = ways[req.url.slice(1)]
+  const end = () => res.writableEnded || res.writeHead(413).end('too much')
+  return way ? way(req, end, res) : res.end(`${process.pid}`)
+}\n";
+/// What comes with the head, what a connection holds though nobody reads it, and what it does not hold.
+const HALF_READ_BYTES: [usize; 5] = [2_000, 105_000, 150_000, 220_000, 2_000_000];
+
+#[test]
+fn a_body_that_is_read_in_part_holds_neither_the_next_request_nor_its_worker() {
+    let ways =
+        ["halt", "late", "paused", "readable", "pipe", "pipeline", "stop", "destroy", "destroyLater", "goOn"];
+    for (needs, c) in [(bun(&[]), "c:1"), (node(&[]), "c:1"), (bun(&[]), "c:4"), (node(&[]), "c:4")] {
+        let Some((_fixture, mut server)) = start(&needs, "index.mjs", HALF_READ, &[c]) else { return };
+        let pid = server.get("/").text();
+        let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the worker runs").count();
+        let mut before = 0;
+        for (at, way) in ways.iter().chain(&ways).enumerate() {
+            // Some stay from the first time: what reads and writes files has its own.
+            if at == ways.len() {
+                before = descriptors();
+            }
+            for size in HALF_READ_BYTES {
+                let mut client = server.client();
+                // Of what is too much the rest may be refused.
+                let _ = client
+                    .try_send(format!("POST /{way} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"));
+                let _ = client.try_send(vec![7; size]);
+                let answer = client.read_response();
+                assert_eq!(answer.status, 413, "{way}, {size} bytes: {}", server.stderr_text());
+                let next = server.get("/");
+                assert_eq!((next.status, next.text()), (200, pid.clone()), "{way}, behind {size} bytes");
+            }
+        }
+        let kept = || descriptors() <= before;
+        assert!(comes_true(TEST_TIMEOUT, kept), "{before} descriptors at first, then {}", descriptors());
+        assert_eq!(server.verb(["stop"]).code, 0);
+        server.wait_until("its end", |server| {
+            server.stdout_lines().iter().any(|line| line.contains("ended in order"))
+        });
+        let log = server.stderr_text();
+        assert!(!log.contains("warn: worker"), "{log}");
+    }
 }

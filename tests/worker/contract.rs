@@ -31,6 +31,10 @@ fn answer(request: &mut Request<'_>) -> Response {
         "env" => environment(),
         "sha" => Response::text(super::length_and_checksum(request)),
         "ignore" => Response::text("ignored"),
+        "part" => match request.body().read(&mut [0; 1000]) {
+            Ok(_) => Response::text("left"),
+            Err(error) => Response::text(error.to_string()).with_status(500),
+        },
         "file" => match std::fs::read(&dir) {
             Ok(bytes) => Response::new(200).with_body(bytes),
             Err(error) => Response::text(error.to_string()).with_status(500),

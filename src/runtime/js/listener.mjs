@@ -33,7 +33,7 @@ class Exchange {
     // Node takes it from a request whose reader stops before the end (`for await`, `pipeline`).
     const socket = this.socket = req.socket
     res.on('close', () => {
-      if (res.writableFinished) return this.over()
+      if (res.writableFinished) return this.skip()
       // The kernel's errors are the other side's doing. Bun has neither of the two.
       if (!isBun && !socket.readableEnded && !socket.errored?.syscall) this.#isDestroyed = true
       this.told(true)
@@ -43,9 +43,13 @@ class Exchange {
       const { destroy } = stream
       stream.destroy = (...args) => {
         const wasOpen = !socket.destroyed && !this.#isTold && !res.writableEnded
-        // Bun would end the answer as if it were whole.
-        if (isBun && wasOpen && (stream === res || !req.complete)) socket.destroy()
+        // Bun would end the answer as if it were whole. A reader that stops answers still: it has taken the socket away.
+        if (isBun && wasOpen && (stream === res || (!req.complete && req.socket))) socket.destroy()
+        // Behind the answer's end the connection is the next request's.
+        const isKept = stream === req && res.writableEnded && !this.#isTold && req.socket === socket
+        if (isKept) req.socket = null
         destroy.apply(stream, args)
+        if (isKept) req.socket = socket
         if (wasOpen && socket.destroyed) this.destroyed()
         return stream
       }
@@ -124,6 +128,22 @@ class Exchange {
     }
     // What streams to nobody stops by itself, and seldom ends its answer.
     if (this.#hasEnded || ((res.headersSent || this.#isDestroyed) && !this.#pending)) this.over()
+  }
+
+  // The answer is out. What the app has begun to read and then left would keep the connection paused for
+  // ever: neither the next request on it would be seen, nor its end. So nothing holds the rest of the body back any
+  // more. It is no more than the connection holds, as the front end closes one where more is to come.
+  skip() {
+    this.over()
+    const { req, socket } = this
+    if (req.complete || socket.destroyed) return
+    const { push } = req
+    req.push = (...args) => {
+      push.apply(req, args)
+      return true
+    }
+    if (!req.listenerCount('data') && !req.listenerCount('readable')) req.resume()
+    socket.resume()
   }
 
   id() { return this.req.headers['x-request-id'] }

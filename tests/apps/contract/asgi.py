@@ -85,6 +85,9 @@ async def answer(scope, receive, send):
         body = ("%d %s" % (length, sum_.hexdigest())).encode()
     elif name == "ignore":
         body = b"ignored"
+    elif name == "part":
+        await receive()
+        body = b"left"
     elif name == "file":
         body = b"".join(pieces(query))
     elif name == "pieces":

@@ -95,6 +95,9 @@ run lambda { |env|
     when "env" then [["cwd=#{Dir.pwd}", *ENV.map { |pair| pair.join("=") }].join("\n")]
     when "sha" then [sha(env["rack.input"])]
     when "ignore" then ["ignored"]
+    when "part"
+      env["rack.input"].read(1000)
+      ["left"]
     when "file" then [File.binread(query)]
     when "pieces" then Pieces.new { |out| pieces(query, out) }
     when "wait"

@@ -1,6 +1,6 @@
 // The contract suite's app: a function (req, res) as it is given to node:http.
 import { readFileSync } from 'node:fs'
-import { environment, fail, isThere, pieces, sha, sleep, touch, waitFor } from './parts.mjs'
+import { environment, fail, isThere, part, pieces, sha, sleep, touch, waitFor } from './parts.mjs'
 
 export default async function (req, res) {
   const [pathname, query = ''] = req.url.split(/\?(.*)/s)
@@ -13,6 +13,11 @@ export default async function (req, res) {
     case 'env': return res.end(environment())
     case 'sha': return res.end(await sha(req))
     case 'ignore': return res.end('ignored')
+    case 'part':
+      if (kind === 'stop') await part(req)
+      else await new Promise((resolve) => req.once('data', resolve))
+      req.pause()
+      return res.end('left')
     case 'file': {
       const file = readFileSync(query)
       res.setHeader('Content-Length', file.length)

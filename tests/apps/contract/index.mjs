@@ -1,6 +1,6 @@
 // The contract suite's app: a function (Request) → Response, for Bun and Node.
 import { readFileSync } from 'node:fs'
-import { environment, fail, isThere, pieces, sha, sleep, touch, waitFor } from './parts.mjs'
+import { environment, fail, isThere, part, pieces, sha, sleep, touch, waitFor } from './parts.mjs'
 
 const bytes = new TextEncoder()
 
@@ -57,6 +57,10 @@ export default {
       case 'env': return new Response(environment())
       case 'sha': return new Response(await sha(request.body))
       case 'ignore': return new Response('ignored')
+      case 'part':
+        if (kind === 'stop') await part(request.body)
+        else await request.body.getReader().read()
+        return new Response('left')
       case 'file': return new Response(readFileSync(query))
       case 'pieces': return streamed(pieces(query))
       case 'wait': return wait(request.signal, query)

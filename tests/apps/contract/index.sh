@@ -23,6 +23,7 @@ case "$name" in
     printf '%s %s' "$CONTENT_LENGTH" "${sum%% *}"
     ;;
   ignore) plain; printf ignored ;;
+  part) head -c 1000 >/dev/null; plain; printf left ;;
   file)
     printf 'Content-Length: %s\n' "$(wc -c <"$QUERY_STRING")"
     plain

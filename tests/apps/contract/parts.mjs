@@ -26,6 +26,10 @@ export async function sha(pieces) {
   return `${length} ${sum.digest('hex')}`
 }
 
+export async function part(pieces) {
+  for await (const piece of pieces) return piece
+}
+
 export function fail(kind) {
   switch (kind) {
     case 'string': throw 'told to fail'

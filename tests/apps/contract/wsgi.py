@@ -76,6 +76,9 @@ def application(environ, start_response):
         body = [sha(environ["wsgi.input"])]
     elif name == "ignore":
         body = [b"ignored"]
+    elif name == "part":
+        environ["wsgi.input"].read(1000)
+        body = [b"left"]
     elif name == "file":
         body = [b"".join(pieces(query))]
     elif name == "pieces":

@@ -8,6 +8,10 @@ use std::fs;
 pub const RULES: &[Rule] = &[
     Rule::fresh("SIGTERM: says quit, and ends with exit code 0 when the connections are closed", leaves),
     Rule::fresh("the quit says whose it is", says_whose_quit_it_is),
+    Rule::fresh(
+        "a body that the app reads in part is skipped, and does not keep its worker from leaving",
+        skips_what_is_left,
+    ),
     Rule::fresh("SIGTERM: the request in hand is finished", finishes_its_request),
     Rule::fresh("SIGTERM: what is sent before the quit's answer is served", serves_what_was_sent),
     Rule::fresh("SIGTERM: shutdown hooks run, with the work that they wait for", runs_its_hooks),
@@ -43,6 +47,31 @@ fn says_whose_quit_it_is(worker: &mut Worker<'_>) {
     let quit = worker.message("quit").expect("as was waited for");
     assert_eq!(quit["instance"], super::worker::INSTANCE);
     assert_eq!(quit["workerId"], super::worker::WORKER_ID);
+    worker.wait_exit();
+}
+
+/// What a connection holds, what comes with the head, and what takes many reads.
+const LEFT_BYTES: [usize; 3] = [150_000, 2_000, 3_000_000];
+
+fn skips_what_is_left(worker: &mut Worker<'_>) {
+    for kind in ["leave", "stop"] {
+        let mut client = worker.client();
+        for size in LEFT_BYTES {
+            send(&mut client, "POST", &format!("/part/{kind}"), "", &vec![7; size]);
+            assert_eq!(worker.answer(&mut client).text(), "left", "{kind}, {size} bytes");
+            send(&mut client, "GET", "/hello", "", b"");
+            assert_eq!(worker.answer(&mut client).text(), "hello", "{kind}, behind {size} bytes");
+        }
+    }
+    let last = LEFT_BYTES.map(|size| {
+        let mut client = worker.ask("POST", "/part/leave", "", &vec![7; size]);
+        assert_eq!(worker.answer(&mut client).text(), "left", "{size} bytes");
+        client
+    });
+    worker.wait_until_idle();
+    worker.signal(Signal::SIGTERM);
+    wait_for_quit(worker);
+    drop(last);
     worker.wait_exit();
 }
 

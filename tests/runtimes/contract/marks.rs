@@ -43,6 +43,8 @@ const OWN_ADDRESSES: Cell =
     Cannot("a command reads `X-Forwarded-For` by its own rules; `Rip-Client` has the address as well");
 const CLOSES_EARLY: Cell =
     Cannot("uvicorn and Node close at once; a command counts as idle 100 ms after that");
+const READS_NO_FURTHER: Cell =
+    Cannot("Node itself reads no further on a connection where its app has left a body half-way");
 const SENDS_BODIES: Cell = Cannot("uvicorn sends the body that an app gives to a 204");
 const CHILDREN_COME_BACK: Cell = Cannot("uvicorn lets a forked child back into its event loop");
 const WAITS_FOR_STREAMS: Cell = Cannot("uvicorn and Node wait for open streams; the drain timeout ends them");
@@ -71,6 +73,7 @@ const MARKS: &[Mark] = &[
     mark("SIGTERM: says quit", COMMANDS, NO_PROTOCOL),
     mark("the quit says", COMMANDS, NO_PROTOCOL),
     mark("SIGTERM: what is sent before", COMMANDS, NO_PROTOCOL),
+    mark("a body that the app reads in part", &[NodePort], READS_NO_FURTHER),
     mark("HEAD, 204 and 304", &[Uvicorn], SENDS_BODIES),
     mark("the app knows its client's address", COMMANDS, OWN_ADDRESSES),
     mark("the client's address is", COMMANDS, OWN_ADDRESSES),
