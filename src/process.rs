@@ -7,6 +7,8 @@ mod guard;
 mod line;
 #[forbid(unsafe_code)]
 mod spawner;
+#[cfg(test)]
+mod tests;
 #[forbid(unsafe_code)]
 mod usage;
 
@@ -379,7 +381,10 @@ pub(crate) fn is_ending(pid: Pid) -> Option<bool> {
     /// The kernel's PF_EXITING.
     const EXITING: u64 = 0x4;
     const KILLED: u64 = 1 << (libc::SIGKILL - 1);
-    let Stat { has_ended, flags, pending_signals } = stat(pid)?;
+    let Some(Stat { has_ended, flags, pending_signals }) = stat(pid) else {
+        // Its parent may have taken it in. Else `/proc` tells nothing of it, or no descriptor is left to read that.
+        return (kill(pid, None) == Err(Errno::ESRCH)).then_some(true);
+    };
     Some(has_ended || flags & EXITING != 0 || pending_signals & KILLED != 0)
 }
 

@@ -10,7 +10,7 @@ use crate::reactor::admin::Admin;
 use crate::reactor::io::Io;
 use crate::reactor::io::listen::Accepted;
 use crate::reactor::io::stream::Stream;
-use crate::reactor::io::token::Target;
+use crate::reactor::io::token::{Readiness, Target};
 use crate::reactor::limits::MAX_PER_TICK;
 use crate::reactor::observer::Observer;
 use mio::Interest;
@@ -59,7 +59,10 @@ impl Admin {
                     ControlPeer::Stranger
                 }
             };
-            self.watch(stream, peer, io, observer);
+            if let Some(key) = self.watch(stream, peer, io, observer) {
+                // A join that has waited while the server could not run is read before its worker's time is up.
+                self.note(key, Readiness::READABLE);
+            }
         }
         io.go_on_with(Target::ControlListener(index));
         Ok(())
@@ -129,7 +132,14 @@ impl Admin {
         MAX_VIEWERS.min(share_of_descriptors(32, MAX_VIEWERS, io))
     }
 
-    pub(crate) fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
+    /// Its key, unless it cannot be watched.
+    pub(crate) fn watch(
+        &mut self,
+        mut stream: Stream,
+        peer: ControlPeer,
+        io: &Io,
+        observer: &mut Observer,
+    ) -> Option<usize> {
         self.connections.accepted += 1;
         let number = self.connections.accepted;
         let entry = self.connections.slab.vacant_entry();
@@ -137,7 +147,7 @@ impl Admin {
         let interests = Interest::READABLE | Interest::WRITABLE;
         if io.registry().register(&mut stream, Target::Control(key).token(), interests).is_err() {
             observer.accept_failed();
-            return;
+            return None;
         }
         entry.insert(Connection {
             stream,
@@ -153,6 +163,7 @@ impl Admin {
             number,
         });
         self.deadlines.arm(key, ControlDeadline::Idle, io.now());
+        Some(key)
     }
 }
 

@@ -76,6 +76,7 @@ fn control_connections_are_accepted_up_to_a_bound_and_idle_ones_make_room() {
     let accept = |office: &mut Office, index| {
         let accepted = office.admin.accept_control(index, &mut office.io, &mut office.observer);
         accepted.expect("nothing lacks");
+        assert!(office.work().is_empty(), "they have said nothing");
     };
     knock(5);
     accept(&mut office, 1);
@@ -100,6 +101,19 @@ fn control_connections_are_accepted_up_to_a_bound_and_idle_ones_make_room() {
     accept(&mut office, 0);
     office.admin.remove_closed(&mut office.io);
     assert_eq!(office.admin.connections(), before, "nobody waits, so nobody makes room");
+}
+
+#[test]
+fn what_lies_in_a_new_control_connection_is_read_in_the_same_tick() {
+    let door = Rc::new(RefCell::new(Door::default()));
+    let listeners = vec![Listener::scripted(UnixListener::at(&door), Holders::Own)];
+    let mut office = Office::with(4096, listeners, Vec::new(), Vec::new());
+    let wire = Wire::new(Kind::Unix, 100);
+    wire.borrow_mut().send(b"GET /status HTTP/1.1\r\nHost: h\r\n\r\n");
+    door.borrow_mut().waiting.push_back(wire);
+    office.admin.accept_control(0, &mut office.io, &mut office.observer).expect("nothing lacks");
+    let key = office.admin.next_ready().expect("it is looked at");
+    assert!(office.admin.advance(key, &office.io).is_some());
 }
 
 #[test]
