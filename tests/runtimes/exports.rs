@@ -507,3 +507,33 @@ fn a_body_that_is_read_in_part_holds_neither_the_next_request_nor_its_worker() {
         assert!(!log.contains("warn: worker"), "{log}");
     }
 }
+
+#[test]
+fn a_refused_upgrade_takes_no_request_along() {
+    let text = "import http from 'node:http'
+const server = http.createServer((req, res) => res.end('hello'))
+const refusal = 'HTTP/1.1 401 Unauthorized\\r\\nContent-Length: 2\\r\\n\\r\\nno'
+server.on('upgrade', (req, socket) => {
+  if (req.url === '/end') socket.end(refusal)
+  else socket.write(req.url === '/bytes' ? Buffer.from(refusal) : refusal)
+})
+export default server\n";
+    let handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for needs in [bun(&[]), node(&[])] {
+        let Some((_fixture, server)) = start(&needs, "index.mjs", text, &[]) else { return };
+        for path in ["/write", "/bytes", "/end"] {
+            for _ in 0..3 {
+                let mut client = server.client();
+                client.send_request("GET", path, handshake, b"");
+                let answer = client.read_response();
+                assert_eq!((answer.status, answer.text().as_str()), (401, "no"), "{path}");
+                let next = server.get("/");
+                assert_eq!((next.status, next.text().as_str()), (200, "hello"), "behind {path}");
+            }
+        }
+        assert_eq!(server.verb(["stop"]).code, 0);
+        let log = server.stderr_text();
+        assert!(!log.contains("warn: worker"), "{log}");
+    }
+}

@@ -251,6 +251,14 @@ class Tunnel {
     this.writtenBefore = socket.bytesWritten
     socket.on('close', () => isOver(this))
     socket.on('error', () => {}) // close follows
+    // A refusal whose end is plain looks as if another request could follow it, and nobody would read that.
+    const { write, end } = socket
+    for (const method of [write, end]) {
+      socket[method === end ? 'end' : 'write'] = (data, ...more) => {
+        Object.assign(socket, { write, end })
+        return method.call(socket, closing(data), ...more)
+      }
+    }
   }
 
   id() { return this.req.headers['x-request-id'] }
@@ -265,6 +273,16 @@ class Tunnel {
     failure(error, this.req.method, this.req.url, (name) => this.req.headers[name])
     this.socket.destroy()
   }
+}
+
+const REFUSAL = /^HTTP\/1\.1 (?!101)\d{3}.*\r\n/
+
+function closing(data) {
+  if (data instanceof Uint8Array) {
+    const text = Buffer.from(data.buffer, data.byteOffset, data.length).toString('latin1')
+    return REFUSAL.test(text) ? Buffer.from(closing(text), 'latin1') : data
+  }
+  return typeof data === 'string' ? data.replace(REFUSAL, '$&Connection: close\r\n') : data
 }
 
 function onUpgrade(req, socket, head) {
