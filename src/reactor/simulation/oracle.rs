@@ -147,12 +147,13 @@ impl Oracle {
     }
 
     /// A worker has said all of an answer to this request. Where the connection's end ends it, a process that fails has
-    /// cut it.
+    /// cut it, also if it fails only when it has ended the connection: the server sees both at once.
     pub(crate) fn is_whole(&self, tag: usize) -> bool {
         self.answers.iter().filter(|said| said.tag == tag && said.is_all).any(
             |Said { answer, died, .. }| {
                 let is_last = answer.is_sound && !answer.is_busy && !answer.is_tunnel;
-                is_last && (!answer.ends_with_connection || died.is_none_or(|exit| exit == Exit::Code(0)))
+                let was_cut = died.map_or(self.tags[tag].was_died_on, |exit| exit != Exit::Code(0));
+            is_last && !(answer.ends_with_connection && was_cut)
             },
         )
     }
