@@ -153,7 +153,7 @@ impl Oracle {
             |Said { answer, died, .. }| {
                 let is_last = answer.is_sound && !answer.is_busy && !answer.is_tunnel;
                 let was_cut = died.map_or(self.tags[tag].was_died_on, |exit| exit != Exit::Code(0));
-            is_last && !(answer.ends_with_connection && was_cut)
+                is_last && !(answer.ends_with_connection && was_cut)
             },
         )
     }
