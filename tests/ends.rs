@@ -495,3 +495,30 @@ fn a_request_behind_an_answer_that_lasts_into_the_stop_is_served() {
         drop(worker);
     }
 }
+
+/// A `POST` that is answered with an event stream holds its worker until that ends, which may be awaited.
+#[test]
+fn a_request_behind_streams_that_end_is_served_though_the_server_stops() {
+    let mut server = Server::with_test_worker(&["w:2", "--queue-timeout-ms=20000"]);
+    server.wait_for_workers(2);
+    let mut idle = server.client();
+    assert_eq!(idle.get("/ping").status, 200);
+    let until = server.dir().join("enough");
+    let target = format!("/events?ms=20&until={}", until.display());
+    let streams: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = server.client();
+            client.send_request("POST", &target, "", b"");
+            assert_eq!(client.read_head().status(), Ok(200));
+            client
+        })
+        .collect();
+    server.signal(Signal::SIGTERM);
+    server.wait_until("it stops", |server| load::has_line(server, "stopping"));
+    idle.send_request("GET", "/ping", "", b"");
+    server.wait_until("it waits", |server| server.details()["queue"]["now"] == 1);
+    fs::write(until, "").expect("a file");
+    assert_last(&idle.read_response(), "pong");
+    assert_eq!(server.wait_exit(), 0);
+    drop(streams);
+}

@@ -38,6 +38,11 @@ impl Balancer {
         !self.free.is_empty()
     }
 
+    /// Whether a worker has a place free.
+    pub(crate) fn has_place(&self, worker: WorkerKey) -> bool {
+        self.get(worker).is_some_and(|entry| entry.at_work < entry.capacity.places)
+    }
+
     /// Workers with anything at work, streams aside.
     pub(crate) fn busy(&self) -> usize {
         self.busy

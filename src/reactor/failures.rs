@@ -332,7 +332,7 @@ impl Reactor {
             self.frontend.reset_on_close(client);
             self.frontend.close(client);
         } else {
-            self.client_gone(client);
+            self.client_takes_no_more(client);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::tick::Reactor;
 use crate::balancer::{Decision, NextStep, Wish};
 use crate::conn::Request;
 use crate::http::Reason;
-use crate::keys::ClientKey;
+use crate::keys::{ClientKey, UpstreamKey};
 
 /// Whether the client is there, and leave to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -227,7 +227,7 @@ impl Reactor {
             Flushed::All => self.client_has_taken_all(client),
             Flushed::Some => self.settle_answer(client),
             Flushed::Nothing => return false,
-            Flushed::Gone => self.client_gone(client),
+            Flushed::Gone => self.client_takes_no_more(client),
             Flushed::Lost => self.answer_is_lost(client),
         }
         true
@@ -245,9 +245,13 @@ impl Reactor {
             Phase::Waiting { .. } | Phase::Assigned { .. } | Phase::Finishing { .. } if is_gone => {
                 self.client_gone(client);
             }
-            // Of a full tunnel nobody reads what a reset may have left; what a Unix peer has sent outlives it.
-            Phase::Tunnel { .. }
-                if is_gone && self.is_tunnel_full(client) && !self.frontend.is_local(client) =>
+            // Of a full tunnel nobody reads what a reset may have left. What a Unix peer has sent outlives it; and where
+            // the client has been told of the worker's end, its own looks no different from a reset.
+            Phase::Tunnel { upstream }
+                if is_gone
+                    && self.is_tunnel_full(client)
+                    && !self.frontend.is_local(client)
+                    && !self.backend.has_tunnel_ended(*upstream) =>
             {
                 self.client_gone(client);
             }
@@ -264,6 +268,16 @@ impl Reactor {
             | Phase::Tunnel { .. }
             | Phase::Lingering
             | Phase::Closed => {}
+        }
+    }
+
+    /// The head of an event stream is out: a FIN that has come before it counts as one behind it.
+    pub(super) fn look_for_departure(&mut self, upstream: UpstreamKey) {
+        if self.backend.is_event_stream(upstream)
+            && let Some(client) = self.backend.client_of(upstream)
+            && self.frontend.peer(client) != Some(PeerState::Open)
+        {
+            self.client_closed(client);
         }
     }
 
@@ -312,6 +326,17 @@ impl Reactor {
         match self.frontend.tunnel_of(client) {
             Some(upstream) => self.tunnel_client_ended(upstream),
             None => drop(self.frontend.close(client)),
+        }
+    }
+
+    /// A write to a client has failed: it has gone. What it has sent through a tunnel before is still the worker's.
+    pub(super) fn client_takes_no_more(&mut self, client: ClientKey) {
+        match self.frontend.tunnel_of(client) {
+            Some(_) => {
+                self.frontend.takes_no_more(client);
+                self.io.go_on_with(Target::Client(client));
+            }
+            None => self.client_gone(client),
         }
     }
 

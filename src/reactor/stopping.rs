@@ -147,12 +147,17 @@ impl Reactor {
     }
 
     /// Workers that are held by a stream or a tunnel would be so until the end: they are told at once, unless they are
-    /// all that those who wait can hope for. Streams that hold nobody are told when nobody may bring requests any more.
+    /// all that those who wait, or may still ask, can hope for. Streams that hold nobody are told when nobody may bring
+    /// requests any more.
     fn release_streams(&mut self) {
-        if self.balancer.waiting() > 0 {
+        let mut held = self.backend.workers_held_by_streams();
+        held.retain(|worker| !self.balancer.has_place(*worker));
+        let is_anybody_left = held.len() < self.supervisor.fleet().serving();
+        let is_anybody_awaited = self.balancer.waiting() > 0 || self.frontend.may_bring_requests();
+        if is_anybody_awaited && !is_anybody_left {
             return;
         }
-        for worker in self.backend.workers_held_by_streams() {
+        for worker in held {
             self.supervisor.fleet_mut().release(worker, self.io.now());
         }
     }

@@ -133,8 +133,9 @@ impl Backend {
     /// An event has come. `false`: of nobody.
     pub(crate) fn note(&mut self, upstream: UpstreamKey, event: Readiness) -> bool {
         let Some(entry) = self.get_mut(upstream) else { return false };
+        let may_write = entry.exchange.as_ref().is_none_or(|exchange| exchange.may_write());
         match &mut entry.link {
-            Link::Open(socket) => socket.is_closing |= event.is_read_closed,
+            Link::Open(socket) => socket.note_end(event, may_write),
             // Not this one; another is tried.
             Link::Connecting { since, .. } if event.is_read_closed || event.is_error => {
                 let since = *since;

@@ -270,6 +270,11 @@ impl Exchange {
         self.head_sent_bytes == self.job.request.head.len() && self.job.body.is_read()
     }
 
+    /// The way to the worker is not shut.
+    pub(super) fn may_write(&self) -> bool {
+        self.sending != Sending::Ended
+    }
+
     /// What is still to be sent, of the request and of a tunnel's bytes, while the way is open.
     pub(super) fn unsent_bytes(&self) -> u64 {
         match self.sending {

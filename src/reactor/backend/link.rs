@@ -1,6 +1,7 @@
 //! The socket of a connection to a worker: made when one is needed.
 
 use crate::reactor::io::stream::Stream;
+use crate::reactor::io::token::Readiness;
 use crate::states::{Row, may_become};
 use std::time::Instant;
 
@@ -23,8 +24,18 @@ pub(crate) struct Socket {
     pub(super) is_watched_for_room: bool,
     /// The worker sends no more, which is still to be read.
     pub(super) is_closing: bool,
-    /// A write has met a reset, which the kernel tells only once: what is read behind it looks like an orderly end.
-    pub(super) was_reset: bool,
+    /// How its end was told.
+    pub(super) ending: Ending,
+}
+
+/// How the end of a connection was told. Over TCP the kernel tells a reset only once, and perhaps to a `sendfile` that
+/// says nothing of it; what is read behind it looks like an orderly end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Untold,
+    /// By a FIN alone.
+    Orderly,
+    Reset,
 }
 
 /// A link without what it carries.
@@ -84,6 +95,25 @@ impl Link {
 impl Socket {
     /// Not watched for writing: a Unix socket that is watched for room reports each time that its peer reads.
     pub(super) fn new(stream: Stream) -> Self {
-        Socket { stream, is_watched_for_room: false, is_closing: false, was_reset: false }
+        Socket { stream, is_watched_for_room: false, is_closing: false, ending: Ending::Untold }
+    }
+
+    /// The kernel tells of its end. `may_write`: this side has not shut its way, so that a closed one is a reset's doing.
+    pub(super) fn note_end(&mut self, event: Readiness, may_write: bool) {
+        self.is_closing |= event.is_read_closed;
+        if self.ending == Ending::Untold && self.stream.loses_by_a_reset() {
+            if event.is_error || event.is_write_closed && may_write {
+                self.ending = Ending::Reset;
+            } else if event.is_read_closed {
+                self.ending = Ending::Orderly;
+            }
+        }
+    }
+
+    /// A write has failed. `is_reset`: the kernel says so.
+    pub(super) fn note_failed_write(&mut self, is_reset: bool) {
+        if is_reset || self.ending == Ending::Untold && self.stream.loses_by_a_reset() {
+            self.ending = Ending::Reset;
+        }
     }
 }

@@ -184,9 +184,9 @@ impl Backend {
         self.upstreams.iter().any(|(_, entry)| entry.exchange.as_ref().is_some_and(keeps))
     }
 
-    /// Workers of which an event stream or a tunnel holds a place.
+    /// Workers of which an event stream or a tunnel without an end holds a place.
     pub(crate) fn workers_held_by_streams(&self) -> BTreeSet<WorkerKey> {
-        let is_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_stream);
+        let is_stream = |entry: &Upstream| entry.exchange.as_ref().is_some_and(Exchange::is_open_stream);
         let is_held = |entry: &Upstream| matches!(entry.place, PlaceState::Held { .. }) && is_stream(entry);
         let held = self.upstreams.iter().filter(|(_, entry)| is_held(entry));
         held.map(|(_, entry)| entry.worker).collect()

@@ -3,6 +3,7 @@
 use super::Backend;
 use super::UpstreamDeadline;
 use super::exchange::Receiving;
+use super::link::Ending;
 use crate::conn::read_buffer::PendingBytes;
 use crate::conn::worker::{Outcome, Step};
 use crate::keys::{ClientKey, UpstreamKey};
@@ -43,6 +44,7 @@ impl Backend {
         if entry.exchange.as_ref().is_some_and(|exchange| !exchange.is_read()) {
             return None;
         }
+        let is_sending = entry.exchange.as_ref().is_some_and(|exchange| exchange.unsent_bytes() > 0);
         let socket = entry.link.open_mut()?;
         if *budget == 0 {
             io.go_on_with(Target::Upstream(upstream));
@@ -54,8 +56,13 @@ impl Backend {
                 Some((Received::Bytes(bytes), bytes < scratch.len() && !socket.is_closing))
             }
             Transfer::Later => None,
-            Transfer::End if !socket.was_reset => Some((Received::End, true)),
-            Transfer::End | Transfer::Gone | Transfer::Reset => Some((Received::Gone, true)),
+            Transfer::End => match socket.ending {
+                Ending::Reset => Some((Received::Gone, true)),
+                // The event that is on its way tells whether it is a reset that the last `sendfile` has met.
+                Ending::Untold if is_sending && socket.stream.loses_by_a_reset() => None,
+                Ending::Orderly | Ending::Untold => Some((Received::End, true)),
+            },
+            Transfer::Gone | Transfer::Reset => Some((Received::Gone, true)),
         }
     }
 

@@ -45,6 +45,7 @@ impl Backend {
         let stream = &mut socket.stream;
         let mut is_full = false;
         let mut trouble = None;
+        let mut failed = None;
         while !exchange.is_sent() && exchange.sending != Sending::Ended && !is_full {
             let head = &exchange.job.request.head[exchange.head_sent_bytes..];
             let body = exchange.job.body.memory();
@@ -56,10 +57,9 @@ impl Backend {
                         io.go_on_with(Target::Upstream(upstream));
                         break;
                     }
-                    Err(Broken::Peer) => exchange.sending = Sending::Ended,
-                    Err(Broken::Reset) => {
+                    Err(broken @ (Broken::Peer | Broken::Reset)) => {
                         exchange.sending = Sending::Ended;
-                        socket.was_reset = true;
+                        failed = Some(broken == Broken::Reset);
                     }
                     Err(Broken::Spool) => {
                         exchange.sending = Sending::Ended;
@@ -80,10 +80,9 @@ impl Backend {
                 }
                 Transfer::Later => is_full = true,
                 // Whatever it has answered is still to be read: a refusal may stand there.
-                Transfer::End | Transfer::Gone => exchange.sending = Sending::Ended,
-                Transfer::Reset => {
+                broken @ (Transfer::End | Transfer::Gone | Transfer::Reset) => {
                     exchange.sending = Sending::Ended;
-                    socket.was_reset = true;
+                    failed = Some(broken == Transfer::Reset);
                 }
             }
         }
@@ -105,6 +104,10 @@ impl Backend {
             stream.shutdown_write();
             exchange.sending = Sending::Ended;
         }
+        if let Some(is_reset) = failed {
+            socket.note_failed_write(is_reset);
+        }
+        let stream = &mut socket.stream;
         let is_tunnel_shut = exchange.sending == Sending::Ended && exchange.is_tunnel();
         if is_full != socket.is_watched_for_room {
             socket.is_watched_for_room = is_full;

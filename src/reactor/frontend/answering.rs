@@ -1,7 +1,7 @@
 //! What goes to a client, and what follows when it has all of it.
 
 use super::Frontend;
-use super::client::ClientDeadline;
+use super::client::{ClientDeadline, PeerState};
 use super::phase::Phase;
 use crate::keys::ClientKey;
 use crate::reactor::crossing::{Delivery, Finished, Then};
@@ -73,6 +73,16 @@ impl Frontend {
         delivery
     }
 
+    /// A client of a tunnel has gone: it is read to its end, and gets nothing more.
+    pub(crate) fn takes_no_more(&mut self, client: ClientKey) {
+        if let Some(entry) = self.clients.get_mut(client.0) {
+            entry.peer = PeerState::Gone;
+            entry.is_readable = true;
+            entry.out.clear();
+            self.deadlines.disarm(client.0);
+        }
+    }
+
     /// Whether earlier bytes still wait for a client.
     pub(crate) fn undelivered(&self, client: ClientKey) -> Delivery {
         self.clients.get(client.0).map_or(Delivery::Sent, |entry| entry.undelivered())
@@ -105,8 +115,6 @@ impl Frontend {
     /// What a client whose answer is out comes to, all but its phase, which is given.
     fn after_answer(&mut self, client: ClientKey, then: Then, io: &mut Io) -> Option<After> {
         let entry = self.clients.get_mut(client.0).filter(|entry| !entry.is_closed())?;
-        let may_still_send =
-            !entry.conn.read_buffer.is_empty() || entry.is_readable || entry.conn.is_lingering();
         match then {
             Then::Keep => {
                 let has_more =
@@ -118,7 +126,8 @@ impl Frontend {
                 }
                 Some(After::Reading)
             }
-            Then::Close if may_still_send && !entry.conn.has_ended => {
+            // What it may still send would be answered with a reset, which takes away what it has not read (RFC 9112 §9.6).
+            Then::Close if !entry.conn.has_ended => {
                 entry.stream.shutdown_write();
                 entry.conn.linger();
                 self.deadlines.arm(client.0, ClientDeadline::Linger, io.now());

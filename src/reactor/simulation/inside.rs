@@ -192,7 +192,7 @@ impl World {
             let is_bound = due.is_some_and(|due| due <= self.now + poll_timeout);
             assert!(is_bound, "client {}: {state}, without a deadline of that", key.0);
             // At a stop, quiet ones get a moment anew; and an answer may have come long after the last byte.
-            let is_known = reactor.stage == Stage::Running && state != "taking";
+            let is_known = reactor.stage == Stage::Running && !matches!(state, "taking" | "lingering");
             let is_late = is_known && self.now >= client.active_at + poll_timeout;
             assert!(!is_late, "client {}: {state}, and its time is over", key.0);
         }

@@ -6,6 +6,7 @@ use crate::control::{Abilities, Join, Sender};
 use crate::process::Exit;
 use crate::reactor::simulation::process;
 use crate::reactor::simulation::rooms::{logged, ms};
+use crate::reactor::simulation::wire::Kind;
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -130,6 +131,44 @@ fn a_tunnel_that_loses_its_client_tells_the_worker_and_has_its_line() {
     line.borrow_mut().end();
     scene.run();
     assert_eq!(scene.world.reactor.status_details()["tunnels"], 0);
+}
+
+#[test]
+fn what_a_tunnel_s_client_has_said_before_it_went_is_the_worker_s() {
+    let mut scene = Scene::new();
+    let client = scene.send(UPGRADE);
+    client.borrow_mut().kind = Kind::Unix;
+    scene.asked();
+    scene.answer(SWITCH);
+    said(&client);
+    let line = scene.lines.last().expect("a connection").clone();
+    // Heard in one tick, and the worker first: the write to the client fails before its words are read.
+    line.borrow_mut().send(b"more");
+    client.borrow_mut().send(b"last words");
+    client.borrow_mut().close();
+    scene.run();
+    assert_eq!((said(&line).as_str(), line.borrow().server_has_ended), ("last words", true));
+    line.borrow_mut().send(b"for nobody");
+    line.borrow_mut().end();
+    scene.run();
+    assert!(client.borrow().is_server_gone);
+    assert_eq!(scene.world.reactor.status_details()["tunnels"], 0);
+    assert_eq!(scene.lines_of_log().len(), 1);
+}
+
+#[test]
+fn an_event_stream_whose_client_had_sent_its_end_before_the_head_has_left() {
+    let mut scene = Scene::new();
+    let client = scene.get("/events");
+    client.borrow_mut().end();
+    scene.run();
+    assert!(!client.borrow().is_server_gone, "it may wait for its answer");
+    scene.lines_of_log();
+    scene.answer("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
+    assert!(client.borrow().is_server_gone);
+    let lines = scene.lines_of_log();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["status"], &lines[0]["reason"]), (&499.into(), &"client_gone".into()));
 }
 
 #[test]
