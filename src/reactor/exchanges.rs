@@ -148,7 +148,6 @@ impl Reactor {
                     self.notice_departure(upstream);
                 } else if piece.status.is_some() {
                     self.begin_stream_if_one(upstream);
-                    self.look_for_departure(upstream);
                 }
             }
             Outcome::Busy { reusable } => self.answered_busy(upstream, reusable),

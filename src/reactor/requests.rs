@@ -10,7 +10,7 @@ use super::tick::Reactor;
 use crate::balancer::{Decision, NextStep, Wish};
 use crate::conn::Request;
 use crate::http::Reason;
-use crate::keys::{ClientKey, UpstreamKey};
+use crate::keys::ClientKey;
 
 /// Whether the client is there, and leave to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -268,16 +268,6 @@ impl Reactor {
             | Phase::Tunnel { .. }
             | Phase::Lingering
             | Phase::Closed => {}
-        }
-    }
-
-    /// The head of an event stream is out: a FIN that has come before it counts as one behind it.
-    pub(super) fn look_for_departure(&mut self, upstream: UpstreamKey) {
-        if self.backend.is_event_stream(upstream)
-            && let Some(client) = self.backend.client_of(upstream)
-            && self.frontend.peer(client) != Some(PeerState::Open)
-        {
-            self.client_closed(client);
         }
     }
 

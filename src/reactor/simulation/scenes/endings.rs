@@ -157,21 +157,6 @@ fn what_a_tunnel_s_client_has_said_before_it_went_is_the_worker_s() {
 }
 
 #[test]
-fn an_event_stream_whose_client_had_sent_its_end_before_the_head_has_left() {
-    let mut scene = Scene::new();
-    let client = scene.get("/events");
-    client.borrow_mut().end();
-    scene.run();
-    assert!(!client.borrow().is_server_gone, "it may wait for its answer");
-    scene.lines_of_log();
-    scene.answer("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
-    assert!(client.borrow().is_server_gone);
-    let lines = scene.lines_of_log();
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!((&lines[0]["status"], &lines[0]["reason"]), (&499.into(), &"client_gone".into()));
-}
-
-#[test]
 fn a_server_that_ends_cuts_its_tunnels() {
     let mut scene = Scene::new();
     let client = scene.send(UPGRADE);
