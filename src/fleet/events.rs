@@ -316,16 +316,13 @@ impl Fleet {
     }
 
     /// Where there are more slots than there are to be, one is given up: an empty one, else that of the worker that
-    /// is idle, else any whose worker serves.
+    /// is idle, else any whose worker serves. Where the fewest would not be left to serve, who boots is waited for.
     pub(crate) fn trim(&mut self, idle: Option<WorkerKey>, now: Instant) {
         if self.size() <= self.plan.max_workers || self.stage != Stage::Running || self.roll.is_some() {
             return;
         }
-        if let Some(slot) =
-            self.slots.iter_mut().rev().find(|slot| matches!(slot.front(), Front::Empty { .. }))
-        {
-            slot.close();
-            return self.pump(now);
+        if self.give_up_spare_slot(now).is_some() {
+            return;
         }
         let last = self.slots.iter().rev().find_map(|slot| match slot.front() {
             Front::Held(member) if slot.may_be_replaced() => Some(member.worker),
@@ -334,6 +331,14 @@ impl Fleet {
         if let Some(worker) = idle.filter(|worker| self.may_shrink(*worker)).or(last) {
             self.shrink(worker, now);
         }
+    }
+
+    /// A slot that nobody is in is given up, where there are more than the fewest. Which one.
+    pub(crate) fn give_up_spare_slot(&mut self, now: Instant) -> Option<usize> {
+        let index = self.spare_slot()?;
+        self.slots[index].close();
+        self.pump(now);
+        Some(index)
     }
 
     /// A worker that load has not needed for long leaves, if it may. `true`: it does.

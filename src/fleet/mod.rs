@@ -348,15 +348,26 @@ impl Fleet {
         self.roll.is_some()
     }
 
-    /// Whether a worker may leave for good: there are more than the fewest, and nobody is replaced in its slot.
+    /// Whether a worker may leave for good: the fewest serve beside it, and nobody is replaced in its slot. Slots whose
+    /// worker boots, or waits for its next start, serve nobody.
     pub(crate) fn may_shrink(&self, worker: WorkerKey) -> bool {
-        if self.size() <= self.plan.min_workers || self.stage != Stage::Running || self.roll.is_some() {
+        if self.serving() <= self.plan.min_workers || !self.may_give_up_a_slot() {
             return false;
         }
         self.find(worker).is_some_and(|(index, member)| {
             let slot = &self.slots[index];
             slot.front() == Front::Held(member) && slot.may_be_replaced()
         })
+    }
+
+    /// A slot that nobody is in, where there are more slots than the fewest: it is given up before any worker leaves.
+    pub(crate) fn spare_slot(&self) -> Option<usize> {
+        let is_empty = |slot: &Slot| matches!(slot.front(), Front::Empty { .. });
+        self.slots.iter().rposition(is_empty).filter(|_| self.may_give_up_a_slot())
+    }
+
+    fn may_give_up_a_slot(&self) -> bool {
+        self.size() > self.plan.min_workers && self.stage == Stage::Running && self.roll.is_none()
     }
 
     fn find(&self, worker: WorkerKey) -> Option<(usize, Member)> {

@@ -347,6 +347,7 @@ impl World {
                 let needed = 1 + (next(&mut self.random) % 4) as usize;
                 self.grow(needed);
             }
+            17 if self.chance(4) => self.give_up_spare_slot(),
             17 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
                     self.shrink(key);
