@@ -72,10 +72,16 @@ impl Fleet {
         };
         slot.enter(Front::Held(member));
         let predecessor = old.map(|old| old.worker);
-        if let Some(old) = old
-            && why == RetireReason::Reload
-            && self.begin_trial(index, worker, old, now)
+        let canary = self.take_canary(index);
+        let reserve = old.filter(|_| why == RetireReason::Reload);
+        if let Some(plan) = canary
+            && (reserve.is_some() || self.serving() > 1)
         {
+            self.begin_trial(index, worker, reserve, plan, now);
+            // One that hangs does not come back.
+            if let Some(stuck) = old.filter(|_| reserve.is_none()) {
+                self.dismiss(index, stuck, why, now);
+            }
             return self.pump(now);
         }
         if let Some(roll) = &mut self.roll {
@@ -85,6 +91,9 @@ impl Fleet {
         self.actions.push_back(Action::Admit { worker, predecessor });
         if let Some(old) = old {
             self.dismiss(index, old, why, now);
+        }
+        if canary.is_some() {
+            self.skip_trial(index, worker, now);
         }
         self.pump(now);
     }

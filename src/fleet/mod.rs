@@ -86,6 +86,8 @@ pub(crate) enum Action {
         worker: WorkerKey,
         every: usize,
     },
+    /// Nobody of the old release serves: what a roll brings is taken without its trial.
+    NoTrial,
     /// Whoever is on trial is one like the others from now on.
     EndTrial,
     /// It gets requests again.
@@ -143,6 +145,7 @@ impl Action {
             | Action::StartTemplate { .. }
             | Action::EndTemplate { .. }
             | Action::Wait { .. }
+            | Action::NoTrial
             | Action::EndTrial
             | Action::RollBegins
             | Action::Adopt

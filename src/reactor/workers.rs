@@ -36,6 +36,9 @@ impl Reactor {
                     self.balancer.begin_trial(worker, every);
                     self.admit(worker, None);
                 }
+                Action::NoTrial => {
+                    log::warn!("reload: no worker of the old release serves, so the new one has no trial");
+                }
                 Action::EndTrial => self.balancer.end_trial(),
                 Action::Readmit { worker } if self.supervisor.is_withheld_at_once(worker) => {}
                 Action::Readmit { worker } => {

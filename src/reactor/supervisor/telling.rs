@@ -239,6 +239,7 @@ impl Supervisor {
             },
             TrialFailure::Left => "left by itself".to_owned(),
             TrialFailure::Stuck => "got stuck".to_owned(),
+            TrialFailure::Alone => "has no worker of the old release beside it".to_owned(),
         };
         format!("on trial the new worker {slot} {what}; the old release goes on")
     }
