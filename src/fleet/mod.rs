@@ -313,12 +313,14 @@ impl Fleet {
             .flat_map(|(index, slot)| slot.members().map(move |member| (index, member)))
     }
 
-    /// Slots without a worker, how often they have failed in a row, and when they are tried again.
+    /// Slots without a worker, how often they have failed in a row, and when they are tried again. None while starts wait
+    /// for the template: it is that one that is waited for, and nobody knows until when.
     pub(crate) fn empty_slots(&self) -> impl Iterator<Item = (usize, u32, Instant)> {
+        let is_waiting = self.waits_for_template();
         let empty = |(index, slot): (usize, &Slot)| {
             self.next_start(index).map(|at| (index, slot.backoff.failures(), at))
         };
-        self.slots.iter().enumerate().filter_map(empty)
+        self.slots.iter().enumerate().filter_map(empty).filter(move |_| !is_waiting)
     }
 
     /// When an empty slot is tried next.
