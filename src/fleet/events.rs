@@ -72,10 +72,16 @@ impl Fleet {
         };
         slot.enter(Front::Held(member));
         let predecessor = old.map(|old| old.worker);
-        if let Some(old) = old
-            && why == RetireReason::Reload
-            && self.begin_trial(index, worker, old, now)
+        let canary = self.take_canary(index);
+        let reserve = old.filter(|_| why == RetireReason::Reload);
+        if let Some(plan) = canary
+            && (reserve.is_some() || self.serving() > 1)
         {
+            self.begin_trial(index, worker, reserve, plan, now);
+            // One that hangs does not come back.
+            if let Some(stuck) = old.filter(|_| reserve.is_none()) {
+                self.dismiss(index, stuck, why, now);
+            }
             return self.pump(now);
         }
         if let Some(roll) = &mut self.roll {
@@ -85,6 +91,9 @@ impl Fleet {
         self.actions.push_back(Action::Admit { worker, predecessor });
         if let Some(old) = old {
             self.dismiss(index, old, why, now);
+        }
+        if canary.is_some() {
+            self.skip_trial(index, worker, now);
         }
         self.pump(now);
     }
@@ -316,16 +325,13 @@ impl Fleet {
     }
 
     /// Where there are more slots than there are to be, one is given up: an empty one, else that of the worker that
-    /// is idle, else any whose worker serves.
+    /// is idle, else any whose worker serves. Where the fewest would not be left to serve, who boots is waited for.
     pub(crate) fn trim(&mut self, idle: Option<WorkerKey>, now: Instant) {
         if self.size() <= self.plan.max_workers || self.stage != Stage::Running || self.roll.is_some() {
             return;
         }
-        if let Some(slot) =
-            self.slots.iter_mut().rev().find(|slot| matches!(slot.front(), Front::Empty { .. }))
-        {
-            slot.close();
-            return self.pump(now);
+        if self.give_up_spare_slot(now).is_some() {
+            return;
         }
         let last = self.slots.iter().rev().find_map(|slot| match slot.front() {
             Front::Held(member) if slot.may_be_replaced() => Some(member.worker),
@@ -334,6 +340,14 @@ impl Fleet {
         if let Some(worker) = idle.filter(|worker| self.may_shrink(*worker)).or(last) {
             self.shrink(worker, now);
         }
+    }
+
+    /// A slot that nobody is in is given up, where there are more than the fewest. Which one.
+    pub(crate) fn give_up_spare_slot(&mut self, now: Instant) -> Option<usize> {
+        let index = self.spare_slot()?;
+        self.slots[index].close();
+        self.pump(now);
+        Some(index)
     }
 
     /// A worker that load has not needed for long leaves, if it may. `true`: it does.

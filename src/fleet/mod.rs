@@ -86,6 +86,8 @@ pub(crate) enum Action {
         worker: WorkerKey,
         every: usize,
     },
+    /// Nobody of the old release serves: what a roll brings is taken without its trial.
+    NoTrial,
     /// Whoever is on trial is one like the others from now on.
     EndTrial,
     /// It gets requests again.
@@ -143,6 +145,7 @@ impl Action {
             | Action::StartTemplate { .. }
             | Action::EndTemplate { .. }
             | Action::Wait { .. }
+            | Action::NoTrial
             | Action::EndTrial
             | Action::RollBegins
             | Action::Adopt
@@ -310,12 +313,14 @@ impl Fleet {
             .flat_map(|(index, slot)| slot.members().map(move |member| (index, member)))
     }
 
-    /// Slots without a worker, how often they have failed in a row, and when they are tried again.
+    /// Slots without a worker, how often they have failed in a row, and when they are tried again. None while starts wait
+    /// for the template: it is that one that is waited for, and nobody knows until when.
     pub(crate) fn empty_slots(&self) -> impl Iterator<Item = (usize, u32, Instant)> {
+        let is_waiting = self.waits_for_template();
         let empty = |(index, slot): (usize, &Slot)| {
             self.next_start(index).map(|at| (index, slot.backoff.failures(), at))
         };
-        self.slots.iter().enumerate().filter_map(empty)
+        self.slots.iter().enumerate().filter_map(empty).filter(move |_| !is_waiting)
     }
 
     /// When an empty slot is tried next.
@@ -348,15 +353,26 @@ impl Fleet {
         self.roll.is_some()
     }
 
-    /// Whether a worker may leave for good: there are more than the fewest, and nobody is replaced in its slot.
+    /// Whether a worker may leave for good: the fewest serve beside it, and nobody is replaced in its slot. Slots whose
+    /// worker boots, or waits for its next start, serve nobody.
     pub(crate) fn may_shrink(&self, worker: WorkerKey) -> bool {
-        if self.size() <= self.plan.min_workers || self.stage != Stage::Running || self.roll.is_some() {
+        if self.serving() <= self.plan.min_workers || !self.may_give_up_a_slot() {
             return false;
         }
         self.find(worker).is_some_and(|(index, member)| {
             let slot = &self.slots[index];
             slot.front() == Front::Held(member) && slot.may_be_replaced()
         })
+    }
+
+    /// A slot that nobody is in, where there are more slots than the fewest: it is given up before any worker leaves.
+    pub(crate) fn spare_slot(&self) -> Option<usize> {
+        let is_empty = |slot: &Slot| matches!(slot.front(), Front::Empty { .. });
+        self.slots.iter().rposition(is_empty).filter(|_| self.may_give_up_a_slot())
+    }
+
+    fn may_give_up_a_slot(&self) -> bool {
+        self.size() > self.plan.min_workers && self.stage == Stage::Running && self.roll.is_none()
     }
 
     fn find(&self, worker: WorkerKey) -> Option<(usize, Member)> {

@@ -10,7 +10,7 @@
 //! lasts until the last predecessor is gone.
 
 use super::canary::Trial;
-use super::slot::{Front, RetireReason};
+use super::slot::{Front, RetireReason, Slot};
 use super::trial::TrialFailure;
 use super::{Action, Fleet, Release, TemplateId};
 use crate::control::CanaryPlan;
@@ -73,6 +73,8 @@ pub(super) struct Roll {
     /// The first successor is to be on trial.
     pub(super) canary: Option<CanaryPlan>,
     pub(super) trial: Option<Box<Trial>>,
+    /// Somebody served when the slot at hand had its turn.
+    pub(super) had_others: bool,
     /// Successors that have joined: if one of them ends without having served, the roll has failed.
     joined: Vec<WorkerKey>,
     /// Predecessors that are not gone yet.
@@ -118,7 +120,7 @@ impl Roll {
 
 impl Fleet {
     pub(super) fn start_roll(&mut self, canary: Option<CanaryPlan>, now: Instant) {
-        let open = |(index, slot): (usize, &mut super::Slot)| {
+        let open = |(index, slot): (usize, &mut Slot)| {
             if let Front::Empty { .. } = slot.front() {
                 // New code may well mend what made the old one fail. Its turn comes whatever its wait.
                 slot.backoff.reset();
@@ -136,6 +138,7 @@ impl Fleet {
             stage: RollStage::Replacing { current: None },
             canary,
             trial: None,
+            had_others: false,
             joined: Vec::new(),
             leaving,
             starts_over: false,
@@ -147,7 +150,13 @@ impl Fleet {
 
     /// Takes up the next slot of the roll.
     pub(super) fn continue_roll(&mut self, now: Instant) {
+        let had_others = self.serving() > 0;
+        let is_vacant = |slot: &Slot| matches!(slot.front(), Front::Empty { .. } | Front::Closed);
+        let is_vacant = self.slots.iter().all(is_vacant);
         let Some(roll) = &mut self.roll else { return };
+        roll.had_others = had_others;
+        // A trial needs the old release beside it: it is for that one to fill empty slots, unless it fills none.
+        let leaves_empty = roll.canary.is_some() && !is_vacant;
         // A slot whose worker boots right now, or is being replaced for another reason, has the old code: others
         // first.
         for _ in 0..roll.pending.len() {
@@ -161,6 +170,7 @@ impl Fleet {
                     self.replacing = Some(index);
                     return self.start_successor(index, RetireReason::Reload, Release::New, now);
                 }
+                Front::Empty { .. } if leaves_empty => roll.pending.push_back(index),
                 Front::Empty { .. } => {
                     roll.stage = RollStage::Replacing { current: Some(index) };
                     self.replacing = Some(index);

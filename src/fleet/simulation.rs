@@ -45,6 +45,8 @@ struct Process {
     /// SIGTERM may come to it, although it does not drain: it is idle, has had its time, or never joined.
     may_be_told: bool,
     is_cut: bool,
+    /// Of the release that a roll brings, and that is not adopted.
+    is_new: bool,
 }
 
 /// Short beside the times that pass.
@@ -67,6 +69,9 @@ struct World {
     /// Who is on trial, and who has been.
     on_trial: Option<usize>,
     trials: usize,
+    /// The last reload was asked for with a trial, and the first worker of the roll that goes on is to have one still.
+    asks_for_trial: bool,
+    is_trial_due: bool,
     /// Template processes with their releases, and whether they have said that they are ready.
     templates: BTreeMap<TemplateId, (Release, bool)>,
     /// Forks that were asked for, and have no answer.
@@ -118,6 +123,8 @@ impl World {
             has_given_up: false,
             on_trial: None,
             trials: 0,
+            asks_for_trial: false,
+            is_trial_due: false,
             templates: BTreeMap::new(),
             asked: Vec::new(),
             had_roll_template: false,
@@ -170,11 +177,15 @@ impl World {
                     }
                     let process = self.alive.get_mut(&worker.0).expect("admits the living");
                     assert_eq!(process.life, Life::Booting, "admits once");
+                    let is_untried = process.is_new && std::mem::take(&mut self.is_trial_due);
                     process.life = Life::Admitted;
                     process.may_be_told = false;
                     process.has_served = next(&mut self.random).is_multiple_of(2);
+                    let serve = self.alive.values().filter(|process| process.life == Life::Admitted).count();
+                    assert!(!is_untried || serve == 1, "not on trial, and others serve");
                 }
                 Action::AdmitOnTrial { worker, every } => {
+                    assert!(std::mem::take(&mut self.is_trial_due), "a trial that nobody asked for");
                     assert!(every >= 2, "some of the requests are the others'");
                     assert!(self.on_trial.is_none(), "one at a time");
                     let process = self.alive.get_mut(&worker.0).expect("admits the living");
@@ -185,6 +196,7 @@ impl World {
                     self.on_trial = Some(worker.0);
                     self.trials += 1;
                 }
+                Action::NoTrial => self.is_trial_due = false,
                 Action::EndTrial => self.on_trial = None,
                 Action::Readmit { worker } => {
                     let process = self.alive.get_mut(&worker.0).expect("readmits the living");
@@ -235,10 +247,13 @@ impl World {
                 Action::RollBegins => {
                     self.has_next_release = true;
                     (self.started_by_roll, self.had_roll_template) = (0, false);
+                    self.is_trial_due = self.asks_for_trial;
+                    self.forget_new();
                 }
                 Action::Adopt => {
                     assert!(self.has_next_release, "adopts what a roll has brought");
                     self.has_next_release = false;
+                    assert!(!self.is_trial_due, "adopts what was not tried");
                     // The old one's is ended, and the new one's is the good one's.
                     self.templates.retain(|_, (release, _)| *release == Release::New);
                     self.templates.values_mut().for_each(|(release, _)| *release = Release::Good);
@@ -258,6 +273,8 @@ impl World {
                     }
                     self.rolls_asked = false;
                     self.has_next_release = false;
+                    self.is_trial_due = false;
+                    self.forget_new();
                     self.roll_end = Some(end);
                 }
                 Action::GiveUp => {
@@ -341,12 +358,14 @@ impl World {
                     _ => None,
                 };
                 let canary = length.map(|length| CanaryPlan { length, max_errors_percent: 5 });
+                self.asks_for_trial = canary.is_some();
                 self.fleet.reload(canary, now);
             }
             16 => {
                 let needed = 1 + (next(&mut self.random) % 4) as usize;
                 self.grow(needed);
             }
+            17 if self.chance(4) => self.give_up_spare_slot(),
             17 => {
                 if let Some(key) = self.pick(|life| life == Life::Admitted) {
                     self.shrink(key);

@@ -254,6 +254,12 @@ impl Fleet {
         templates.into_iter().flatten().filter_map(Template::id)
     }
 
+    /// It loads the app, and forks nobody yet.
+    pub(crate) fn is_loading(&self, template: TemplateId) -> bool {
+        let of_it = self.templates.find(template).map(|release| self.templates.of(release).phase);
+        matches!(of_it, Some(Phase::Loading { .. }))
+    }
+
     /// Whether starts of the good release wait for its template.
     pub(super) fn waits_for_template(&self) -> bool {
         self.templates.origin(Release::Good) == Origin::NotYet

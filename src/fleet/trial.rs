@@ -10,6 +10,7 @@ use super::canary::{Tally, Trial, TrialOutcome, Verdict};
 use super::roll::{RollEnd, RollStage};
 use super::slot::{Front, Member, Phase, RetireReason, Succession};
 use super::{Action, Fleet, KILL_AFTER};
+use crate::control::CanaryPlan;
 use crate::keys::WorkerKey;
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ pub(crate) enum TrialFailure {
     Left,
     /// Its worker got stuck.
     Stuck,
+    /// Nobody of the old release was left when its worker joined.
+    Alone,
 }
 
 /// With one worker it and its predecessor serve by turns.
@@ -54,23 +57,47 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// The roll's first successor has joined: whether it is on trial from now on, with its predecessor in reserve.
-    pub(super) fn begin_trial(&mut self, index: usize, worker: WorkerKey, old: Member, now: Instant) -> bool {
+    /// Whoever joins there is the first of a roll whose first worker is to be on trial: how long for.
+    pub(super) fn take_canary(&mut self, index: usize) -> Option<CanaryPlan> {
+        self.roll.as_mut().filter(|roll| roll.is_at(index))?.canary.take()
+    }
+
+    /// The roll's first worker has joined, and is on trial from now on, with its predecessor in reserve, if that one is
+    /// there.
+    pub(super) fn begin_trial(
+        &mut self,
+        index: usize,
+        worker: WorkerKey,
+        old: Option<Member>,
+        plan: CanaryPlan,
+        now: Instant,
+    ) {
         let every = self.serving().max(FEWEST_TURNS);
         let is_alone = self.serving() == 1;
-        let Phase::Serving { since, retire_at } = old.phase() else { return false };
-        let Some(roll) = self.roll.as_mut().filter(|roll| roll.is_at(index)) else { return false };
-        let Some(plan) = roll.canary.take() else { return false };
+        let Some(roll) = &mut self.roll else { return };
         roll.stage = RollStage::Judging { index, worker };
         roll.trial = Some(Box::new(Trial::new(plan, now)));
         self.actions.push_back(Action::AdmitOnTrial { worker, every });
-        let mut reserve = old;
-        reserve.enter(Phase::Reserve { since, retire_at, is_serving: is_alone });
-        self.slots[index].leaving.push(reserve);
-        if !is_alone {
-            self.actions.push_back(Action::Withdraw { worker: old.worker });
+        if let Some(mut reserve) = old
+            && let Phase::Serving { since, retire_at } = reserve.phase()
+        {
+            reserve.enter(Phase::Reserve { since, retire_at, is_serving: is_alone });
+            self.slots[index].leaving.push(reserve);
+            if !is_alone {
+                self.actions.push_back(Action::Withdraw { worker: reserve.worker });
+            }
         }
-        true
+    }
+
+    /// The roll's first worker has joined, and nobody serves beside it. Where the old release served when the turn came, it
+    /// comes back, and meanwhile the new worker serves. Where it did not, there is nothing to go back to.
+    pub(super) fn skip_trial(&mut self, index: usize, worker: WorkerKey, now: Instant) {
+        let Some(roll) = &self.roll else { return };
+        if !roll.had_others {
+            return self.actions.push_back(Action::NoTrial);
+        }
+        self.slots[index].succeed(Succession::Wanted { why: RetireReason::Requested, not_before: now });
+        self.end_roll(RollEnd::NotTaken { slot: index, worker, failure: TrialFailure::Alone });
     }
 
     /// What has become of a request that a worker had. `target`: a hash of what was asked for.

@@ -100,8 +100,11 @@ pub(crate) fn table(status: &Value) -> String {
             Value::Null => String::new(),
             bytes => format!(", pss {}", mib(bytes)),
         };
-        let _ =
-            writeln!(out, "  template pid {}, which workers are forked from, up {up}{pss}", template["pid"]);
+        let what = match template["loading"].as_bool() {
+            Some(true) => "loads the app",
+            Some(false) | None => "workers are forked from",
+        };
+        let _ = writeln!(out, "  template pid {}, which {what}, up {up}{pss}", template["pid"]);
     }
     for refused in status["quarantine"].as_array().into_iter().flatten() {
         let workers: Vec<String> = refused["workers"]
@@ -207,7 +210,8 @@ mod tests {
             "needed": {"workers": 3, "of": 8}, "releaseChanged": true, "nextRelease": "/srv/shop/r8",
             "quarantine": [{"request": "GET /x", "deaths": 2, "refused": 7, "secondsLeft": 42.0,
                 "workers": [{"worker": 1, "pid": 40}, {"worker": 0, "pid": 41}]}],
-            "templates": [{"pid": 41, "ageSeconds": 61, "pssBytes": 1_572_864}],
+            "templates": [{"pid": 41, "ageSeconds": 61, "pssBytes": 1_572_864},
+                {"pid": 44, "ageSeconds": 1, "pssBytes": null, "loading": true}],
             "waitingSlots": [{"slot": 2, "failures": 4, "nextStartMs": 800, "lastExit": "exit code 7"}],
             "workerList": [
                 {"slot": 0, "generation": 1, "pid": 42, "state": "idle", "requests": 12345, "ageSeconds": 59,
@@ -227,6 +231,7 @@ shop  healthy  up 1h 2m  pid 7
   queue    0 now, 4 at the deepest, 120 ms at the longest; overload: newest first for 1m 1s
   workers  needed 3 of 8 in the last minute; 3 connections
   template pid 41, which workers are forked from, up 1m 1s, pss 1.5M
+  template pid 44, which loads the app, up 1s
   refused  GET /x: 2 workers died in it, the last 1 (pid 40), 0 (pid 41); refused 7 times, for 42 s more
 
   slot 2 has no worker: failed 4 times in a row (exit code 7), next start in 800 ms

@@ -89,11 +89,9 @@ impl Reactor {
         let size = if min == max { format!("w:{max}") } else { format!("w:{min}..{max}") };
         log::info!("{signal}: {size} until the next start");
         self.frontend.keep_descriptors(descriptors::kept(&self.config, max, self.io.descriptors()));
-        if change == Resize::Fewer
-            && let Some((worker, _)) = self.balancer.bottom()
-            && self.supervisor.fleet_mut().shrink(worker, now)
-        {
-            log::info!("{}: retires", self.supervisor.label(worker));
+        if change == Resize::Fewer {
+            // Where the fewest serve and another one boots, that one's join is waited for.
+            self.shrink("");
         }
     }
 

@@ -36,6 +36,9 @@ impl Reactor {
                     self.balancer.begin_trial(worker, every);
                     self.admit(worker, None);
                 }
+                Action::NoTrial => {
+                    log::warn!("reload: no worker of the old release serves, so the new one has no trial");
+                }
                 Action::EndTrial => self.balancer.end_trial(),
                 Action::Readmit { worker } if self.supervisor.is_withheld_at_once(worker) => {}
                 Action::Readmit { worker } => {
@@ -230,24 +233,33 @@ impl Reactor {
         if needed > 0 && !self.supervisor.waits_for_new_code() && size < most {
             self.supervisor.fleet_mut().grow(needed, now);
         }
-        if let Some(due) = self.next_shrink()
-            && due <= now
-            && let Some((worker, _)) = self.balancer.bottom()
-            && self.supervisor.fleet_mut().shrink(worker, now)
-        {
-            let unneeded_s = self.config.shrink_after.as_secs();
-            log::info!("{}: retires, not needed for {unneeded_s} s", self.supervisor.label(worker));
+        if self.next_shrink().is_some_and(|due| due <= now) {
+            self.shrink(&format!(", not needed for {} s", self.config.shrink_after.as_secs()));
         }
     }
 
-    /// When the worker at the bottom of the stack will not have been needed for long enough. Not asked for while that
-    /// one may not go: whatever changes that brings a tick of the loop.
+    /// One slot fewer, if there may be: an empty one, else that of the worker at the bottom of the stack.
+    pub(super) fn shrink(&mut self, why: &str) {
+        let now = self.io.now();
+        if let Some(slot) = self.supervisor.fleet_mut().give_up_spare_slot(now) {
+            log::info!("worker {slot}: is not started again{why}");
+        } else if let Some((worker, _)) = self.balancer.bottom()
+            && self.supervisor.fleet_mut().shrink(worker, now)
+        {
+            log::info!("{}: retires{why}", self.supervisor.label(worker));
+        }
+    }
+
+    /// When the worker at the bottom of the stack will not have been needed for long enough. Not asked for while neither
+    /// that one may go nor a slot without a worker: whatever changes that brings a tick of the loop.
     pub(super) fn next_shrink(&self) -> Option<Instant> {
         if self.supervisor.fleet().is_fixed() {
             return None;
         }
+        let fleet = self.supervisor.fleet();
         let bottom = self.balancer.bottom();
-        let (worker, since) = bottom.filter(|(worker, _)| self.supervisor.fleet().may_shrink(*worker))?;
+        let (worker, since) =
+            bottom.filter(|(worker, _)| fleet.spare_slot().is_some() || fleet.may_shrink(*worker))?;
         let has_streams = self.balancer.streams_of(worker) > 0;
         let after = self.config.shrink_after;
         Some(since + if has_streams { after.max(STREAMS_DELAY) } else { after })

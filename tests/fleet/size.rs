@@ -1,7 +1,9 @@
 //! SIGTTIN and SIGTTOU: one worker more or fewer until the next start.
 
-use crate::load::{Load, PATIENT, wait_for_busy, workers};
+use crate::load::{Gate, Load, PATIENT, wait_for_busy, workers};
 use crate::support::{Hold, Server, Signal, test_worker};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 /// The server has so many workers, and all of them serve.
 fn wait_for_size(server: &mut Server, count: usize) {
@@ -49,6 +51,42 @@ fn ttou_lets_a_busy_worker_finish_what_it_has() {
         assert_eq!(client.read_response().text(), "held");
     }
     wait_for_size(&mut server, 1);
+}
+
+#[test]
+fn ttou_takes_a_slot_that_cannot_start_and_leaves_who_serves() {
+    let gate = Gate::new();
+    let mut server = Server::builder(gate.app()).arg("w:2").args(PATIENT).start();
+    server.wait_for_workers(2);
+    gate.break_build();
+    let pids: Vec<i32> = workers(&server).iter().map(|worker| worker.pid).collect();
+    kill(Pid::from_raw(pids[1]), Signal::SIGKILL).expect("it lives");
+    server.wait_until("the wait", |server| server.stderr_text().contains("the next start is in"));
+    // Between two starts nobody is in it; while somebody boots there, that one's end is waited for.
+    server.signal(Signal::SIGTTOU);
+    server.wait_until("the size", |server| {
+        let details = server.details();
+        details["waitingSlots"] == serde_json::json!([]) && workers(server).len() == 1
+    });
+    assert_eq!(workers(&server)[0].pid, pids[0]);
+    assert_eq!(server.get("/ping").text(), "pong");
+}
+
+#[test]
+fn ttou_while_a_worker_boots_waits_for_it() {
+    let gate = Gate::new();
+    let mut server = Server::builder(gate.app()).arg("w:1").args(PATIENT).start();
+    server.wait_for_workers(1);
+    gate.hold();
+    server.signal(Signal::SIGTTIN);
+    server.wait_until("the start", |server| workers(server).len() == 2);
+    server.signal(Signal::SIGTTOU);
+    server.wait_until("the words", |server| server.stderr_text().contains("SIGTTOU: w:1 until"));
+    assert_eq!(server.get("/ping").text(), "pong");
+    assert_eq!(server.details()["status"], "healthy");
+    gate.let_go();
+    wait_for_size(&mut server, 1);
+    assert_eq!(server.get("/ping").text(), "pong");
 }
 
 #[test]

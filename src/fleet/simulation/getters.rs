@@ -30,6 +30,8 @@ impl World {
 
     /// Load has not needed a worker for long: it leaves for good where nothing speaks against it.
     pub(super) fn shrink(&mut self, key: usize) {
+        // What ended or joined before was told before, and may have ended that one.
+        self.obey();
         tell!(self, "shrink {key}");
         let (worker, before) = (WorkerKey(key), self.fleet.size());
         let is_free = |slot: &Slot| {
@@ -37,9 +39,26 @@ impl World {
                 && matches!(slot.succession(), Succession::None | Succession::Wanted { .. })
         };
         let is_quiet = self.fleet.stage == Stage::Running && self.fleet.roll.is_none();
-        let may_leave = is_quiet && before > self.plan.min_workers && self.fleet.slots.iter().any(is_free);
+        let gets_requests = |(key, process): &(&usize, &Process)| {
+            process.life == Life::Admitted
+                && self
+                    .fleet
+                    .find(WorkerKey(**key))
+                    .is_some_and(|(slot, member)| self.fleet.slots[slot].front() == Front::Held(member))
+        };
+        let others = self.alive.iter().filter(gets_requests).filter(|(other, _)| **other != key).count();
+        let may_leave = is_quiet && others >= self.plan.min_workers && self.fleet.slots.iter().any(is_free);
         assert_eq!(self.fleet.may_shrink(worker), may_leave, "worker {key}");
         assert_eq!(self.fleet.shrink(worker, self.now), may_leave, "worker {key}");
         assert_eq!(self.fleet.size(), before - usize::from(may_leave), "worker {key}");
+    }
+
+    /// Load has not needed all slots for long: one that nobody is in is given up, and no worker leaves.
+    pub(super) fn give_up_spare_slot(&mut self) {
+        tell!(self, "give up a spare slot");
+        let (size, serving) = (self.fleet.size(), self.fleet.serving());
+        let is_given_up = self.fleet.give_up_spare_slot(self.now).is_some();
+        assert!(!is_given_up || size > self.plan.min_workers, "the fewest stay");
+        assert_eq!((self.fleet.size(), self.fleet.serving()), (size - usize::from(is_given_up), serving));
     }
 }

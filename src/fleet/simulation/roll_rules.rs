@@ -8,7 +8,7 @@ const PLAN: CanaryPlan = CanaryPlan { length: TrialLength::Requests(60), max_err
 
 impl World {
     fn reload(&mut self, canary: Option<CanaryPlan>) {
-        self.rolls_asked = true;
+        (self.rolls_asked, self.asks_for_trial) = (true, canary.is_some());
         self.fleet.reload(canary, self.now);
         self.obey();
     }
@@ -161,6 +161,114 @@ fn a_worker_on_trial_that_ends_leaves_or_hangs_is_not_taken() {
             assert_eq!(world.phase(canary), if has_others { leaves(&world) } else { killed });
         }
     }
+}
+
+/// A reload whose first successor boots, and the worker that it is to follow.
+fn before_trial(workers: usize) -> (World, usize, usize) {
+    let mut world = serving(workers);
+    world.reload(Some(PLAN));
+    let canary = world.booting().expect("a successor");
+    let slot = world.alive[&canary].slot;
+    let of_slot = |key: &usize| *key != canary && world.alive[key].slot == slot;
+    let old = world.alive.keys().copied().find(of_slot).expect("it serves");
+    (world, old, canary)
+}
+
+#[test]
+fn a_first_worker_whose_predecessor_has_died_is_on_trial_without_a_reserve() {
+    for is_worse in [true, false] {
+        let (mut world, old, canary) = before_trial(3);
+        world.ends(old);
+        world.successor_joins();
+        assert_eq!((world.on_trial, world.fleet.serving(), world.booting()), (Some(canary), 3, None));
+        world.answers(60, is_worse);
+        assert_eq!(world.on_trial, None);
+        let back = world.booting().expect("a slot goes on");
+        if is_worse {
+            assert!(matches!(world.roll_end, Some(RollEnd::NotTaken { .. })), "{:?}", world.roll_end);
+            assert!(!world.alive[&back].is_new && world.alive[&canary].life == Life::Withdrawn);
+        } else {
+            assert!(world.alive[&back].is_new && world.alive[&canary].life == Life::Admitted);
+            assert_eq!(world.progress, (1, 3));
+        }
+    }
+}
+
+#[test]
+fn a_first_worker_without_a_reserve_that_ends_leaves_or_hangs_is_followed_by_the_old_release() {
+    for how in 0..3 {
+        let (mut world, old, canary) = before_trial(2);
+        world.ends(old);
+        world.successor_joins();
+        world.alive.get_mut(&canary).expect("it is there").may_be_told = true;
+        match how {
+            0 => world.exit(canary),
+            1 => world.fleet.quit(WorkerKey(canary), Ending::Served, world.now),
+            _ => world.fleet.stuck(WorkerKey(canary), false, world.now),
+        }
+        world.obey();
+        assert!(matches!(world.roll_end, Some(RollEnd::NotTaken { .. })), "{:?}", world.roll_end);
+        let next = world.booting().expect("the slot is started anew");
+        assert!(!world.alive[&next].is_new);
+    }
+}
+
+#[test]
+fn a_first_worker_whose_predecessor_hangs_is_on_trial_and_that_one_goes() {
+    let (mut world, old, canary) = before_trial(2);
+    world.alive.get_mut(&old).expect("it is there").may_be_told = true;
+    world.fleet.stuck(WorkerKey(old), false, world.now);
+    world.obey();
+    world.successor_joins();
+    assert_eq!(world.on_trial, Some(canary));
+    assert!(matches!(world.phase(old), Phase::Terminating { .. }));
+}
+
+#[test]
+fn a_trial_is_held_where_a_worker_serves_and_an_empty_slot_is_left_to_the_old_release() {
+    for empty in 0..2 {
+        let mut world = serving(2);
+        let key = world.alive.keys().copied().nth(empty).expect("two");
+        world.alive.get_mut(&key).expect("it serves").has_served = false;
+        world.exit(key);
+        world.obey();
+        world.reload(Some(PLAN));
+        let canary = world.booting().expect("a successor");
+        assert_eq!((world.alive[&canary].slot, world.alive[&canary].is_new), (1 - empty, true));
+        world.pass(Duration::from_millis(100));
+        let again = world.alive.iter().find(|(_, process)| process.slot == empty).expect("the empty one");
+        assert!(!again.1.is_new, "as after any crash");
+        world.join_as(canary, true);
+        world.obey();
+        assert_eq!(world.on_trial, Some(canary));
+    }
+}
+
+#[test]
+fn a_first_worker_that_joins_alone_serves_until_the_old_release_is_back() {
+    let (mut world, old, canary) = before_trial(1);
+    world.ends(old);
+    world.successor_joins();
+    assert_eq!((world.alive[&canary].life, world.on_trial), (Life::Admitted, None));
+    let end = RollEnd::NotTaken { slot: 0, worker: WorkerKey(canary), failure: TrialFailure::Alone };
+    assert_eq!((world.roll_end, world.has_next_release), (Some(end), false));
+    let back = world.booting().expect("the old release");
+    assert!(!world.alive[&back].is_new);
+    world.successor_joins();
+    assert_eq!((world.alive[&back].life, world.alive[&canary].life), (Life::Admitted, Life::Withdrawn));
+}
+
+#[test]
+fn a_new_release_has_no_trial_where_the_old_one_does_not_serve_at_all() {
+    let mut world = serving(2);
+    for key in world.alive.keys().copied().collect::<Vec<_>>() {
+        world.alive.get_mut(&key).expect("it serves").has_served = false;
+        world.exit(key);
+        world.obey();
+    }
+    world.reload(Some(PLAN));
+    world.roll_to_its_end();
+    assert_eq!((world.trials, world.roll_end), (0, Some(RollEnd::Done { replaced: 2 })));
 }
 
 #[test]

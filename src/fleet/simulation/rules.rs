@@ -2,6 +2,7 @@
 
 use super::scenarios::{serving, serving_as};
 use super::*;
+use crate::fleet::slot::WorkerState;
 
 /// Beside the second between SIGTERM and SIGKILL.
 const LONG_DRAIN: Duration = Duration::from_secs(5);
@@ -261,6 +262,82 @@ fn of_one_too_many_an_empty_slot_is_given_up_first_then_who_is_idle_then_the_las
     world.fleet.trim(None, world.now);
     world.obey();
     assert_eq!(world.alive[&keys[1]].life, Life::Withdrawn);
+}
+
+/// An elastic fleet at its fewest with a slot more, whose worker boots, and who serves.
+fn grown(fewest: usize) -> (World, Vec<usize>, usize) {
+    let mut world = serving(fewest);
+    world.plan.max_workers = fewest + 1;
+    world.fleet.plan = world.plan;
+    let serving = world.alive.keys().copied().collect();
+    world.grow(1);
+    world.obey();
+    let booting = world.booting().expect("one more");
+    (world, serving, booting)
+}
+
+#[test]
+fn nobody_retires_while_only_the_fewest_serve_whatever_slots_there_are_beside_them() {
+    for fewest in 1..4 {
+        let (mut world, serving, booting) = grown(fewest);
+        world.shrink(serving[0]);
+        assert_eq!((world.fleet.spare_slot(), world.fleet.serving()), (None, fewest), "one boots");
+        world.exit(booting);
+        world.obey();
+        world.shrink(serving[0]);
+        assert_eq!((world.fleet.serving(), world.fleet.size()), (fewest, fewest + 1), "its slot waits");
+        assert_eq!(world.fleet.give_up_spare_slot(world.now), Some(fewest), "nobody is in it");
+        world.obey();
+        assert_eq!(world.fleet.give_up_spare_slot(world.now), None, "the fewest stay");
+        world.has_size_of(fewest);
+        assert_eq!(world.booting(), None);
+
+        // One that has joined makes room for another one.
+        let (mut world, serving, booting) = grown(fewest);
+        world.join_as(booting, true);
+        world.obey();
+        world.shrink(serving[0]);
+        assert_eq!(world.fleet.serving(), fewest);
+        world.obey();
+    }
+}
+
+#[test]
+fn a_worker_beside_one_that_hangs_does_not_retire() {
+    let (mut world, serving, booting) = grown(1);
+    world.join_as(booting, true);
+    world.obey();
+    world.stuck(serving[0], false);
+    world.shrink(booting);
+    assert_eq!(world.fleet.serving(), 1);
+}
+
+#[test]
+fn one_fewer_waits_for_the_join_of_who_boots_and_takes_an_empty_slot_at_once() {
+    let (mut world, old, booting) = grown(1);
+    world.plan.max_workers = 1;
+    world.fleet.plan = world.plan;
+    world.fleet.trim(Some(WorkerKey(old[0])), world.now);
+    world.obey();
+    assert_eq!(
+        (world.fleet.serving(), world.fleet.size()),
+        (1, 2),
+        "who serves stays until another one does"
+    );
+    world.join_as(booting, true);
+    world.obey();
+    world.fleet.trim(Some(WorkerKey(booting)), world.now);
+    world.obey();
+    assert_eq!((world.phase(old[0]).state(), world.fleet.size()), (WorkerState::Serving, 1));
+
+    let (mut world, old, booting) = grown(1);
+    world.plan.max_workers = 1;
+    world.fleet.plan = world.plan;
+    world.exit(booting);
+    world.obey();
+    world.fleet.trim(Some(WorkerKey(old[0])), world.now);
+    world.obey();
+    assert_eq!((world.phase(old[0]).state(), world.fleet.size()), (WorkerState::Serving, 1));
 }
 
 #[test]

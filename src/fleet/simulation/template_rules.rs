@@ -256,3 +256,27 @@ fn nothing_is_started_once_the_server_stops() {
     assert!(!play.actions().iter().any(is_start));
     assert!(play.fleet.is_gone());
 }
+
+#[test]
+fn status_tells_of_no_empty_slots_while_starts_wait_for_the_template() {
+    let mut play = Play::new(2);
+    play.actions();
+    assert_eq!((play.fleet.empty_slots().count(), play.fleet.is_loading(ONE)), (0, true));
+    // It has died, and workers start without: of one that fails there is something to tell.
+    play.fleet.template_ended(ONE, play.now);
+    play.actions();
+    let worker = play.forked(0, false);
+    play.fleet.exited(worker, false, play.now);
+    let told: Vec<(usize, u32)> =
+        play.fleet.empty_slots().map(|(slot, failures, _)| (slot, failures)).collect();
+    assert_eq!(told, [(0, 1)]);
+
+    // One that is started again is waited for as the first one was.
+    let mut play = Play::serving(2);
+    assert!(!play.fleet.is_loading(ONE));
+    play.fleet.template_ended(ONE, play.now);
+    play.fleet.exited(WorkerKey(0), true, play.now);
+    play.actions();
+    assert!(play.fleet.is_loading(TWO) && !play.fleet.is_loading(ONE));
+    assert_eq!((play.fleet.empty_slots().count(), play.fleet.serving()), (0, 1));
+}

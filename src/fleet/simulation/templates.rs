@@ -20,11 +20,11 @@ impl World {
         if is_lost || !self.is_kind && self.chance(8) {
             self.fleet.spawn_failed(slot, self.now);
         } else {
-            self.spawned(slot);
+            self.spawned(slot, release);
         }
     }
 
-    pub(super) fn spawned(&mut self, slot: usize) {
+    pub(super) fn spawned(&mut self, slot: usize, release: Release) {
         let key = self.next_key;
         self.next_key += 1;
         let process = Process {
@@ -34,6 +34,7 @@ impl World {
             has_served: false,
             may_be_told: true,
             is_cut: false,
+            is_new: release == Release::New,
         };
         self.alive.insert(key, process);
         self.fleet.spawned(slot, WorkerKey(key), self.now);
@@ -74,9 +75,9 @@ impl World {
                 }
             }
             _ => {
-                if let Some((slot, _)) = self.asked.pop() {
+                if let Some((slot, id)) = self.asked.pop() {
                     tell!(self, "slot {slot} is forked");
-                    self.spawned(slot);
+                    self.spawned(slot, self.templates[&id].0);
                 }
             }
         }
@@ -133,8 +134,8 @@ impl World {
 
     /// All have loaded the app, and do what they were asked for.
     pub(super) fn templates_are_kind(&mut self) {
-        for (slot, _) in std::mem::take(&mut self.asked) {
-            self.spawned(slot);
+        for (slot, id) in std::mem::take(&mut self.asked) {
+            self.spawned(slot, self.templates[&id].0);
             self.obey();
         }
         while let Some(id) = self.pick_template(false) {

@@ -3,6 +3,11 @@
 use super::*;
 
 impl World {
+    /// What a roll has brought is another one's affair no more.
+    pub(super) fn forget_new(&mut self) {
+        self.alive.values_mut().for_each(|process| process.is_new = false);
+    }
+
     pub(super) fn is_reserve(&self, worker: WorkerKey) -> bool {
         let of_worker = |(_, member): &(usize, &Member)| member.worker == worker;
         self.fleet.members().find(of_worker).is_some_and(|(slot, member)| match member.phase() {

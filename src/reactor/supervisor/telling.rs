@@ -1,6 +1,6 @@
 //! What is told of the workers: in status, in the metrics, and to whoever asked for a reload.
 
-use super::worker::Worker;
+use super::worker::{Origin, Worker};
 use super::{Supervisor, process};
 
 use crate::fleet::{Phase, Release, RollEnd, TemplateId, TrialFailure};
@@ -69,7 +69,8 @@ impl Supervisor {
 
     /// Slots that have failed and wait for their next start.
     pub(crate) fn waiting_slots(&self, now: Instant) -> Vec<Value> {
-        let waiting = self.fleet.empty_slots().map(|(slot, failures, at)| {
+        let failed = self.fleet.empty_slots().filter(|(_, failures, _)| *failures > 0);
+        let waiting = failed.map(|(slot, failures, at)| {
             let next_ms = at.saturating_duration_since(now).as_millis() as u64;
             let last_exit = self.last_exit(slot);
             json!({"slot": slot, "failures": failures, "nextStartMs": next_ms, "lastExit": last_exit})
@@ -179,8 +180,11 @@ impl Supervisor {
     pub(crate) fn templates(&self, now: Instant) -> Vec<Value> {
         let templates = self.workers.iter().map(|(_, entry)| entry);
         let templates = templates.filter(|entry| entry.origin.is_template() && entry.exit().is_none());
+        let loads =
+            |entry: &Worker| matches!(entry.origin, Origin::Template { id } if self.fleet.is_loading(id));
         let template = |entry: &Worker| {
             json!({
+                "loading": loads(entry),
                 "pid": entry.process.pid.as_raw(),
                 "rssBytes": entry.pid().and_then(process::resident_bytes),
                 "pssBytes": entry.memory.proportional_bytes,
@@ -239,6 +243,7 @@ impl Supervisor {
             },
             TrialFailure::Left => "left by itself".to_owned(),
             TrialFailure::Stuck => "got stuck".to_owned(),
+            TrialFailure::Alone => "has no worker of the old release beside it".to_owned(),
         };
         format!("on trial the new worker {slot} {what}; the old release goes on")
     }
