@@ -133,7 +133,7 @@ impl Drop for NameLock {
 }
 
 /// The folder for the sockets: made if missing, ours alone, and no symlink that somebody planted.
-pub(super) fn prepare(dir: &Path) -> Result<(), StartError> {
+pub(crate) fn prepare(dir: &Path) -> Result<(), StartError> {
     let refuse = |what: String| {
         StartError::Trouble(format!("the socket folder '{}' {what}; --socket-dir names another", shown(dir)))
     };
