@@ -32,7 +32,7 @@ use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
 use crate::deadlines::earliest;
-use crate::fleet::{Beginning, Ending, Fleet, RetireReason};
+use crate::fleet::{Beginning, Ending, Fleet, RetireReason, TemplateId};
 use crate::keys::WorkerKey;
 use crate::process::{DescriptorLimit, Exit};
 use groups::Groups;
@@ -75,6 +75,8 @@ struct History {
     was_ever_healthy: bool,
     /// How the last worker of each slot ended.
     last_exits: HashMap<usize, Exit>,
+    /// One that had loaded the app, and was ended because it did not answer.
+    unresponsive_template: Option<TemplateId>,
 }
 
 impl Supervisor {

@@ -293,7 +293,10 @@ impl Supervisor {
 
     /// A worker has ended before it had joined.
     pub(super) fn note_failed_start(&mut self, worker: WorkerKey, how: String) {
-        let Some(entry) = self.get(worker) else { return };
+        let was_late = matches!(self.phase_of(worker), Some(fleet::Phase::Killed));
+        let Some(entry) = self.get_mut(worker) else { return };
+        // Anybody may kill it: what the server has done the fleet knows, as long as it has the worker.
+        entry.process.was_late = was_late;
         let words = entry.said.last_words.iter().map(|line| format!("\n  {line}"));
         let failure = words.fold(how, |text, line| text + &line);
         self.renewal.note_failure(failure);

@@ -194,6 +194,7 @@ impl Supervisor {
                 log::warn!("the template has not loaded the app within --boot-timeout-ms={timeout_ms}");
             }
             TemplateEnd::Unresponsive => {
+                self.history.unresponsive_template = Some(id);
                 log::warn!("the template has not answered within --boot-timeout-ms={timeout_ms}");
             }
             TemplateEnd::ForksFail => log::warn!(

@@ -78,6 +78,8 @@ pub(super) struct Process {
     pub is_fork: bool,
     /// Why its process could not become the program.
     pub exec_failure: Option<String>,
+    /// The server ended it because it had not joined in time.
+    pub was_late: bool,
 }
 
 /// Whether it is there.
@@ -176,6 +178,7 @@ impl Worker {
                 program: String::new(),
                 is_fork: false,
                 exec_failure: None,
+                was_late: false,
             },
             joined: None,
             presence: Presence::Present,
