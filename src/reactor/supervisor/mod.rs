@@ -355,7 +355,10 @@ impl Supervisor {
             Some(bytes) => {
                 entry.memory.resident_bytes = Some(bytes);
                 if bytes > self.max_memory_bytes {
-                    log::info!("{}: {} MiB resident, above --max-memory", entry.label(), bytes >> 20);
+                    // It serves until its successor has joined, and is looked at all the time.
+                    if !std::mem::replace(&mut entry.memory.is_above_told, true) {
+                        log::info!("{}: {} MiB resident, above --max-memory", entry.label(), bytes >> 20);
+                    }
                     self.fleet.retire(worker, RetireReason::Memory, now);
                 }
             }

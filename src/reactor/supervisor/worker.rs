@@ -120,6 +120,8 @@ pub(super) struct Counts {
 pub(super) struct Memory {
     pub checked: Option<Instant>,
     pub resident_bytes: Option<u64>,
+    /// That it is above `--max-memory` is in the log.
+    pub is_above_told: bool,
     /// When its share of memory was looked at last, and what it was.
     pub weighed: Option<Instant>,
     pub proportional_bytes: Option<u64>,
