@@ -1,5 +1,6 @@
 //! The messages on the control socket: JSON as an enum.
 
+use crate::paths::{MAX_SOCKET_PATH_BYTES, shown};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ impl Message {
                 sender: sender?,
                 pid: i32::try_from(number("pid")?).map_err(|_| "'pid' is no process id".to_owned())?,
                 socket: match value.get("socket").and_then(Value::as_str) {
-                    Some(socket) => socket.to_owned(),
+                    Some(socket) => socket_path(socket)?,
                     None => return Err("'socket' is missing, or not a string".into()),
                 },
                 version: number("version")?,
@@ -188,6 +189,26 @@ impl Message {
     }
 }
 
+/// A path that the server can connect to: a worker that nobody can reach would get requests, and answer none.
+fn socket_path(socket: &str) -> Result<String, String> {
+    let given = shown(socket);
+    if !socket.starts_with('/') {
+        return Err(format!(
+            "'socket' is '{given}', which is not an absolute path; one that begins with / would do"
+        ));
+    }
+    if socket.contains('\0') {
+        return Err(format!("'socket' is '{given}', and no path has a NUL; one without it would do"));
+    }
+    if socket.len() > MAX_SOCKET_PATH_BYTES {
+        return Err(format!(
+            "'socket' is '{given}', which is too long for a Unix socket ({MAX_SOCKET_PATH_BYTES} bytes fit); a shorter \
+             path would do"
+        ));
+    }
+    Ok(socket.to_owned())
+}
+
 /// What a reload says of a trial.
 fn canary(value: &Value) -> Result<Option<CanaryPlan>, String> {
     let number = |name: &str| match value.get(name) {
@@ -242,6 +263,26 @@ mod tests {
         let join = Message::parse(br#"{"op":"join","workerId":1,"pid":2,"socket":"/s","version":3}"#);
         assert!(matches!(join, Ok(Message::Join(join))
             if join.sender.instance.is_none() && join.abilities == Abilities::default()));
+    }
+
+    #[test]
+    fn a_join_names_a_socket_that_can_be_connected_to() {
+        let join = |socket: &str| {
+            let text =
+                json!({"op": "join", "workerId": 1, "pid": 1, "socket": socket, "version": 1}).to_string();
+            Message::parse(text.as_bytes())
+        };
+        let of_length = |length: usize| format!("/{}", "y".repeat(length - 1));
+        assert!(join(&of_length(MAX_SOCKET_PATH_BYTES)).is_ok());
+        for (socket, complaint) in [
+            (of_length(MAX_SOCKET_PATH_BYTES + 1), "too long for a Unix socket (107 bytes fit)"),
+            (String::new(), "not an absolute path"),
+            ("worker.sock".to_owned(), "'worker.sock', which is not an absolute path"),
+            ("/run/a\0b".to_owned(), "'/run/a\\u{0}b', and no path has a NUL"),
+        ] {
+            let error = join(&socket).expect_err(&socket);
+            assert!(error.contains(complaint), "{socket}: {error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+/// A Unix socket's path has room for so many bytes.
+pub(crate) const MAX_SOCKET_PATH_BYTES: usize = 107;
+
 /// The path as typed, made absolute without resolving symlinks. A relative one begins at the folder that the shell
 /// names, so that of `.` inside a `current` link the link is kept, as long as that leads to the same file as the
 /// kernel's own folder.

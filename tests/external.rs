@@ -75,6 +75,44 @@ fn a_worker_that_quits_with_a_request_in_hand_is_forgotten_when_that_has_ended()
     });
 }
 
+fn join_at(server: &Server, socket: &str) -> (u16, String) {
+    let message = serde_json::json!({"op": "join", "workerId": 9, "pid": 1, "socket": socket, "version": 1});
+    let response = server.control("POST", "/worker", &message.to_string());
+    (response.status, response.text())
+}
+
+#[test]
+fn a_join_with_a_socket_that_nobody_can_connect_to_is_refused() {
+    let server = Server::without_workers(&[]);
+    let _worker = RawWorker::join(&server, 3, |_| Answer::ok("here"));
+    for (socket, complaint) in [
+        (format!("/{}", "y".repeat(160)), "too long for a Unix socket"),
+        ("rel.sock".to_owned(), "not an absolute path"),
+        (String::new(), "not an absolute path"),
+        ("/a\0b".to_owned(), "no path has a NUL"),
+    ] {
+        let (status, text) = join_at(&server, &socket);
+        assert!(status == 400 && text.contains(complaint), "{status} {text}");
+    }
+    assert_eq!((joined(&server), server.get("/").text().as_str()), (1, "here"));
+}
+
+#[test]
+fn a_worker_from_outside_that_cannot_be_connected_to_gets_no_second_request() {
+    let mut server = Server::without_workers(&["--queue-timeout-ms=100"]);
+    // Whatever the kernel says of such a file, it is not that nobody listens: a folder on the way to it is a file.
+    let file = server.dir().join("a-file");
+    std::fs::write(&file, "").expect("a file");
+    assert_eq!(join_at(&server, &file.join("sock").display().to_string()).0, 200);
+    assert_ne!(server.get("/").status, 200, "nobody else is there");
+    wait_until_forgotten(&mut server);
+    let _worker = RawWorker::join(&server, 3, |_| Answer::ok("here"));
+    for _ in 0..3 {
+        assert_eq!(server.get("/").text(), "here");
+    }
+    server.wait_until("that was told", |server| server.stderr_text().contains("no connection to its socket"));
+}
+
 /// A worker that takes two requests at once.
 fn joined_for_two(
     server: &Server,

@@ -17,6 +17,8 @@ const EVERY_MS: u16 = 1000;
 struct Seen {
     requests: Vec<Failed>,
     deaths: Vec<String>,
+    /// The failed requests since the server's start.
+    total: Option<u64>,
 }
 
 /// A kind of failed request, when the last one was, and how many there were.
@@ -69,10 +71,12 @@ impl Seen {
         let (failures, deaths) = (rows("failures"), rows("deaths"));
         let requests: Vec<Failed> = failures.iter().map(Failed::of).collect();
         let mut lines: Vec<(String, String)> = Vec::new();
+        let mut told = 0;
         for (row, failed) in failures.iter().zip(&requests).rev() {
             if !self.requests.contains(failed) {
                 let before = self.requests.iter().filter(|other| other.is_before(failed, &requests));
                 let before = before.map(|other| other.times).max().unwrap_or_default();
+                told += failed.times - before;
                 lines.push((failed.at.clone(), request_line(row, failed.times - before)));
             }
         }
@@ -84,9 +88,13 @@ impl Seen {
             }
             known.push(line);
         }
-        *self = Seen { requests, deaths: known };
+        let total = status["failuresTotal"].as_u64();
+        // Another server has followed where there were fewer.
+        let came = total.zip(self.total).and_then(|(total, before)| total.checked_sub(before));
+        *self = Seen { requests, deaths: known, total };
         lines.sort_by_key(|(at, _)| moment(at));
-        lines.into_iter().map(|(_, line)| line).collect()
+        let lines = lines.into_iter().map(|(_, line)| line);
+        lines.chain(missed_line(came.unwrap_or_default().saturating_sub(told))).collect()
     }
 }
 
@@ -134,6 +142,17 @@ fn request_line(row: &Value, times: u64) -> String {
         line += &format!(", {times} times");
     }
     line
+}
+
+/// What has failed between two looks, and was not kept until the second. `None`: nothing.
+fn missed_line(missed: u64) -> Option<String> {
+    match missed {
+        0 => None,
+        1 => Some("1 more request failed, which the server has not kept; the access log has it".to_owned()),
+        _ => Some(format!(
+            "{missed} more requests failed, which the server has not kept; the access log has them"
+        )),
+    }
 }
 
 /// `None`: how it ends is to come.
@@ -192,6 +211,28 @@ mod tests {
             [format!("2026-03-01T12:00:01Z 504 {}, 2 times", about_a.replace("/a", "/b"))]
         );
         assert_eq!(seen.news(&json!({})), [""; 0]);
+    }
+
+    #[test]
+    fn of_more_failures_than_the_server_keeps_the_others_are_counted() {
+        let mut seen = Seen::default();
+        let rows = |from: u64| -> Vec<Value> {
+            let row = |index| failed(&format!("2026-03-01T12:00:00.{index:03}Z"), &format!("/{index}"), 1);
+            (from..from + 50).rev().map(row).collect()
+        };
+        let mut news = |from, total: u64| seen.news(&json!({"failures": rows(from), "failuresTotal": total}));
+        assert_eq!(news(100, 200).len(), 50, "what was before the first look is not missed");
+        let lines = news(220, 320);
+        assert_eq!(lines.len(), 51);
+        let words = "more requests failed, which the server has not kept; the access log has them";
+        assert_eq!(lines[50], format!("70 {words}"));
+        assert_eq!(news(220, 320), [""; 0]);
+        assert_eq!(news(221, 321).len(), 1);
+        assert_eq!(
+            news(272, 372)[50],
+            "1 more request failed, which the server has not kept; the access log has it"
+        );
+        assert_eq!(news(400, 50).len(), 50, "a server that has followed counts anew");
     }
 
     #[test]

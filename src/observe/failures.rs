@@ -20,6 +20,8 @@ pub(crate) struct Failures {
     /// The newest is at the front, here and below.
     requests: VecDeque<FailedRequest>,
     deaths: VecDeque<Death>,
+    /// The failed requests since the start, also those that are not kept.
+    requests_total: u64,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,7 @@ impl Failures {
     pub(crate) fn note(&mut self, record: &Record<'_>, unix: Duration) {
         let is_failure = record.status >= 500 || record.reason.is_some_and(|reason| reason.status() >= 500);
         if is_failure {
+            self.requests_total += 1;
             self.add(record, unix);
         }
     }
@@ -162,6 +165,11 @@ impl Failures {
             })
         };
         self.requests.iter().map(row).collect()
+    }
+
+    /// How many there were, so that whoever looks again knows what it has missed.
+    pub(crate) fn requests_total(&self) -> u64 {
+        self.requests_total
     }
 
     /// The workers that have died, the newest first.
@@ -240,6 +248,7 @@ mod tests {
         }
         assert_eq!(failures.requests().as_array().map(Vec::len), Some(3));
         assert_eq!(failures.requests()[0]["times"], 1000);
+        assert_eq!(failures.requests_total(), 2001);
         for index in 0..1000 {
             failures.note(&record(&format!("/{index}{}", "x".repeat(1000)), 500, None), AT);
             failures.ended((0, index), Some(Cause::Crash), "SIGSEGV".into(), AT);

@@ -340,13 +340,18 @@ impl Reactor {
 
     /// No connection could be made for an exchange.
     pub(super) fn connect_failed(&mut self, upstream: UpstreamKey, why: NoConnection) {
-        let is_refused = why == NoConnection::Refused;
         if self.backend.is_question(upstream) {
             return self.question_failed(upstream, why);
         }
         let Some(worker) = self.backend.worker_of(upstream) else { return };
         let exchange = self.backend.take_exchange(upstream);
-        if is_refused {
+        // Nobody starts one from outside anew: where it listens cannot get better.
+        let is_lost = match why {
+            NoConnection::Refused => true,
+            NoConnection::Failed => self.supervisor.is_external(worker),
+            NoConnection::Later => false,
+        };
+        if is_lost {
             self.discard(worker);
         }
         if let Some(exchange) = exchange {

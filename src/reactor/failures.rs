@@ -27,7 +27,14 @@ impl Reactor {
         if !is_news {
             return;
         }
-        log::warn!("{}: refuses connections; it is replaced", self.supervisor.label(worker));
+        let label = self.supervisor.label(worker);
+        if self.supervisor.is_external(worker) {
+            log::warn!(
+                "{label}: no connection to its socket; it gets no more requests unless it joins again"
+            );
+        } else {
+            log::warn!("{label}: refuses connections; it is replaced");
+        }
         match self.supervisor.origin(worker) {
             Some(Origin::Slot { .. }) => self.supervisor.give_up_on(worker, self.io.now()),
             Some(Origin::Outside { .. }) => self.forget_when_over(worker),

@@ -1,10 +1,11 @@
 //! The listeners that the command line asks for: bound, or given by somebody who has them already.
 
 use super::inherited::{Inherited, Service};
-use super::io::listen::{self, Listener, MAX_PATH_BYTES};
+use super::io::listen::{self, Listener};
 use super::io::socket_access::SocketAccess;
 use super::source::StartError;
 use crate::config::{Config, Listen};
+use crate::paths::MAX_SOCKET_PATH_BYTES;
 use std::io;
 use std::net::IpAddr;
 
@@ -82,8 +83,10 @@ fn cannot_listen(token: &str, at: &Listen, error: &io::Error) -> StartError {
         Listen::Unix(_) | Listen::Descriptor(_) => None,
     };
     let what_to_do = match (error.kind(), port) {
-        _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MAX_PATH_BYTES) => {
-            format!("is too long for a Unix socket ({MAX_PATH_BYTES} bytes fit); a shorter path would do")
+        _ if matches!(at, Listen::Unix(path) if path.as_os_str().len() > MAX_SOCKET_PATH_BYTES) => {
+            format!(
+                "is too long for a Unix socket ({MAX_SOCKET_PATH_BYTES} bytes fit); a shorter path would do"
+            )
         }
         (io::ErrorKind::AddrInUse, Some(port)) => {
             let owner = match listen::owner_of_port(port) {
@@ -200,10 +203,10 @@ mod tests {
         let complaint = || listen(&format!("w:1 http:unix:{}", path.display())).map(drop).expect_err("taken");
         let _taken = UnixListener::bind(&path).expect("a socket");
         assert_eq!(complaint(), format!("'{shown}' is in use; another path would do"));
-        let fits = dir.path().join("x".repeat(MAX_PATH_BYTES - 1 - dir.path().as_os_str().len()));
+        let fits = dir.path().join("x".repeat(MAX_SOCKET_PATH_BYTES - 1 - dir.path().as_os_str().len()));
         assert!(listen(&format!("w:1 http:unix:{}", fits.display())).is_ok());
         let error = io::Error::from(io::ErrorKind::InvalidInput);
-        let long = cannot_listen("http", &Listen::Unix("x".repeat(MAX_PATH_BYTES + 1).into()), &error);
+        let long = cannot_listen("http", &Listen::Unix("x".repeat(MAX_SOCKET_PATH_BYTES + 1).into()), &error);
         assert!(
             long.to_string()
                 .ends_with("is too long for a Unix socket (107 bytes fit); a shorter path would do")

@@ -27,6 +27,9 @@ impl Reactor {
                 self.begin_stop(StopCause::Signal(signal));
             }
             Some(Signal::SIGHUP) => match self.config.hot_reload {
+                HotReload::Process if self.is_stopping() => {
+                    log::info!("SIGHUP: nothing to do (the server is stopping)");
+                }
                 HotReload::Process if self.host.is_upgrading() => {
                     log::info!("SIGHUP: an upgrade is under way; the reload comes behind it");
                     self.host.owes_reload = true;

@@ -1,10 +1,10 @@
 //! The folder that a server's sockets lie in: made if missing, locked for the server's life, and swept of what
 //! killed servers of the same name have left.
 
-use super::io::listen::MAX_PATH_BYTES;
 use super::source::StartError;
 use crate::client;
 use crate::names::Names;
+use crate::paths::MAX_SOCKET_PATH_BYTES;
 use crate::paths::shown;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -133,7 +133,7 @@ impl Drop for NameLock {
 }
 
 /// The folder for the sockets: made if missing, ours alone, and no symlink that somebody planted.
-pub(super) fn prepare(dir: &Path) -> Result<(), StartError> {
+pub(crate) fn prepare(dir: &Path) -> Result<(), StartError> {
     let refuse = |what: String| {
         StartError::Trouble(format!("the socket folder '{}' {what}; --socket-dir names another", shown(dir)))
     };
@@ -194,18 +194,18 @@ pub(super) fn check_lengths(names: &Names) -> Result<(), StartError> {
     let longest =
         names.worker_socket(&"0".repeat(INSTANCE_DIGITS), crate::config::MAX_WORKERS, 1_000_000_000);
     let (bytes, dir_bytes) = (longest.as_os_str().len(), names.dir.as_os_str().len());
-    if bytes <= MAX_PATH_BYTES {
+    if bytes <= MAX_SOCKET_PATH_BYTES {
         return Ok(());
     }
     // What may always be had as a folder; a name that is too long for that one is too long for any.
     let short_dir = format!("/tmp/rip-{}", nix::unistd::geteuid());
-    let what_to_do = if bytes - dir_bytes + short_dir.len() > MAX_PATH_BYTES {
+    let what_to_do = if bytes - dir_bytes + short_dir.len() > MAX_SOCKET_PATH_BYTES {
         "the name is what is long: --socket-prefix=app would do".to_owned()
     } else {
         format!("the folder is what is long: --socket-dir={short_dir} would do")
     };
     Err(StartError::Usage(format!(
-        "'{}' is too long for a Unix socket ({bytes} bytes, {MAX_PATH_BYTES} fit); {what_to_do}",
+        "'{}' is too long for a Unix socket ({bytes} bytes, {MAX_SOCKET_PATH_BYTES} fit); {what_to_do}",
         shown(&longest)
     )))
 }

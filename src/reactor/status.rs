@@ -106,6 +106,7 @@ impl Reactor {
         value["templates"] = self.supervisor.templates(self.io.now()).into();
         value["workerList"] = workers.into();
         value["failures"] = self.observer.failures().requests();
+        value["failuresTotal"] = self.observer.failures().requests_total().into();
         value["deaths"] = self.observer.failures().deaths();
         value["rolls"] = self.observer.rolls().to_json(self.io.now());
         value["viewers"] = self.admin.viewers().into();

@@ -239,6 +239,7 @@ impl Reactor {
         if !self.host.notifier.is_on() {
             return;
         }
+        let has_begun_roll = self.supervisor.take_begun_roll();
         let fleet = self.supervisor.fleet();
         let are_external = self.config.workers.max == 0;
         let state = ServiceState {
@@ -248,6 +249,10 @@ impl Reactor {
             serving: if are_external { self.supervisor.serving() } else { fleet.serving() },
             of: fleet.size(),
         };
+        if has_begun_roll && !state.is_rolling {
+            // One that has failed within the tick: who asked for it waits to hear of its begin and its end.
+            self.host.notifier.note(ServiceState { is_rolling: true, ..state }, self.io.now());
+        }
         self.host.notifier.note(state, self.io.now());
     }
 

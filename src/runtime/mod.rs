@@ -99,18 +99,31 @@ impl Harnesses {
         &self.dir
     }
 
-    /// Puts them there, where workers of this runtime need them and they are not there yet.
+    /// Whether workers of this runtime need any of them.
+    pub fn are_for(&self, runtime: Runtime) -> bool {
+        needs_harness(runtime) && !self.files.is_empty()
+    }
+
+    /// Puts those there that are not there, where workers of this runtime need them. Asked before each start: what
+    /// cleans `/tmp` takes files that nobody has touched for days.
     ///
     /// # Errors
     /// The file system's.
     pub fn provide(&mut self, runtime: Runtime) -> std::io::Result<()> {
-        if self.is_written || !needs_harness(runtime) {
+        if !self.are_for(runtime) {
             return Ok(());
         }
         // From here on there may be something to remove.
-        self.is_written = true;
+        let was_written = std::mem::replace(&mut self.is_written, true);
+        let mut missing = self.files.iter().filter(|(name, _)| !self.dir.join(name).is_file()).peekable();
+        if missing.peek().is_none() {
+            return Ok(());
+        }
+        if was_written {
+            log::warn!("files in {} are gone; they are written again", shown(&self.dir));
+        }
         std::fs::create_dir_all(&self.dir)?;
-        for (name, text) in self.files {
+        for (name, text) in missing {
             std::fs::write(self.dir.join(name), text)?;
         }
         Ok(())
@@ -357,4 +370,32 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harness_files_that_a_cleaner_has_removed_are_written_again() {
+        const FILES: HarnessFiles = &[("one.py", "1"), ("two.py", "2")];
+        let temporary = tempfile::tempdir().expect("a folder");
+        let dir = temporary.path().join("sockets/harness");
+        let mut harnesses = Harnesses::at(dir.clone(), FILES);
+        let provide = |harnesses: &mut Harnesses| {
+            harnesses.provide(Runtime::Python).expect("they can be written");
+            FILES
+                .iter()
+                .all(|(name, text)| std::fs::read_to_string(dir.join(name)).is_ok_and(|is| is == *text))
+        };
+        harnesses.provide(Runtime::Executable).expect("there is nothing to do");
+        assert!(!dir.exists(), "it needs none");
+        assert!(provide(&mut harnesses));
+        std::fs::remove_file(dir.join("two.py")).expect("it is there");
+        assert!(provide(&mut harnesses), "one was gone");
+        std::fs::remove_dir_all(temporary.path().join("sockets")).expect("it is there");
+        assert!(provide(&mut harnesses), "all was gone");
+        drop(harnesses);
+        assert!(!dir.exists());
+    }
 }

@@ -79,6 +79,23 @@ fn each_message_comes_at_its_moment_and_none_at_another() {
 }
 
 #[test]
+fn a_reload_that_fails_at_once_is_told_from_its_begin_to_its_end() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, variables) = (dir.path().join("notify"), dir.path().join("variables"));
+    std::fs::write(&variables, "A=1\n").expect("a file");
+    let mut systemd = Systemd::at(&SocketAddr::from_pathname(&path).expect("an address"));
+    let server = Server::builder(test_worker()).args(["w:1", "--hot-reload=process", "--env-file"]);
+    let mut server = server.arg(&variables).env("NOTIFY_SOCKET", &path).start();
+    server.wait_until("it serves", |_| systemd.has("STATUS=1 of 1 workers serve"));
+    systemd.take();
+    std::fs::write(&variables, "A=1\nB\n").expect("a file");
+    server.signal(Signal::SIGHUP);
+    server.wait_until("it is ready with what it had", |_| systemd.has("READY=1"));
+    assert_eq!(turning_points(&systemd.take()), ["RELOADING", "MONOTONIC_USEC", "READY"]);
+    assert!(server.stderr_text().contains("reload stopped"), "{}", server.stderr_text());
+}
+
+#[test]
 fn the_watchdog_hears_of_a_loop_that_turns_and_of_no_other() {
     const WATCHDOG: Duration = Duration::from_millis(400);
     let name = format!("rip-notify-{}", std::process::id());

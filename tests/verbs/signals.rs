@@ -47,6 +47,25 @@ fn sigquit_drains() {
 }
 
 #[test]
+fn a_sighup_while_the_server_stops_says_that_it_does_nothing() {
+    let mut server = Server::with_test_worker(&["w:1", "--hot-reload=process"]);
+    server.wait_for_workers(1);
+    let hold = Hold::new();
+    let mut client = hold.ask(&server);
+    server.wait_until("it is at work", |server| is_busy(server));
+    server.signal(Signal::SIGTERM);
+    server.wait_until("it stops", |server| server.stderr_text().contains("stopping;"));
+    server.signal(Signal::SIGHUP);
+    server.wait_until("it says so", |server| {
+        server.stderr_text().contains("SIGHUP: nothing to do (the server is stopping)")
+    });
+    hold.let_go();
+    assert_eq!(client.read_response().text(), "held");
+    assert_eq!(server.wait_exit(), 0);
+    assert!(!server.stderr_text().contains("SIGHUP: reload"), "{}", server.stderr_text());
+}
+
+#[test]
 fn what_was_ignored_at_the_start_stays_ignored() {
     let dir = folder();
     let wrapper = dir.path().join("nohup");

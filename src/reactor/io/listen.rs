@@ -29,9 +29,6 @@ use std::path::{Path, PathBuf};
 /// std and mio ask for 128 to 1,024; the kernel cuts this down to its own bound (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// A Unix socket's path has room for so many bytes.
-pub(crate) const MAX_PATH_BYTES: usize = 107;
-
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Socket,

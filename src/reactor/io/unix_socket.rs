@@ -2,7 +2,7 @@
 
 use super::socket_access::SocketAccess;
 use crate::client;
-use crate::reactor::io::listen::MAX_PATH_BYTES;
+use crate::paths::MAX_SOCKET_PATH_BYTES;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -92,7 +92,7 @@ fn what_is_at(path: &Path) -> Found {
 /// into its place, which then goes back.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let aside = path.with_file_name(format!(".{}", std::process::id()));
-    if aside.as_os_str().len() > MAX_PATH_BYTES {
+    if aside.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
         // A name that cannot be connected to.
         return std::fs::remove_file(path);
     }
@@ -156,10 +156,10 @@ mod tests {
     fn a_free_path_and_a_stale_socket_are_taken_and_listened_on() {
         let dir = tempfile::tempdir().expect("a folder");
         // In the longer one no other name of the server's own fits beside it.
-        let mut long = dir.path().join("x".repeat(MAX_PATH_BYTES - 4 - dir.path().as_os_str().len()));
+        let mut long = dir.path().join("x".repeat(MAX_SOCKET_PATH_BYTES - 4 - dir.path().as_os_str().len()));
         std::fs::create_dir(&long).expect("a folder");
         long.push("ab");
-        assert_eq!(long.as_os_str().as_bytes().len(), MAX_PATH_BYTES);
+        assert_eq!(long.as_os_str().as_bytes().len(), MAX_SOCKET_PATH_BYTES);
         for path in [dir.path().join("socket"), long] {
             assert_eq!(file_id(&path), None);
             let first = listen_at(&path, None, 5).expect("free");

@@ -186,21 +186,21 @@ fn a_path_that_is_too_long_is_told_with_the_part_that_is_long() {
     };
     let (short_bytes, complaint) = length("/run", "p");
     assert_eq!(complaint, "");
-    let spare = MAX_PATH_BYTES - short_bytes;
+    let spare = MAX_SOCKET_PATH_BYTES - short_bytes;
     let dir = format!("/run/{}", "d".repeat(spare - 1));
-    assert_eq!(length(&dir, "p"), (MAX_PATH_BYTES, String::new()), "exactly what fits");
+    assert_eq!(length(&dir, "p"), (MAX_SOCKET_PATH_BYTES, String::new()), "exactly what fits");
     let user = nix::unistd::geteuid();
     let dir = format!("/run/{}", "d".repeat(spare));
     let (bytes, complaint) = length(&dir, "p");
     let path = format!("{dir}/p.00000000.");
     assert!(complaint.starts_with(&format!("'{path}")), "{complaint}");
     let expected = format!(
-        "is too long for a Unix socket ({bytes} bytes, {MAX_PATH_BYTES} fit); the folder is what is long: --socket-dir=/tmp/rip-{user} would do"
+        "is too long for a Unix socket ({bytes} bytes, {MAX_SOCKET_PATH_BYTES} fit); the folder is what is long: --socket-dir=/tmp/rip-{user} would do"
     );
     assert!(complaint.ends_with(&expected), "{complaint}");
     // A name for which the short folder just suffices, and one for which it does not.
     let short_dir = format!("/tmp/rip-{user}");
-    let fits = 1 + MAX_PATH_BYTES - (short_bytes - "/run".len() + short_dir.len());
+    let fits = 1 + MAX_SOCKET_PATH_BYTES - (short_bytes - "/run".len() + short_dir.len());
     let long_dir = format!("/run/{}", "d".repeat(short_dir.len()));
     assert!(length(&long_dir, &"p".repeat(fits)).1.contains("the folder is what is long"));
     assert!(

@@ -18,7 +18,7 @@ use crate::reactor::io::Io;
 use crate::reactor::io::clock;
 use crate::reactor::io::token::Target;
 use crate::reactor::observer::Observer;
-use crate::reactor::socket_dir::NameLock;
+use crate::reactor::socket_dir::{self, NameLock};
 use crate::reactor::source::Source;
 use crate::runtime::{self, Harnesses, Identity};
 use mio::Interest;
@@ -170,6 +170,15 @@ impl Launcher {
         }
     }
 
+    /// The folder is looked at first each time: of one that a cleaner has removed another user may have made his own.
+    pub(super) fn provide_harnesses(&mut self, runtime: Runtime) -> Result<(), String> {
+        if self.harnesses.are_for(runtime) {
+            socket_dir::prepare(&self.names.dir).map_err(|error| error.to_string())?;
+            self.harnesses.provide(runtime).map_err(|error| format!("the harness folder: {error}"))?;
+        }
+        Ok(())
+    }
+
     fn begin(
         &mut self,
         slot: usize,
@@ -180,7 +189,7 @@ impl Launcher {
         io: &Io,
     ) -> Result<(), String> {
         let Found { app, variables, .. } = self.releases.found(release)?;
-        self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
+        self.provide_harnesses(app.runtime)?;
         let socket = self.names.worker_socket(&self.instance, slot, version);
         // Nobody listens there: this generation has never been.
         let _ = std::fs::remove_file(&socket);

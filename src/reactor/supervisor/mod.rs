@@ -32,7 +32,7 @@ use crate::balancer::Capacity;
 use crate::config::Config;
 use crate::control::{Join, Sender};
 use crate::deadlines::earliest;
-use crate::fleet::{Beginning, Ending, Fleet, RetireReason};
+use crate::fleet::{Beginning, Ending, Fleet, RetireReason, TemplateId};
 use crate::keys::WorkerKey;
 use crate::process::{DescriptorLimit, Exit};
 use groups::Groups;
@@ -75,6 +75,8 @@ struct History {
     was_ever_healthy: bool,
     /// How the last worker of each slot ended.
     last_exits: HashMap<usize, Exit>,
+    /// One that had loaded the app, and was ended because it did not answer.
+    unresponsive_template: Option<TemplateId>,
 }
 
 impl Supervisor {
@@ -353,7 +355,10 @@ impl Supervisor {
             Some(bytes) => {
                 entry.memory.resident_bytes = Some(bytes);
                 if bytes > self.max_memory_bytes {
-                    log::info!("{}: {} MiB resident, above --max-memory", entry.label(), bytes >> 20);
+                    // It serves until its successor has joined, and is looked at all the time.
+                    if !std::mem::replace(&mut entry.memory.is_above_told, true) {
+                        log::info!("{}: {} MiB resident, above --max-memory", entry.label(), bytes >> 20);
+                    }
                     self.fleet.retire(worker, RetireReason::Memory, now);
                 }
             }

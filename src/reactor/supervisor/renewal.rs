@@ -21,6 +21,8 @@ pub(super) struct Renewal {
     watch: Option<Watch>,
     /// Requests wait for it.
     hold: Option<Hold>,
+    /// Nobody has asked since it began.
+    has_begun_roll: bool,
     /// Since when the newest code that has joined is the sources': who is older is not asked again beside it.
     good_since: Option<Instant>,
     /// The last replacement failed: what serves is older than the sources.
@@ -182,8 +184,14 @@ impl Supervisor {
 /// Rolls.
 impl Supervisor {
     pub(crate) fn begin_roll(&mut self) {
+        self.renewal.has_begun_roll = true;
         self.launcher.begin_release();
         self.outputs.folds.forget();
+    }
+
+    /// Whether one has begun since this was asked last: it may be over by then.
+    pub(crate) fn take_begun_roll(&mut self) -> bool {
+        std::mem::take(&mut self.renewal.has_begun_roll)
     }
 
     /// All slots have what the roll brought.
@@ -293,7 +301,10 @@ impl Supervisor {
 
     /// A worker has ended before it had joined.
     pub(super) fn note_failed_start(&mut self, worker: WorkerKey, how: String) {
-        let Some(entry) = self.get(worker) else { return };
+        let was_late = matches!(self.phase_of(worker), Some(fleet::Phase::Killed));
+        let Some(entry) = self.get_mut(worker) else { return };
+        // Anybody may kill it: what the server has done the fleet knows, as long as it has the worker.
+        entry.process.was_late = was_late;
         let words = entry.said.last_words.iter().map(|line| format!("\n  {line}"));
         let failure = words.fold(how, |text, line| text + &line);
         self.renewal.note_failure(failure);

@@ -260,7 +260,7 @@ impl Supervisor {
         }
         let how = match entry.exit() {
             Some(exit) if entry.has_joined() => format!("ended before it had served: {exit}"),
-            Some(Exit::Signal(Signal::SIGKILL)) => {
+            Some(Exit::Signal(Signal::SIGKILL)) if entry.process.was_late => {
                 format!("did not join within {} ms", self.config.boot_timeout.as_millis())
             }
             Some(exit) => format!("ended before it had joined: {exit}"),
@@ -282,7 +282,13 @@ impl Supervisor {
         }
         let how = match entry.exit() {
             Some(exit) => format!("ended before a worker had joined: {exit}"),
-            None => format!("did not load it within {} ms", self.config.boot_timeout.as_millis()),
+            None => {
+                let did_not = match self.history.unresponsive_template == Some(template) {
+                    true => "answer",
+                    false => "load it",
+                };
+                format!("did not {did_not} within {} ms", self.config.boot_timeout.as_millis())
+            }
         };
         let (pid, words) = (entry.process.pid, last_words(entry));
         format!("the template of the new code (pid {pid}) {how}; the old workers go on{words}")

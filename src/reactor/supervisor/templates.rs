@@ -194,6 +194,7 @@ impl Supervisor {
                 log::warn!("the template has not loaded the app within --boot-timeout-ms={timeout_ms}");
             }
             TemplateEnd::Unresponsive => {
+                self.history.unresponsive_template = Some(id);
                 log::warn!("the template has not answered within --boot-timeout-ms={timeout_ms}");
             }
             TemplateEnd::ForksFail => log::warn!(
@@ -262,7 +263,7 @@ impl super::Launcher {
         if !runtime::can_fork(app.runtime) {
             return Ok(false);
         }
-        self.harnesses.provide(app.runtime).map_err(|error| format!("the harness folder: {error}"))?;
+        self.provide_harnesses(app.runtime)?;
         let control_socket = self.names.own_control(&self.instance);
         let launch = runtime::launch_template(&app, config, &self.identity(&control_socket), &variables)?;
         let program = crate::paths::shown(&launch.program).to_string();

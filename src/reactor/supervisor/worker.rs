@@ -78,6 +78,8 @@ pub(super) struct Process {
     pub is_fork: bool,
     /// Why its process could not become the program.
     pub exec_failure: Option<String>,
+    /// The server ended it because it had not joined in time.
+    pub was_late: bool,
 }
 
 /// Whether it is there.
@@ -118,6 +120,8 @@ pub(super) struct Counts {
 pub(super) struct Memory {
     pub checked: Option<Instant>,
     pub resident_bytes: Option<u64>,
+    /// That it is above `--max-memory` is in the log.
+    pub is_above_told: bool,
     /// When its share of memory was looked at last, and what it was.
     pub weighed: Option<Instant>,
     pub proportional_bytes: Option<u64>,
@@ -176,6 +180,7 @@ impl Worker {
                 program: String::new(),
                 is_fork: false,
                 exec_failure: None,
+                was_late: false,
             },
             joined: None,
             presence: Presence::Present,

@@ -125,6 +125,19 @@ fn a_worker_that_has_just_ended_does_not_end_the_bound_of_the_others() {
 }
 
 #[test]
+fn that_a_worker_is_too_heavy_is_told_once() {
+    let (mut room, worker, _) = Room::serving("--max-memory=64M");
+    process::table(|table| table.resident_bytes = Some(65 << 20));
+    let now = room.io.now();
+    let told = (1..4).map(|seconds| {
+        room.supervisor.check_limits(worker, now + ms(1000 * seconds));
+        room.perform();
+        logged().matches("above --max-memory").count()
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [1, 0, 0], "while its successor boots");
+}
+
+#[test]
 fn a_worker_that_is_too_heavy_is_replaced() {
     let (mut room, worker, other) = Room::serving("--max-memory=64M");
     let (pid, now) = (room.pid(worker), room.io.now());

@@ -1,6 +1,7 @@
 //! Starts: what they run, and what became of them.
 
 use super::*;
+use crate::app::Runtime;
 use crate::process::Answer;
 use nix::errno::Errno;
 
@@ -160,6 +161,28 @@ fn the_name_is_this_servers_until_it_is_handed_over() {
         drop(room.supervisor);
         assert_eq!(names.lock().exists(), is_handed && !is_taken, "{is_handed} {is_taken}");
     }
+}
+
+#[test]
+fn harnesses_are_written_only_where_nobody_else_may_write() {
+    let mut room = Room::new("w:0");
+    let at = room.dir.path().join("harness");
+    let set_mode = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(room.dir.path(), mode).expect("it is ours");
+    };
+    let launcher = &mut room.supervisor.launcher;
+    launcher.harnesses = Harnesses::at(at.clone(), &[("main.py", "pass")]);
+    set_mode(0o777);
+    let complaint = launcher.provide_harnesses(Runtime::Python).expect_err("it is open");
+    assert!(complaint.contains("is open to others") && !at.exists(), "{complaint}");
+    set_mode(0o700);
+    for _ in 0..2 {
+        assert_eq!(launcher.provide_harnesses(Runtime::Python), Ok(()));
+        std::fs::remove_file(at.join("main.py")).expect("it was written");
+    }
+    set_mode(0o777);
+    assert!(launcher.provide_harnesses(Runtime::Python).is_err(), "somebody else may have made it");
 }
 
 #[test]

@@ -205,10 +205,28 @@ fn a_roll_ends_with_a_sentence() {
         format!("{successor} ended before it had joined: exit code 1; {go_on}\n  Error: one\n  two")
     );
     room.supervisor.note_exit(first, Exit::Signal(Signal::SIGKILL));
+    let by_another = format!("{successor} ended before it had joined: SIGKILL; {go_on}");
+    assert!(told(&mut room).starts_with(&by_another));
+    room.supervisor.get_mut(first).expect("it is there").process.was_late = true;
     assert!(told(&mut room).starts_with(&format!("{successor} did not join within 2000 ms; {go_on}")));
     room.supervisor.get_mut(first).expect("it is there").process.exec_failure = Some("no such file".into());
     let program = room.entry(first).process.program.clone();
     assert_eq!(told(&mut room), format!("{could_not}'{program}': no such file"));
+}
+
+#[test]
+fn a_successor_that_somebody_else_has_killed_was_not_late() {
+    for (is_late, how) in
+        [(true, "did not join within 2000 ms"), (false, "ended before it had joined: SIGKILL")]
+    {
+        let (mut room, ..) = Room::serving("--boot-timeout-ms=2000");
+        room.reload();
+        let successor = room.started()[0];
+        room.pass(ms(if is_late { 2000 } else { 100 }));
+        room.end(successor, Exit::Signal(Signal::SIGKILL));
+        let why = room.rolls[0].clone().expect_err("a failure");
+        assert!(why.contains(how), "{why}");
+    }
 }
 
 fn end_of(room: &mut Room, end: RollEnd) -> String {

@@ -222,6 +222,8 @@ fn a_template_of_new_code_that_fails_ends_the_roll_with_a_sentence() {
     let name = format!("the template of the new code (pid {})", room.pid(template));
     let go_on = "the old workers go on";
     assert_eq!(end(&mut room, id), format!("{name} did not load it within 2000 ms; {go_on}"));
+    room.supervisor.history.unresponsive_template = Some(id);
+    assert_eq!(end(&mut room, id), format!("{name} did not answer within 2000 ms; {go_on}"));
     room.supervisor.get_mut(template).expect("it is there").remember(b"SyntaxError");
     room.supervisor.note_exit(template, Exit::Code(1));
     assert_eq!(
