@@ -86,6 +86,10 @@ pub(crate) enum Action {
         worker: WorkerKey,
         every: usize,
     },
+    /// A worker has left its place for that reason.
+    Replaced {
+        why: RetireReason,
+    },
     /// Nobody of the old release serves: what a roll brings is taken without its trial.
     NoTrial,
     /// Whoever is on trial is one like the others from now on.
@@ -145,6 +149,7 @@ impl Action {
             | Action::StartTemplate { .. }
             | Action::EndTemplate { .. }
             | Action::Wait { .. }
+            | Action::Replaced { .. }
             | Action::NoTrial
             | Action::EndTrial
             | Action::RollBegins

@@ -72,6 +72,8 @@ struct World {
     /// The last reload was asked for with a trial, and the first worker of the roll that goes on is to have one still.
     asks_for_trial: bool,
     is_trial_due: bool,
+    /// Why workers have left their places.
+    replaced: Vec<RetireReason>,
     /// Template processes with their releases, and whether they have said that they are ready.
     templates: BTreeMap<TemplateId, (Release, bool)>,
     /// Forks that were asked for, and have no answer.
@@ -125,6 +127,7 @@ impl World {
             trials: 0,
             asks_for_trial: false,
             is_trial_due: false,
+            replaced: Vec::new(),
             templates: BTreeMap::new(),
             asked: Vec::new(),
             had_roll_template: false,
@@ -196,6 +199,7 @@ impl World {
                     self.on_trial = Some(worker.0);
                     self.trials += 1;
                 }
+                Action::Replaced { why } => self.replaced.push(why),
                 Action::NoTrial => self.is_trial_due = false,
                 Action::EndTrial => self.on_trial = None,
                 Action::Readmit { worker } => {

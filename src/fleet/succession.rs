@@ -204,6 +204,7 @@ impl Fleet {
         if why == RetireReason::Reload && self.plan.roll == RollMode::Side && old.drains && old.has_streams {
             old.notice = Notice::AfterRoll;
         }
+        self.actions.push_back(Action::Replaced { why });
         self.leave(index, old, now + self.plan.drain_timeout);
         if why == RetireReason::Stuck && old.is_stuck_alone {
             self.terminate(index, old.worker, now + KILL_AFTER);

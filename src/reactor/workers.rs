@@ -36,6 +36,7 @@ impl Reactor {
                     self.balancer.begin_trial(worker, every);
                     self.admit(worker, None);
                 }
+                Action::Replaced { why } => self.observer.worker_replaced(why),
                 Action::NoTrial => {
                     log::warn!("reload: no worker of the old release serves, so the new one has no trial");
                 }

@@ -488,3 +488,30 @@ fn a_reloads_successor_that_fails_waits_for_nothing() {
     world.successor_joins();
     assert_eq!(world.progress, (1, 2));
 }
+
+#[test]
+fn a_replacement_is_told_once_when_the_successor_has_the_place() {
+    let mut world = serving(1);
+    let old = world.pick(|_| true).expect("one");
+    world.fleet.retire(WorkerKey(old), RetireReason::Memory, world.now);
+    world.obey();
+    for _ in 0..3 {
+        let successor = world.booting().expect("a successor");
+        world.exit(successor);
+        world.obey();
+        world.now = world.fleet.next_deadline().expect("it is tried again");
+        world.fleet.tick(world.now);
+        world.obey();
+    }
+    assert_eq!(world.replaced, []);
+    world.successor_joins();
+    assert_eq!(world.replaced, [RetireReason::Memory]);
+
+    // A trial's predecessor has its place until the verdict.
+    for (fails, told) in [(true, vec![]), (false, vec![RetireReason::Reload])] {
+        let (mut world, ..) = on_trial(1, true, PLAN);
+        assert_eq!(world.replaced, []);
+        world.answers(60, fails);
+        assert_eq!(world.replaced, told);
+    }
+}

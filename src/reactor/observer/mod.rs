@@ -252,11 +252,12 @@ impl Observer {
         self.metrics.closed_for_room += 1;
     }
 
-    pub(super) fn worker_started(&mut self, replaces: Option<RetireReason>) {
+    pub(super) fn worker_started(&mut self) {
         self.metrics.worker_starts += 1;
-        if let Some(reason) = replaces {
-            self.metrics.replaced(reason);
-        }
+    }
+
+    pub(super) fn worker_replaced(&mut self, reason: RetireReason) {
+        self.metrics.replaced(reason);
     }
 
     pub(super) fn worker_joined(&mut self, is_fork: bool, took: Duration) {

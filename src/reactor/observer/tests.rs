@@ -90,7 +90,7 @@ fn each_event_is_counted_in_its_own_figure() {
         (|it| it.refused_connection(&"::1", &"full", Instant::now()), "rip_refused_connections_total"),
         (Observer::accepting_paused, "rip_accept_pauses_total"),
         (Observer::closed_for_room, "rip_client_connections_closed_for_room_total"),
-        (|it| it.worker_started(None), "rip_worker_starts_total"),
+        (Observer::worker_started, "rip_worker_starts_total"),
         (Observer::start_failed, "rip_worker_start_failures_total"),
         (Observer::boot_failed, "rip_worker_restarts_total{reason=\"boot_failure\"}"),
         (Observer::worker_crashed, "rip_worker_restarts_total{reason=\"crash\"}"),
@@ -120,7 +120,8 @@ fn workers_figures_are_their_starts_and_their_time_at_work() {
     observer.worker_joined(false, 3000 * MS);
     observer.worker_joined(true, 500 * MS);
     observer.busy_for(2, 5000 * MS);
-    observer.worker_started(Some(RetireReason::Reload));
+    observer.worker_started();
+    observer.worker_replaced(RetireReason::Reload);
     let text = observer.render(&Snapshot::default());
     let has = |part: &str, value: &str| {
         let mut lines = text.lines().filter(|line| line.contains(part) && !line.starts_with('#'));

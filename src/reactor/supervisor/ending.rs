@@ -182,6 +182,8 @@ impl Supervisor {
             Some(Phase::Killed) if !has_joined => Some(Cause::BootFailure),
             Some(Phase::Leaving { .. } | Phase::Terminating { .. } | Phase::Killed) | None => None,
         };
+        // Who leaves by itself, and in order, is no failure.
+        let cause = cause.filter(|_| exit != Exit::Code(0) || !has_joined);
         match cause {
             Some(Cause::Crash) => observer.worker_crashed(),
             Some(Cause::BootFailure) => observer.boot_failed(),
@@ -191,8 +193,6 @@ impl Supervisor {
             Some(error) => format!("cannot be started: {error}"),
             None => exit.to_string(),
         };
-        // Who leaves by itself, and in order, is no failure.
-        let cause = cause.filter(|_| exit != Exit::Code(0) || !has_joined);
         let identity = (entry.origin.worker_id(), entry.process.pid.as_raw());
         observer.failures_mut().ended(identity, cause, how, io.unix());
         if !has_joined && !was_told_to {

@@ -352,7 +352,7 @@ impl Supervisor {
         let how = if is_fork { "forked" } else { "started" };
         let after = why.map(|why| format!(", successor after {}", why.code())).unwrap_or_default();
         log::info!("{label}: {how}, generation {version}{after}");
-        observer.worker_started(why);
+        observer.worker_started();
         self.fleet.spawned(slot, worker, io.now());
         // Its end may have been told before its start was.
         self.has_ended_children = true;

@@ -61,8 +61,8 @@ fn how_a_worker_has_ended_is_said_with_what_it_did() {
         let crashes = room.metric("crashes");
         (line.expect("a line").split("): ").last().unwrap_or_default().to_owned(), crashes)
     };
-    assert_eq!(told(0, Exit::Code(0)), ("ended after 0 requests and 40 ms".to_owned(), 1));
-    assert_eq!(told(1, Exit::Code(0)), ("ended after 1 request and 40 ms".to_owned(), 1));
+    assert_eq!(told(0, Exit::Code(0)), ("ended after 0 requests and 40 ms".to_owned(), 0));
+    assert_eq!(told(1, Exit::Code(0)), ("ended after 1 request and 40 ms".to_owned(), 0));
     assert_eq!(told(2, Exit::Code(3)), ("exit code 3 after 2 requests and 40 ms".to_owned(), 1));
     let killed = Exit::Signal(Signal::SIGTERM);
     assert_eq!(told(2, killed).0, "SIGTERM after 2 requests and 40 ms", "nobody has told it to");
@@ -138,6 +138,7 @@ fn a_crash_is_a_failure_and_a_clean_end_by_itself_is_none() {
         room.end(worker, exit);
         let deaths = room.observer.failures().deaths();
         assert_eq!(deaths.as_array().map(Vec::len), Some(usize::from(is_kept)), "{exit}");
+        assert_eq!(room.metric("crashes"), u64::from(is_kept), "{exit}");
         assert!(!room.supervisor.has_failure(), "its start was none");
     }
 }
