@@ -2,6 +2,7 @@
 
 use super::{Inquiry, Progress, connect, is_silence, print};
 use crate::control::{CanaryPlan, Message};
+use crate::handover::SERVER_STOPS;
 use crate::names::Names;
 use crate::paths::shown;
 use crate::process;
@@ -72,6 +73,9 @@ pub(super) fn upgrade(names: &Names) -> Result<(), String> {
                     "{}: pid {} serves; the old server finishes what it has\n",
                     names.app, value["pid"]
                 ));
+            }
+            Some(false) if value["error"] == SERVER_STOPS => {
+                return Err(format!("upgrade given up: {} stops", inquiry.who()));
             }
             Some(false) => {
                 let reason = shown(value["error"].as_str().unwrap_or("?")).to_string();

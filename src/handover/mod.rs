@@ -24,5 +24,8 @@ pub(crate) use incoming::{Incoming, IncomingStep};
 pub(crate) use message::{Message, SocketOffer};
 pub(crate) use outgoing::{Outgoing, OutgoingStep};
 
+/// Why an upgrade ends with the server that it was to replace: only then does neither go on.
+pub(crate) const SERVER_STOPS: &str = "the server stops";
+
 /// The variable that tells a new server on which descriptor the old one speaks.
 pub(crate) const VARIABLE: &str = "RIP_HANDOVER_FD";

@@ -9,7 +9,7 @@ use super::socket_dir;
 use super::stopping::StopCause;
 use super::tick::Reactor;
 use crate::config::activation;
-use crate::handover::{IncomingStep, Message, Outgoing, OutgoingStep, SocketOffer, VARIABLE};
+use crate::handover::{IncomingStep, Message, Outgoing, OutgoingStep, SERVER_STOPS, SocketOffer, VARIABLE};
 use crate::observe::counters::Counters;
 use crate::process;
 use mio::Interest;
@@ -183,7 +183,11 @@ impl Reactor {
                 self.admin.answer_upgrade_followers(&Ok(pid), &self.io);
             }
             OutgoingStep::Fail { reason, was_going } => {
-                log::error!("upgrade failed, and this server goes on: {reason}");
+                if reason == SERVER_STOPS {
+                    log::info!("upgrade given up: {reason}");
+                } else {
+                    log::error!("upgrade failed, and this server goes on: {reason}");
+                }
                 if was_going {
                     self.host.notifier.name_main(std::process::id().cast_signed(), self.io.now());
                     self.host.notifier.speak_again();
@@ -203,7 +207,7 @@ impl Reactor {
     /// This server stops before it is known which of the two goes on: it is the one that ends, and the new one with it.
     pub(super) fn abort_upgrade(&mut self) {
         let step = self.host.successor.as_mut();
-        let step = step.and_then(|successor| successor.machine.fail("the server stops".into()));
+        let step = step.and_then(|successor| successor.machine.fail(SERVER_STOPS.into()));
         if let Some(step) = step {
             self.follow_outgoing(step);
         }

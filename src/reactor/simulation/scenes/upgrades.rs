@@ -142,27 +142,36 @@ fn a_new_server_that_stops_takes_this_one_with_it() {
 
 #[test]
 fn a_new_server_that_fails_is_killed_and_this_one_goes_on() {
-    let fail: [fn(&mut World, Line); 4] = [
-        |world, far| world.hears(&far, Message::Failed { reason: "no room".into() }),
+    let goes_on = "upgrade failed, and this server goes on";
+    type Fails = fn(&mut World, Line);
+    let fail: [(Fails, &str); 4] = [
+        (|world, far| world.hears(&far, Message::Failed { reason: "no room".into() }), goes_on),
         // It has closed its end, and lives.
-        |world, far| {
-            drop(far);
-            world.reactor.on_successor();
-        },
-        |world, _far| {
-            world.pass(ms(6000));
-            world.reactor.expire_upgrade();
-        },
-        |world, _far| world.reactor.abort_upgrade(),
+        (
+            |world, far| {
+                drop(far);
+                world.reactor.on_successor();
+            },
+            goes_on,
+        ),
+        (
+            |world, _far| {
+                world.pass(ms(6000));
+                world.reactor.expire_upgrade();
+            },
+            goes_on,
+        ),
+        // The stop that follows is another's.
+        (|world, _far| world.reactor.abort_upgrade(), "upgrade given up: the server stops"),
     ];
-    for fail in fail {
+    for (fail, words) in fail {
         let mut world = world();
         keep_log();
         let (far, mut child) = world.begin_succession();
         world.reactor.expire_upgrade();
         assert!(world.reactor.host.is_upgrading(), "it has time");
         fail(&mut world, far);
-        assert!(logged().contains("upgrade failed, and this server goes on"));
+        assert!(logged().contains(words));
         assert!(!world.reactor.host.is_upgrading() && world.reactor.host.is_clearing_up());
         assert!(!world.reactor.is_stopping());
         assert_eq!(ended_by(&mut child), Some(Signal::SIGKILL as i32));
