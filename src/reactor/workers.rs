@@ -61,7 +61,8 @@ impl Reactor {
                         more => format!("{more} times in a row"),
                     };
                     log::warn!(
-                        "worker {slot}: failed {times} before it had served; the next start is in {wait:?}"
+                        "worker {slot}: failed {times} before it had served; the next start is in {} ms",
+                        wait.as_millis()
                     );
                 }
                 Action::RollBegins => {

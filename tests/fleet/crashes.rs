@@ -54,8 +54,8 @@ fn waits_are_told_once_a_step_in_the_log_and_in_status() {
     gate.break_build();
     let pids: Vec<i32> = workers(&server).iter().map(|worker| worker.pid).collect();
     kill(Pid::from_raw(pids[0]), Signal::SIGKILL).expect("it lives");
-    server.wait_until("four steps are told", |server| load::has_line(server, "the next start is in 800ms"));
-    for step in ["100ms", "200ms", "400ms", "800ms"] {
+    server.wait_until("four steps are told", |server| load::has_line(server, "the next start is in 800 ms"));
+    for step in ["100 ms", "200 ms", "400 ms", "800 ms"] {
         let line = format!("the next start is in {step}");
         assert_eq!(
             server.stderr_lines().iter().filter(|reported| reported.ends_with(&line)).count(),
