@@ -2,7 +2,7 @@
 
 use super::checks::{App, Exceptions, app};
 use super::fixture::{Fixture, ruby};
-use super::support::{Response, Signal};
+use super::support::{Response, Signal, TEST_TIMEOUT, Trouble};
 
 #[test]
 fn ruby_serves_a_lambda() {
@@ -75,4 +75,67 @@ fn an_answer_without_a_valid_status_is_a_500() {
         assert_eq!(server.get(&format!("/?{status}")).status, 500, "{status}");
     }
     assert_eq!(server.get("/?299").status, 299);
+}
+
+/// A body that lets another thread write on behind its own end, and one that closes the stream itself.
+const LENT: &str = r##"
+$late = Queue.new
+run lambda { |env|
+  streamed = lambda do |stream|
+    stream << "first\n"
+    case env["PATH_INFO"]
+    when "/closed"
+      stream.flush
+      stream.close
+    when "/short"
+      stream.close rescue nil
+    when "/long"
+      stream.write("too much") rescue nil
+    end
+    Thread.new do
+      $late.pop
+      stream.write("EVIL")
+    rescue IOError => error
+      puts "late: #{error.message}, #{stream.closed?}"
+    else
+      puts "late: written"
+    end
+  end
+  if env["PATH_INFO"] == "/next"
+    $late << true until $late.num_waiting.zero?
+    next [200, {}, ["fine"]]
+  end
+  headers = %w[/short /long].include?(env["PATH_INFO"]) ? { "Content-Length" => "9" } : {}
+  [200, headers, streamed]
+}
+"##;
+
+#[test]
+fn a_stream_that_another_thread_keeps_writes_nothing_into_the_next_answer() {
+    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    fixture.write("config.ru", LENT);
+    for c in ["c:1", "c:4"] {
+        let mut server = fixture.server(None).args(["w:1", c]).start();
+        server.wait_for_workers(1);
+        for (at, path) in ["/", "/closed", "/", "/short", "/long"].into_iter().enumerate() {
+            if at < 3 {
+                assert_eq!(server.get(path).text(), "first\n", "{path}: {}", server.stderr_text());
+            } else {
+                let mut client = server.client();
+                client.send_request("GET", path, "", b"");
+                match client.read_response_within(TEST_TIMEOUT) {
+                    Ok(answer) => panic!("{path} looks whole: {}", answer.text()),
+                    Err(broken) => assert_ne!(broken.trouble, Trouble::TimedOut, "{path} hangs"),
+                }
+            }
+            for _ in 0..3 {
+                let next = server.get("/next");
+                assert_eq!((next.status, next.text().as_str()), (200, "fine"), "behind {path}");
+            }
+            server.wait_until("the late word", |server| {
+                let lines = server.stdout_lines();
+                lines.iter().filter(|line| line.contains("late: closed stream, true")).count() == at + 1
+            });
+        }
+    }
 }
