@@ -620,3 +620,45 @@ fn an_answer_longer_or_shorter_than_its_content_length_is_cut_and_leaves_nothing
         }
     }
 }
+
+/// Keeps a request behind its answer, and reads it when the next one asks for that.
+const READ_LATE: &str = "let kept
+const count = async (stream) => { let bytes = 0; for await (const part of stream) bytes += part.length; return bytes }
+const ways = {
+  text: async ({ request }) => (await request.text()).length,
+  json: async ({ request }) => (await request.json()).length,
+  arrayBuffer: async ({ request }) => (await request.arrayBuffer()).byteLength,
+  blob: async ({ request }) => (await request.blob()).size,
+  body: ({ request }) => count(request.body),
+  taken: ({ stream }) => count(stream),
+}
+export default async (request) => {
+  const way = new URL(request.url).pathname.slice(1)
+  if (request.method === 'POST') {
+    kept = { request, stream: way === 'taken' ? request.body : undefined }
+    return new Response('accepted', { status: 202 })
+  }
+  return new Response(await ways[way](kept).then((bytes) => `${bytes} bytes`, (error) => error.name))
+}\n";
+const LATE_BYTES: usize = 200_000;
+
+#[test]
+fn a_body_that_is_read_behind_the_answer_is_whole_or_an_abort_error() {
+    let Some((_fixture, server)) = start(&node(&[]), "index.mjs", READ_LATE, &[]) else { return };
+    let body = format!("\"{}\"", "x".repeat(LATE_BYTES - 2));
+    let mut client = Client::connect_unix(&super::protocol::worker_socket(&server));
+    for way in ["text", "json", "arrayBuffer", "blob", "body", "taken"] {
+        let head = format!("POST /{way} HTTP/1.1\r\nHost: a\r\nContent-Length: {LATE_BYTES}\r\n\r\n");
+        for at_first in [0, 1000, 100_000] {
+            client.send(&head);
+            client.send(&body[..at_first]);
+            assert_eq!(client.read_response().status, 202);
+            client.send(&body[at_first..]);
+            assert_eq!(client.get(&format!("/{way}")).text(), "AbortError", "{way} behind {at_first} bytes");
+        }
+        client.send(format!("POST /{way} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n\"late\""));
+        assert_eq!(client.read_response().status, 202);
+        let whole = if way == "json" { "4 bytes" } else { "6 bytes" };
+        assert_eq!(client.get(&format!("/{way}")).text(), whole, "{way}");
+    }
+}
