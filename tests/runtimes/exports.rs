@@ -662,3 +662,30 @@ fn a_body_that_is_read_behind_the_answer_is_whole_or_an_abort_error() {
         assert_eq!(client.get(&format!("/{way}")).text(), whole, "{way}");
     }
 }
+
+#[test]
+fn an_answer_with_a_status_below_200_is_a_500_at_once() {
+    let text = "export default async (req, res) => {
+  const [path, status] = req.url.split('?')
+  if (path === '/head') return res.writeHead(status).end('x')
+  if (path === '/number') return res.writeHead(Number(status), { 'x-a': 'b' }).end('x')
+  if (path === '/code') return (res.statusCode = Number(status), res.end('x'))
+  if (path === '/later') return void setTimeout(() => res.writeHead(Number(status)).end('x'), 10)
+  res.writeEarlyHints({ link: '</a>; rel=preload' })
+  res.end('fine')
+}\n";
+    for needs in [bun(&[]), node(&[])] {
+        let Some((_fixture, mut server)) = start(&needs, "index.mjs", text, &[]) else { return };
+        for path in ["/head", "/number", "/code"] {
+            for status in [100, 101, 103, 199] {
+                let target = format!("{path}?{status}");
+                assert_eq!(server.get(&target).status, 500, "{target}: {}", server.stderr_text());
+                let words = format!("an answer can’t have status {status}");
+                server.wait_until(&words, |server| server.stderr_text().contains(&words));
+                assert_eq!(server.get("/").text(), "fine", "behind {target}");
+            }
+        }
+        assert_eq!(server.get("/later?103").status, 500, "{}", server.stderr_text());
+        server.wait_until("its successor", |server| server.get("/").text() == "fine");
+    }
+}

@@ -57,7 +57,11 @@ class Exchange {
         return stream
       }
     }
-    const { write, end } = res
+    const { writeHead, write, end } = res
+    res.writeHead = (status, ...more) => {
+      needsFinal(status)
+      return writeHead.call(res, status, ...more)
+    }
     res.write = (chunk, ...more) => this.counts(chunk, more[0]) && write.call(res, chunk, ...more)
     res.end = (chunk, ...more) => {
       if (!this.counts(chunk, more[0], true)) return res
@@ -69,6 +73,8 @@ class Exchange {
   // Whether a piece of the body may go out. Neither Node nor Bun holds an answer to its Content-Length: what is beyond
   // would be read as the answer to the connection's next request, and what is missing would be waited for.
   counts(chunk, encoding, isLast = false) {
+    // Bun sends no other body once its writeHead has thrown within `end`.
+    if (!this.res.headersSent) needsFinal(this.res.statusCode)
     if (this.#left === undefined) this.#left = this.promised()
     if (this.#left === undefined || this.#left === null) return true
     this.#left -= sizeOf(chunk, encoding)
@@ -255,6 +261,11 @@ class Exchange {
     for (const name of res.getHeaderNames()) res.removeHeader(name)
     res.writeHead(status, { ...headers, 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) }).end(body)
   }
+}
+
+// Node and Bun would send any other as one of those that a final answer follows.
+function needsFinal(status) {
+  if (status < 200) throw new RangeError(`an answer can’t have status ${status}`)
 }
 
 function sizeOf(chunk, encoding) {
