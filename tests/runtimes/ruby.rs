@@ -2,7 +2,7 @@
 
 use super::checks::{App, Exceptions, app};
 use super::fixture::{Fixture, ruby};
-use super::support::{Response, Signal, TEST_TIMEOUT, Trouble};
+use super::support::{Client, Response, Signal, TEST_TIMEOUT, Trouble};
 
 #[test]
 fn ruby_serves_a_lambda() {
@@ -137,5 +137,50 @@ fn a_stream_that_another_thread_keeps_writes_nothing_into_the_next_answer() {
                 lines.iter().filter(|line| line.contains("late: closed stream, true")).count() == at + 1
             });
         }
+    }
+}
+
+#[test]
+fn a_handler_that_ends_its_thread_fails_its_request_and_takes_no_place_along() {
+    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    let app = r##"
+run lambda { |env|
+  case env["PATH_INFO"]
+  when "/exit" then Thread.exit
+  when "/late" then sleep 0.05 and Thread.exit
+  when "/body" then [200, {}, Enumerator.new { |pieces| pieces << "half"; Thread.exit }]
+  when "/wait" then [200, {}, [(sleep 0.2).to_s]]
+  else [200, {}, ["#{Process.pid}"]]
+  end
+}
+"##;
+    fixture.write("config.ru", app);
+    for c in ["c:1", "c:2"] {
+        let mut server = fixture.server(None).args(["w:1", c, "--queue-timeout-ms=4000"]).start();
+        server.wait_for_workers(1);
+        let pid = server.get("/").text();
+        for path in ["/exit", "/late", "/body"].repeat(3) {
+            let mut client = server.client();
+            client.send_request("GET", path, "", b"");
+            match client.read_response_within(TEST_TIMEOUT) {
+                Ok(answer) => assert_eq!(answer.status, 500, "{path}: {}", server.stderr_text()),
+                Err(broken) => assert_eq!((path, broken.trouble), ("/body", Trouble::Closed)),
+            }
+            assert_eq!(server.get("/").text(), pid, "behind {path}: {}", server.stderr_text());
+        }
+        // No other request comes over a connection that is about to be closed.
+        if c == "c:2" {
+            let mut direct = Client::connect_unix(&super::protocol::worker_socket(&server));
+            let answer = direct.get("/exit");
+            assert_eq!((answer.status, answer.header("connection")), (500, Some("close")));
+            direct.read_until_close();
+        }
+        // All places are there.
+        let mut waiting: Vec<_> = (0..4).map(|_| server.client()).collect();
+        waiting.iter_mut().for_each(|client| client.send_request("GET", "/wait", "", b""));
+        assert!(waiting.iter_mut().all(|client| client.read_response().status == 200));
+        assert_eq!(server.get("/").text(), pid, "{}", server.stderr_text());
+        drop(waiting);
+        assert_eq!(server.verb(["stop"]).code, 0, "{}", server.stderr_text());
     }
 }
