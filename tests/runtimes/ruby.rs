@@ -184,3 +184,23 @@ run lambda { |env|
         assert_eq!(server.verb(["stop"]).code, 0, "{}", server.stderr_text());
     }
 }
+
+#[test]
+fn a_header_whose_name_is_no_token_is_a_500() {
+    let Some(fixture) = Fixture::empty(&ruby(&["rack"]), "app") else { return };
+    let app = "run lambda { |env| [200, { [env['QUERY_STRING']].pack('H*') => 'value' }, ['hello']] }\n";
+    fixture.write("config.ru", app);
+    let mut server = fixture.server(None).arg("w:1").start();
+    server.wait_for_workers(1);
+    let get = |name: &str| {
+        let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+        server.get(&format!("/?{hex}"))
+    };
+    for name in ["a:b", "a ", " a", "", "a b", "a\tb", "a\r\nb", "a\n", "\u{e9}", "a(b)", "a\0"] {
+        assert_eq!(get(name).status, 500, "{name:?}: {}", server.stderr_text());
+    }
+    for name in ["X-Name", "x_name", "x!#$%&'*+-.^_`|~9"] {
+        let answer = get(name);
+        assert_eq!((answer.status, answer.header(name)), (200, Some("value")), "{name:?}");
+    }
+}

@@ -172,6 +172,7 @@ module Rip
 
   # One request's answer.
   class Answer
+    NAME = /\A#{Head::TOKEN}\z/
     HOP_BY_HOP = %w[connection keep-alive proxy-connection te trailer transfer-encoding upgrade].freeze
 
     attr_reader :started, :complete
@@ -219,6 +220,7 @@ module Rip
       headers.each do |name, values|
         lower = name.to_s.downcase
         next if HOP_BY_HOP.include?(lower) || lower.start_with?("rack.")
+        raise ArgumentError, "#{name.inspect} is no name of a header" unless NAME.match?(name.to_s)
         @due = Integer(values) if lower == "content-length"
         @streams_events = values.to_s.start_with?("text/event-stream") if lower == "content-type"
         # Several of one name: an array in Rack 3, lines in Rack 2.
