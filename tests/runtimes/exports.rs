@@ -1,7 +1,7 @@
 //! What a JavaScript entry may export, and what a handler may count on.
 
 use super::fixture::{Fixture, Needs, bun, node};
-use super::support::{Client, Server, TEST_TIMEOUT, comes_true};
+use super::support::{Client, Server, TEST_TIMEOUT, Trouble, comes_true};
 
 /// An app of one file, in production.
 fn start(needs: &Needs, entry: &str, text: &str, arguments: &[&str]) -> Option<(Fixture, Server)> {
@@ -535,5 +535,157 @@ export default server\n";
         assert_eq!(server.verb(["stop"]).code, 0);
         let log = server.stderr_text();
         assert!(!log.contains("warn: worker"), "{log}");
+    }
+}
+
+/// Each path writes more or less than it has promised, or something that only looks so.
+const PROMISES: &str = "import fs from 'node:fs'
+import { Writable } from 'node:stream'
+const evil = 'HTTP/1.1 200 OK\\r\\nContent-Length: 4\\r\\n\\r\\nEVIL'
+export default (req, res) => {
+  const promise = (length) => res.writeHead(200, { 'content-type': 'text/plain', 'content-length': length })
+  switch (req.url) {
+    case '/late': promise(5).write('hello'); return void setTimeout(() => res.end(evil), 100)
+    case '/late-write': promise(5).write(Buffer.from('hello')); return void setTimeout(() => { res.write(evil); res.write(evil); res.end(evil) }, 100)
+    case '/long-in-pieces': promise(5).write('hello'); res.write(evil); return void res.end()
+    case '/long': promise('5'); res.write('hel'); return void setTimeout(() => res.end('lo' + evil), 10)
+    case '/long-at-once': res.setHeader('Content-Length', 5); return void res.end('hello' + evil)
+    case '/letters': promise(5); return void res.end('h\u{e9}llo')
+    case '/short': promise(9); return void res.end('hello')
+    case '/short-later': promise(9).write('hello'); return void setTimeout(() => res.end(), 10)
+    case '/empty': res.setHeader('Content-Length', '9'); return void res.end()
+    case '/none': res.setHeader('Content-Length', 0); return void res.end()
+    case '/whole': res.setHeader('Content-Length', '6'); res.write('h\u{e9}', 'utf8'); res.write('6c6c', 'hex'); return void res.end('o', () => {})
+    case '/listed': res.writeHead(200, ['Content-Length', '5']); return void res.end('hello')
+    case '/pipe': promise(fs.statSync('index.mjs').size); return void fs.createReadStream('index.mjs').pipe(res)
+    case '/204': return void res.writeHead(204).end()
+    case '/304': return void res.writeHead(304, { 'content-length': 9 }).end()
+    case '/head': promise(9); return void res.end()
+    case '/head-with-body': promise(9); return void res.end('all of it')
+  }
+  res.end('fine')
+}\n";
+
+fn next_is_fine(server: &Server, path: &str) {
+    for _ in 0..3 {
+        let next = server.get("/");
+        let said = (next.status, next.text());
+        assert_eq!(said, (200, "fine".into()), "behind {path}: {}", server.stderr_text());
+    }
+}
+
+#[test]
+fn an_answer_longer_or_shorter_than_its_content_length_is_cut_and_leaves_nothing_for_the_next_client() {
+    for (needs, c) in [(bun(&[]), "c:1"), (node(&[]), "c:1"), (bun(&[]), "c:4"), (node(&[]), "c:4")] {
+        let Some((_fixture, mut server)) = start(&needs, "index.mjs", PROMISES, &[c]) else { return };
+        for path in ["/late", "/late-write"] {
+            let answer = server.get(path);
+            assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{path}");
+            let next = server.client().post("/", b"which is not sent again");
+            let said = (next.status, next.text());
+            assert_eq!(said, (200, "fine".into()), "behind {path}: {}", server.stderr_text());
+            next_is_fine(&server, path);
+            server
+                .wait_until("what is wrong", |server| server.stderr_text().contains(&format!("GET {path}")));
+        }
+        for path in ["/long", "/long-at-once", "/letters", "/short", "/short-later", "/empty"] {
+            let mut client = server.client();
+            client.send_request("GET", path, "", b"");
+            match client.read_response_within(TEST_TIMEOUT) {
+                Ok(answer) => assert_eq!(answer.status, 502, "{path} looks whole"),
+                Err(broken) => assert_ne!(broken.trouble, Trouble::TimedOut, "{path} hangs"),
+            }
+            next_is_fine(&server, path);
+        }
+        // Under Bun the first piece is out, and with it all that was promised, before the second one shows the fault.
+        let answer = server.get("/long-in-pieces");
+        assert!(answer.status == 502 || answer.text() == "hello", "{}", answer.text());
+        next_is_fine(&server, "/long-in-pieces");
+        let file = PROMISES.to_owned();
+        for (path, text) in [("/none", ""), ("/whole", "h\u{e9}llo"), ("/listed", "hello"), ("/pipe", &file)]
+        {
+            let answer = server.get(path);
+            assert_eq!((answer.status, answer.text().as_str()), (200, text), "{path}");
+        }
+        for (path, status) in [("/204", 204), ("/304", 304)] {
+            assert_eq!(server.get(path).status, status);
+            next_is_fine(&server, path);
+        }
+        for path in ["/head", "/head-with-body"] {
+            let mut client = server.client();
+            client.send_request("HEAD", path, "", b"");
+            let answer = client.read_response_to_head();
+            assert_eq!((answer.status, answer.header("content-length")), (200, Some("9")), "{path}");
+            next_is_fine(&server, path);
+        }
+    }
+}
+
+/// Keeps a request behind its answer, and reads it when the next one asks for that.
+const READ_LATE: &str = "let kept
+const count = async (stream) => { let bytes = 0; for await (const part of stream) bytes += part.length; return bytes }
+const ways = {
+  text: async ({ request }) => (await request.text()).length,
+  json: async ({ request }) => (await request.json()).length,
+  arrayBuffer: async ({ request }) => (await request.arrayBuffer()).byteLength,
+  blob: async ({ request }) => (await request.blob()).size,
+  body: ({ request }) => count(request.body),
+  taken: ({ stream }) => count(stream),
+}
+export default async (request) => {
+  const way = new URL(request.url).pathname.slice(1)
+  if (request.method === 'POST') {
+    kept = { request, stream: way === 'taken' ? request.body : undefined }
+    return new Response('accepted', { status: 202 })
+  }
+  return new Response(await ways[way](kept).then((bytes) => `${bytes} bytes`, (error) => error.name))
+}\n";
+const LATE_BYTES: usize = 200_000;
+
+#[test]
+fn a_body_that_is_read_behind_the_answer_is_whole_or_an_abort_error() {
+    let Some((_fixture, server)) = start(&node(&[]), "index.mjs", READ_LATE, &[]) else { return };
+    let body = format!("\"{}\"", "x".repeat(LATE_BYTES - 2));
+    let mut client = Client::connect_unix(&super::protocol::worker_socket(&server));
+    for way in ["text", "json", "arrayBuffer", "blob", "body", "taken"] {
+        let head = format!("POST /{way} HTTP/1.1\r\nHost: a\r\nContent-Length: {LATE_BYTES}\r\n\r\n");
+        for at_first in [0, 1000, 100_000] {
+            client.send(&head);
+            client.send(&body[..at_first]);
+            assert_eq!(client.read_response().status, 202);
+            client.send(&body[at_first..]);
+            assert_eq!(client.get(&format!("/{way}")).text(), "AbortError", "{way} behind {at_first} bytes");
+        }
+        client.send(format!("POST /{way} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n\"late\""));
+        assert_eq!(client.read_response().status, 202);
+        let whole = if way == "json" { "4 bytes" } else { "6 bytes" };
+        assert_eq!(client.get(&format!("/{way}")).text(), whole, "{way}");
+    }
+}
+
+#[test]
+fn an_answer_with_a_status_below_200_is_a_500_at_once() {
+    let text = "export default async (req, res) => {
+  const [path, status] = req.url.split('?')
+  if (path === '/head') return res.writeHead(status).end('x')
+  if (path === '/number') return res.writeHead(Number(status), { 'x-a': 'b' }).end('x')
+  if (path === '/code') return (res.statusCode = Number(status), res.end('x'))
+  if (path === '/later') return void setTimeout(() => res.writeHead(Number(status)).end('x'), 10)
+  res.writeEarlyHints({ link: '</a>; rel=preload' })
+  res.end('fine')
+}\n";
+    for needs in [bun(&[]), node(&[])] {
+        let Some((_fixture, mut server)) = start(&needs, "index.mjs", text, &[]) else { return };
+        for path in ["/head", "/number", "/code"] {
+            for status in [100, 101, 103, 199] {
+                let target = format!("{path}?{status}");
+                assert_eq!(server.get(&target).status, 500, "{target}: {}", server.stderr_text());
+                let words = format!("an answer can’t have status {status}");
+                server.wait_until(&words, |server| server.stderr_text().contains(&words));
+                assert_eq!(server.get("/").text(), "fine", "behind {target}");
+            }
+        }
+        assert_eq!(server.get("/later?103").status, 500, "{}", server.stderr_text());
+        server.wait_until("its successor", |server| server.get("/").text() == "fine");
     }
 }

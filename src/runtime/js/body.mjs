@@ -28,8 +28,8 @@ export class Body {
   }
 
   whole() {
-    if (!this.left) return Buffer.concat(this.#held)
     if (this.#error) throw this.#error
+    if (!this.left) return Buffer.concat(this.#held)
     this.#hurry = true
     this.socket.resume()
     return new Promise((resolve, reject) => { this.#whole = { resolve, reject } })
@@ -37,7 +37,7 @@ export class Body {
 
   // Bytes, if all are here, else a stream.
   open() {
-    if (!this.left) return Buffer.concat(this.#held)
+    if (!this.left && !this.#error) return Buffer.concat(this.#held)
     return this.#stream = new ReadableStream({
       start: (sink) => {
         if (this.#error) return sink.error(this.#error)
@@ -49,24 +49,26 @@ export class Body {
     }, new ByteLengthQueuingStrategy({ highWaterMark: BODY_AHEAD }))
   }
 
-  // The answer is out. What nobody is reading is thrown away.
+  // The answer is out. What nobody is reading is thrown away, and who comes for it later is told so: what is held
+  // would look like all of it.
   finish() {
     this.#hurry = true
-    if (!this.#stream?.locked && !this.#whole) this.#wanted = false
-    this.socket.resume()
+    if (this.#stream?.locked || this.#whole) this.socket.resume()
+    else this.drop()
   }
 
   drop() {
-    this.#wanted = false
+    if (this.left) this.fail(new DOMException('The body was thrown away: the answer ended before it was read', 'AbortError'))
     this.socket.resume()
   }
 
   fail(error) {
     if (!this.left) return
-    this.#error = error
+    this.#error ??= error
     if (this.#wanted) this.#sink?.error(error)
     this.#whole?.reject(error)
     this.#wanted = false
+    this.#held = []
   }
 }
 

@@ -8,6 +8,7 @@ import { BUSY, hasPlace, isNothingOpen, isOver, isReady, join, socketPath, takeP
 
 const EXCHANGE = Symbol('exchange')
 const CLIENT = Symbol('client')
+const LENGTH = /^\d+$/
 // A WebSocket's Close frame: 1012, the service restarts.
 const CLOSE_1012 = Buffer.from([0x88, 2, 1012 >> 8, 1012 & 255])
 
@@ -27,6 +28,8 @@ class Exchange {
   #isDestroyed = false // by the handler
   #isLeaving = false
   #isClosed = false
+  #left // of the body that the head's Content-Length promises; null where nothing is counted
+  #isOut = false // all that was promised
   constructor(req, res) {
     this.req = req
     this.res = res
@@ -54,6 +57,58 @@ class Exchange {
         return stream
       }
     }
+    const { writeHead, write, end } = res
+    res.writeHead = (status, ...more) => {
+      needsFinal(status)
+      return writeHead.call(res, status, ...more)
+    }
+    res.write = (chunk, ...more) => this.counts(chunk, more[0]) && write.call(res, chunk, ...more)
+    res.end = (chunk, ...more) => {
+      if (!this.counts(chunk, more[0], true)) return res
+      this.#left = null
+      return end.call(res, chunk, ...more)
+    }
+  }
+
+  // Whether a piece of the body may go out. Neither Node nor Bun holds an answer to its Content-Length: what is beyond
+  // would be read as the answer to the connection's next request, and what is missing would be waited for.
+  counts(chunk, encoding, isLast = false) {
+    // Bun sends no other body once its writeHead has thrown within `end`.
+    if (!this.res.headersSent) needsFinal(this.res.statusCode)
+    if (this.#left === undefined) this.#left = this.promised()
+    if (this.#left === undefined || this.#left === null) return true
+    this.#left -= sizeOf(chunk, encoding)
+    const fault = this.#left < 0 ? 'longer' : isLast && this.#left > 0 ? 'shorter' : undefined
+    if (!fault) {
+      if (this.#left === 0 && !isLast) setImmediate(() => { this.#isOut = true })
+      return true
+    }
+    this.#left = null
+    const error = new Error(`the body is ${fault} than its Content-Length`)
+    if (this.#isOut) this.endWhole(error)
+    else this.fail(error)
+    return false
+  }
+
+  // The client may have the answer as it was promised, and the connection another client's request. A cut would hit that.
+  endWhole(error) {
+    const { req, res } = this
+    failure(error, req.method, req.url, (name) => req.headers[name])
+    res.on('error', () => {}) // of what it still writes
+    res.end()
+  }
+
+  // The length that the head promises; undefined while nobody knows, and null where there is nothing to hold to.
+  promised() {
+    const { req, res } = this
+    if (!res.headersSent) {
+      if (!res.hasHeader('content-length')) return
+      res._implicitHeader() // who listens for it may still change the length
+    }
+    if (req.method === 'HEAD' || res.statusCode === 204 || res.statusCode === 304) return null
+    const field = (name) => res.getHeader(name) ?? res._header?.match(RegExp(`^${name}: *(.*)$`, 'im'))?.[1]
+    const length = String(field('content-length')).trim()
+    return LENGTH.test(length) && !field('transfer-encoding') ? Number(length) : null
   }
 
   destroyed() {
@@ -206,6 +261,16 @@ class Exchange {
     for (const name of res.getHeaderNames()) res.removeHeader(name)
     res.writeHead(status, { ...headers, 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) }).end(body)
   }
+}
+
+// Node and Bun would send any other as one of those that a final answer follows.
+function needsFinal(status) {
+  if (status < 200) throw new RangeError(`an answer can’t have status ${status}`)
+}
+
+function sizeOf(chunk, encoding) {
+  if (typeof chunk === 'string') return Buffer.byteLength(chunk, typeof encoding === 'string' ? encoding : 'utf8')
+  return chunk?.byteLength ?? 0
 }
 
 const busy = (res) => res.writeHead(503, BUSY).end('busy\n')

@@ -170,8 +170,9 @@ module Rip
     end
   end
 
-  # One request's answer; also the stream that a Rack 3 body is called with.
+  # One request's answer.
   class Answer
+    NAME = /\A#{Head::TOKEN}\z/
     HOP_BY_HOP = %w[connection keep-alive proxy-connection te trailer transfer-encoding upgrade].freeze
 
     attr_reader :started, :complete
@@ -205,7 +206,7 @@ module Rip
         elsif body.respond_to?(:each)
           body.each { |block| write(block) }
         else
-          body.call(self)
+          Stream.lend(self) { |stream| body.call(stream) }
         end
         finish
       end
@@ -219,6 +220,7 @@ module Rip
       headers.each do |name, values|
         lower = name.to_s.downcase
         next if HOP_BY_HOP.include?(lower) || lower.start_with?("rack.")
+        raise ArgumentError, "#{name.inspect} is no name of a header" unless NAME.match?(name.to_s)
         @due = Integer(values) if lower == "content-length"
         @streams_events = values.to_s.start_with?("text/event-stream") if lower == "content-type"
         # Several of one name: an array in Rack 3, lines in Rack 2.
@@ -237,11 +239,50 @@ module Rip
       # A stream may have no end: only here can it notice that nobody listens.
       raise Gone, "the client has gone" if @started && @chunked && @connection.ended?
       raise Gone, "this worker leaves" if @streams_events && @is_get && @unwanted.call
-      if @due && (@due -= block.bytesize) < 0
-        raise "the body is longer than its Content-Length"
+      if @due
+        raise "the body is longer than its Content-Length" if block.bytesize > @due
+        @due -= block.bytesize
       end
       flush(@chunked ? "#{block.bytesize.to_s(16)}\r\n".b << block << "\r\n" : block)
       block.bytesize
+    end
+
+    def flush(data)
+      @started = true
+      @connection.write(@head << data)
+      @head = "".b
+    end
+
+    def finish
+      return if @finished
+      raise "the body is #{@due} bytes shorter than its Content-Length" if @due&.positive?
+      flush(@chunked ? "0\r\n\r\n" : "")
+      @finished = true
+    end
+  end
+
+  # What a Rack 3 body is called with. Another thread may keep it, but the connection is the next request's once the
+  # answer has ended: from then on nothing can be written.
+  class Stream
+    # For as long as the block runs.
+    def self.lend(answer)
+      stream = new(answer)
+      yield stream
+    ensure
+      stream.end_loan
+    end
+
+    def initialize(answer)
+      @answer = answer
+      @closed = false
+      @lock = Mutex.new
+    end
+
+    def write(block)
+      @lock.synchronize do
+        raise IOError, "closed stream" if @closed
+        @answer.write(block)
+      end
     end
 
     def <<(block)
@@ -249,21 +290,22 @@ module Rip
       self
     end
 
-    def flush(data = nil)
-      return unless data
-      @started = true
-      @connection.write(@head << data)
-      @head = "".b
+    def flush
+      nil
     end
 
-    def finish
-      return if @closed
-      @closed = true
-      raise "the body is #{@due} bytes shorter than its Content-Length" if @due&.positive?
-      flush(@chunked ? "0\r\n\r\n" : "")
+    def close
+      @lock.synchronize do
+        next if @closed
+        @closed = true
+        @answer.finish
+      end
     end
-    alias close finish
-    alias close_write finish
+    alias close_write close
+
+    def end_loan
+      @lock.synchronize { @closed = true }
+    end
 
     def read(*)
       nil

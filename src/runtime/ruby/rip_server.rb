@@ -138,6 +138,7 @@ module Rip
 
     def respond(connection, env)
       answer = Answer.new(connection, env["REQUEST_METHOD"], -> { @leaving })
+      is_over = false
       begin
         status, headers, body = newest_app.call(env)
         @worker.end_if_child
@@ -146,13 +147,21 @@ module Rip
         body.close if body.respond_to?(:close)
       end
       @worker.end_if_child
-      true
+      is_over = true
     rescue Gone
+      is_over = true
       @worker.end_if_child
       false
     rescue Exception => error
+      is_over = true
       @worker.end_if_child(error)
       failed(connection, env, answer, error)
+    ensure
+      # Thread.exit is no exception: nothing is rescued, and nothing returned. So nobody keeps the connection either.
+      unless is_over
+        error = ThreadError.new("the handler has ended its thread")
+        failed(connection, env, answer, error, "Connection: close\r\n")
+      end
     end
 
     def newest_app
@@ -161,12 +170,13 @@ module Rip
     end
 
     # Whether the connection goes on.
-    def failed(connection, env, answer, error)
+    def failed(connection, env, answer, error, fields = "")
       type, text = @worker.error_answer(error, env)
       # Cut, unless it was the body's close that failed: half an answer must not look whole.
       return answer.complete if answer.started
       text = text.b
-      head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: #{type}\r\nContent-Length: #{text.bytesize}\r\n\r\n"
+      head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: #{type}\r\nContent-Length: #{text.bytesize}\r\n" \
+        "#{fields}\r\n"
       connection.write(env["REQUEST_METHOD"] == "HEAD" ? head : head.b << text)
       true
     rescue Gone

@@ -36,7 +36,7 @@ module Rip
       of_the_app = on_term
       keep_from_children
       # One more than there are places: somebody has to say that all are taken.
-      (@places + 1).times { |me| Thread.new { run_thread(me) }.abort_on_exception = true }
+      (@places + 1).times { |me| start_thread(me) }
       @worker.join(@places)
       @finished.pop # signals' handlers run in this thread
       of_the_app
@@ -47,6 +47,10 @@ module Rip
     end
 
     # The lead
+
+    def start_thread(me)
+      Thread.new { run_thread(me) }.abort_on_exception = true
+    end
 
     def run_thread(me)
       loop do
@@ -98,7 +102,7 @@ module Rip
           @serial += 1
           @in_lead = connection
           @lock.synchronize { @watch.signal } unless @watches
-          keep = serve_one(connection)
+          keep = serve_or_be_replaced(me, connection)
           unless still_leads?(me, connection, keep)
             @handlers_wait = now - connection.left_at > WAITS_S
             return @handlers_wait && take_lead(me, @serial)
@@ -107,6 +111,28 @@ module Rip
         end
       end
       true
+    end
+
+    # A handler may end its thread, in which nothing goes on then but this: another one takes its place.
+    def serve_or_be_replaced(me, connection)
+      is_over = false
+      keep = serve_one(connection)
+      is_over = true
+      keep
+    ensure
+      unless is_over
+        still_leads?(me, connection, false)
+        give_up_lead(me)
+        start_thread(me)
+      end
+    end
+
+    def give_up_lead(me)
+      @lock.synchronize do
+        next unless @leader == me
+        @leader = nil
+        @watch.signal
+      end
     end
 
     def still_leads?(me, connection, keep)
