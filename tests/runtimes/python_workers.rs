@@ -162,13 +162,13 @@ def block():
 
 const BOTH: [(&str, &str); 2] = [("wsgi.py", WSGI), ("asgi.py", ASGI)];
 
-struct Worker {
-    fixture: Fixture,
-    server: Server,
+pub struct Worker {
+    pub fixture: Fixture,
+    pub server: Server,
 }
 
 impl Worker {
-    fn start((entry, text): (&str, &str), arguments: &[&str]) -> Option<Worker> {
+    pub fn start((entry, text): (&str, &str), arguments: &[&str]) -> Option<Worker> {
         let fixture = Fixture::empty(&python(&["asyncio"]), "app")?;
         fixture.write(entry, text);
         let server = fixture.server(None).env("NODE_ENV", "production").args(["w:1", "--no-access-log"]);
@@ -178,15 +178,15 @@ impl Worker {
     }
 
     /// A connection of its own.
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::connect_unix(&worker_socket(&self.server))
     }
 
-    fn open(&self, gate: &str) {
+    pub fn open(&self, gate: &str) {
         self.fixture.write(gate, "");
     }
 
-    fn says(&mut self, words: &str) {
+    pub fn says(&mut self, words: &str) {
         self.server.wait_until(words, |server| has_said(server, words));
     }
 

@@ -4,10 +4,16 @@ import io
 import os
 import stat
 
+# By their own names: gevent and eventlet replace what the modules have.
+from _thread import allocate_lock
+from select import POLLIN, poll
+from socket import MSG_DONTWAIT
+
 from rip_worker import HOP_BY_HOP, Gone
 
 READ_BYTES = 65536
 JOIN_BYTES = 65536  # up to here, copying head and body together costs less than another send
+WAIT_MS = 100  # how late a reader may notice that the answer has ended
 
 
 class Leaving(Gone):
@@ -18,16 +24,28 @@ class Body(io.RawIOBase):
     """A request's body while it comes; io.BufferedReader makes wsgi.input of it."""
 
     def __init__(self, connection, length):
-        self.connection = connection
+        self.connection = connection  # None once the answer has ended
         self.left = length
+        # A thread of the app's may read while the answer ends. Nobody waits for anything while he has it.
+        self.lock = allocate_lock()
 
     def readable(self):
         return True
 
     def readinto(self, into):
-        if not self.left:
-            return 0
-        connection = self.connection
+        while self.left:
+            with self.lock:
+                connection = self.connection
+                if connection is None:
+                    raise Gone("the answer has ended, and its request's body with it")
+                count = self.take(connection, into)
+            if count is not None:
+                return count
+            wait_for_more(connection.fd)
+        return 0
+
+    def take(self, connection, into):
+        """What has come, without waiting for more; None if nothing has."""
         count = min(len(into), self.left)
         if connection.rest:
             count = min(count, len(connection.rest))
@@ -35,7 +53,9 @@ class Body(io.RawIOBase):
             connection.rest = connection.rest[count:]
         else:
             try:
-                count = connection.sock.recv_into(into, count)
+                count = connection.sock.recv_into(into, count, MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
             except OSError:
                 count = 0
             if not count:
@@ -43,6 +63,19 @@ class Body(io.RawIOBase):
                 raise Gone("the request's body has ended early")
         self.left -= count
         return count
+
+    def detach(self):
+        """The answer has ended: what comes now is not for who still reads. Returns how much of the body is to come."""
+        with self.lock:
+            connection, self.connection = self.connection, None
+            return self.left - len(connection.rest)
+
+
+def wait_for_more(fd):
+    """Not for long: as long as a thread waits, its connection is not closed for the other end."""
+    poller = poll()
+    poller.register(fd, POLLIN)
+    poller.poll(WAIT_MS)
 
 
 class FileWrapper:

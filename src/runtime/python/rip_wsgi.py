@@ -225,13 +225,16 @@ class WsgiServer:
             body = Body(connection, length)
             environ["wsgi.input"] = io.BufferedReader(body, READ_BYTES)
         probed = self.probed(environ) if "HTTP_RIP_PROBE" in environ else None
-        if probed:
-            connection.send(probed)
-            keep = True
-        else:
-            keep = self.answer(connection, environ)
+        try:
+            if probed:
+                connection.send(probed)
+                keep = True
+            else:
+                keep = self.answer(connection, environ)
+        finally:
+            if body:
+                connection.unread_bytes = body.detach()
         if body:
-            connection.unread_bytes = body.left - len(connection.rest)
             return keep
         # What came behind the request came before its answer.
         return keep and length == len(connection.rest)
