@@ -159,6 +159,10 @@ class Answer:
 
     def whole(self, body):
         """Head and body at once."""
+        with self.connection.writing:
+            self.send_whole(body)
+
+    def send_whole(self, body):
         head = self.head(len(body))
         body = self.fitting(body)
         self.head_sent = True
@@ -174,6 +178,13 @@ class Answer:
         """One block of the body: it leaves at once."""
         if not block:
             return
+        with self.connection.writing:
+            if self.complete:
+                # The connection is the next answer's, which is another client's.
+                raise Gone("the answer has ended")
+            self.send_block(block)
+
+    def send_block(self, block):
         if self.head_sent:
             # A stream may have no end: only here can it notice that nobody listens.
             if self.chunked and self.connection.has_ended():
@@ -200,7 +211,11 @@ class Answer:
         # Not whatever has a fileno(): a GzipFile's is that of the compressed file.
         if not isinstance(file.raw, io.FileIO) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return False
-        offset = file.tell()
+        with self.connection.writing:
+            self.send_file_on(file, file.tell())
+        return True
+
+    def send_file_on(self, file, offset):
         head = self.head(max(os.fstat(file.fileno()).st_size - offset, 0))
         self.head_sent = True
         self.connection.send(head)
@@ -214,14 +229,20 @@ class Answer:
                 break
             offset += count
             self.due -= count
-        return True
 
     def end(self):
-        if not self.head_sent:
-            self.whole(b"")
-        if self.chunked:
-            self.server.busy = False
-            self.connection.send(b"0\r\n\r\n")
-        if self.due and not self.without_body:
-            raise AssertionError("the body is %d bytes shorter than its Content-Length" % self.due)
-        self.complete = True
+        with self.connection.writing:
+            if not self.head_sent:
+                self.send_whole(b"")
+            if self.due and not self.without_body:
+                raise AssertionError("the body is %d bytes shorter than its Content-Length" % self.due)
+            self.complete = True  # before the last byte, behind which the next request comes
+            if self.chunked:
+                self.server.busy = False
+                self.connection.send(b"0\r\n\r\n")
+
+    def close(self):
+        """Nothing more of it is sent; returns whether it was complete."""
+        with self.connection.writing:
+            was_complete, self.complete = self.complete, True
+            return was_complete

@@ -12,7 +12,7 @@ from collections import deque
 from urllib.parse import unquote
 
 # By their own names: gevent and eventlet replace what the modules have.
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 from os import O_CLOEXEC, O_NONBLOCK, pipe2, read, write
 from select import EPOLLIN, epoll
 from socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_STREAM, socket
@@ -42,6 +42,7 @@ class Connection:
         self.partial = PARTIAL
         self.unread_bytes = 0  # of a body that nobody wanted, still to come
         self.gone = False
+        self.writing = allocate_lock()  # threads of the app's may write as well
 
     def read_head(self):
         """The next request's head, without the empty line; None if the connection has ended.
@@ -327,6 +328,7 @@ class WsgiServer:
         return self.app
 
     def failed(self, connection, environ, answer, error):
+        is_complete = answer.close()
         if connection.gone:
             return False
         method = environ["REQUEST_METHOD"]
@@ -339,7 +341,7 @@ class WsgiServer:
         )
         if answer.head_sent:
             # Cut, unless it was the app's close() that failed: half an answer must not look whole.
-            return answer.complete
+            return is_complete
         self.busy = False
         connection.send(failure)
         return True
