@@ -2,6 +2,10 @@
 
 use super::checks::read_until;
 use super::python_workers::Worker;
+use super::support::{Signal, is_alive, wait_until};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::time::Duration;
 
 const WSGI: &str = "
 import os, threading, time
@@ -47,6 +51,36 @@ def app(environ, start_response):
     return [environ.get('HTTP_COOKIE', '-').encode()]
 ";
 
+const ASGI: &str = "
+import asyncio, os, time
+
+def gate():
+    print('at work', flush=True)
+    while not os.path.exists('gate'):
+        time.sleep(0.005)
+
+async def answer(send, text):
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': text.encode()})
+
+async def app(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        raise RuntimeError()
+    path = scope['path']
+    if path == '/stream-in-a-thread':
+        head = [(b'content-type', b'text/event-stream')]
+        await send({'type': 'http.response.start', 'status': 200, 'headers': head})
+        await send({'type': 'http.response.body', 'body': b'first', 'more_body': True})
+        return await asyncio.to_thread(gate)
+    await answer(send, str(os.getpid()))
+";
+
+fn with_asgi(arguments: &[&str], check: impl Fn(&mut Worker)) {
+    if let Some(mut worker) = Worker::start(("asgi.py", ASGI), arguments) {
+        check(&mut worker);
+    }
+}
+
 fn with_wsgi(check: impl Fn(&mut Worker)) {
     for places in ["c:1", "c:4"] {
         let Some(mut worker) = Worker::start(("wsgi.py", WSGI), &[places]) else { return };
@@ -84,5 +118,24 @@ fn what_is_written_behind_the_answers_end_gets_into_no_other_answer() {
         worker.says("the late writer is refused");
         worker.open("slow");
         assert_eq!(client.read_response().text(), "one two");
+    });
+}
+
+#[test]
+fn a_stream_that_is_told_twice_of_its_end_ends_with_its_thread() {
+    with_asgi(&[], |worker| {
+        let pid = worker.server.worker_pids()[0];
+        let mut client = worker.client();
+        client.send_request("GET", "/stream-in-a-thread", "", b"");
+        read_until(&mut client, "first");
+        worker.says("at work");
+        client.half_close();
+        assert!(!client.is_closed_within(Duration::from_millis(200)), "its thread is at work");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("a signal");
+        assert!(!client.is_closed_within(Duration::from_millis(200)), "its thread is at work");
+        worker.open("gate");
+        assert!(client.is_closed_within(Duration::from_secs(10)));
+        wait_until("the worker's end", || !is_alive(pid));
+        assert!(!worker.server.stderr_text().contains("drain"), "{}", worker.server.stderr_text());
     });
 }

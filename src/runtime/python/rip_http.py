@@ -295,6 +295,15 @@ class Exchange(Answer):
             self.without_body = True
 
     async def run(self):
+        try:
+            await self.run_app()
+        finally:
+            if not self.complete:
+                # Whatever has failed here: it must not keep its place, nor look whole.
+                self.connection.transport.close()
+                self.finish()
+
+    async def run_app(self):
         error = None
         try:
             await self.server.app(self.scope, self.receive, self.send)
@@ -364,7 +373,8 @@ class Exchange(Answer):
             self.server.cancel_unless_told(self, TELL_S)
 
     def cancel(self):
-        if self.task and not self.task.done() and not self.complete:
+        # Once: a second one would end the wait for what the first one has left at work.
+        if self.task and not (self.cancelled or self.task.done() or self.complete):
             self.cancelled = True
             self.jobs = jobs_in_threads()
             if not self.streams_events:

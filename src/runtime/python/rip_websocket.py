@@ -167,7 +167,7 @@ class WebSocket:
         self.server.cancel_unless_told(self, TELL_S)
 
     def cancel(self):
-        if self.task and not self.task.done():
+        if self.task and not (self.cancelled or self.task.done()):
             self.cancelled = True
             self.task.cancel()
 
