@@ -1,7 +1,7 @@
 //! Python apps that do what they may not: none of it gets to another client, nor takes the worker along.
 
 use super::checks::read_until;
-use super::python_workers::Worker;
+use super::python_workers::{UPGRADE, Worker};
 use super::support::{Signal, is_alive, wait_until};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -34,6 +34,14 @@ def write_late(write):
     except Exception:
         print('the late writer is refused', flush=True)
 
+def endless():
+    try:
+        while True:
+            yield b'tick '
+            time.sleep(0.005)
+    finally:
+        print('the stream has ended', flush=True)
+
 def app(environ, start_response):
     path = environ['PATH_INFO']
     write = start_response('200 OK', [('Content-Type', 'text/plain')])
@@ -48,6 +56,8 @@ def app(environ, start_response):
         write(b'one ')
         gate('slow')
         return [b'two']
+    if path == '/endless':
+        return endless()
     return [environ.get('HTTP_COOKIE', '-').encode()]
 ";
 
@@ -63,7 +73,33 @@ async def answer(send, text):
     await send({'type': 'http.response.start', 'status': 200, 'headers': []})
     await send({'type': 'http.response.body', 'body': text.encode()})
 
+async def endless(send, message):
+    try:
+        while True:
+            await send(message)
+            await asyncio.sleep(0.005)
+    finally:
+        print('the stream has ended', flush=True)
+
+async def opened():
+    print('at work', flush=True)
+    while not os.path.exists('gate'):
+        await asyncio.sleep(0.005)
+
+async def socket(scope, receive, send):
+    await receive()
+    await send({'type': 'websocket.accept'})
+    if scope['path'] == '/endless':
+        return await endless(send, {'type': 'websocket.send', 'text': 'tick'})
+    await opened()
+    size = 0
+    while (message := await receive())['type'] == 'websocket.receive':
+        size += len(message['bytes'])
+    print('read', size, flush=True)
+
 async def app(scope, receive, send):
+    if scope['type'] == 'websocket':
+        return await socket(scope, receive, send)
     if scope['type'] == 'lifespan':
         raise RuntimeError()
     path = scope['path']
@@ -72,6 +108,19 @@ async def app(scope, receive, send):
         await send({'type': 'http.response.start', 'status': 200, 'headers': head})
         await send({'type': 'http.response.body', 'body': b'first', 'more_body': True})
         return await asyncio.to_thread(gate)
+    if path == '/endless':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await endless(send, {'type': 'http.response.body', 'body': b'tick ', 'more_body': True})
+    if path == '/silent':
+        print('at work', flush=True)
+        await asyncio.sleep(3600)
+    if path == '/reads':
+        await opened()
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message['body']), message['more_body']
+        print('read', size, flush=True)
     await answer(send, str(os.getpid()))
 ";
 
@@ -138,4 +187,71 @@ fn a_stream_that_is_told_twice_of_its_end_ends_with_its_thread() {
         wait_until("the worker's end", || !is_alive(pid));
         assert!(!worker.server.stderr_text().contains("drain"), "{}", worker.server.stderr_text());
     });
+}
+
+/// More than a worker reads ahead of its app, and less than that with what the kernel holds.
+const UNREAD_BYTES: usize = 400_000;
+
+#[test]
+fn an_upload_that_nobody_reads_hides_no_client_that_leaves() {
+    with_wsgi(|worker| {
+        let mut client = worker.client();
+        client.send_request("POST", "/endless", "", &[b'b'; 100_000]);
+        read_until(&mut client, "tick");
+        client.half_close();
+        worker.says("the stream has ended");
+    });
+    with_asgi(&["--read-timeout-ms=300"], |worker| {
+        let mut client = worker.client();
+        client.send_request("POST", "/endless", "", &[b'b'; UNREAD_BYTES]);
+        read_until(&mut client, "tick");
+        client.half_close();
+        worker.says("the stream has ended");
+        client.read_until_close();
+        // What gets a 504 is cancelled.
+        assert_eq!(worker.server.client().post("/silent", &[b'b'; 4 * UNREAD_BYTES]).status, 504);
+        worker.server.wait_until("its cancellation", |server| server.stderr_text().contains("its time is up"));
+        assert_eq!(worker.server.get("/").status, 200);
+    });
+}
+
+#[test]
+fn an_app_that_reads_its_upload_late_gets_it_whole_though_its_client_has_left() {
+    with_asgi(&[], |worker| {
+        let mut client = worker.client();
+        client.send_request("POST", "/reads", "", &[b'b'; UNREAD_BYTES]);
+        worker.says("at work");
+        client.half_close();
+        assert!(!client.is_closed_within(Duration::from_millis(300)), "the app is at work");
+        worker.open("gate");
+        worker.says(&format!("read {UNREAD_BYTES}"));
+    });
+}
+
+/// A binary message of zeros, under a mask of zeros.
+fn message(bytes: u64) -> Vec<u8> {
+    let head = [&[0x82, 0x80 | 127][..], &bytes.to_be_bytes(), &[0; 4]].concat();
+    [head, vec![0; bytes as usize]].concat()
+}
+
+#[test]
+fn a_websocket_whose_messages_are_not_read_ends_with_its_client() {
+    for path in ["/endless", "/reads"] {
+        with_asgi(&[], |worker| {
+            let mut client = worker.client();
+            client.send_request("GET", path, UPGRADE, b"");
+            assert_eq!(client.read_head().status(), Ok(101));
+            for _ in 0..4 {
+                client.send(message(100_000));
+            }
+            client.half_close();
+            if path == "/endless" {
+                worker.says("the stream has ended");
+            } else {
+                assert!(!client.is_closed_within(Duration::from_millis(300)), "the app is at work");
+                worker.open("gate");
+                worker.says("read 400000");
+            }
+        });
+    }
 }

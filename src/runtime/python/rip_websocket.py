@@ -45,6 +45,7 @@ class WebSocket:
         self.disconnect = None  # the app's last message
         self.queue = deque([{"type": "websocket.connect"}])
         self.queued = EVENT_BYTES
+        self.taken = 0  # messages, by the app
         self.news = asyncio.Event()
         self.buffer = bytearray()
         self.pinged = None  # the payload of a Ping, until the client takes what is written
@@ -87,8 +88,9 @@ class WebSocket:
             await self.news.wait()
         message = self.queue.popleft()
         self.queued -= size(message)
+        self.taken += 1
         if self.queued <= QUEUED_BYTES:
-            self.connection.transport.resume_reading()
+            self.connection.resume_reading()
         return message
 
     async def send(self, message):
@@ -153,6 +155,19 @@ class WebSocket:
         """The client has ended its side, with a Close before or without."""
         self.closed = True
         self.disconnected(ENDED_WITHOUT_CLOSE)
+
+    def left(self):
+        """The client has gone, and what it had sent before is not read: an app that goes on taking it gets it all."""
+        self.closed = True
+        self.server.loop.call_later(TELL_S, self.cancel_unless_taken, self.taken)
+
+    def cancel_unless_taken(self, before):
+        if self.disconnect:
+            return  # it is read
+        if self.taken == before:
+            self.cancel()
+        else:
+            self.left()
 
     def leave(self):
         """The worker ends: both sides are told at once."""
@@ -276,7 +291,7 @@ class WebSocket:
         self.queue.append(event)
         self.queued += size(event)
         if self.queued > QUEUED_BYTES:
-            self.connection.transport.pause_reading()
+            self.connection.pause_reading()
         self.news.set()
 
     def client_closes(self, payload):

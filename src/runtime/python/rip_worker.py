@@ -11,6 +11,7 @@ import traceback
 
 # By their own names: gevent and eventlet replace what the modules have.
 from _thread import get_ident
+from select import POLLRDHUP, poll
 from socket import AF_UNIX, SOCK_STREAM, socket
 
 from rip_loading import Mistake, Target, looks_like_asgi
@@ -295,6 +296,13 @@ class Worker:
         title = html.escape(traceback.format_exception_only(type(error), error)[-1].strip())
         page = "<!doctype html><meta charset=utf-8><title>%s</title><h1>%s</h1><pre>%s</pre>\n"
         return "text/html; charset=utf-8", (page % (title, title, html.escape(text))).encode("utf-8", "replace")
+
+
+def has_half_closed(fd):
+    """Whether the other end says nothing more, however much of what it has said is still unread."""
+    poller = poll()
+    poller.register(fd, POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 def thread_owner(frame):

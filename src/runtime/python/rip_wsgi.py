@@ -15,12 +15,12 @@ from urllib.parse import unquote
 from _thread import allocate_lock, start_new_thread
 from os import O_CLOEXEC, O_NONBLOCK, pipe2, read, write
 from select import EPOLLIN, epoll
-from socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_STREAM, socket
+from socket import AF_UNIX, SOCK_STREAM, socket
 from time import sleep
 
 from rip_answer import Answer, Body, FileWrapper, Leaving, READ_BYTES
 from rip_head import MAX_HEAD_BYTES, MAX_KNOWN_NAMES, TEXT, BadRequest, body_bytes, check_controls
-from rip_worker import BAD_REQUEST, BUSY, READY, Gone, host_and_port
+from rip_worker import BAD_REQUEST, BUSY, READY, Gone, has_half_closed, host_and_port
 
 PARTIAL = b""  # a head that has not come whole yet
 GRACE_S = 0.002  # an answer's last byte is out a moment before the main thread is idle
@@ -93,12 +93,7 @@ class Connection:
             raise Gone(str(error)) from None
 
     def has_ended(self):
-        try:
-            return not self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return has_half_closed(self.fd)
 
 
 class WsgiServer:
