@@ -9,6 +9,7 @@ use std::time::Duration;
 
 const WSGI: &str = "
 import os, threading, time
+from failing import fail_on
 
 def gate(name):
     while not os.path.exists(name):
@@ -44,6 +45,8 @@ def endless():
 
 def app(environ, start_response):
     path = environ['PATH_INFO']
+    if path.startswith('/stderr'):
+        fail_on(path)
     write = start_response('200 OK', [('Content-Type', 'text/plain')])
     if path == '/read-late':
         threading.Thread(target=read_late, args=[environ['wsgi.input']], daemon=True).start()
@@ -61,8 +64,36 @@ def app(environ, start_response):
     return [environ.get('HTTP_COOKIE', '-').encode()]
 ";
 
+/// For both.
+const FAILING: (&str, &str) = (
+    "failing.py",
+    "
+import os, sys
+
+class Closed:
+    def write(self, text):
+        raise RuntimeError('it is closed')
+    flush = write
+
+def fail_on(path):
+    if path == '/stderr-is-strict':
+        sys.stderr = open('log', 'a', encoding='utf-8', errors='strict')
+    elif path == '/stderr-is-full':
+        sys.stderr = open('/dev/full', 'w', buffering=1)
+    elif path == '/stderr-is-closed':
+        sys.stderr = open('log', 'a')
+        sys.stderr.close()
+    elif path == '/stderr-fails':
+        sys.stderr = Closed()
+    elif path == '/stderr-is-nothing':
+        sys.stderr = object()
+    raise ValueError('no name is \\udcff: ' + path)
+",
+);
+
 const ASGI: &str = "
 import asyncio, os, time
+from failing import fail_on
 
 def gate():
     print('at work', flush=True)
@@ -108,6 +139,8 @@ async def app(scope, receive, send):
         await send({'type': 'http.response.start', 'status': 200, 'headers': head})
         await send({'type': 'http.response.body', 'body': b'first', 'more_body': True})
         return await asyncio.to_thread(gate)
+    if path.startswith('/stderr'):
+        fail_on(path)
     if path == '/endless':
         await send({'type': 'http.response.start', 'status': 200, 'headers': []})
         await endless(send, {'type': 'http.response.body', 'body': b'tick ', 'more_body': True})
@@ -125,14 +158,14 @@ async def app(scope, receive, send):
 ";
 
 fn with_asgi(arguments: &[&str], check: impl Fn(&mut Worker)) {
-    if let Some(mut worker) = Worker::start(("asgi.py", ASGI), arguments) {
+    if let Some(mut worker) = Worker::start_of(&[("asgi.py", ASGI), FAILING], arguments) {
         check(&mut worker);
     }
 }
 
 fn with_wsgi(check: impl Fn(&mut Worker)) {
     for places in ["c:1", "c:4"] {
-        let Some(mut worker) = Worker::start(("wsgi.py", WSGI), &[places]) else { return };
+        let Some(mut worker) = Worker::start_of(&[("wsgi.py", WSGI), FAILING], &[places]) else { return };
         println!("{places}");
         check(&mut worker);
     }
@@ -254,4 +287,21 @@ fn a_websocket_whose_messages_are_not_read_ends_with_its_client() {
             }
         });
     }
+}
+
+#[test]
+fn a_stderr_that_fails_makes_of_one_exception_no_lost_worker() {
+    let check = |worker: &mut Worker| {
+        let pid = worker.server.worker_pids()[0];
+        let kinds = ["strict", "full", "closed", "nothing"].map(|kind| format!("/stderr-is-{kind}"));
+        for path in kinds.iter().map(String::as_str).chain(["/stderr-fails"]) {
+            assert_eq!(worker.server.get(path).status, 500, "{path}");
+            let words = format!("ValueError: no name is \\udcff: {path}");
+            worker.server.wait_until(&words, |server| server.stderr_text().contains(&words));
+            assert_eq!(worker.server.get("/").status, 200, "{path}");
+        }
+        assert_eq!(worker.server.worker_pids(), [pid], "{}", worker.server.stderr_text());
+    };
+    with_wsgi(check);
+    with_asgi(&[], check);
 }

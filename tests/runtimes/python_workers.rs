@@ -168,9 +168,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn start((entry, text): (&str, &str), arguments: &[&str]) -> Option<Worker> {
+    fn start(file: (&str, &str), arguments: &[&str]) -> Option<Worker> {
+        Worker::start_of(&[file], arguments)
+    }
+
+    /// Of the app that these files are.
+    pub fn start_of(files: &[(&str, &str)], arguments: &[&str]) -> Option<Worker> {
         let fixture = Fixture::empty(&python(&["asyncio"]), "app")?;
-        fixture.write(entry, text);
+        for (name, text) in files {
+            fixture.write(name, text);
+        }
         let server = fixture.server(None).env("NODE_ENV", "production").args(["w:1", "--no-access-log"]);
         let mut server = server.args(arguments).start();
         server.wait_for_workers(1);

@@ -53,6 +53,16 @@ class WebSocket:
         self.message = bytearray()
 
     async def run(self):
+        try:
+            await self.run_app()
+        except BaseException:
+            self.connection.transport.close()
+            raise
+        finally:
+            self.connection.ended()
+            self.server.answered(self)
+
+    async def run_app(self):
         error = None
         try:
             await self.server.app(self.scope, self.receive, self.send)
@@ -74,8 +84,6 @@ class WebSocket:
                 self.server.worker.say("WebSocket %s failed in its refusal" % told(self.scope), error)
         elif not self.closed and not self.cancelled:
             connection.failed(self.scope, error or RuntimeError("the app neither accepted nor refused"))
-        connection.ended()
-        self.server.answered(self)
 
     # The app's side
 

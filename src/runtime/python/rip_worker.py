@@ -263,17 +263,25 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (AttributeError, OSError, ValueError):
-                pass
+            except Exception:
+                pass  # whatever the app has put there
         os._exit(code & 0xFF)
 
     # Trouble
 
     def say(self, what, error=None):
-        # In one write, so that other lines don't come between.
-        if sys.stderr:
-            name = "template" if self.id < 0 else "worker %d" % self.id
-            sys.stderr.write("rip-server: %s: %s\n%s" % (name, what, trace(error) if error else ""))
+        """Never fails: the app may have put a stream in stderr's place that does, and the caller has work to end."""
+        name = "template" if self.id < 0 else "worker %d" % self.id
+        text = "rip-server: %s: %s\n%s" % (name, what, trace(error) if error else "")
+        try:
+            # In one write, so that other lines don't come between.
+            if sys.stderr:
+                sys.stderr.write(text)
+        except Exception:
+            try:
+                os.write(2, text.encode("utf-8", "backslashreplace"))
+            except OSError:
+                pass  # nobody hears it
 
     def fail(self, what, error=None):
         self.say(what, error)
@@ -344,7 +352,10 @@ def trace(error):
     frame = error.__traceback__
     while frame and frame.tb_frame.f_code.co_filename.startswith((HERE + os.sep, "<frozen")):
         frame = frame.tb_next
-    return "".join(traceback.format_exception(type(error), error, frame))
+    try:
+        return "".join(traceback.format_exception(type(error), error, frame))
+    except Exception as failure:
+        return "%s, whose trace can't be shown (%s)\n" % (type(error).__name__, type(failure).__name__)
 
 
 def told(scope):

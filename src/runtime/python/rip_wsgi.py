@@ -197,6 +197,9 @@ class WsgiServer:
             keep = connection.refuse()
         except OSError:
             keep = False  # gone
+        except Exception as error:
+            self.worker.say("a request has failed in the harness", error)
+            keep = False
         self.busy = False
         if keep:
             return
