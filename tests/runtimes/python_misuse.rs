@@ -47,6 +47,9 @@ def app(environ, start_response):
     path = environ['PATH_INFO']
     if path.startswith('/stderr'):
         fail_on(path)
+    if path == '/made-up':
+        start_response(environ['QUERY_STRING'] + ' Made up', [])
+        return [b'body']
     write = start_response('200 OK', [('Content-Type', 'text/plain')])
     if path == '/read-late':
         threading.Thread(target=read_late, args=[environ['wsgi.input']], daemon=True).start()
@@ -141,6 +144,10 @@ async def app(scope, receive, send):
         return await asyncio.to_thread(gate)
     if path.startswith('/stderr'):
         fail_on(path)
+    if path == '/made-up':
+        status = int(scope['query_string'])
+        await send({'type': 'http.response.start', 'status': status, 'headers': []})
+        return await send({'type': 'http.response.body', 'body': b'body'})
     if path == '/endless':
         await send({'type': 'http.response.start', 'status': 200, 'headers': []})
         await endless(send, {'type': 'http.response.body', 'body': b'tick ', 'more_body': True})
@@ -301,6 +308,22 @@ fn a_stderr_that_fails_makes_of_one_exception_no_lost_worker() {
             assert_eq!(worker.server.get("/").status, 200, "{path}");
         }
         assert_eq!(worker.server.worker_pids(), [pid], "{}", worker.server.stderr_text());
+    };
+    with_wsgi(check);
+    with_asgi(&[], check);
+}
+
+#[test]
+fn a_status_that_ends_no_answer_is_a_500_with_a_line_in_the_log() {
+    let check = |worker: &mut Worker| {
+        for status in [100, 101, 103, 199, 20] {
+            assert_eq!(worker.server.get(&format!("/made-up?{status}")).status, 500, "{status}");
+            let words = "is no status of a final answer";
+            worker.server.wait_until(words, |server| {
+                server.stderr_lines().iter().any(|line| line.contains(&status.to_string()) && line.ends_with(words))
+            });
+        }
+        assert_eq!(worker.server.get("/made-up?299").text(), "body");
     };
     with_wsgi(check);
     with_asgi(&[], check);

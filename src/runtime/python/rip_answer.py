@@ -9,7 +9,7 @@ from _thread import allocate_lock
 from select import POLLIN, poll
 from socket import MSG_DONTWAIT
 
-from rip_worker import HOP_BY_HOP, Gone
+from rip_worker import FINAL_STATUSES, HOP_BY_HOP, Gone
 
 READ_BYTES = 65536
 JOIN_BYTES = 65536  # up to here, copying head and body together costs less than another send
@@ -122,6 +122,9 @@ class Answer:
         status = self.status
         if status is None:
             raise AssertionError("the app has not called start_response")
+        code = int(status[:3])
+        if code not in FINAL_STATUSES:
+            raise ValueError("%r is no status of a final answer" % status)
         lines = ["HTTP/1.1 " + status]
         self.due = None
         for name, value in self.headers:
@@ -133,7 +136,7 @@ class Answer:
             elif lower == "content-type":
                 self.streams_events = value[:17].lower() == "text/event-stream"
             lines.append(name + ": " + value)
-        if int(status[:3]) in (204, 304):
+        if code in (204, 304):
             self.without_body = True
         elif self.due is None and not (self.without_body and not length):
             if length is None:

@@ -5,7 +5,18 @@ import http
 from urllib.parse import unquote_to_bytes
 
 from rip_head import BYTES, MAX_HEAD_BYTES, MAX_KNOWN_NAMES, BadRequest, body_bytes, check_controls
-from rip_worker import BAD_REQUEST, BUSY, HOP_BY_HOP, READY, Gone, has_half_closed, host_and_port, jobs_in_threads, told
+from rip_worker import (
+    BAD_REQUEST,
+    BUSY,
+    FINAL_STATUSES,
+    HOP_BY_HOP,
+    READY,
+    Gone,
+    has_half_closed,
+    host_and_port,
+    jobs_in_threads,
+    told,
+)
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
@@ -248,6 +259,8 @@ class Answer:
         self.complete = True
 
     def start(self, status, headers):
+        if status not in FINAL_STATUSES:
+            raise ValueError("%r is no status of a final answer" % status)
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         for name, value in headers:
             lower = name.lower()

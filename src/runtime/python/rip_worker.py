@@ -29,6 +29,8 @@ READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r
 # Modules whose functions are a thread's first: behind them is no code of the app's.
 THREADS = ("anyio.", "concurrent.futures.", "asgiref.", "threading")
 
+FINAL_STATUSES = range(200, 1000)  # behind a smaller one the client waits for another answer
+
 # What concerns one connection only is the front end's to say.
 HOP_BY_HOP = frozenset("connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
 
