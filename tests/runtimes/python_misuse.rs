@@ -50,6 +50,12 @@ def app(environ, start_response):
     if path == '/made-up':
         start_response(environ['QUERY_STRING'] + ' Made up', [])
         return [b'body']
+    if path == '/name':
+        start_response('200 OK', [(environ['QUERY_STRING'], 'value')])
+        return [b'body']
+    if path == '/text':
+        start_response('200 OK', [('Content-Length', '4')])
+        return iter(['text'])
     write = start_response('200 OK', [('Content-Type', 'text/plain')])
     if path == '/read-late':
         threading.Thread(target=read_late, args=[environ['wsgi.input']], daemon=True).start()
@@ -144,6 +150,17 @@ async def app(scope, receive, send):
         return await asyncio.to_thread(gate)
     if path.startswith('/stderr'):
         fail_on(path)
+    if path == '/name':
+        head = [(scope['query_string'], b'value')]
+        await send({'type': 'http.response.start', 'status': 200, 'headers': head})
+        return await send({'type': 'http.response.body', 'body': b'body'})
+    if path == '/text':
+        head = [(b'content-length', b'4')]
+        await send({'type': 'http.response.start', 'status': 200, 'headers': head})
+        return await send({'type': 'http.response.body', 'body': 'text'})
+    if path == '/cancel-all':
+        for task in asyncio.all_tasks():
+            task.cancel()
     if path == '/made-up':
         status = int(scope['query_string'])
         await send({'type': 'http.response.start', 'status': status, 'headers': []})
@@ -250,7 +267,9 @@ fn an_upload_that_nobody_reads_hides_no_client_that_leaves() {
         client.read_until_close();
         // What gets a 504 is cancelled.
         assert_eq!(worker.server.client().post("/silent", &[b'b'; 4 * UNREAD_BYTES]).status, 504);
-        worker.server.wait_until("its cancellation", |server| server.stderr_text().contains("its time is up"));
+        worker
+            .server
+            .wait_until("its cancellation", |server| server.stderr_text().contains("its time is up"));
         assert_eq!(worker.server.get("/").status, 200);
     });
 }
@@ -320,11 +339,41 @@ fn a_status_that_ends_no_answer_is_a_500_with_a_line_in_the_log() {
             assert_eq!(worker.server.get(&format!("/made-up?{status}")).status, 500, "{status}");
             let words = "is no status of a final answer";
             worker.server.wait_until(words, |server| {
-                server.stderr_lines().iter().any(|line| line.contains(&status.to_string()) && line.ends_with(words))
+                server
+                    .stderr_lines()
+                    .iter()
+                    .any(|line| line.contains(&status.to_string()) && line.ends_with(words))
             });
         }
         assert_eq!(worker.server.get("/made-up?299").text(), "body");
     };
     with_wsgi(check);
     with_asgi(&[], check);
+}
+
+#[test]
+fn a_body_of_text_and_a_header_whose_name_is_none_are_a_500() {
+    let check = |worker: &mut Worker| {
+        for path in ["/text", "/name?a:b", "/name?", "/name?a(b)"] {
+            assert_eq!(worker.server.get(path).status, 500, "{path}");
+        }
+        assert_eq!(worker.server.get("/name?x-name").header("x-name"), Some("value"));
+    };
+    with_wsgi(check);
+    with_asgi(&[], check);
+}
+
+#[test]
+fn a_handler_that_cancels_all_tasks_has_its_worker_replaced_in_good_order() {
+    with_asgi(&[], |worker| {
+        let pid = worker.server.get("/").text();
+        assert_eq!(worker.server.get("/cancel-all").text(), pid);
+        worker.server.wait_until("its successor", |server| {
+            let answer = server.get("/");
+            answer.status == 200 && answer.text() != pid
+        });
+        let pid = pid.parse().expect("a pid");
+        wait_until("its end", || !is_alive(pid));
+        assert!(!worker.server.stderr_text().contains("exit code"), "{}", worker.server.stderr_text());
+    });
 }

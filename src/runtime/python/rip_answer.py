@@ -9,6 +9,7 @@ from _thread import allocate_lock
 from select import POLLIN, poll
 from socket import MSG_DONTWAIT
 
+from rip_head import TEXT
 from rip_worker import FINAL_STATUSES, HOP_BY_HOP, Gone
 
 READ_BYTES = 65536
@@ -128,6 +129,7 @@ class Answer:
         lines = ["HTTP/1.1 " + status]
         self.due = None
         for name, value in self.headers:
+            TEXT.check_field_name(name)
             lower = name.lower()
             if lower == "content-length":
                 self.due = int(value)
@@ -201,11 +203,12 @@ class Answer:
         block = self.fitting(block)
         if self.chunked:
             block = b"%x\r\n%b\r\n" % (len(block), block)
+        data = head + block  # fails where the block is no bytes, before anything is sent
         self.head_sent = True
         if self.due == 0:
             self.server.busy = False
-        if head or block:
-            self.connection.send(head + block)
+        if data:
+            self.connection.send(data)
 
     def send_file(self, file):
         """Sends a real file from kernel to kernel; False if it is none."""

@@ -263,6 +263,7 @@ class Answer:
             raise ValueError("%r is no status of a final answer" % status)
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         for name, value in headers:
+            BYTES.check_field_name(name)
             lower = name.lower()
             if lower == b"content-length":
                 self.due = int(value)
@@ -291,9 +292,10 @@ class Answer:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
                 body += b"0\r\n\r\n"
+        data += body  # fails where the body is no bytes, before anything is sent
         self.head_sent = True
-        if data or body:
-            self.connection.transport.write(data + body)
+        if data:
+            self.connection.transport.write(data)
         # With the last byte that Content-Length promises: the next request may follow it at once.
         if self.without_body or not more or self.due == 0:
             self.finish()

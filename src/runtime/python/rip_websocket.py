@@ -5,6 +5,7 @@ import base64
 import hashlib
 from collections import deque
 
+from rip_head import BYTES
 from rip_http import Answer
 from rip_worker import Gone, told
 
@@ -145,7 +146,9 @@ class WebSocket:
         lines.append(b"Sec-WebSocket-Accept: " + proof)
         if subprotocol:
             lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
-        lines.extend(b"%b: %b" % (name, value) for name, value in headers)
+        for name, value in headers:
+            BYTES.check_field_name(name)
+            lines.append(b"%b: %b" % (name, value))
         head = b"\r\n".join(lines)
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
             raise ValueError("a header has a line break in it: %r" % lines)
