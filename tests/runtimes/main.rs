@@ -15,6 +15,7 @@ mod leavers;
 mod loading;
 mod protocol;
 mod python;
+mod python_misuse;
 mod python_workers;
 mod ruby;
 mod rust;

@@ -53,7 +53,9 @@ class Server:
 
 def opened():
     server = Server()
-    connection = SimpleNamespace(server=server, transport=Transport(), exchange=None, writable=None)
+    transport = Transport()
+    connection = SimpleNamespace(server=server, transport=transport, exchange=None, writable=None)
+    connection.pause_reading = transport.pause_reading
     scope = {"scheme": "http", "method": "GET"}
     socket = WebSocket(connection, scope, {b"sec-websocket-key": b"dGhlIHNhbXBsZSBub25jZQ=="})
     connection.exchange = socket

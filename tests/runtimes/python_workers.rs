@@ -162,15 +162,22 @@ def block():
 
 const BOTH: [(&str, &str); 2] = [("wsgi.py", WSGI), ("asgi.py", ASGI)];
 
-struct Worker {
-    fixture: Fixture,
-    server: Server,
+pub struct Worker {
+    pub fixture: Fixture,
+    pub server: Server,
 }
 
 impl Worker {
-    fn start((entry, text): (&str, &str), arguments: &[&str]) -> Option<Worker> {
+    fn start(file: (&str, &str), arguments: &[&str]) -> Option<Worker> {
+        Worker::start_of(&[file], arguments)
+    }
+
+    /// Of the app that these files are.
+    pub fn start_of(files: &[(&str, &str)], arguments: &[&str]) -> Option<Worker> {
         let fixture = Fixture::empty(&python(&["asyncio"]), "app")?;
-        fixture.write(entry, text);
+        for (name, text) in files {
+            fixture.write(name, text);
+        }
         let server = fixture.server(None).env("NODE_ENV", "production").args(["w:1", "--no-access-log"]);
         let mut server = server.args(arguments).start();
         server.wait_for_workers(1);
@@ -178,15 +185,15 @@ impl Worker {
     }
 
     /// A connection of its own.
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::connect_unix(&worker_socket(&self.server))
     }
 
-    fn open(&self, gate: &str) {
+    pub fn open(&self, gate: &str) {
         self.fixture.write(gate, "");
     }
 
-    fn says(&mut self, words: &str) {
+    pub fn says(&mut self, words: &str) {
         self.server.wait_until(words, |server| has_said(server, words));
     }
 
@@ -345,7 +352,7 @@ fn event_streams_and_websockets_are_told_at_once_that_the_worker_leaves() {
     worker.stops();
 }
 
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+pub const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 #[test]

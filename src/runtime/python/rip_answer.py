@@ -4,10 +4,17 @@ import io
 import os
 import stat
 
-from rip_worker import HOP_BY_HOP, Gone
+# By their own names: gevent and eventlet replace what the modules have.
+from _thread import allocate_lock
+from select import POLLIN, poll
+from socket import MSG_DONTWAIT
+
+from rip_head import TEXT
+from rip_worker import FINAL_STATUSES, HOP_BY_HOP, Gone
 
 READ_BYTES = 65536
 JOIN_BYTES = 65536  # up to here, copying head and body together costs less than another send
+WAIT_MS = 100  # how late a reader may notice that the answer has ended
 
 
 class Leaving(Gone):
@@ -18,16 +25,28 @@ class Body(io.RawIOBase):
     """A request's body while it comes; io.BufferedReader makes wsgi.input of it."""
 
     def __init__(self, connection, length):
-        self.connection = connection
+        self.connection = connection  # None once the answer has ended
         self.left = length
+        # A thread of the app's may read while the answer ends. Nobody waits for anything while he has it.
+        self.lock = allocate_lock()
 
     def readable(self):
         return True
 
     def readinto(self, into):
-        if not self.left:
-            return 0
-        connection = self.connection
+        while self.left:
+            with self.lock:
+                connection = self.connection
+                if connection is None:
+                    raise Gone("the answer has ended, and its request's body with it")
+                count = self.take(connection, into)
+            if count is not None:
+                return count
+            wait_for_more(connection.fd)
+        return 0
+
+    def take(self, connection, into):
+        """What has come, without waiting for more; None if nothing has."""
         count = min(len(into), self.left)
         if connection.rest:
             count = min(count, len(connection.rest))
@@ -35,7 +54,9 @@ class Body(io.RawIOBase):
             connection.rest = connection.rest[count:]
         else:
             try:
-                count = connection.sock.recv_into(into, count)
+                count = connection.sock.recv_into(into, count, MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
             except OSError:
                 count = 0
             if not count:
@@ -43,6 +64,19 @@ class Body(io.RawIOBase):
                 raise Gone("the request's body has ended early")
         self.left -= count
         return count
+
+    def detach(self):
+        """The answer has ended: what comes now is not for who still reads. Returns how much of the body is to come."""
+        with self.lock:
+            connection, self.connection = self.connection, None
+            return self.left - len(connection.rest)
+
+
+def wait_for_more(fd):
+    """Not for long: as long as a thread waits, its connection is not closed for the other end."""
+    poller = poll()
+    poller.register(fd, POLLIN)
+    poller.poll(WAIT_MS)
 
 
 class FileWrapper:
@@ -89,9 +123,13 @@ class Answer:
         status = self.status
         if status is None:
             raise AssertionError("the app has not called start_response")
+        code = int(status[:3])
+        if code not in FINAL_STATUSES:
+            raise ValueError("%r is no status of a final answer" % status)
         lines = ["HTTP/1.1 " + status]
         self.due = None
         for name, value in self.headers:
+            TEXT.check_field_name(name)
             lower = name.lower()
             if lower == "content-length":
                 self.due = int(value)
@@ -100,7 +138,7 @@ class Answer:
             elif lower == "content-type":
                 self.streams_events = value[:17].lower() == "text/event-stream"
             lines.append(name + ": " + value)
-        if int(status[:3]) in (204, 304):
+        if code in (204, 304):
             self.without_body = True
         elif self.due is None and not (self.without_body and not length):
             if length is None:
@@ -126,6 +164,10 @@ class Answer:
 
     def whole(self, body):
         """Head and body at once."""
+        with self.connection.writing:
+            self.send_whole(body)
+
+    def send_whole(self, body):
         head = self.head(len(body))
         body = self.fitting(body)
         self.head_sent = True
@@ -141,6 +183,13 @@ class Answer:
         """One block of the body: it leaves at once."""
         if not block:
             return
+        with self.connection.writing:
+            if self.complete:
+                # The connection is the next answer's, which is another client's.
+                raise Gone("the answer has ended")
+            self.send_block(block)
+
+    def send_block(self, block):
         if self.head_sent:
             # A stream may have no end: only here can it notice that nobody listens.
             if self.chunked and self.connection.has_ended():
@@ -154,11 +203,12 @@ class Answer:
         block = self.fitting(block)
         if self.chunked:
             block = b"%x\r\n%b\r\n" % (len(block), block)
+        data = head + block  # fails where the block is no bytes, before anything is sent
         self.head_sent = True
         if self.due == 0:
             self.server.busy = False
-        if head or block:
-            self.connection.send(head + block)
+        if data:
+            self.connection.send(data)
 
     def send_file(self, file):
         """Sends a real file from kernel to kernel; False if it is none."""
@@ -167,7 +217,11 @@ class Answer:
         # Not whatever has a fileno(): a GzipFile's is that of the compressed file.
         if not isinstance(file.raw, io.FileIO) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return False
-        offset = file.tell()
+        with self.connection.writing:
+            self.send_file_on(file, file.tell())
+        return True
+
+    def send_file_on(self, file, offset):
         head = self.head(max(os.fstat(file.fileno()).st_size - offset, 0))
         self.head_sent = True
         self.connection.send(head)
@@ -181,14 +235,20 @@ class Answer:
                 break
             offset += count
             self.due -= count
-        return True
 
     def end(self):
-        if not self.head_sent:
-            self.whole(b"")
-        if self.chunked:
-            self.server.busy = False
-            self.connection.send(b"0\r\n\r\n")
-        if self.due and not self.without_body:
-            raise AssertionError("the body is %d bytes shorter than its Content-Length" % self.due)
-        self.complete = True
+        with self.connection.writing:
+            if not self.head_sent:
+                self.send_whole(b"")
+            if self.due and not self.without_body:
+                raise AssertionError("the body is %d bytes shorter than its Content-Length" % self.due)
+            self.complete = True  # before the last byte, behind which the next request comes
+            if self.chunked:
+                self.server.busy = False
+                self.connection.send(b"0\r\n\r\n")
+
+    def close(self):
+        """Nothing more of it is sent; returns whether it was complete."""
+        with self.connection.writing:
+            was_complete, self.complete = self.complete, True
+            return was_complete

@@ -127,12 +127,22 @@ class AsgiServer:
         self.apps_sigterm = self.worker.apps_sigterm()
         self.loop.on_sigterm(self.on_sigterm)
         self.worker.join(streams=True, concurrency=self.worker.max_at_work)
-        await self.finished
+        while not self.finished.done():
+            await self.wait_for_end_of([self.finished])
         server.close()
         # Background work of requests that have their answers, and what the app does on SIGTERM.
         while self.tasks:
-            await asyncio.wait(self.tasks)
-        await self.lifespan.shutdown()
+            await self.wait_for_end_of(self.tasks)
+        try:
+            await self.lifespan.shutdown()
+        except asyncio.CancelledError:
+            pass  # by the app's shutdown, which cancels all tasks
+
+    async def wait_for_end_of(self, tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            self.on_sigterm()  # the app has cancelled all tasks, which says what stopping the loop does
 
     def descriptors(self):
         transports = [connection.transport for connection in self.connections]

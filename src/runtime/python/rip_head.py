@@ -23,6 +23,7 @@ class Grammar:
     def __init__(self, kind):
         self.match_line = re.compile(kind(REQUEST_LINE)).fullmatch
         self.is_token = re.compile(kind(TOKEN)).fullmatch
+        self.field_names = set()  # of answers, as far as they have been checked
 
     def method_and_target(self, line):
         match = self.match_line(line)
@@ -33,6 +34,15 @@ class Grammar:
     def check_name(self, name):
         if not self.is_token(name):
             raise BadRequest
+
+    def check_field_name(self, name):
+        """That of an answer's field, which is the app's."""
+        if name in self.field_names:
+            return
+        if not self.is_token(name):
+            raise ValueError("%r is no name of a header" % name)
+        if len(self.field_names) < MAX_KNOWN_NAMES:
+            self.field_names.add(name)
 
 
 TEXT = Grammar(str)

@@ -5,11 +5,23 @@ import http
 from urllib.parse import unquote_to_bytes
 
 from rip_head import BYTES, MAX_HEAD_BYTES, MAX_KNOWN_NAMES, BadRequest, body_bytes, check_controls
-from rip_worker import BAD_REQUEST, BUSY, HOP_BY_HOP, READY, Gone, host_and_port, jobs_in_threads, told
+from rip_worker import (
+    BAD_REQUEST,
+    BUSY,
+    FINAL_STATUSES,
+    HOP_BY_HOP,
+    READY,
+    Gone,
+    has_half_closed,
+    host_and_port,
+    jobs_in_threads,
+    told,
+)
 
 BODY_AHEAD_BYTES = 262144  # what is read of a body before the app asks for it
 TELL_S = 0.05  # an event stream that has not asked for news of its client by then is cancelled
 LOOK_EVERY_S = 0.02  # whether a thread of a cancelled request is still at work
+WATCH_EVERY_S = 0.1  # whether a client has left whose body is not read
 TIMEOUT_SLACK_S = 0.1  # the server's clock began a moment earlier, and its word comes a moment later
 HOP_BY_HOP_BYTES = frozenset(name.encode() for name in HOP_BY_HOP)
 # 2.3: with 2.4, Starlette's streams would notice a gone client only at their next send.
@@ -31,6 +43,9 @@ class Connection(asyncio.Protocol):
         self.socket = None  # after a 101, the WebSocket
         self.writable = None  # while the transport's buffer is full, a future
         self.has_ended = False  # the server's side: nobody waits for the answer
+        self.is_read_out = False  # to that end
+        self.paused = False  # no more is read for now
+        self.watch = None  # a timer, while that may hide the end
         self.is_last = False  # nothing more is read: the connection ends with the exchange
 
     def connection_made(self, transport):
@@ -39,7 +54,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self):
         """The server's half-close; our half stays open until the handler has ended."""
-        self.has_ended = True
+        self.has_ended = self.is_read_out = True
         self.resume_writing()
         if self.exchange is None:
             return False
@@ -48,10 +63,36 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error):
         self.resume_writing()
-        if not self.has_ended and self.exchange:
-            self.has_ended = True
+        if not self.is_read_out and self.exchange:
+            self.has_ended = self.is_read_out = True
             self.exchange.lost()
+        if self.watch:
+            self.watch.cancel()
         self.server.connection_ended(self)
+
+    def pause_reading(self):
+        if not (self.paused or self.transport.is_closing()):
+            self.paused = True
+            self.transport.pause_reading()
+            self.watch = self.watch or self.server.loop.call_later(WATCH_EVERY_S, self.look_for_end)
+
+    def resume_reading(self):
+        if self.paused:
+            self.paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def look_for_end(self):
+        """Where nothing is read, the end behind it does not come by itself."""
+        self.watch = None
+        if not self.paused or self.has_ended or self.exchange is None or self.transport.is_closing():
+            return
+        if has_half_closed(self.transport.get_extra_info("socket").fileno()):
+            self.has_ended = True
+            self.resume_writing()
+            self.exchange.left()
+        else:
+            self.watch = self.server.loop.call_later(WATCH_EVERY_S, self.look_for_end)
 
     def pause_writing(self):
         self.writable = self.server.loop.create_future()
@@ -218,8 +259,11 @@ class Answer:
         self.complete = True
 
     def start(self, status, headers):
+        if status not in FINAL_STATUSES:
+            raise ValueError("%r is no status of a final answer" % status)
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         for name, value in headers:
+            BYTES.check_field_name(name)
             lower = name.lower()
             if lower == b"content-length":
                 self.due = int(value)
@@ -248,9 +292,10 @@ class Answer:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
                 body += b"0\r\n\r\n"
+        data += body  # fails where the body is no bytes, before anything is sent
         self.head_sent = True
-        if data or body:
-            self.connection.transport.write(data + body)
+        if data:
+            self.connection.transport.write(data)
         # With the last byte that Content-Length promises: the next request may follow it at once.
         if self.without_body or not more or self.due == 0:
             self.finish()
@@ -276,7 +321,6 @@ class Exchange(Answer):
 
     task = None
     body_taken = False  # the app has had the last of it
-    paused = False  # no more of it is read for now
     news = None  # an Event, once somebody waits in receive()
     gone = False  # nobody waits for the answer
     leaving = False  # the worker ends: the app is told to end its stream
@@ -295,6 +339,15 @@ class Exchange(Answer):
             self.without_body = True
 
     async def run(self):
+        try:
+            await self.run_app()
+        finally:
+            if not self.complete:
+                # Whatever has failed here: it must not keep its place, nor look whole.
+                self.connection.transport.close()
+                self.finish()
+
+    async def run_app(self):
         error = None
         try:
             await self.server.app(self.scope, self.receive, self.send)
@@ -335,7 +388,7 @@ class Exchange(Answer):
         self.complete = True
         connection = self.connection
         if connection.exchange is self:
-            self.read_on()
+            connection.resume_reading()
             connection.ended()
         if self.news:
             self.news.set()
@@ -345,10 +398,14 @@ class Exchange(Answer):
 
     def lost(self):
         """Nobody waits for the answer: the app is told. Only of some is it the end."""
-        self.gone = True
+        was_gone, self.gone = self.gone, True
         self.wake()
+        if was_gone:
+            return
         if self.is_overdue() or self.streams_events and self.head_sent:
             self.server.cancel_unless_told(self, TELL_S)
+
+    left = lost  # seen before what had been sent was read
 
     def is_overdue(self):
         """Whether it is for its read timeout that the server waits no longer."""
@@ -364,7 +421,8 @@ class Exchange(Answer):
             self.server.cancel_unless_told(self, TELL_S)
 
     def cancel(self):
-        if self.task and not self.task.done() and not self.complete:
+        # Once: a second one would end the wait for what the first one has left at work.
+        if self.task and not (self.cancelled or self.task.done() or self.complete):
             self.cancelled = True
             self.jobs = jobs_in_threads()
             if not self.streams_events:
@@ -379,15 +437,9 @@ class Exchange(Answer):
 
     def feed(self, body):
         self.body += body
-        if len(self.body) > BODY_AHEAD_BYTES and not self.paused:
-            self.paused = True
-            self.connection.transport.pause_reading()
+        if len(self.body) > BODY_AHEAD_BYTES:
+            self.connection.pause_reading()
         self.wake()
-
-    def read_on(self):
-        if self.paused:
-            self.paused = False
-            self.connection.transport.resume_reading()
 
     async def receive(self):
         while not self.complete:
@@ -395,9 +447,10 @@ class Exchange(Answer):
             if self.body or not (more or self.body_taken):
                 body, self.body = self.body, b""
                 self.body_taken = not more
-                self.read_on()
+                self.connection.resume_reading()
                 return {"type": "http.request", "body": body, "more_body": more}
-            if self.gone or self.leaving:
+            # Who reads its body gets it, though nobody waits for the answer any more.
+            if self.gone and (self.connection.is_read_out or not more) or self.leaving:
                 break
             if not self.news:
                 self.news = asyncio.Event()

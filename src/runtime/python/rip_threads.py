@@ -147,6 +147,10 @@ class ThreadedServer(WsgiServer):
             return connection.refuse()
         except OSError:
             return False  # gone
+        except BaseException as error:
+            # The thread may lead, and is one of those that are counted.
+            self.worker.say("a request has failed in the harness", error)
+            return False
 
     # Connections
 

@@ -5,6 +5,7 @@ import base64
 import hashlib
 from collections import deque
 
+from rip_head import BYTES
 from rip_http import Answer
 from rip_worker import Gone, told
 
@@ -45,6 +46,7 @@ class WebSocket:
         self.disconnect = None  # the app's last message
         self.queue = deque([{"type": "websocket.connect"}])
         self.queued = EVENT_BYTES
+        self.taken = 0  # messages, by the app
         self.news = asyncio.Event()
         self.buffer = bytearray()
         self.pinged = None  # the payload of a Ping, until the client takes what is written
@@ -52,6 +54,16 @@ class WebSocket:
         self.message = bytearray()
 
     async def run(self):
+        try:
+            await self.run_app()
+        except BaseException:
+            self.connection.transport.close()
+            raise
+        finally:
+            self.connection.ended()
+            self.server.answered(self)
+
+    async def run_app(self):
         error = None
         try:
             await self.server.app(self.scope, self.receive, self.send)
@@ -73,8 +85,6 @@ class WebSocket:
                 self.server.worker.say("WebSocket %s failed in its refusal" % told(self.scope), error)
         elif not self.closed and not self.cancelled:
             connection.failed(self.scope, error or RuntimeError("the app neither accepted nor refused"))
-        connection.ended()
-        self.server.answered(self)
 
     # The app's side
 
@@ -87,8 +97,9 @@ class WebSocket:
             await self.news.wait()
         message = self.queue.popleft()
         self.queued -= size(message)
+        self.taken += 1
         if self.queued <= QUEUED_BYTES:
-            self.connection.transport.resume_reading()
+            self.connection.resume_reading()
         return message
 
     async def send(self, message):
@@ -135,7 +146,9 @@ class WebSocket:
         lines.append(b"Sec-WebSocket-Accept: " + proof)
         if subprotocol:
             lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
-        lines.extend(b"%b: %b" % (name, value) for name, value in headers)
+        for name, value in headers:
+            BYTES.check_field_name(name)
+            lines.append(b"%b: %b" % (name, value))
         head = b"\r\n".join(lines)
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
             raise ValueError("a header has a line break in it: %r" % lines)
@@ -154,6 +167,19 @@ class WebSocket:
         self.closed = True
         self.disconnected(ENDED_WITHOUT_CLOSE)
 
+    def left(self):
+        """The client has gone, and what it had sent before is not read: an app that goes on taking it gets it all."""
+        self.closed = True
+        self.server.loop.call_later(TELL_S, self.cancel_unless_taken, self.taken)
+
+    def cancel_unless_taken(self, before):
+        if self.disconnect:
+            return  # it is read
+        if self.taken == before:
+            self.cancel()
+        else:
+            self.left()
+
     def leave(self):
         """The worker ends: both sides are told at once."""
         if self.accepted and not self.closed:
@@ -167,7 +193,7 @@ class WebSocket:
         self.server.cancel_unless_told(self, TELL_S)
 
     def cancel(self):
-        if self.task and not self.task.done():
+        if self.task and not (self.cancelled or self.task.done()):
             self.cancelled = True
             self.task.cancel()
 
@@ -276,7 +302,7 @@ class WebSocket:
         self.queue.append(event)
         self.queued += size(event)
         if self.queued > QUEUED_BYTES:
-            self.connection.transport.pause_reading()
+            self.connection.pause_reading()
         self.news.set()
 
     def client_closes(self, payload):

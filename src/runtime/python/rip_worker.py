@@ -11,6 +11,7 @@ import traceback
 
 # By their own names: gevent and eventlet replace what the modules have.
 from _thread import get_ident
+from select import POLLRDHUP, poll
 from socket import AF_UNIX, SOCK_STREAM, socket
 
 from rip_loading import Mistake, Target, looks_like_asgi
@@ -27,6 +28,8 @@ READY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r
 
 # Modules whose functions are a thread's first: behind them is no code of the app's.
 THREADS = ("anyio.", "concurrent.futures.", "asgiref.", "threading")
+
+FINAL_STATUSES = range(200, 1000)  # behind a smaller one the client waits for another answer
 
 # What concerns one connection only is the front end's to say.
 HOP_BY_HOP = frozenset("connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split())
@@ -262,17 +265,25 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (AttributeError, OSError, ValueError):
-                pass
+            except Exception:
+                pass  # whatever the app has put there
         os._exit(code & 0xFF)
 
     # Trouble
 
     def say(self, what, error=None):
-        # In one write, so that other lines don't come between.
-        if sys.stderr:
-            name = "template" if self.id < 0 else "worker %d" % self.id
-            sys.stderr.write("rip-server: %s: %s\n%s" % (name, what, trace(error) if error else ""))
+        """Never fails: the app may have put a stream in stderr's place that does, and the caller has work to end."""
+        name = "template" if self.id < 0 else "worker %d" % self.id
+        text = "rip-server: %s: %s\n%s" % (name, what, trace(error) if error else "")
+        try:
+            # In one write, so that other lines don't come between.
+            if sys.stderr:
+                sys.stderr.write(text)
+        except Exception:
+            try:
+                os.write(2, text.encode("utf-8", "backslashreplace"))
+            except OSError:
+                pass  # nobody hears it
 
     def fail(self, what, error=None):
         self.say(what, error)
@@ -295,6 +306,13 @@ class Worker:
         title = html.escape(traceback.format_exception_only(type(error), error)[-1].strip())
         page = "<!doctype html><meta charset=utf-8><title>%s</title><h1>%s</h1><pre>%s</pre>\n"
         return "text/html; charset=utf-8", (page % (title, title, html.escape(text))).encode("utf-8", "replace")
+
+
+def has_half_closed(fd):
+    """Whether the other end says nothing more, however much of what it has said is still unread."""
+    poller = poll()
+    poller.register(fd, POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 def thread_owner(frame):
@@ -336,7 +354,10 @@ def trace(error):
     frame = error.__traceback__
     while frame and frame.tb_frame.f_code.co_filename.startswith((HERE + os.sep, "<frozen")):
         frame = frame.tb_next
-    return "".join(traceback.format_exception(type(error), error, frame))
+    try:
+        return "".join(traceback.format_exception(type(error), error, frame))
+    except Exception as failure:
+        return "%s, whose trace can't be shown (%s)\n" % (type(error).__name__, type(failure).__name__)
 
 
 def told(scope):

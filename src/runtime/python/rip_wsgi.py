@@ -12,15 +12,15 @@ from collections import deque
 from urllib.parse import unquote
 
 # By their own names: gevent and eventlet replace what the modules have.
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 from os import O_CLOEXEC, O_NONBLOCK, pipe2, read, write
 from select import EPOLLIN, epoll
-from socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_STREAM, socket
+from socket import AF_UNIX, SOCK_STREAM, socket
 from time import sleep
 
 from rip_answer import Answer, Body, FileWrapper, Leaving, READ_BYTES
 from rip_head import MAX_HEAD_BYTES, MAX_KNOWN_NAMES, TEXT, BadRequest, body_bytes, check_controls
-from rip_worker import BAD_REQUEST, BUSY, READY, Gone, host_and_port
+from rip_worker import BAD_REQUEST, BUSY, READY, Gone, has_half_closed, host_and_port
 
 PARTIAL = b""  # a head that has not come whole yet
 GRACE_S = 0.002  # an answer's last byte is out a moment before the main thread is idle
@@ -42,6 +42,7 @@ class Connection:
         self.partial = PARTIAL
         self.unread_bytes = 0  # of a body that nobody wanted, still to come
         self.gone = False
+        self.writing = allocate_lock()  # threads of the app's may write as well
 
     def read_head(self):
         """The next request's head, without the empty line; None if the connection has ended.
@@ -92,12 +93,7 @@ class Connection:
             raise Gone(str(error)) from None
 
     def has_ended(self):
-        try:
-            return not self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return has_half_closed(self.fd)
 
 
 class WsgiServer:
@@ -201,6 +197,9 @@ class WsgiServer:
             keep = connection.refuse()
         except OSError:
             keep = False  # gone
+        except Exception as error:
+            self.worker.say("a request has failed in the harness", error)
+            keep = False
         self.busy = False
         if keep:
             return
@@ -225,13 +224,16 @@ class WsgiServer:
             body = Body(connection, length)
             environ["wsgi.input"] = io.BufferedReader(body, READ_BYTES)
         probed = self.probed(environ) if "HTTP_RIP_PROBE" in environ else None
-        if probed:
-            connection.send(probed)
-            keep = True
-        else:
-            keep = self.answer(connection, environ)
+        try:
+            if probed:
+                connection.send(probed)
+                keep = True
+            else:
+                keep = self.answer(connection, environ)
+        finally:
+            if body:
+                connection.unread_bytes = body.detach()
         if body:
-            connection.unread_bytes = body.left - len(connection.rest)
             return keep
         # What came behind the request came before its answer.
         return keep and length == len(connection.rest)
@@ -324,6 +326,7 @@ class WsgiServer:
         return self.app
 
     def failed(self, connection, environ, answer, error):
+        is_complete = answer.close()
         if connection.gone:
             return False
         method = environ["REQUEST_METHOD"]
@@ -336,7 +339,7 @@ class WsgiServer:
         )
         if answer.head_sent:
             # Cut, unless it was the app's close() that failed: half an answer must not look whole.
-            return answer.complete
+            return is_complete
         self.busy = False
         connection.send(failure)
         return True
