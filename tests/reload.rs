@@ -342,7 +342,8 @@ fn thirty_reloads_under_load_leave_no_more_behind_than_two() {
         // Bodies large enough for a temporary file, on the way to the worker and back.
         let load = Load::of(&server, "/bytes?n=300000", 1, 1);
         for _ in 0..times {
-            assert_eq!(lines_of(ask_for_reload(&server)).len(), 3);
+            let lines = lines_of(ask_for_reload(&server));
+            assert_eq!(lines.len(), 3, "{lines:?}");
             assert_eq!(server.client().post("/echo", &vec![b'x'; 100_000]).body.len(), 100_000);
         }
         load.end();

@@ -209,7 +209,9 @@ impl Reactor {
         self.answer_timed_out();
         self.supervisor.expire_groups(now);
         self.act_on_changes();
-        if self.supervisor.fleet().next_deadline().is_some_and(|deadline| deadline <= now) {
+        if let Some(due) = self.supervisor.fleet().next_deadline().filter(|due| *due <= now)
+            && !self.admin.puts_off(due)
+        {
             self.supervisor.fleet_mut().tick(now);
         }
         if self.frontend.end_pause(now) {

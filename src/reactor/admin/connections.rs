@@ -163,6 +163,10 @@ pub(crate) struct Connections {
     postponed: Vec<(Ask, u64)>,
     /// Somebody is left in the control socket's backlog.
     is_full: bool,
+    /// Somebody has come to the control socket since a deadline of the fleet's was looked at, and may have a join to say.
+    has_newcomers: bool,
+    /// The deadline that was put off for that.
+    put_off: Option<Instant>,
 }
 
 impl Connections {

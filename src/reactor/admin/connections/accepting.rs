@@ -10,13 +10,13 @@ use crate::reactor::admin::Admin;
 use crate::reactor::io::Io;
 use crate::reactor::io::listen::Accepted;
 use crate::reactor::io::stream::Stream;
-use crate::reactor::io::token::{Readiness, Target};
+use crate::reactor::io::token::Target;
 use crate::reactor::limits::MAX_PER_TICK;
 use crate::reactor::observer::Observer;
 use mio::Interest;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Admin {
     /// Takes the connections that the kernel has ready on one of the control sockets, as many as a tick may take: verbs
@@ -59,10 +59,8 @@ impl Admin {
                     ControlPeer::Stranger
                 }
             };
-            if let Some(key) = self.watch(stream, peer, io, observer) {
-                // A join that has waited while the server could not run is read before its worker's time is up.
-                self.note(key, Readiness::READABLE);
-            }
+            self.watch(stream, peer, io, observer);
+            self.connections.has_newcomers = true;
         }
         io.go_on_with(Target::ControlListener(index));
         Ok(())
@@ -132,14 +130,14 @@ impl Admin {
         MAX_VIEWERS.min(share_of_descriptors(32, MAX_VIEWERS, io))
     }
 
-    /// Its key, unless it cannot be watched.
-    pub(crate) fn watch(
-        &mut self,
-        mut stream: Stream,
-        peer: ControlPeer,
-        io: &Io,
-        observer: &mut Observer,
-    ) -> Option<usize> {
+    /// Whether a deadline of the fleet's is put off for one tick: the join that it waits for may lie in a connection that
+    /// has just been accepted, where the server could not run for a while.
+    pub(crate) fn puts_off(&mut self, due: Instant) -> bool {
+        std::mem::take(&mut self.connections.has_newcomers)
+            && self.connections.put_off.replace(due) != Some(due)
+    }
+
+    pub(crate) fn watch(&mut self, mut stream: Stream, peer: ControlPeer, io: &Io, observer: &mut Observer) {
         self.connections.accepted += 1;
         let number = self.connections.accepted;
         let entry = self.connections.slab.vacant_entry();
@@ -147,7 +145,7 @@ impl Admin {
         let interests = Interest::READABLE | Interest::WRITABLE;
         if io.registry().register(&mut stream, Target::Control(key).token(), interests).is_err() {
             observer.accept_failed();
-            return None;
+            return;
         }
         entry.insert(Connection {
             stream,
@@ -163,7 +161,6 @@ impl Admin {
             number,
         });
         self.deadlines.arm(key, ControlDeadline::Idle, io.now());
-        Some(key)
     }
 }
 

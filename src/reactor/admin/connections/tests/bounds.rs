@@ -76,7 +76,6 @@ fn control_connections_are_accepted_up_to_a_bound_and_idle_ones_make_room() {
     let accept = |office: &mut Office, index| {
         let accepted = office.admin.accept_control(index, &mut office.io, &mut office.observer);
         accepted.expect("nothing lacks");
-        assert!(office.work().is_empty(), "they have said nothing");
     };
     knock(5);
     accept(&mut office, 1);
@@ -104,16 +103,23 @@ fn control_connections_are_accepted_up_to_a_bound_and_idle_ones_make_room() {
 }
 
 #[test]
-fn what_lies_in_a_new_control_connection_is_read_in_the_same_tick() {
+fn a_deadline_of_the_fleet_s_is_put_off_once_for_whoever_has_just_come() {
     let door = Rc::new(RefCell::new(Door::default()));
     let listeners = vec![Listener::scripted(UnixListener::at(&door), Holders::Own)];
     let mut office = Office::with(4096, listeners, Vec::new(), Vec::new());
-    let wire = Wire::new(Kind::Unix, 100);
-    wire.borrow_mut().send(b"GET /status HTTP/1.1\r\nHost: h\r\n\r\n");
-    door.borrow_mut().waiting.push_back(wire);
-    office.admin.accept_control(0, &mut office.io, &mut office.observer).expect("nothing lacks");
-    let key = office.admin.next_ready().expect("it is looked at");
-    assert!(office.admin.advance(key, &office.io).is_some());
+    let due = office.io.now();
+    let come = |office: &mut Office| {
+        door.borrow_mut().waiting.push_back(Wire::new(Kind::Unix, 100));
+        office.admin.accept_control(0, &mut office.io, &mut office.observer).expect("nothing lacks");
+    };
+    assert!(!office.admin.puts_off(due), "nobody has come");
+    come(&mut office);
+    assert!(office.admin.puts_off(due));
+    assert!(!office.admin.puts_off(due), "nobody else has");
+    come(&mut office);
+    assert!(!office.admin.puts_off(due), "more of them put it off no further");
+    come(&mut office);
+    assert!(office.admin.puts_off(due + seconds(1)), "another one");
 }
 
 #[test]
