@@ -322,8 +322,9 @@ impl Reactor {
     /// A write to a client has failed: it has gone. What it has sent through a tunnel before is still the worker's.
     pub(super) fn client_takes_no_more(&mut self, client: ClientKey) {
         match self.frontend.tunnel_of(client) {
-            Some(_) => {
+            Some(upstream) => {
                 self.frontend.takes_no_more(client);
+                self.backend.release_held_back(upstream, &mut self.io);
                 self.io.go_on_with(Target::Client(client));
             }
             None => self.client_gone(client),
