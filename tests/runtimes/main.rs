@@ -9,6 +9,7 @@ mod examples;
 mod exports;
 mod fixture;
 mod javascript;
+mod javascript_misuse;
 mod judges;
 mod layouts;
 mod leavers;
