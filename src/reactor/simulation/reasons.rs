@@ -63,7 +63,10 @@ impl World {
             "streams_full" => tag.tries.is_empty() && tag.planned.asks_for_stream,
             "start_failed" => tag.tries.is_empty(),
             // Each request is of its own kind, so only its own second try can be refused.
-            "quarantined" => config.quarantine == 1 && tag.was_died_on && tag.tries.len() == 1,
+            // Its worker may have closed the connection first, and ended before the server looked.
+            "quarantined" => {
+                config.quarantine == 1 && (tag.was_died_on || tag.was_closed_on) && tag.tries.len() == 1
+            }
             _ if tag.planned.flaw.is_some_and(|flaw| flaw.reason == reason) => true,
             // Its client has ended before it was whole.
             "bad_request: incomplete" => {
