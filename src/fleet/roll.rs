@@ -212,13 +212,15 @@ impl Fleet {
 
     /// A slot gets the last good release while the roll goes on: it is replaced in its turn.
     pub(super) fn roll_missed(&mut self, index: usize) {
+        // Slots may have been added since the roll began.
+        let max_turns = self.plan.max_workers * MAX_TURNS;
         let Some(roll) = &mut self.roll else { return };
         if !roll.is_under_way() || roll.is_at(index) || roll.pending.contains(&index) {
             return;
         }
         roll.pending.push_back(index);
         roll.of += 1;
-        if roll.of > roll.max_turns && roll.is_replacing() {
+        if roll.of > roll.max_turns.max(max_turns) && roll.is_replacing() {
             self.end_roll(RollEnd::Unstable { slot: index });
         }
     }

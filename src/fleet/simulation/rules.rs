@@ -219,6 +219,18 @@ impl World {
 }
 
 #[test]
+fn workers_that_an_operator_adds_make_a_roll_no_unstable_one() {
+    let mut world = serving(1);
+    world.rolls_asked = true;
+    world.fleet.reload(None, world.now);
+    world.obey();
+    for _ in 0..4 {
+        assert!(world.resize(Resize::More));
+    }
+    assert!(world.fleet.is_rolling(), "{:?}", world.roll_end);
+}
+
+#[test]
 fn one_fewer_and_one_more_again_before_anybody_left_starts_nobody() {
     let mut world = serving(2);
     assert!(world.resize(Resize::Fewer) && world.resize(Resize::More));
