@@ -44,7 +44,6 @@ impl Backend {
         if entry.exchange.as_ref().is_some_and(|exchange| !exchange.is_read()) {
             return None;
         }
-        let is_sending = entry.exchange.as_ref().is_some_and(|exchange| exchange.unsent_bytes() > 0);
         let socket = entry.link.open_mut()?;
         if *budget == 0 {
             io.go_on_with(Target::Upstream(upstream));
@@ -59,7 +58,12 @@ impl Backend {
             Transfer::End => match socket.ending {
                 Ending::Reset => Some((Received::Gone, true)),
                 // The event that is on its way tells whether it is a reset that the last `sendfile` has met.
-                Ending::Untold if is_sending && socket.stream.loses_by_a_reset() => None,
+                Ending::Untold
+                    if socket.stream.loses_by_a_reset()
+                        && entry.exchange.as_ref().is_some_and(|exchange| exchange.unsent_bytes() > 0) =>
+                {
+                    None
+                }
                 Ending::Orderly | Ending::Untold => Some((Received::End, true)),
             },
             Transfer::Gone | Transfer::Reset => Some((Received::Gone, true)),
