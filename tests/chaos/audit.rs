@@ -179,6 +179,8 @@ impl Evidence {
             (502, "bad_response", Deed::Garbage) => true,
             (502, "worker_died", Deed::Die) => true,
             (200, "worker_died", Deed::DieMid { .. }) => true,
+            // It may have ended before the server looked: it was leaving, say.
+            (200, "worker_died", Deed::Cut { .. }) => pid_is_in(&self.ended),
             // Its worker lives on.
             (200, "answer_cut", Deed::Cut { .. }) => true,
             (200 | 504, "read_timeout", _) => {
