@@ -12,7 +12,10 @@ import os, threading, time
 from failing import fail_on
 
 def gate(name):
+    deadline = time.monotonic() + 60
     while not os.path.exists(name):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f'no file {name}')
         time.sleep(0.005)
 
 def read_late(body):
@@ -106,7 +109,10 @@ from failing import fail_on
 
 def gate():
     print('at work', flush=True)
+    deadline = time.monotonic() + 60
     while not os.path.exists('gate'):
+        if time.monotonic() > deadline:
+            raise TimeoutError('no file gate')
         time.sleep(0.005)
 
 async def answer(send, text):
@@ -123,7 +129,10 @@ async def endless(send, message):
 
 async def opened():
     print('at work', flush=True)
+    deadline = time.monotonic() + 60
     while not os.path.exists('gate'):
+        if time.monotonic() > deadline:
+            raise TimeoutError('no file gate')
         await asyncio.sleep(0.005)
 
 async def socket(scope, receive, send):
