@@ -20,6 +20,7 @@ mod rules;
 mod scenarios;
 mod template_rules;
 mod templates;
+mod trial_rules;
 mod trials;
 use super::*;
 use crate::control::{CanaryPlan, TrialLength};
